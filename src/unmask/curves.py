@@ -1,0 +1,86 @@
+"""The masked share as a function of progress: 1 at the start, 0 at the end.
+
+Every system of the family has such a curve, in training (progress drawn uniformly) and in decoding
+(progress = finished steps / steps). MaskGIT, section 3.2 (arXiv 2202.04200) calls it gamma(r).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from unmask.errors import InputError, did_you_mean
+
+HALF_PI = 0.5 * math.pi
+
+
+def _sigmoid(r: Tensor) -> Tensor:
+    start, end = torch.sigmoid(r.new_tensor(-3.0)), torch.sigmoid(r.new_tensor(3.0))
+    return (end - torch.sigmoid(6 * r - 3)) / (end - start)
+
+
+def _muse(r: Tensor) -> Tensor:
+    odds = 0.2 * (r + 1e-4) / (0.8 * (1 - (r + 1e-4)))
+    return 1 - 1 / (1 + odds**-2) + 1e-4
+
+
+CURVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cosine": lambda r: torch.cos(r * HALF_PI),  # MaskGIT, all published models
+    "linear": lambda r: 1 - r,
+    "sqrt": lambda r: 1 - torch.sqrt(r),
+    "arccos": lambda r: torch.arccos(r) / HALF_PI,  # maskgit-pytorch, Halton-MaskGIT
+    "sigmoid": _sigmoid,  # open-muse, start -3, end 3
+    "muse": _muse,  # UnlockMGM's pipeline, "custom"; not defined at r = 1
+}
+
+# These two also depend on the number of tokens (JAX MaskGIT's "log" and "exp").
+TOKEN_CURVES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "logarithmic": lambda r, total: -torch.log2(r.clamp(min=1e-3)) / math.log2(total),
+    "exponential": lambda r, total: 1 - torch.exp(-math.log(total) * (1 - r)),
+}
+
+POWER = re.compile(r"pow(\d+(?:\.\d+)?)")
+
+
+def check_curve(name: str) -> str:
+    """``name`` if it is a curve.
+
+    Raises:
+        InputError: for any other name.
+    """
+    if name in CURVES or name in TOKEN_CURVES or POWER.fullmatch(name):
+        return name
+    known = [*CURVES, *TOKEN_CURVES, "pow2"]
+    raise InputError(f"unknown mask curve {name!r}; {did_you_mean(name, known)}")
+
+
+def masked_share(
+    name: str, progress: Tensor, *, total: int | None = None, least: float = 0.0
+) -> Tensor:
+    """Share of tokens that are masked at a given progress.
+
+    Args:
+        name: a key of ``CURVES`` or ``TOKEN_CURVES``, or ``pow<e>`` for 1 - r^e.
+        progress: r in [0, 1], any shape; its dtype is the arithmetic's.
+        total: L, needed by ``TOKEN_CURVES`` only.
+        least: the result is clipped to [least, 1].
+
+    Returns:
+        The shape and dtype of ``progress``.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    check_curve(name)
+    if name in TOKEN_CURVES:
+        assert total is not None, f"the curve {name!r} needs the number of tokens"
+        share = TOKEN_CURVES[name](progress, total)
+    elif name in CURVES:
+        share = CURVES[name](progress)
+    else:
+        share = 1 - progress ** float(name[len("pow") :])
+    return share.clamp(least, 1)

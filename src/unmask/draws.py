@@ -1,0 +1,146 @@
+"""Every random number of sampling and training, as a pure function of a key.
+
+A number is addressed, not consumed: ``(seed, purpose, step)`` names a short stream of its own. So
+an image depends on its own seed alone (not on its batch, its rank or what was drawn before), a
+training batch on ``(seed, step)`` alone, and two parts that need the same numbers simply ask for
+them. Streams are drawn on the CPU and moved, so that every kind of device sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+TINY = 1e-20  # keeps both logarithms of a Gumbel number finite
+
+
+def keyed_seed(*key: int | str) -> int:
+    """A 63-bit seed from a key; equal keys give equal seeds on every machine."""
+    digest = blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A CPU generator at the start of the stream that the key names."""
+    return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def gumbel_from_uniform(u: Tensor) -> Tensor:
+    """Standard Gumbel numbers from uniform ones, any shape; both logarithms clamped at 1e-20."""
+    return -torch.log(torch.clamp(-torch.log(torch.clamp(u, min=TINY)), min=TINY))
+
+
+def invert_cdf(probs: Tensor, u: Tensor) -> Tensor:
+    """One categorical draw a row from one uniform number a row.
+
+    Args:
+        probs: ``(..., V)`` non-negative weights, summing to about 1.
+        u: ``(...)`` in [0, 1).
+
+    Returns:
+        ``(...)`` int64 in [0, V): the first index whose cumulative weight exceeds ``u`` times the
+        total, so that a float32 sum ending below 1 cannot fall off the end and a code of weight 0
+        is never drawn.
+    """
+    cdf = probs.cumsum(-1)  # (..., V)
+    total = cdf[..., -1]
+    target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target.unsqueeze(-1), right=True).squeeze(-1)
+
+
+class Draws:
+    """The random numbers of one batch of images, one stream an image.
+
+    Args:
+        seeds: one seed an image.
+        run_seed: seed of what all rows share (only counts that are themselves random use it).
+        device: where the numbers are wanted.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], *, run_seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.seeds = list(seeds)
+        self.run_seed = run_seed
+        self.device = torch.device(device)
+
+    def uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """``(B, *shape)`` float32 in [0, 1)."""
+        rows = [torch.rand(shape, generator=keyed_generator(s, purpose, step)) for s in self.seeds]
+        return torch.stack(rows).to(self.device, non_blocking=True)
+
+    def normal(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """``(B, *shape)`` float32, standard normal."""
+        rows = [torch.randn(shape, generator=keyed_generator(s, purpose, step)) for s in self.seeds]
+        return torch.stack(rows).to(self.device, non_blocking=True)
+
+    def shared_uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """``shape`` float32 in [0, 1), the same for every row: from the run's seed."""
+        generator = keyed_generator(self.run_seed, "run", purpose, step)
+        return torch.rand(shape, generator=generator).to(self.device, non_blocking=True)
+
+    def gumbel(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """``(B, *shape)`` float32, standard Gumbel."""
+        return gumbel_from_uniform(self.uniform(purpose, step, *shape))
+
+    def categorical(self, probs: Tensor, step: int, where: Tensor, length: int) -> Tensor:
+        """One code at each position read, by inverse CDF: one uniform number a token.
+
+        Args:
+            probs: ``(B, N, V)``.
+            step: the decoding step.
+            where: ``(B, N)`` int64, the positions read.
+            length: L, tokens of a full canvas; a position's number does not depend on ``where``.
+
+        Returns:
+            ``(B, N)`` int64.
+        """
+        u = self.uniform("token", step, length).gather(1, where)  # (B, N)
+        return invert_cdf(probs, u)
+
+
+class Tape(Draws):
+    """Replays recorded randomness, as parity tests need.
+
+    Args:
+        records: by purpose, the recorded numbers with the step first: ``"token"`` holds
+            exponential numbers ``(T, B, L, V)`` of a race (the largest probability over noise
+            wins); any other purpose holds what :meth:`uniform`, :meth:`normal` or
+            :meth:`gumbel` returned, ``(T, B, ...)``.
+        batch: B.
+    """
+
+    def __init__(self, records: Mapping[str, Tensor], batch: int) -> None:
+        super().__init__([0] * batch)
+        self.records = dict(records)
+
+    def _replay(self, purpose: str, step: int) -> Tensor:
+        if purpose not in self.records:
+            known = ", ".join(sorted(self.records))
+            raise KeyError(f"the tape holds no record of {purpose!r}, only of: {known}")
+        return self.records[purpose][step]
+
+    def uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """The record of ``purpose`` at ``step``, as it is."""
+        return self._replay(purpose, step)
+
+    def normal(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """The record of ``purpose`` at ``step``, as it is."""
+        return self._replay(purpose, step)
+
+    def shared_uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """The record of ``purpose`` at ``step``, as it is."""
+        return self._replay(purpose, step)
+
+    def gumbel(self, purpose: str, step: int, *shape: int) -> Tensor:
+        """The record of ``purpose`` at ``step``, taken as Gumbel numbers already."""
+        return self._replay(purpose, step)
+
+    def categorical(self, probs: Tensor, step: int, where: Tensor, length: int) -> Tensor:
+        """The winner of the recorded exponential race, ``(B, N)`` int64."""
+        noise = self._replay("token", step)  # (B, L, V)
+        index = where.unsqueeze(-1).expand(-1, -1, noise.shape[-1])
+        return (probs / noise.gather(1, index)).argmax(-1)

@@ -1,0 +1,21 @@
+"""The one exception that means "what was asked for cannot be done"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A mistake in what the caller gave; the message is one line for a person to act on.
+
+    It names the value, the limit and the way out. The command line prints it without a traceback
+    and exits with status 2; everything else that escapes is a bug.
+    """
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """A closing clause for an error about an unknown name: the likely one, else all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

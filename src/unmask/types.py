@@ -1,0 +1,62 @@
+"""The records that travel between the parts.
+
+Letters: ``B`` batch, ``L`` image tokens, ``P`` prefix tokens (class slots), ``N`` positions read,
+``D`` width, ``V`` codes, ``C`` latent channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Canvas(NamedTuple):
+    """A partly known image."""
+
+    tokens: Tensor
+    """``(B, L)`` int64 ids or ``(B, L, C)`` latents; meaningless where masked."""
+    masked: Tensor
+    """``(B, L)`` bool, true where the token is still unknown."""
+
+
+class Hidden(NamedTuple):
+    """What a trunk says about every position."""
+
+    prefix: Tensor
+    """``(B, P, D)``, P may be 0."""
+    tokens: Tensor
+    """``(B, L, D)``."""
+
+
+class Drawn(NamedTuple):
+    """Values that a head drew at N positions a row."""
+
+    values: Tensor
+    """``(B, N)`` ids or ``(B, N, C)`` latents."""
+    log_prob: Tensor | None
+    """``(B, N)``; None when the head has no density."""
+
+
+class MaskedBatch(NamedTuple):
+    """One training example set: what is true, what is hidden, and of which class."""
+
+    tokens: Tensor
+    """``(B, L)`` int64 ids or ``(B, L, C)`` latents, the truth everywhere."""
+    masked: Tensor
+    """``(B, L)`` bool, true where the token is hidden and must be predicted."""
+    class_labels: Tensor | None
+    """``(B,)`` int64; a dropped label is already the null class. None for unconditional models."""
+    weight: Tensor
+    """Float scalar: the factor of the summed token losses that makes them the global mean."""
+
+
+class Step(NamedTuple):
+    """The state after one decoding step."""
+
+    index: int
+    """0-based."""
+    tokens: Tensor
+    """``(B, L[, C])`` every token drawn or known so far, before any is hidden again."""
+    masked: Tensor
+    """``(B, L)`` bool, true where the next step starts without a value."""
