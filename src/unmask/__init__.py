@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Pipeline": "unmask.pipeline",
     "load": "unmask.pipeline",
-    "generate": "unmask.decode",
+    "generate": "unmask.generate",
     "recipes": "unmask.recipes",
 }
 __all__ = ["Pipeline", "__version__", "generate", "load", "recipes"]

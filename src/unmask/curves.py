@@ -18,9 +18,9 @@ from unmask.errors import InputError, did_you_mean
 HALF_PI = 0.5 * math.pi
 
 
-def _sigmoid(r: Tensor) -> Tensor:
-    start, end = torch.sigmoid(r.new_tensor(-3.0)), torch.sigmoid(r.new_tensor(3.0))
-    return (end - torch.sigmoid(6 * r - 3)) / (end - start)
+def _sigmoid(r: Tensor, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Tensor:
+    first, last = torch.sigmoid(torch.tensor([start, end], dtype=r.dtype) / tau).to(r.device)
+    return (last - torch.sigmoid((r * (end - start) + start) / tau)) / (last - first)
 
 
 def _muse(r: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ CURVES: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda r: 1 - r,
     "sqrt": lambda r: 1 - torch.sqrt(r),
     "arccos": lambda r: torch.arccos(r) / HALF_PI,  # maskgit-pytorch, Halton-MaskGIT
-    "sigmoid": _sigmoid,  # open-muse, start -3, end 3
+    "sigmoid": _sigmoid,  # open-muse, from -3 to 3 at temperature 1
     "muse": _muse,  # UnlockMGM's pipeline, "custom"; not defined at r = 1
 }
 
@@ -44,29 +44,41 @@ TOKEN_CURVES: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 POWER = re.compile(r"pow(\d+(?:\.\d+)?)")
+SIGMOID = re.compile(r"sigmoid\((-?[\d.]+),(-?[\d.]+),([\d.]+)\)")
 
 
-def check_curve(name: str) -> str:
-    """``name`` if it is a curve.
+def find_curve(name: str, total: int | None = None) -> Callable[[Tensor], Tensor]:
+    """The curve as a function of progress, not clipped.
+
+    Args:
+        name: a key of ``CURVES`` or ``TOKEN_CURVES``; ``pow<e>`` for 1 - r^e; or
+            ``sigmoid(<start>,<end>,<temperature>)``.
+        total: L, needed by ``TOKEN_CURVES`` only.
 
     Raises:
         InputError: for any other name.
     """
-    if name in CURVES or name in TOKEN_CURVES or POWER.fullmatch(name):
-        return name
-    known = [*CURVES, *TOKEN_CURVES, "pow2"]
+    if name in CURVES:
+        return CURVES[name]
+    if name in TOKEN_CURVES:
+        assert total is not None, f"the curve {name!r} needs the number of tokens"
+        return lambda r: TOKEN_CURVES[name](r, total)
+    if power := POWER.fullmatch(name):
+        return lambda r: 1 - r ** float(power[1])
+    if sigmoid := SIGMOID.fullmatch(name):
+        start, end, tau = map(float, sigmoid.groups())
+        return lambda r: _sigmoid(r, start, end, tau)
+    known = [*CURVES, *TOKEN_CURVES, "pow2", "sigmoid(-3,3,1)"]
     raise InputError(f"unknown mask curve {name!r}; {did_you_mean(name, known)}")
 
 
-def masked_share(
-    name: str, progress: Tensor, *, total: int | None = None, least: float = 0.0
-) -> Tensor:
+def masked_share(name: str, progress: Tensor, *, total: int, least: float = 0.0) -> Tensor:
     """Share of tokens that are masked at a given progress.
 
     Args:
-        name: a key of ``CURVES`` or ``TOKEN_CURVES``, or ``pow<e>`` for 1 - r^e.
+        name: see :func:`find_curve`.
         progress: r in [0, 1], any shape; its dtype is the arithmetic's.
-        total: L, needed by ``TOKEN_CURVES`` only.
+        total: L, tokens of an image.
         least: the result is clipped to [least, 1].
 
     Returns:
@@ -75,12 +87,4 @@ def masked_share(
     Raises:
         InputError: for an unknown name.
     """
-    check_curve(name)
-    if name in TOKEN_CURVES:
-        assert total is not None, f"the curve {name!r} needs the number of tokens"
-        share = TOKEN_CURVES[name](progress, total)
-    elif name in CURVES:
-        share = CURVES[name](progress)
-    else:
-        share = 1 - progress ** float(name[len("pow") :])
-    return share.clamp(least, 1)
+    return find_curve(name, total)(progress).clamp(least, 1)

@@ -37,6 +37,8 @@ class Training:
     """Peak learning rate."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
     """Course of the learning rate after the warm-up."""
+    cycles: int = 1
+    """Cosine periods after the warm-up, each falling to 0."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0; the first step then has learning rate 0, as published."""
     betas: tuple[float, float] = (0.9, 0.96)
@@ -73,7 +75,11 @@ class Training:
     def __post_init__(self) -> None:
         """Reject values that no run can use."""
         positive = {"steps": self.steps, "batch_size": self.batch_size, "keep": self.keep}
-        for name, value in {**positive, "accumulate": self.accumulate}.items():
+        for name, value in {
+            **positive,
+            "accumulate": self.accumulate,
+            "cycles": self.cycles,
+        }.items():
             if value < 1:
                 raise InputError(f"training.{name}={value} must be at least 1")
         for name in ("label_smoothing", "label_dropout"):

@@ -1,0 +1,234 @@
+"""Checkpoints of other projects: recognised, translated, and checked against their network."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unmask.checkpoints import maskgit_jax, maskgit_pytorch, unlockmgm
+from unmask.checkpoints.flax import decode_flax, flatten
+from unmask.checkpoints.names import Table, to_own
+from unmask.checkpoints.store import check_state, widen
+from unmask.errors import InputError
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
+
+Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax"]
+
+TABLES: dict[str, Table] = {
+    "maskgit-pytorch": maskgit_pytorch.TABLE,
+    "unlockmgm": unlockmgm.TABLE,
+    "maskgit-jax": maskgit_jax.TABLE,
+}
+PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED}
+
+# A key that only this kind has. The adapter's keys come with UnlockMGM's own.
+SIGNATURES = {
+    "pos_emb": "maskgit-pytorch",
+    "embed.word_embeddings.weight": "unlockmgm",
+    "params/Embed_0/word_embeddings/embedding": "maskgit-jax",
+}
+# Patterns of other systems, the more telling first.
+OTHERS = {
+    r"(model\.)?diffloss\.": "MAR or eMIGM",
+    r"token_emb\.word_embeddings\.": "MAGE",
+    r"params/(encoder|decoder|quantizer)/": "a MaskGIT tokenizer (JAX)",
+    r"quantize\.embedding\.": "a VQGAN tokenizer",
+    r"post_quant_conv\.": "an autoencoder",
+    r"(backbone|cls_token|patch_embed)\b": "a vision transformer",
+}
+
+
+class Foreign(NamedTuple):
+    """A translated checkpoint."""
+
+    network: PreNormNetwork | PostNormNetwork
+    """Sizes; ``network.build()`` takes the state."""
+    state: dict[str, Tensor]
+    """By our names, float32, strictly filling the network."""
+    details: dict[str, str]
+    """What was read: ``kind``, ``file``, and more as it applies."""
+
+
+class _Raw(NamedTuple):
+    """A checkpoint as it lies on disk."""
+
+    state: dict[str, Tensor]
+    file: Path
+    config: dict[str, Any]
+
+
+def load_foreign(
+    path: Path, kind: Kind | None = None, *, heads: int | None = None, classes: int = 1000
+) -> Foreign:
+    """Read a checkpoint of maskgit-pytorch, UnlockMGM or the original MaskGIT.
+
+    Args:
+        path: a maskgit-pytorch run, one of its ``ckpt/step*`` folders or files (averaged weights
+            are preferred); a folder of UnlockMGM; or a flax msgpack file.
+        kind: what it must be; None recognises it.
+        heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml``.
+        classes: N of a flax file, whose shapes do not tell codes from classes.
+
+    Raises:
+        InputError: when the path does not exist (naming where a published file is to be had), is
+            of another system, or does not fill its network exactly.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(_absent(path))
+    raw = _read_folder(path) if path.is_dir() else _read_file(path)
+    found = recognise(raw.state, str(raw.file))
+    if kind is not None and found != kind:
+        raise InputError(f"{raw.file} looks like {found}, not {kind}")
+    network = _network(found, raw, heads=heads, classes=classes)
+    own = to_own(raw.state, TABLES[found], str(raw.file))
+    state = {name: widen(tensor) for name, tensor in own.items()}
+    with torch.device("meta"):
+        wanted = network.build().state_dict()
+    check_state(wanted, state, str(raw.file))
+    return Foreign(network, state, {"kind": found, "file": str(raw.file)})
+
+
+def recognise(state: Mapping[str, Tensor], origin: str) -> str:
+    """The kind of a state dict by its keys.
+
+    Raises:
+        InputError: for another system's, naming what it looks like.
+    """
+    for key, kind in SIGNATURES.items():
+        if key in state:
+            return kind
+    for pattern, what in OTHERS.items():
+        if any(re.match(pattern, key) for key in state):
+            raise InputError(f"{origin} looks like {what}, not a MaskGIT transformer")
+    some = ", ".join(sorted(state)[:3]) or "nothing"
+    raise InputError(f"{origin} is of no known project; it holds {some}")
+
+
+def _absent(path: Path) -> str:
+    if path.name in PUBLISHED:
+        return f"{path} does not exist; download it from {PUBLISHED[path.name]} to that place"
+    published = "; ".join(f"{name}: {where}" for name, where in PUBLISHED.items())
+    return f"{path} does not exist; published files to download: {published}"
+
+
+def _network(
+    kind: str, raw: _Raw, *, heads: int | None, classes: int
+) -> PreNormNetwork | PostNormNetwork:
+    origin = str(raw.file)
+    if kind == "maskgit-jax":
+        return maskgit_jax.network_of(raw.state, classes=classes, origin=origin)
+    if kind == "unlockmgm":
+        if not raw.config:
+            raise InputError(f"{raw.file.parent} has no config.json; put UnlockMGM's beside it")
+        return unlockmgm.network_of(raw.config, origin=str(raw.file.parent / "config.json"))
+    heads = heads if heads is not None else _find_value(raw.config, "n_heads")
+    dropout = _find_value(raw.config, "dropout") or 0.0
+    return maskgit_pytorch.network_of(raw.state, heads=heads, dropout=dropout, origin=origin)
+
+
+def _find_value(tree: Mapping[str, Any], key: str) -> Any:
+    """The first value of ``key`` at any depth of nested maps, else None."""
+    if key in tree:
+        return tree[key]
+    below = (_find_value(value, key) for value in tree.values() if isinstance(value, dict))
+    return next((value for value in below if value is not None), None)
+
+
+def _read_folder(folder: Path) -> _Raw:
+    if (folder / "model.safetensors").exists():
+        raise InputError(f"{folder} is a model in unmask's own format; no import is needed")
+    weights = folder / "pytorch_model.bin"
+    if weights.exists():
+        return _read_file(weights)
+    inside = folder / "ckpt" if (folder / "ckpt").is_dir() else folder
+    steps = sorted(inside.glob("step*"), key=_step_number, reverse=True)
+    for step in [folder, *steps]:
+        for name in ("model_ema.pt", "model.pt"):
+            if (step / name).is_file():
+                return _read_file(step / name)
+    raise InputError(
+        f"{folder} holds neither ckpt/step*/model_ema.pt (maskgit-pytorch) nor "
+        "config.json with pytorch_model.bin (UnlockMGM)"
+    )
+
+
+def _step_number(folder: Path) -> int:
+    digits = re.sub(r"\D", "", folder.name)
+    return int(digits) if digits else -1
+
+
+def _read_file(path: Path) -> _Raw:
+    state = _read_tensors(path)
+    if path.name == "pytorch_model.bin" or (path.parent / "config.json").is_file():
+        return _Raw(state, path, _read_json(path.parent / "config.json"))
+    return _Raw(state, path, _run_config(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; UnlockMGM's weights need the config.json beside them")
+    try:
+        config = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no mapping of keys to values")
+    return config
+
+
+def _run_config(weights: Path) -> dict[str, Any]:
+    """The newest ``config-*.yaml`` beside the weights or in the run that they belong to."""
+    for folder in list(weights.absolute().parents)[:3]:
+        for path in sorted(folder.glob("config*.yaml"), reverse=True):
+            try:
+                config = yaml.safe_load(path.read_text(encoding="utf8"))
+            except yaml.YAMLError as error:
+                raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+            if isinstance(config, dict):
+                return config
+    return {}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped or path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        return _read_pickle(path)
+    leaves = flatten(decode_flax(path.read_bytes(), str(path)))
+    return {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """A state dict that torch saved, bare or under "model"."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} cannot be read as plain weights: {reason}") from None
+    for name in ("model", "state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
+            loaded = loaded[name]
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
+    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}

@@ -1,0 +1,60 @@
+"""maskgit-pytorch (xyfJASON): stage-2 checkpoints. None are published; users have their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from unmask.checkpoints.names import Table, rename, rename_layer
+from unmask.errors import InputError
+from unmask.nn.pre_norm import PreNormNetwork
+
+BLOCK = "blocks.{i}"
+OWN_BLOCK = "trunk.blocks.{i}"
+
+TABLE: Table = (
+    rename("pos_emb", "embed.positions"),
+    rename("token_emb.weight", "embed.tokens.weight"),
+    rename("class_emb.weight", "embed.classes.weight"),
+    *rename_layer(f"{BLOCK}.ln1", f"{OWN_BLOCK}.attention_norm"),
+    rename(f"{BLOCK}.attn.qkv.weight", f"{OWN_BLOCK}.attention.qkv.weight"),
+    *rename_layer(f"{BLOCK}.attn.out", f"{OWN_BLOCK}.attention.out"),
+    *rename_layer(f"{BLOCK}.ln2", f"{OWN_BLOCK}.feed_forward_norm"),
+    *rename_layer(f"{BLOCK}.mlp.0", f"{OWN_BLOCK}.feed_forward.expand"),
+    *rename_layer(f"{BLOCK}.mlp.2", f"{OWN_BLOCK}.feed_forward.contract"),
+    *rename_layer("classifier.0", "head.norm"),
+    *rename_layer("classifier.1", "head.out"),
+)
+
+
+def network_of(
+    state: Mapping[str, Tensor], *, heads: int | None, dropout: float = 0.0, origin: str
+) -> PreNormNetwork:
+    """The sizes of a checkpoint.
+
+    Args:
+        state: by the source's keys.
+        heads: attention heads, which no shape tells.
+        dropout: only matters for further training.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: without ``heads``.
+    """
+    if heads is None:
+        raise InputError(
+            f"{origin}: the number of attention heads is not in the weights; put the run's "
+            "config-*.yaml beside its ckpt folder, or give heads (8 in the published configs)"
+        )
+    codes, width = state["token_emb.weight"].shape
+    classes = state["class_emb.weight"].shape[0] - 1 if "class_emb.weight" in state else 0
+    return PreNormNetwork(
+        codes=codes - 1,
+        width=width,
+        depth=sum(key.endswith(".attn.qkv.weight") for key in state),
+        heads=heads,
+        length=state["pos_emb"].shape[1],
+        classes=classes,
+        dropout=dropout,
+    )

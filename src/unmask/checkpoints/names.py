@@ -1,0 +1,141 @@
+"""Renaming by table: from another project's parameter names to ours, and back.
+
+A table is an ordered tuple of rules. Translation is strict: a key that no rule matches is an error,
+as is a part of a merged tensor that is missing; what is left unfilled shows when the result is
+checked against the network (:func:`unmask.checkpoints.store.check_state`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.errors import InputError
+
+
+def only(parts: Sequence[Tensor]) -> Tensor:
+    """The one tensor, as it is."""
+    (tensor,) = parts
+    return tensor
+
+
+def same(tensor: Tensor) -> list[Tensor]:
+    """The reverse of :func:`only`."""
+    return [tensor]
+
+
+def stack_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Query, key and value, ``(D, ...)`` each, as one ``(3 D, ...)``."""
+    return torch.cat(list(parts))
+
+
+def split_rows(tensor: Tensor) -> list[Tensor]:
+    """The reverse of :func:`stack_rows`."""
+    return [part.clone() for part in tensor.chunk(3)]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of some keys of a source.
+
+    ``{i}`` in a pattern stands for a number and ``*`` for anything; both sides of a rule have the
+    same ``{i}``.
+    """
+
+    source: tuple[str, ...]
+    """Patterns of the source's keys; several are merged by ``join``."""
+    own: tuple[str, ...]
+    """Our names; several get the same tensor (tied weights), none drops the key."""
+    join: Callable[[Sequence[Tensor]], Tensor] = only
+    """From the source's tensors to ours."""
+    split: Callable[[Tensor], list[Tensor]] | None = same
+    """Back again; None where the layout cannot be recovered from the tensor alone."""
+
+
+Table = tuple[Rule, ...]
+
+
+def rename(source: str, own: str) -> Rule:
+    """A tensor that only changes its name."""
+    return Rule((source,), (own,))
+
+
+def rename_layer(source: str, own: str) -> Table:
+    """The weight and bias of one layer."""
+    return tuple(rename(f"{source}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
+
+
+def drop(source: str) -> Rule:
+    """Keys that are knowingly left aside."""
+    return Rule((source,), ())
+
+
+def match(pattern: str, key: str) -> str | None:
+    """The number at ``{i}`` ("" without one) if ``key`` fits ``pattern``, else None."""
+    regex = re.escape(pattern).replace(r"\{i\}", r"(\d+)").replace(r"\*", ".*")
+    found = re.fullmatch(regex, key)
+    return None if found is None else "".join(found.groups())
+
+
+def to_own(state: Mapping[str, Tensor], table: Table, origin: str) -> dict[str, Tensor]:
+    """Translate a source's state dict to our names.
+
+    Args:
+        state: by the source's keys.
+        table: the source's rules.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: for a key without a rule, or a merge that lacks a part.
+    """
+    groups: dict[tuple[Rule, str], dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        rule, pattern, number = _find(key, table, origin)
+        groups.setdefault((rule, number), {})[pattern] = tensor
+    own: dict[str, Tensor] = {}
+    for (rule, number), parts in groups.items():
+        if not rule.own:
+            continue
+        for pattern in rule.source:
+            if pattern not in parts:
+                raise InputError(f"{origin} lacks {pattern.replace('{i}', number)!r}")
+        tensor = rule.join([parts[pattern] for pattern in rule.source])
+        own |= {name.replace("{i}", number): tensor for name in rule.own}
+    return own
+
+
+def _find(key: str, table: Table, origin: str) -> tuple[Rule, str, str]:
+    for rule in table:
+        for pattern in rule.source:
+            number = match(pattern, key)
+            if number is not None:
+                return rule, pattern, number
+    raise InputError(f"{origin}: no rule for the key {key!r}; is it of another model?")
+
+
+def to_source(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
+    """Translate our state dict to a source's keys, the reverse of :func:`to_own`.
+
+    Raises:
+        InputError: for a name that the source has no key for.
+    """
+    source: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        rule, number = _find_own(name, table)
+        assert rule.split is not None, f"{name}: this table only reads"
+        keys = [pattern.replace("{i}", number) for pattern in rule.source]
+        source |= dict(zip(keys, rule.split(tensor), strict=True))
+    return source
+
+
+def _find_own(name: str, table: Table) -> tuple[Rule, str]:
+    for rule in table:
+        for pattern in rule.own:
+            number = match(pattern, name)
+            if number is not None:
+                return rule, number
+    raise InputError(f"the parameter {name!r} has no counterpart in the other project")

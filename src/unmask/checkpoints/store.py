@@ -1,0 +1,186 @@
+"""Our own format: a folder with ``model.safetensors`` and ``config.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unmask.errors import InputError
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+EMBEDDED = "config"  # metadata: the text of config.json
+TIED = "tied "  # metadata: "tied <name>" -> the name under which the tensor is stored
+HALF = (torch.float16, torch.bfloat16)
+
+
+def save_weights(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    half: bool = False,
+) -> None:
+    """Write a model; whatever happens, the folder then holds all of the old one or of the new.
+
+    The config also stands inside ``model.safetensors``, whose renaming into place is the one
+    moment that counts; ``config.json`` is the copy that people read.
+
+    Args:
+        folder: made when missing; a model in it is replaced, other files are left alone.
+        state: by our names; tensors that share memory are stored once.
+        config: what JSON can say, enough to build the network again.
+        half: store floats in float16, half the size; they are widened when loaded.
+
+    Raises:
+        InputError: when a weight does not fit float16, or the disk refuses.
+    """
+    tensors, tied = _without_ties(state)
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
+    text = json.dumps(config, indent=2) + "\n"
+    metadata = {EMBEDDED: text} | {TIED + name: kept for name, kept in tied.items()}
+    aside = {name: folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, CONFIG)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, aside[WEIGHTS], metadata=metadata)
+        aside[CONFIG].write_text(text, encoding="utf8")
+        for name, path in aside.items():
+            _flush(path)
+            path.replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {folder}: {error}; a model there is whole") from error
+    finally:
+        for path in aside.values():
+            path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a model that :func:`save_weights` wrote.
+
+    Returns:
+        The state by our names, half floats widened to float32 and tied names filled in; the config.
+
+    Raises:
+        InputError: when a file is missing or damaged.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {WEIGHTS}; give the folder of a saved model")
+    state, metadata = _read(path)
+    if EMBEDDED not in metadata:
+        raise InputError(f"{path} was not saved by unmask: it holds no config")
+    tied = {k[len(TIED) :]: v for k, v in metadata.items() if k.startswith(TIED)}
+    state |= {name: state[kept] for name, kept in tied.items()}
+    return state, json.loads(metadata[EMBEDDED])
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = {name: widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            return state, file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: {error}; copy or save it again") from None
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Half floats as float32; anything else as it is."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def check_state(
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: str = "the weights"
+) -> None:
+    """Refuse a state dict that does not fill a network exactly.
+
+    Args:
+        wanted: the network's own state dict (the meta device will do).
+        state: what is to be loaded.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: naming the parameters that are missing or unknown, or the one whose shape
+            differs with both shapes.
+    """
+    missing = [name for name in wanted if name not in state]
+    unknown = [name for name in state if name not in wanted]
+    for what, names in (("do not fill", missing), ("hold an unknown", unknown)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{origin} {what} {names[0]!r}{more}; is it of another network?")
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            found, need = tuple(state[name].shape), tuple(tensor.shape)
+            raise InputError(f"{origin}: {name!r} has shape {found}, the network needs {need}")
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str = "the weights") -> None:
+    """Fill a network from a state dict, strictly; see :func:`check_state`.
+
+    Args:
+        model: where it lies on the meta device it takes the tensors of ``state`` themselves.
+        state: by our names.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: also when two names share one parameter in the network but differ in ``state``.
+    """
+    wanted = model.state_dict(keep_vars=True)
+    check_state(wanted, state, origin)
+    ties = _ties(wanted)
+    for name, kept in ties.items():
+        if not torch.equal(state[kept], state[name]):
+            raise InputError(
+                f"{origin}: {name!r} differs from {kept!r}, which the network ties to it; "
+                "build it without tied embeddings"
+            )
+    on_meta = any(tensor.is_meta for tensor in wanted.values())
+    typed = {name: state[name].to(tensor.dtype) for name, tensor in wanted.items()}
+    model.load_state_dict(typed, assign=on_meta)
+    for name, kept in ties.items():  # assigning parts what was tied
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, model.get_parameter(kept))
+
+
+def _ties(named: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of a parameter that has another name before, and that one."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(tensor), name) for name, tensor in named.items()}
+    return {name: kept for name, kept in names.items() if name != kept}
+
+
+def _without_ties(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors to store, and for names that share one of them the name that is stored."""
+    stored: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        kept = first.setdefault(key, name) if tensor.numel() else name
+        if kept != name:
+            tied[name] = kept
+        else:
+            stored[name] = tensor.detach().contiguous()
+    return stored, tied
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not torch.equal(half.isfinite(), tensor.isfinite()):
+        raise InputError(f"{name!r} has values beyond float16 (65504); save it in full precision")
+    return half

@@ -1,0 +1,1 @@
+"""One file a command: its arguments as a dataclass, one library call, and what it prints."""

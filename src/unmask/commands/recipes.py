@@ -1,0 +1,41 @@
+"""``unmask recipes``: what the library knows how to build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from unmask.recipes import RECIPES, get
+from unmask.recipes.serial import to_dict
+from unmask.recipes.tokenizers import TOKENIZER_RECIPES
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """List the systems, or print one as YAML: a file to edit and train from."""
+
+    name: Annotated[str, tyro.conf.Positional] = ""
+    """Print this recipe as YAML instead of the list."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    arguments = tyro.cli(Arguments, prog="unmask recipes", args=words)
+    if arguments.name:
+        print(yaml.safe_dump(to_dict(get(arguments.name)), sort_keys=False, allow_unicode=True))
+        return
+    table = Table(title="recipes")
+    for column in ("name", "what", "steps", "published results"):
+        table.add_column(column)
+    for recipe in RECIPES.values():
+        results = [f"{r.metric} {r.value:g} ({r.setting})" for r in recipe.results]
+        table.add_row(recipe.name, recipe.summary, str(recipe.plan.steps), "\n".join(results))
+    for name, tokenizer in TOKENIZER_RECIPES.items():
+        table.add_row(name, tokenizer.summary, "", "")
+    Console().print(table)

@@ -1,0 +1,71 @@
+"""How many tokens stay masked after each decoding step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from unmask.curves import find_curve, masked_share
+from unmask.draws import Draws
+
+
+class Counts(Protocol):
+    """A rule that fixes, before decoding starts, how many tokens each step leaves masked."""
+
+    def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
+        """Tokens still masked after each step.
+
+        Args:
+            steps: T of the whole plan.
+            first_step: steps before this one are skipped (editing); their rows are not returned.
+            masked: ``(B, L)`` bool on the CPU, the canvas at the start.
+            draws: used only by rules whose counts are random.
+
+        Returns:
+            ``(T - first_step, B)`` int64 on the CPU, falling within each column. The source's own
+            numbers: the last one may be 1, yet the decode loop reveals everything at the end.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedCounts:
+    """floor(M x curve(progress)), M tokens being masked at the start (MaskGIT, algorithm 1).
+
+    A step count may be bounded so that something is revealed; the sources do it in two ways.
+    """
+
+    curve: str = "cosine"
+    """Masked share against finished steps / steps, a name of ``unmask.curves``."""
+    pace: Literal["each_step", "overall"] = "each_step"
+    """"each_step" leaves at least one fewer than the step before (JAX, UnlockMGM, MAGE, MAR);
+    "overall" leaves at most M - 1 - t after step t (maskgit-pytorch), so that a flat stretch of
+    the curve may reveal nothing."""
+    least: int = 0
+    """Smallest count: 1 in the JAX family, whose last step also counts one token as masked."""
+    precision: Literal["float32", "float64"] = "float64"
+    """Arithmetic of the curve: in float32, two thirds of a cosine on 256 tokens is 127, not 128."""
+
+    def __post_init__(self) -> None:
+        """Reject an unknown curve."""
+        find_curve(self.curve, 1)
+
+    def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
+        """See :meth:`Counts.table`."""
+        dtype = torch.float32 if self.precision == "float32" else torch.float64
+        start = masked.sum(1)  # (B,)
+        progress = torch.arange(first_step + 1, steps + 1, dtype=torch.float64) / steps
+        share = masked_share(self.curve, progress.to(dtype), total=masked.shape[1])
+        wanted = (share[:, None] * start.to(dtype)).floor().long()  # (T, B)
+        return self._bound(wanted, start)
+
+    def _bound(self, wanted: Tensor, start: Tensor) -> Tensor:
+        rows, left = [], start
+        for done, row in enumerate(wanted):
+            limit = left - 1 if self.pace == "each_step" else start - 1 - done
+            left = torch.minimum(row, limit).clamp(min=self.least)
+            rows.append(left)
+        return torch.stack(rows)

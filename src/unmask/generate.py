@@ -1,0 +1,117 @@
+"""From seeds to images: batching, canvases and the tokenizer around :func:`unmask.decode.decode`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from unmask.decode import Plan, blank_canvas, decode
+from unmask.draws import Draws
+from unmask.errors import InputError
+from unmask.model import MaskedModel
+from unmask.tokenizers.tokenizer import Tokenizer
+from unmask.types import Canvas, Step
+
+
+class System(Protocol):
+    """What generation needs: a network, its tokenizer and a default plan."""
+
+    model: MaskedModel
+    tokenizer: Tokenizer
+    plan: Plan
+
+
+class Images(NamedTuple):
+    """One finished batch."""
+
+    pixels: Tensor
+    """``(B, C, H, W)`` float32 in [0, 1]."""
+    tokens: Tensor
+    """``(B, L)`` int64."""
+    class_labels: Tensor | None
+    """``(B,)`` int64."""
+    seeds: list[int]
+    """One an image."""
+
+
+def check_request(
+    model: MaskedModel, plan: Plan, class_labels: Sequence[int] | None, seeds: Sequence[int]
+) -> None:
+    """Refuse what cannot be generated, before any work.
+
+    Raises:
+        InputError: steps above the token count, guidance without a null class, labels missing,
+            superfluous, out of range or not one a seed.
+    """
+    if plan.steps > model.length:
+        raise InputError(
+            f"steps={plan.steps} exceeds the {model.length} tokens of this model; "
+            f"use at most {model.length}"
+        )
+    if plan.guidance.scale != 1 and (model.null_class is None or not model.classes):
+        raise InputError(
+            f"guidance_scale={plan.guidance.scale} needs a model trained with label dropout; "
+            "this one has no null class: use guidance_scale 1"
+        )
+    if not model.classes:
+        if class_labels is not None:
+            raise InputError("this model is unconditional: leave out the class labels")
+        return
+    if class_labels is None or len(class_labels) != len(seeds):
+        given = "none" if class_labels is None else len(class_labels)
+        raise InputError(f"{len(seeds)} seeds need {len(seeds)} class labels, got {given}")
+    wrong = [label for label in class_labels if not 0 <= label < model.classes]
+    if wrong:
+        raise InputError(f"class label {wrong[0]} is outside 0..{model.classes - 1}")
+
+
+def generate(
+    system: System,
+    class_labels: Sequence[int] | None = None,
+    *,
+    seeds: Sequence[int],
+    plan: Plan | None = None,
+    batch_size: int = 32,
+    run_seed: int = 0,
+    canvas: Canvas | None = None,
+    observe: Callable[[Step], None] | None = None,
+) -> Iterator[Images]:
+    """Generate images, a batch at a time.
+
+    An image depends on the weights, the plan, its class and its own seed; on one kind of device
+    neither ``batch_size`` nor its neighbours change it.
+
+    Args:
+        system: network, tokenizer and default plan, for example a ``Pipeline``.
+        class_labels: one an image in [0, classes); None for an unconditional model.
+        seeds: one an image.
+        plan: None means the system's own.
+        batch_size: images decoded at once.
+        run_seed: feeds only what all rows share (random counts).
+        canvas: ``(len(seeds), L)``, partly known images to complete; None starts from nothing.
+        observe: called with every decoding step of every batch.
+
+    Yields:
+        Images in the order of ``seeds``.
+
+    Raises:
+        InputError: see :func:`check_request`.
+    """
+    plan = plan or system.plan
+    check_request(system.model, plan, class_labels, seeds)
+    device = next(system.model.parameters()).device
+    for start in range(0, len(seeds), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = list(seeds[rows])
+        labels = None if class_labels is None else torch.tensor(class_labels[rows], device=device)
+        blank = blank_canvas(len(batch), system.model.length, device)
+        begun = blank if canvas is None else Canvas(*(part[rows].to(device) for part in canvas))
+        draws = Draws(batch, run_seed=run_seed, device=device)
+        for step in decode(system.model, labels, plan, draws, begun):
+            if observe is not None:
+                observe(step)
+        pixels = system.tokenizer.decode(step.tokens, system.model.grid)
+        yield Images(pixels, step.tokens, labels, batch)

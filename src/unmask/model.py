@@ -1,0 +1,83 @@
+"""A network: embed, trunk and head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unmask.nn.categorical import CategoricalHead
+from unmask.nn.embed import IdEmbed, JointEmbed
+from unmask.nn.trunk import Trunk
+from unmask.types import Canvas, Hidden
+
+
+class MaskedModel(nn.Module):
+    """Predicts every token of a partly known image.
+
+    Args:
+        embed: canvas and class to ``(B, P + L, D)``.
+        trunk: ``(B, P + L, D)`` to the same.
+        head: reads token features; applied only where it is needed, by whoever needs it.
+        length: L, tokens of a full canvas.
+        grid: (h, w) tokens, h w = L.
+        classes: N; 0 for an unconditional model.
+    """
+
+    def __init__(
+        self,
+        embed: IdEmbed | JointEmbed,
+        trunk: Trunk,
+        head: CategoricalHead,
+        *,
+        length: int,
+        grid: tuple[int, int],
+        classes: int,
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.trunk = trunk
+        self.head = head
+        self.length = length
+        self.grid = grid
+        self.classes = classes
+
+    @property
+    def null_class(self) -> int | None:
+        """The label that means "no class"; None for a model that was never taught one."""
+        return self.embed.null_class
+
+    def hidden(self, canvas: Canvas, class_labels: Tensor | None) -> Hidden:
+        """Features of every position; the head is not applied.
+
+        Args:
+            canvas: ``(B, L)``.
+            class_labels: ``(B,)`` int64 in [0, classes) or the null class, not checked here; None
+                for an unconditional model.
+        """
+        x, prefix = self.embed(canvas, class_labels)  # (B, P + L, D)
+        x = self.trunk(x)
+        return Hidden(x[:, :prefix], x[:, prefix:])
+
+    forward = hidden
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, generator: torch.Generator) -> None:
+    """Fill all weights as the published trainings began.
+
+    Matrices, tables and positions are normal with deviation 0.02, cut at +-2 (maskgit-pytorch and
+    UnlockMGM: an absolute bound, so practically never reached); biases 0, norms 1 and 0.
+
+    Args:
+        model: on the generator's device.
+        generator: read in the order of ``model.modules()``.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        if isinstance(module, IdEmbed):
+            nn.init.trunc_normal_(module.positions, std=0.02, generator=generator)

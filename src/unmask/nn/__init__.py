@@ -1,0 +1,1 @@
+"""The parts of networks: blocks, embeds, trunks and heads."""

@@ -1,0 +1,132 @@
+"""Transformer blocks: normalised before each branch, or after each sum."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from unmask.nn.attention import Attention
+
+Gelu = Literal["erf", "tanh"]
+POST_NORM_EPS = 1e-12  # BERT's
+
+
+def gelu_module(gelu: Gelu) -> nn.GELU:
+    """The exact activation ("erf") or JAX's default approximation ("tanh")."""
+    return nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around a GELU.
+
+    Args:
+        width: D.
+        hidden: width between the two layers.
+        gelu: see :func:`gelu_module`.
+        inner_dropout: after the activation (MAGE, MAR), in [0, 1).
+        dropout: of the result, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        gelu: Gelu = "erf",
+        inner_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.expand = nn.Linear(width, hidden)
+        self.gelu = gelu_module(gelu)
+        self.inner_dropout = nn.Dropout(inner_dropout)
+        self.contract = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., D)``."""
+        return self.dropout(self.contract(self.inner_dropout(self.gelu(self.expand(x)))))
+
+
+class PreNormBlock(nn.Module):
+    """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))`` (ViT; maskgit-pytorch).
+
+    Args:
+        width: D.
+        heads: H.
+        feed_forward: width of the hidden layer, 4 D in every published model.
+        qkv_bias: absent in maskgit-pytorch, present in MAGE and MAR.
+        norm_eps: 1e-5 in maskgit-pytorch, 1e-6 in MAGE and MAR.
+        dropout: of attention probabilities, both branches' results, in [0, 1).
+        inner_dropout: after the activation, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        feed_forward: int,
+        qkv_bias: bool = False,
+        norm_eps: float = 1e-5,
+        dropout: float = 0.0,
+        inner_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.attention = Attention(
+            width, heads, qkv_bias=qkv_bias, dropout=dropout, output_dropout=dropout
+        )
+        self.feed_forward_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.feed_forward = FeedForward(
+            width, feed_forward, inner_dropout=inner_dropout, dropout=dropout
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, S, D)`` to ``(B, S, D)``."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class PostNormBlock(nn.Module):
+    """``norm(x + attention(x))``, then ``norm(x + feed_forward(x))`` (BERT; MaskGIT).
+
+    Args:
+        width: D.
+        heads: H.
+        feed_forward: width of the hidden layer.
+        gelu: see :func:`gelu_module`.
+        dropout: of the feed-forward result, in [0, 1).
+        attention_dropout: of attention probabilities, in [0, 1).
+        attention_output_dropout: of the attention's result, in [0, 1); JAX MaskGIT has it, its
+            PyTorch port (UnlockMGM) does not.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        feed_forward: int,
+        gelu: Gelu = "erf",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        attention_output_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention = Attention(
+            width,
+            heads,
+            qkv_bias=True,
+            dropout=attention_dropout,
+            output_dropout=attention_output_dropout,
+        )
+        self.attention_norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
+        self.feed_forward = FeedForward(width, feed_forward, gelu=gelu, dropout=dropout)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, S, D)`` to ``(B, S, D)``."""
+        x = self.attention_norm(x + self.attention(x))
+        return self.feed_forward_norm(x + self.feed_forward(x))

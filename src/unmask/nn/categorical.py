@@ -1,0 +1,164 @@
+"""Heads that give a probability to every code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.draws import TINY, Draws
+from unmask.errors import InputError
+from unmask.nn.block import POST_NORM_EPS, Gelu, gelu_module
+from unmask.types import Drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalDraw:
+    """How a code is drawn from the logits."""
+
+    temperature: float = 1.0
+    """Divides the logits; below 1 sharpens. Above 0."""
+    top_k: int | None = None
+    """Only the k likeliest codes can be drawn (ties with the k-th too); None means all."""
+
+    def __post_init__(self) -> None:
+        """Reject values that leave nothing to draw."""
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(
+                f"draw.temperature={self.temperature} must be finite and above 0; 1 changes nothing"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"draw.top_k={self.top_k} must be at least 1; leave it out for all")
+
+
+class CategoricalHead(nn.Module):
+    """What all categorical heads share; a subclass says what precedes the output layer.
+
+    Args:
+        codes: V, the drawable outputs, which come first.
+        width: D.
+        outputs: all outputs, at least V.
+    """
+
+    has_density = True
+
+    def __init__(self, codes: int, width: int, *, outputs: int) -> None:
+        super().__init__()
+        self.codes = codes
+        self.out = nn.Linear(width, outputs)
+
+    def transform(self, features: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., D)``, what the output layer reads."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., outputs)``, in the arithmetic's own precision."""
+        return self.out(self.transform(features))
+
+    def code_logits(self, features: Tensor) -> Tensor:
+        """``(..., D)`` to ``(..., V)`` float32, the drawable outputs alone."""
+        weight, bias = self.out.weight[: self.codes], self.out.bias[: self.codes]
+        return F.linear(self.transform(features), weight, bias).float()
+
+    def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Cross entropy over all outputs, as every source takes it.
+
+        Args:
+            features: ``(M, D)``.
+            targets: ``(M,)`` int64 codes.
+            label_smoothing: share of the target spread over all outputs, in [0, 1).
+
+        Returns:
+            ``(M,)`` float32, not reduced.
+        """
+        logits = self.logits(features).float()
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+
+    def draw(
+        self,
+        strong: Tensor,
+        weak: Tensor | None,
+        scale: Tensor | None,
+        *,
+        where: Tensor,
+        length: int,
+        step: int,
+        options: CategoricalDraw,
+        draws: Draws,
+    ) -> Drawn:
+        """One code at each position read.
+
+        Args:
+            strong: ``(B, N, D)``.
+            weak: ``(B, N, D)``, the branch to go away from; None for no guidance.
+            scale: ``(B,)`` guidance scales, 1 meaning none; None when ``weak`` is.
+            where: ``(B, N)`` int64, the positions in [0, ``length``).
+            length: L of the canvas.
+            step: decoding step, the randomness's address.
+            options: see :class:`CategoricalDraw`.
+            draws: one stream a row.
+
+        Returns:
+            ``(B, N)`` int64 codes in [0, V) and their ``(B, N)`` float32 log-probabilities.
+        """
+        logits = cut_to_top_k(self.guided_logits(strong, weak, scale), options.top_k)
+        probs = (logits / options.temperature).softmax(-1)  # (B, N, V)
+        ids = draws.categorical(probs, step, where, length)
+        drawn = probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        return Drawn(ids, drawn.clamp(min=TINY).log())
+
+    def guided_logits(self, strong: Tensor, weak: Tensor | None, scale: Tensor | None) -> Tensor:
+        """``weak + scale (strong - weak)`` over the codes, ``(B, N, V)`` float32."""
+        if weak is None:
+            return self.code_logits(strong)
+        assert scale is not None, "a weak branch needs a scale"
+        upper, lower = self.code_logits(torch.cat([strong, weak])).chunk(2)
+        return lower + scale.view(-1, 1, 1) * (upper - lower)
+
+
+def cut_to_top_k(logits: Tensor, top_k: int | None) -> Tensor:
+    """``(..., V)`` with -inf below the k-th largest; ties with it stay. None changes nothing."""
+    if top_k is None or top_k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(top_k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+class LinearHead(CategoricalHead):
+    """LayerNorm and a linear layer to the codes (maskgit-pytorch).
+
+    Args:
+        codes: V.
+        width: D.
+    """
+
+    def __init__(self, codes: int, width: int) -> None:
+        super().__init__(codes, width, outputs=codes)
+        self.norm = nn.LayerNorm(width)
+
+    def transform(self, features: Tensor) -> Tensor:
+        """``(..., D)``, normalised."""
+        return self.norm(features)
+
+
+class MlmHead(CategoricalHead):
+    """BERT's masked language head, with outputs for classes and the mask too (MaskGIT).
+
+    Args:
+        codes: V.
+        width: D.
+        outputs: V + N + 1.
+        gelu: "erf" in UnlockMGM, "tanh" in JAX.
+    """
+
+    def __init__(self, codes: int, width: int, *, outputs: int, gelu: Gelu) -> None:
+        super().__init__(codes, width, outputs=outputs)
+        self.dense = nn.Linear(width, width)
+        self.gelu = gelu_module(gelu)
+        self.norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
+
+    def transform(self, features: Tensor) -> Tensor:
+        """``(..., D)``: dense, GELU, LayerNorm."""
+        return self.norm(self.gelu(self.dense(features)))

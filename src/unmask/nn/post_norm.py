@@ -1,0 +1,102 @@
+"""The post-norm network of the original MaskGIT, put together from its sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unmask.errors import InputError
+from unmask.model import MaskedModel
+from unmask.nn.block import Gelu, PostNormBlock
+from unmask.nn.categorical import MlmHead
+from unmask.nn.embed import JointEmbed
+from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.trunk import Trunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostNormNetwork:
+    """MaskGIT's BERT: classes are tokens of the same vocabulary; no null class.
+
+    UnlockMGM's PyTorch port is the default; ``gelu="tanh"``, ``tie_embeddings`` and
+    ``drop_attention_output`` make it the JAX original.
+    """
+
+    codes: int
+    """V of the tokenizer."""
+    width: int
+    """D, divisible by heads."""
+    depth: int
+    """Blocks."""
+    heads: int
+    """Attention heads a block."""
+    feed_forward: int
+    """Hidden width of a block's two linear layers."""
+    length: int
+    """L, tokens of an image."""
+    classes: int
+    """N, at least 1."""
+    dropout: float = 0.1
+    """Of embeddings and feed-forward results, in [0, 1)."""
+    attention_dropout: float = 0.1
+    """Of attention probabilities, in [0, 1)."""
+    gelu: Gelu = "erf"
+    """Activation: exact as in UnlockMGM, or JAX's "tanh" approximation."""
+    tie_embeddings: bool = False
+    """Whether the output layer's matrix is the word table."""
+    drop_attention_output: bool = False
+    """Whether dropout also hits the attention's result before the residual sum."""
+    grid: tuple[int, int] | None = None
+    """(h, w) tokens; None means square."""
+
+    def __post_init__(self) -> None:
+        """Reject sizes that make no network."""
+        check_sizes(
+            codes=self.codes,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            feed_forward=self.feed_forward,
+            classes=self.classes,
+        )
+        token_grid(self.length, self.grid)
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"network.{name}={getattr(self, name)} must lie in [0, 1)")
+
+    @property
+    def has_null_class(self) -> bool:
+        """Never: no row of the table means "no class"."""
+        return False
+
+    def build(self) -> MaskedModel:
+        """The network, with torch's own initial weights until initialised or loaded."""
+        embed = JointEmbed(
+            self.codes,
+            self.width,
+            length=self.length,
+            classes=self.classes,
+            dropout=self.dropout,
+        )
+        outputs = self.codes + self.classes + 1
+        head = MlmHead(self.codes, self.width, outputs=outputs, gelu=self.gelu)
+        if self.tie_embeddings:
+            head.out.weight = embed.tokens.weight
+        return MaskedModel(
+            embed,
+            Trunk(self._block() for _ in range(self.depth)),
+            head,
+            length=self.length,
+            grid=token_grid(self.length, self.grid),
+            classes=self.classes,
+        )
+
+    def _block(self) -> PostNormBlock:
+        return PostNormBlock(
+            self.width,
+            self.heads,
+            feed_forward=self.feed_forward,
+            gelu=self.gelu,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            attention_output_dropout=self.dropout if self.drop_attention_output else 0.0,
+        )

@@ -1,0 +1,71 @@
+"""The pre-norm network of maskgit-pytorch, put together from its sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unmask.errors import InputError
+from unmask.model import MaskedModel
+from unmask.nn.block import PreNormBlock
+from unmask.nn.categorical import LinearHead
+from unmask.nn.embed import IdEmbed
+from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.trunk import Trunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreNormNetwork:
+    """maskgit-pytorch's transformer: separate class table with a null class, linear head."""
+
+    codes: int
+    """V of the tokenizer."""
+    width: int
+    """D, divisible by heads."""
+    depth: int
+    """Blocks."""
+    heads: int
+    """Attention heads a block."""
+    length: int
+    """L, tokens of an image."""
+    classes: int = 0
+    """N; 0 for an unconditional model."""
+    dropout: float = 0.0
+    """Of embeddings, attention probabilities and both branches of a block, in [0, 1)."""
+    grid: tuple[int, int] | None = None
+    """(h, w) tokens; None means square."""
+
+    def __post_init__(self) -> None:
+        """Reject sizes that make no network."""
+        check_sizes(codes=self.codes, width=self.width, depth=self.depth, heads=self.heads)
+        token_grid(self.length, self.grid)
+        if self.classes < 0:
+            raise InputError(f"network.classes={self.classes} must be 0 (unconditional) or more")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"network.dropout={self.dropout} must lie in [0, 1)")
+
+    @property
+    def has_null_class(self) -> bool:
+        """Whether a label can be dropped, which guidance needs."""
+        return self.classes > 0
+
+    def build(self) -> MaskedModel:
+        """The network, with torch's own initial weights until initialised or loaded."""
+        blocks = [
+            PreNormBlock(self.width, self.heads, feed_forward=4 * self.width, dropout=self.dropout)
+            for _ in range(self.depth)
+        ]
+        embed = IdEmbed(
+            self.codes,
+            self.width,
+            length=self.length,
+            classes=self.classes,
+            dropout=self.dropout,
+        )
+        return MaskedModel(
+            embed,
+            Trunk(blocks),
+            LinearHead(self.codes, self.width),
+            length=self.length,
+            grid=token_grid(self.length, self.grid),
+            classes=self.classes,
+        )

@@ -1,0 +1,197 @@
+"""A trained system in one object: load it, call it, get images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.assets import shipped_folder, shipped_names
+from unmask.checkpoints.store import load_state, load_weights, save_weights
+from unmask.data.classes import class_index
+from unmask.decode import Plan
+from unmask.errors import InputError
+from unmask.generate import Images, generate
+from unmask.model import MaskedModel
+from unmask.orders import Confidence
+from unmask.recipes.recipe import Recipe
+from unmask.recipes.serial import from_dict, to_dict
+from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+
+FORMAT = "unmask-model"
+
+
+class Pipeline:
+    """Network, tokenizer and default plan of one system, ready to sample.
+
+    Args:
+        recipe: what the network is and how to sample it.
+        model: the network.
+        tokenizer: turns its ids into images.
+        class_names: by label, if known.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MaskedModel,
+        tokenizer: ConvVQTokenizer,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self.recipe = recipe
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.plan = recipe.plan
+        self.class_names = tuple(class_names)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
+        """Load a model folder, a training run, a shipped recipe, or a hub repository.
+
+        Args:
+            name: a folder; or a name of ``unmask.assets.shipped_names()``; or ``owner/name``.
+            device: where the weights go.
+
+        Raises:
+            InputError: when nothing of that name is found or it holds no model.
+        """
+        folder = find_model(str(name))
+        state, config = load_weights(folder)
+        if config.get("format") != FORMAT:
+            raise InputError(f"{folder} holds no unmask model, but {config.get('format')!r}")
+        recipe = from_dict(Recipe, config["recipe"], str(folder / "config.json"))
+        with torch.device("meta"):
+            model = recipe.network.build()
+        load_state(model, state)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        pipeline = cls(recipe, model.requires_grad_(False), tokenizer, config["class_names"])
+        return pipeline.to(device)
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Move network and tokenizer; returns self."""
+        self.model.to(device)
+        self.tokenizer.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write a self-contained model folder; ``half`` stores weights as float16."""
+        folder = Path(folder)
+        config: dict[str, Any] = {
+            "format": FORMAT,
+            "recipe": to_dict(self.recipe),
+            "class_names": list(self.class_names),
+        }
+        save_weights(folder, self.model.state_dict(), config, half=half)
+        save_tokenizer(self.tokenizer, folder / "tokenizer", half=half)
+
+    def labels(self, classes: Sequence[int | str]) -> list[int]:
+        """Class labels from numbers or names.
+
+        Raises:
+            InputError: for a class that does not exist.
+        """
+        names = self.class_names or tuple(str(i) for i in range(self.model.classes))
+        return [class_index(names, str(name)) for name in classes]
+
+    def __call__(
+        self,
+        class_labels: Sequence[int | str] | None = None,
+        *,
+        seeds: Sequence[int] | int = 0,
+        plan: Plan | None = None,
+        batch_size: int = 32,
+    ) -> Images:
+        """Generate images, all at once.
+
+        Args:
+            class_labels: numbers or names, one an image; None for an unconditional model.
+            seeds: one an image, or the first of consecutive ones.
+            plan: None means the recipe's.
+            batch_size: images decoded at once; does not change them.
+
+        Raises:
+            InputError: see :func:`unmask.generate.check_request`.
+        """
+        labels = None if class_labels is None else self.labels(class_labels)
+        if isinstance(seeds, int):
+            seeds = range(seeds, seeds + (1 if labels is None else len(labels)))
+        batches = list(generate(self, labels, seeds=seeds, plan=plan, batch_size=batch_size))
+        return Images(
+            torch.cat([batch.pixels for batch in batches]),
+            torch.cat([batch.tokens for batch in batches]),
+            None
+            if labels is None
+            else torch.cat([batch.class_labels for batch in batches if batch.class_labels is not None]),
+            list(seeds),
+        )
+
+
+def adjusted(
+    plan: Plan,
+    *,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    softmax_temperature: float | None = None,
+) -> Plan:
+    """A plan with some of its numbers replaced; None keeps the plan's own.
+
+    Raises:
+        InputError: a choice temperature for an order that has none, or a value out of range.
+    """
+    if steps is not None:
+        plan = replace(plan, steps=steps)
+    if guidance_scale is not None:
+        plan = replace(plan, guidance=replace(plan.guidance, scale=guidance_scale))
+    if temperature is not None:
+        if not isinstance(plan.order, Confidence):
+            raise InputError(
+                f"temperature={temperature} has no effect on {type(plan.order).__name__}; "
+                "leave it out or use the confidence order"
+            )
+        plan = replace(plan, order=replace(plan.order, temperature=temperature))
+    if top_k is not None:
+        plan = replace(plan, draw=replace(plan.draw, top_k=top_k))
+    if softmax_temperature is not None:
+        plan = replace(plan, draw=replace(plan.draw, temperature=softmax_temperature))
+    return plan
+
+
+def find_model(name: str) -> Path:
+    """The folder of a model folder, a run (its exported model), a shipped name or a hub id.
+
+    Raises:
+        InputError: when there is none.
+    """
+    folder = Path(name)
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if shipped := shipped_folder(name):
+        return shipped
+    if folder.exists():
+        raise InputError(f"{name} holds neither config.json nor model/: not a model folder or run")
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _from_hub(name)
+    raise InputError(f"no model at {name!r}; shipped: {', '.join(shipped_names())}")
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name!r} is no folder here and the hub says: {reason}") from error
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
+    """Short for :meth:`Pipeline.from_pretrained`."""
+    return Pipeline.from_pretrained(name, device=device)

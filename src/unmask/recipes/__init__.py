@@ -1,0 +1,27 @@
+"""Every recipe by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmask.errors import InputError, did_you_mean
+from unmask.recipes import maskgit
+from unmask.recipes.recipe import Recipe, Result
+from unmask.recipes.serial import read_yaml
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in maskgit.RECIPES}
+
+__all__ = ["RECIPES", "Recipe", "Result", "get"]
+
+
+def get(name: str | Path) -> Recipe:
+    """The recipe of that name, or the one in that YAML file.
+
+    Raises:
+        InputError: for a name that is neither.
+    """
+    if str(name) in RECIPES:
+        return RECIPES[str(name)]
+    if str(name).endswith((".yaml", ".yml")):
+        return read_yaml(Recipe, Path(name))
+    raise InputError(f"unknown recipe {str(name)!r}; {did_you_mean(str(name), RECIPES)}")

@@ -1,0 +1,216 @@
+"""MaskGIT (arXiv 2202.04200): the published systems and the small ones of this project.
+
+Two networks share the name: maskgit-pytorch's own pre-norm transformer, trained with label dropout,
+and the original post-norm BERT, in JAX (tanh GELU) and as UnlockMGM's conversion (erf GELU).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unmask.counts import FixedCounts
+from unmask.decode import Plan
+from unmask.guidance import Guidance
+from unmask.masking import TrainMasking
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
+from unmask.orders import Confidence
+from unmask.recipes.recipe import Recipe, Result
+from unmask.train.settings import Ema, Training
+
+PYTORCH_README = "xyfJASON/maskgit-pytorch, README"
+JAX_README = "google-research/maskgit, README"
+
+# maskgit-pytorch, configs/*.yaml ------------------------------------------------------------------
+
+PYTORCH_COUNTS = FixedCounts(pace="overall", precision="float64")
+PYTORCH_MASKING = TrainMasking(shared=True, rounding="up")
+
+
+def pytorch_plan(scale: float, temperature: float) -> Plan:
+    """Its 8-step plan with the linear-r ramp."""
+    return Plan(
+        counts=PYTORCH_COUNTS,
+        order=Confidence(temperature=temperature),
+        guidance=Guidance(scale=scale, ramp="revealed"),
+    )
+
+
+PYTORCH_IMAGENET256 = Recipe(
+    name="maskgit-pytorch-imagenet256",
+    summary="maskgit-pytorch, ImageNet 256x256, class-conditional, 173 M parameters",
+    tokenizer="maskgit-vqgan-imagenet-f16-256",
+    image_size=256,
+    network=PreNormNetwork(
+        codes=1024, width=768, depth=24, heads=8, length=256, classes=1000, dropout=0.1
+    ),
+    masking=PYTORCH_MASKING,
+    training=Training(
+        steps=1_500_000,
+        lr=1e-4,
+        schedule="cosine",
+        warmup_steps=5000,
+        weight_decay=0.045,
+        clip_grad_norm=1.0,
+        label_smoothing=0.1,
+        label_dropout=0.1,
+        normalize="micro",
+        ema=Ema(decay=0.9999, warmup="power", power=2 / 3),
+        seed=8888,
+        log_every=100,
+        save_every=50_000,
+        preview_every=5000,
+    ),
+    plan=pytorch_plan(3.0, 10.0),
+    results=(
+        Result(metric="FID", value=7.25, setting="scale 1, temperature 4", source=PYTORCH_README),
+        Result(metric="FID", value=5.22, setting="scale 2, temperature 5", source=PYTORCH_README),
+        Result(metric="FID", value=4.86, setting="scale 3, temperature 10", source=PYTORCH_README),
+    ),
+)
+
+PYTORCH_FFHQ256 = Recipe(
+    name="maskgit-pytorch-ffhq256",
+    summary="maskgit-pytorch, FFHQ 256x256, unconditional, 98 M parameters",
+    tokenizer="amused-256",
+    image_size=256,
+    network=PreNormNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1),
+    masking=PYTORCH_MASKING,
+    training=replace(
+        PYTORCH_IMAGENET256.training,
+        steps=500_000,
+        schedule="constant",
+        clip_grad_norm=None,
+        label_dropout=0.0,
+        ema=Ema(decay=0.9999, warmup="power", power=0.75),
+    ),
+    plan=pytorch_plan(1.0, 4.5),
+)
+
+# The original, in JAX and in UnlockMGM's conversion -------------------------------------------------
+
+JAX_IMAGENET256 = Recipe(
+    name="maskgit-jax-imagenet256",
+    summary="the original MaskGIT, ImageNet 256x256, 174 M parameters, tanh GELU",
+    tokenizer="maskgit-vqgan-imagenet-f16-256",
+    image_size=256,
+    network=PostNormNetwork(
+        codes=1024, width=768, depth=24, heads=16, feed_forward=3072, length=256, classes=1000,
+        gelu="tanh", tie_embeddings=True, drop_attention_output=True,
+    ),
+    masking=TrainMasking(least_ratio=0.5),
+    training=Training(
+        steps=2_000_000,
+        lr=1e-4,
+        schedule="constant",
+        warmup_steps=5000,
+        weight_decay=0.045,
+        label_smoothing=0.1,
+        ema=Ema(decay=0.999, warmup="none"),
+    ),
+    plan=Plan(
+        steps=16,
+        counts=FixedCounts(least=1, precision="float32"),
+        order=Confidence(temperature=4.5),
+    ),
+    results=(
+        Result(metric="FID", value=6.06, setting="published weights", source=JAX_README),
+        Result(metric="FID", value=6.18, setting="8 steps; IS 182.1", source="arXiv 2202.04200"),
+    ),
+)  # fmt: skip
+
+JAX_IMAGENET512 = replace(
+    JAX_IMAGENET256,
+    name="maskgit-jax-imagenet512",
+    summary="the original MaskGIT, ImageNet 512x512, 175 M parameters, tanh GELU",
+    image_size=512,
+    network=replace(JAX_IMAGENET256.network, length=1024),
+    results=(Result(metric="FID", value=7.32, setting="published weights", source=JAX_README),),
+)
+
+UNLOCKMGM_IMAGENET256 = replace(
+    JAX_IMAGENET256,
+    name="maskgit-unlockmgm-imagenet256",
+    summary="UnlockMGM's conversion of the original, ImageNet 256x256, erf GELU",
+    network=PostNormNetwork(
+        codes=1024, width=768, depth=24, heads=16, feed_forward=3072, length=256, classes=1000
+    ),
+    masking=TrainMasking(),
+    plan=Plan(
+        steps=18,
+        counts=FixedCounts(least=1, precision="float32"),
+        order=Confidence(temperature=1.0, anneal="compound", known="rescore"),
+    ),
+    results=(),
+)
+
+UNLOCKMGM_IMAGENET512 = replace(
+    UNLOCKMGM_IMAGENET256,
+    name="maskgit-unlockmgm-imagenet512",
+    summary="UnlockMGM's conversion of the original, ImageNet 512x512, erf GELU",
+    image_size=512,
+    network=replace(UNLOCKMGM_IMAGENET256.network, length=1024),
+)
+
+# Small ones, trained here ---------------------------------------------------------------------------
+
+FASHION = Recipe(
+    name="fashion-maskgit",
+    summary="Fashion-MNIST 28x28 in minutes on two CPU cores; weights shipped",
+    tokenizer="fashion-vq",
+    image_size=28,
+    crop="none",
+    network=PreNormNetwork(
+        codes=512, width=128, depth=5, heads=4, length=49, classes=10, dropout=0.1
+    ),
+    masking=TrainMasking(rounding="up"),
+    training=Training(
+        steps=1500,
+        batch_size=64,
+        lr=1e-3,
+        schedule="cosine",
+        warmup_steps=100,
+        weight_decay=0.045,
+        decay_only_matrices=True,
+        clip_grad_norm=1.0,
+        label_smoothing=0.1,
+        label_dropout=0.1,
+        ema=Ema(decay=0.995, warmup="inverse"),
+        log_every=25,
+        preview_every=500,
+        save_every=500,
+    ),
+    plan=Plan(
+        steps=12,
+        counts=PYTORCH_COUNTS,
+        order=Confidence(temperature=4.5),
+        guidance=Guidance(scale=2.0, ramp="revealed"),
+    ),
+)
+
+SMALL_64 = Recipe(
+    name="small-maskgit-64",
+    summary="any folder of 64x64 colour images with classes, hours on a CPU or minutes on a GPU",
+    tokenizer="small-vq-64",
+    image_size=64,
+    network=PreNormNetwork(
+        codes=1024, width=256, depth=8, heads=8, length=64, classes=10, dropout=0.1
+    ),
+    masking=TrainMasking(rounding="up"),
+    training=replace(
+        FASHION.training, steps=20_000, batch_size=128, lr=5e-4, warmup_steps=500,
+        ema=Ema(decay=0.999, warmup="inverse"), preview_every=2000, save_every=2000,
+    ),
+    plan=FASHION.plan,
+)  # fmt: skip
+
+RECIPES: tuple[Recipe, ...] = (
+    FASHION,
+    SMALL_64,
+    PYTORCH_IMAGENET256,
+    PYTORCH_FFHQ256,
+    JAX_IMAGENET256,
+    JAX_IMAGENET512,
+    UNLOCKMGM_IMAGENET256,
+    UNLOCKMGM_IMAGENET512,
+)

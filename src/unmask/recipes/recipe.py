@@ -1,0 +1,79 @@
+"""A recipe: one system from tokenizer to sampling plan, as plain data, checked across its axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unmask.decode import Plan
+from unmask.errors import InputError
+from unmask.masking import TrainMasking
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
+from unmask.train.settings import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A score and where it comes from."""
+
+    metric: str
+    """For example "FID-50k (ADM)" or "class accuracy"."""
+    value: float
+    """As printed by the source."""
+    setting: str
+    """What of the sampling plan or the data it depends on."""
+    source: str
+    """Paper, repository or report file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a masked image generator."""
+
+    name: str
+    """What `unmask.load` and the command line call it."""
+    summary: str
+    """One line for the list of recipes."""
+    tokenizer: str
+    """Name of a tokenizer recipe or published tokenizer; a folder may replace it at run time."""
+    image_size: int
+    """Pixels a side."""
+    crop: Literal["center", "random", "none"] = "center"
+    """How training images get square: ADM centre or random crop, or must be square already."""
+    flip: bool = True
+    """Whether mirrored images are images too."""
+    network: PreNormNetwork | PostNormNetwork
+    """Sizes of embed, trunk and head."""
+    masking: TrainMasking = field(default_factory=TrainMasking)
+    """What a training example hides."""
+    training: Training
+    """Optimiser, schedule, precision."""
+    plan: Plan = field(default_factory=Plan)
+    """The default way to sample."""
+    results: tuple[Result, ...] = ()
+    """Published and measured scores."""
+
+    def __post_init__(self) -> None:
+        """Reject parts that do not fit each other, naming both."""
+        if self.plan.steps > self.network.length:
+            raise InputError(
+                f"plan.steps={self.plan.steps} exceeds network.length={self.network.length} "
+                "tokens; use at most one step a token"
+            )
+        if self.plan.guidance.scale != 1:
+            self._check_null_class()
+        if self.training.label_dropout and not getattr(self.network, "has_null_class", False):
+            raise InputError(
+                f"training.label_dropout={self.training.label_dropout} needs a network with a "
+                f"null class, and {type(self.network).__name__} with "
+                f"classes={self.network.classes} has none; set it to 0"
+            )
+
+    def _check_null_class(self) -> None:
+        if not self.training.label_dropout:
+            raise InputError(
+                f"plan.guidance.scale={self.plan.guidance.scale} needs "
+                "training.label_dropout above 0, which teaches the null class; "
+                "or set the scale to 1"
+            )

@@ -1,0 +1,113 @@
+"""Dataclasses as YAML and back; an unknown key is an error that says which was probably meant."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import yaml
+from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.strategies import configure_tagged_union
+
+from unmask.errors import InputError, did_you_mean
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
+from unmask.orders import Confidence, RandomOrder, StaticOrder
+
+T = TypeVar("T")
+
+UNIONS: tuple[Any, ...] = (
+    Confidence | RandomOrder | StaticOrder,
+    PreNormNetwork | PostNormNetwork,
+)
+TAG = "kind"  # the key that names the class where a field allows several
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for plain in (int, float, str, bool):
+        converter.register_structure_hook(plain, _structure_plain)
+    for union in UNIONS:
+        configure_tagged_union(union, converter, tag_name=TAG)
+    return converter
+
+
+def _structure_plain(value: object, wanted: type) -> object:
+    """Convert nothing but int to float: YAML has types of its own."""
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise ValueError(f"{value!r} is not of type {wanted.__name__}")
+    return value
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """A dataclass as plain dicts, lists and scalars, the form written to YAML and JSON."""
+    return _plain(_converter().unstructure(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_dict(wanted: type[T], data: dict[str, Any], origin: str) -> T:
+    """The dataclass that ``data`` describes.
+
+    Args:
+        wanted: a dataclass.
+        data: as :func:`to_dict` makes it; keys with defaults may be left out.
+        origin: file or other source, named in errors.
+
+    Raises:
+        InputError: for an unknown key, a wrong type, a missing key or a value out of range.
+    """
+    try:
+        return _converter().structure(data, wanted)
+    except InputError as error:
+        raise InputError(f"{origin}: {error}") from None
+    except Exception as error:  # cattrs groups whatever its hooks raised
+        raise InputError(f"{origin}: {_first_reason(error)}") from error
+
+
+def _first_reason(error: BaseException, where: str = "") -> str:
+    """The first leaf of cattrs' error tree as a sentence with the path to the key."""
+    for note in getattr(error, "__notes__", ()):
+        name = getattr(note, "name", None)
+        where = f"{where}.{name}" if where and name else name or where
+    if isinstance(error, cattrs.BaseValidationError):
+        return _first_reason(error.exceptions[0], where)
+    if isinstance(error, ForbiddenExtraKeysError):
+        unknown = sorted(error.extra_fields)[0]
+        known = [f.name for f in dataclasses.fields(error.cl)]
+        at = f"{where}.{unknown}" if where else unknown
+        return f"unknown key {at!r}; {did_you_mean(unknown, known)}"
+    if isinstance(error, KeyError):
+        return f"{where or 'recipe'}: missing or unknown {error.args[0]!r}"
+    return f"{where}: {error}" if where else str(error)
+
+
+def read_yaml(wanted: type[T], path: Path) -> T:
+    """The dataclass in a YAML file.
+
+    Raises:
+        InputError: when the file is missing, not YAML, or does not describe a ``wanted``.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no mapping of keys to values")
+    return from_dict(wanted, data, str(path))
+
+
+def write_yaml(value: Any, path: Path) -> None:
+    """Write a dataclass so that :func:`read_yaml` gives an equal one."""
+    text = yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf8")

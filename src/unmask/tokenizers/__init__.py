@@ -1,0 +1,1 @@
+"""Tokenizers: images to a grid of codes and back."""

@@ -1,0 +1,162 @@
+"""What every tokenizer of discrete codes offers, and the check of images at its door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from unmask.errors import InputError
+
+RANGE_TOLERANCE = 1e-3  # antialiased resizing overshoots by less
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Images in, ids out, and back. At this boundary images are float32 in [0, 1], always."""
+
+    codes: int
+    """V, the number of codes; ids lie in [0, V)."""
+    stride: int
+    """Pixels along one side of the patch that a token stands for."""
+    image_channels: int
+    """1 for grey, 3 for colour."""
+    native_range: tuple[float, float]
+    """Values that the network itself sees in place of 0 and 1."""
+
+    @property
+    def identity(self) -> str:
+        """Short hash of configuration and weights: equal identities give equal ids."""
+
+    def grid(self, image_size: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a square image.
+
+        Raises:
+            InputError: the size does not divide by the stride.
+        """
+
+    def encode(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` float32 in [0, 1] to ``(B, L)`` int64 ids, row-major."""
+
+    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """``(B, L)`` ids to ``(B, C, H, W)`` float32, clamped to [0, 1].
+
+        Without a grid the tokens are taken to form a square.
+        """
+
+
+def square_grid(image_size: int, stride: int) -> tuple[int, int]:
+    """Tokens of a square image along each side.
+
+    Raises:
+        InputError: the size does not divide by the stride.
+    """
+    if image_size < stride or image_size % stride:
+        near = max(1, round(image_size / stride)) * stride
+        raise InputError(
+            f"image size {image_size} does not divide by this tokenizer's stride {stride}; "
+            f"use a multiple, for example {near}"
+        )
+    return image_size // stride, image_size // stride
+
+
+def resolve_grid(ids: Tensor, codes: int, grid: tuple[int, int] | None) -> tuple[int, int]:
+    """The rows and columns that ``(B, L)`` ids form, a square unless told otherwise.
+
+    Raises:
+        InputError: wrong shape, a length that does not fit the grid, or (looked at on the CPU
+            only, elsewhere it would wait for the device) an id outside [0, codes).
+    """
+    if ids.ndim != 2:
+        raise InputError(f"ids of shape {tuple(ids.shape)} are not (B, L); reshape them")
+    length = ids.shape[1]
+    side = math.isqrt(length)
+    if grid is None and side * side != length:
+        raise InputError(f"{length} tokens form no square; pass grid=(rows, columns)")
+    rows, columns = grid or (side, side)
+    if rows * columns != length:
+        raise InputError(f"grid {rows}x{columns} holds {rows * columns} tokens, ids have {length}")
+    if ids.device.type == "cpu" and ids.numel():
+        low, high = (int(v) for v in ids.aminmax())
+        if low < 0 or high >= codes:
+            raise InputError(
+                f"id {low if low < 0 else high} lies outside [0, {codes}), the codes of this "
+                "tokenizer; reveal every token before decoding, and use the tokenizer of these ids"
+            )
+    return rows, columns
+
+
+def check_images(
+    images: Tensor, *, channels: int, stride: int, check_range: bool | None = None
+) -> None:
+    """Reject images that a tokenizer cannot take.
+
+    Args:
+        images: what the caller gave; wanted is ``(B, C, H, W)`` floating point in [0, 1].
+        channels: C of the tokenizer.
+        stride: what H and W must divide by.
+        check_range: look at the values. None does so on the CPU only, because reading a value
+            back from an accelerator stalls it.
+
+    Raises:
+        InputError: naming the value, the limit and the way out.
+    """
+    shape = tuple(images.shape)
+    if images.ndim != 4:
+        raise InputError(f"images of shape {shape} are not (B, C, H, W); add or drop dimensions")
+    if not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise InputError(f"images are {kind}, wanted is float32 in [0, 1]; divide by 255")
+    if shape[1] != channels:
+        raise InputError(
+            f"images have {shape[1]} channels, this tokenizer takes {channels}; convert to "
+            f"{'grey' if channels == 1 else 'colour'} or use another tokenizer"
+        )
+    for name, size in (("height", shape[2]), ("width", shape[3])):
+        if size < stride or size % stride:
+            raise InputError(f"image {name} {size} does not divide by {stride}; crop or resize")
+    if check_range or (check_range is None and images.device.type == "cpu"):
+        _check_range(images)
+
+
+def _check_range(images: Tensor) -> None:
+    if not images.numel():
+        return
+    low, high = (float(v) for v in images.aminmax())
+    # written so that a NaN fails it too
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise InputError(
+            f"image values span [{low:.4g}, {high:.4g}], wanted is [0, 1]; rescale them "
+            "((x + 1) / 2 from [-1, 1], x / 255 from bytes)"
+        )
+
+
+def to_native(images: Tensor, native_range: tuple[float, float]) -> Tensor:
+    """[0, 1] to the values that the network sees, any shape."""
+    low, high = native_range
+    return images * (high - low) + low
+
+
+def from_native(values: Tensor, native_range: tuple[float, float]) -> Tensor:
+    """What the network puts out to [0, 1], any shape, not clamped."""
+    low, high = native_range
+    return (values - low) / (high - low)
+
+
+def weights_identity(config: str, weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Sixteen hexadecimal digits that stand for a configuration and its weights.
+
+    Args:
+        config: the configuration as text.
+        weights: names and tensors; every byte of them counts.
+    """
+    digest = blake2b(config.encode(), digest_size=8)
+    for name, tensor in weights:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

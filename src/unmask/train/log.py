@@ -1,0 +1,127 @@
+"""What a run says while it trains: ``log.jsonl``, trackers, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from unmask.train import durable
+from unmask.train.settings import Training
+
+LOG = "log.jsonl"
+TIMING = ("images_per_second", "seconds")  # the fields that two equal runs do not share
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Cut a log back to the lines of the first ``step`` steps; a torn last line goes too."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf8", errors="replace").splitlines()
+    kept = [f"{line}\n" for line in lines if _upto(line, step)]
+    durable.replace_file(path, "".join(kept).encode())
+
+
+def _upto(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+class RunLog:
+    """The log of one run; a context manager. Does nothing but on the main process.
+
+    Args:
+        out: the run folder.
+        settings: length of the run and images a step.
+        start: steps already done; later lines of an earlier try are removed.
+        accelerator: tells the main process and carries the trackers.
+    """
+
+    def __init__(
+        self, out: Path, settings: Training, *, start: int, accelerator: Accelerator
+    ) -> None:
+        self.path, self.accelerator = out / LOG, accelerator
+        self.start, self.total = start, settings.steps
+        self.batch_size = settings.batch_size
+        self.console = Console()
+        self.bar: Progress | None = None
+        self.began = self.marked = time.monotonic()
+        self.marked_step = start
+
+    def __enter__(self) -> RunLog:
+        """Cut the log back and show the bar if someone is looking."""
+        if self.accelerator.is_main_process:
+            with durable.explained(self.path, "checkpoints are whole"):
+                drop_lines_after(self.path, self.start)
+            if self.console.is_terminal:
+                self._show_bar()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar down."""
+        if self.bar:
+            self.bar.stop()
+
+    def _show_bar(self) -> None:
+        now = TextColumn("{task.fields[now]}")
+        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), now)
+        self.bar = Progress(*columns, console=self.console)
+        self.bar.add_task("train", total=self.total, completed=self.start, now="")
+        self.bar.start()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to ``step`` steps done."""
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=step)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a line for the interval that ends with ``step`` steps done.
+
+        Raises:
+            InputError: if the disk is full or refuses.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        timing = self._timing(step)
+        with durable.explained(self.path, "checkpoints are whole"):
+            self._append({"step": step, **values, **timing})
+            self.accelerator.log({**values, **timing}, step=step)
+        self._say(step, values, timing["images_per_second"])
+
+    def _timing(self, step: int) -> dict[str, float]:
+        now = time.monotonic()
+        images = (step - self.marked_step) * self.batch_size
+        speed = images / max(now - self.marked, 1e-9)
+        self.marked, self.marked_step = now, step
+        return {"images_per_second": round(speed, 2), "seconds": round(now - self.began, 3)}
+
+    def _append(self, line: Mapping[str, object]) -> None:
+        with self.path.open("a", encoding="utf8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint must never be newer than its log
+
+    def _say(self, step: int, values: Mapping[str, float], speed: float) -> None:
+        shown = [f"loss {values['loss']:.4f}", f"lr {values['lr']:.2e}", f"{speed:,.0f} images/s"]
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], now="  ".join(shown))
+            return
+        pace = (time.monotonic() - self.began) / max(step - self.start, 1)
+        left = timedelta(seconds=round(pace * (self.total - step)))
+        shown = [f"step {step}/{self.total}", *shown, f"{left} left"]
+        self.console.print("  ".join(shown), highlight=False, soft_wrap=True)

@@ -1,0 +1,78 @@
+"""AdamW and the learning rate, a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from unmask.train.settings import Training
+
+
+def learning_rate(settings: Training, step: int) -> float:
+    """Learning rate of one optimiser step.
+
+    maskgit-pytorch, ``utils/scheduler.py``: after a linear warm-up of w steps, with progress
+    p = (k - w) / (S - w), the factor is 1, max(0, 1 - p) or (1 + cos(pi p)) / 2. UnlockMGM's
+    "cosine_with_restarts" repeats the cosine ``cycles`` times; as it was run, once.
+
+    Args:
+        settings: peak, schedule, warm-up and length of the run.
+        step: k, 0-based; with a warm-up step 0 has learning rate 0, as published.
+    """
+    warmup = settings.warmup_steps
+    if step < warmup:
+        return settings.lr * step / warmup
+    progress = (step - warmup) / max(1, settings.steps - warmup)
+    if settings.schedule == "cosine":
+        turn = (settings.cycles * progress) % 1 if progress < 1 else 1.0
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * turn))
+    if settings.schedule == "linear":
+        return settings.lr * max(0.0, 1 - progress)
+    return settings.lr
+
+
+def parameter_groups(model: nn.Module, settings: Training) -> list[dict[str, object]]:
+    """Trainable parameters by weight decay.
+
+    Returns:
+        One group as maskgit-pytorch has it, or with ``decay_only_matrices`` a second one without
+        decay for what has fewer than two dimensions.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not settings.decay_only_matrices:
+        return [{"params": trainable, "weight_decay": settings.weight_decay}]
+    matrices = [p for p in trainable if p.ndim >= 2]
+    others = [p for p in trainable if p.ndim < 2]
+    groups: list[dict[str, object]] = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model: nn.Module, settings: Training) -> AdamW:
+    """AdamW over the trainable parameters, in one fused kernel where the device has one.
+
+    Args:
+        model: already on its device.
+        settings: betas, epsilon, decay and peak learning rate.
+    """
+    groups = parameter_groups(model, settings)
+    try:
+        return _adamw(groups, settings, fused=True)
+    except RuntimeError:  # torch raises this for a device without the fused kernel
+        return _adamw(groups, settings, fused=False)
+
+
+def _adamw(groups: list[dict[str, object]], settings: Training, *, fused: bool) -> AdamW:
+    copies = [dict(group) for group in groups]  # the constructor fills them in
+    kernel = {"fused": True} if fused else {"foreach": True}
+    return AdamW(copies, lr=settings.lr, betas=settings.betas, eps=settings.eps, **kernel)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every parameter group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

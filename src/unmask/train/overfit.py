@@ -1,0 +1,90 @@
+"""Is my run working? A network that learns at all learns one batch by heart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import Dataset
+
+from unmask.train.loop import MicroBatches, TrainResult, train
+from unmask.train.settings import Training
+
+WORKS_BELOW = 0.3
+"""Share of the first loss under which the last one must fall."""
+
+
+class SameBatch(Dataset):
+    """The batch of step 0, with the masks it has, at every step."""
+
+    def __init__(self, batches: Dataset, steps: int) -> None:
+        self.batch: MicroBatches = batches[0]
+        self.steps = steps
+
+    def __len__(self) -> int:
+        """Steps of the run."""
+        return self.steps
+
+    def __getitem__(self, step: int) -> MicroBatches:
+        """Always the same micro-batches."""
+        return self.batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a run learns one batch by heart."""
+
+    works: bool
+    """The last loss is below ``WORKS_BELOW`` times the first."""
+    line: str
+    """The same for a person."""
+    result: TrainResult
+    """The run."""
+
+
+def overfit_one_batch(
+    objective: nn.Module,
+    batches: Dataset,
+    *,
+    settings: Training,
+    out: Path,
+    config: Mapping[str, object],
+    accelerator: Accelerator | None = None,
+) -> Verdict:
+    """Train on the first batch alone, at a constant learning rate, and print the verdict.
+
+    Dropout and the labels that the batch has dropped stay as they are. Arguments and errors are
+    those of :func:`unmask.train.loop.train`; a folder used here takes no ordinary run.
+    """
+    result = train(
+        objective,
+        SameBatch(batches, settings.steps),
+        settings=replace(settings, schedule="constant", warmup_steps=0),
+        out=out,
+        config={**config, "overfit_one_batch": True},
+        accelerator=accelerator,
+    )
+    verdict = judge(result)
+    print(verdict.line)
+    return verdict
+
+
+def judge(result: TrainResult) -> Verdict:
+    """The verdict on a run that saw one batch only."""
+    share = result.last_loss / result.first_loss
+    works = math.isfinite(share) and share < WORKS_BELOW
+    figures = (
+        f"loss {result.first_loss:.4f} -> {result.last_loss:.4f} in {result.step} steps, "
+        f"{share:.2f} of the start (limit {WORKS_BELOW})"
+    )
+    line = (
+        f"the run works: {figures}"
+        if works
+        else f"the run does NOT work yet: {figures}; give it more steps or a higher training.lr, "
+        "then look at labels, masks and loss weights"
+    )
+    return Verdict(works=works, line=line, result=result)

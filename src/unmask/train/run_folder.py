@@ -1,0 +1,95 @@
+"""Whether a folder can take a run: empty, or holding the same run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+
+from unmask.errors import InputError
+from unmask.train import durable
+from unmask.train.state import latest
+
+RECIPE = "recipe.yaml"
+CHECKPOINTS = "checkpoints"
+MAY_CHANGE = {"steps", "log_every", "preview_every", "save_every", "keep"}
+
+
+def plain_config(config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration as its JSON form reads back: tuples are lists, keys are strings."""
+    return json.loads(json.dumps(config))
+
+
+def flat_config(config: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Leaves of a nested configuration with their dotted names."""
+    if isinstance(config, Mapping) and config:
+        for key, value in config.items():
+            yield from flat_config(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
+
+
+def differing_keys(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Dotted names whose values differ, less the training frequencies and the number of steps."""
+    free = MAY_CHANGE | {f"training.{name}" for name in MAY_CHANGE}
+    before, after = dict(flat_config(old)), dict(flat_config(new))
+    missing = object()
+    names = sorted((before.keys() | after.keys()) - free)
+    return [n for n in names if before.get(n, missing) != after.get(n, missing)]
+
+
+def check_run_folder(out: Path, config: Mapping[str, object]) -> None:
+    """Refuse a folder that holds anything but this run; nothing is written.
+
+    Args:
+        out: the run folder, which need not exist.
+        config: the run's configuration, as :func:`plain_config` gives it.
+
+    Raises:
+        InputError: if ``out`` is a file, holds other files, or a run of another configuration.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a new folder for the run")
+    stored = stored_config(out)
+    if stored is None:
+        foreign = sorted(p.name for p in out.glob("*") if not p.name.endswith(durable.ASIDE))
+        if foreign:
+            raise InputError(
+                f"{out} holds {foreign[0]!r} but no run ({RECIPE}); name a new or empty folder"
+            )
+        return
+    changed = differing_keys(stored, config)
+    if changed:
+        raise InputError(
+            f"{out} holds a run with other values of {', '.join(changed)}; give the same values "
+            "to continue it, or another folder to start anew"
+        )
+
+
+def stored_config(out: Path) -> dict[str, object] | None:
+    """Configuration of the run in a folder: of its newest checkpoint, else of its recipe file."""
+    checkpoint = latest(out / CHECKPOINTS)
+    if checkpoint:
+        return json.loads((checkpoint / "config.json").read_bytes())
+    recipe = out / RECIPE
+    if not recipe.exists():
+        return None
+    try:
+        content = yaml.safe_load(recipe.read_text(encoding="utf8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{recipe} is not YAML; mend it or name a new folder") from error
+    return content if isinstance(content, dict) else {}
+
+
+def write_recipe(out: Path, config: Mapping[str, object]) -> None:
+    """Make the folder and store the configuration in it.
+
+    Raises:
+        InputError: if the disk is full or refuses.
+    """
+    with durable.explained(out, "nothing that was there has changed"):
+        out.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        durable.replace_file(out / RECIPE, text.encode())

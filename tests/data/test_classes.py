@@ -1,0 +1,47 @@
+import pytest
+
+from unmask.data.classes import class_index, names_for, read_class_names
+from unmask.errors import InputError
+
+NAMES = ("T-shirt/top", "Trouser", "Bag", "7")
+
+
+@pytest.mark.parametrize(
+    ("asked", "label"), [("Bag", 2), ("bag", 2), ("1", 1), ("7", 3), ("t-SHIRT/top", 0)]
+)
+def test_a_name_or_an_index_names_a_class(asked, label):
+    assert class_index(NAMES, asked) == label
+
+
+def test_unknown_classes_say_what_was_meant():
+    with pytest.raises(InputError, match="did you mean 'Trouser'"):
+        class_index(NAMES, "Trousers")
+    with pytest.raises(InputError, match="class 9 is out of range; use 0 to 3"):
+        class_index(NAMES, "9")
+    with pytest.raises(InputError, match="no classes"):
+        class_index((), "Bag")
+
+
+def test_names_are_given_or_numbers():
+    assert names_for([0, 2], (), where="x") == ("0", "1", "2")
+    assert names_for([0, 2], ("a", "b", "c", "d"), where="x") == ("a", "b", "c", "d")
+    assert names_for([None, None], ("a",), where="x") == ()
+
+
+def test_labels_that_do_not_fit():
+    with pytest.raises(InputError, match="1 of 2 images of x lack a label"):
+        names_for([None, 1], (), where="x")
+    with pytest.raises(InputError, match="label 2 but only 2 class names"):
+        names_for([2], ("a", "b"), where="x")
+    with pytest.raises(InputError, match="label -1"):
+        names_for([-1, 0], (), where="x")
+
+
+def test_class_file(tmp_path):
+    assert read_class_names(tmp_path) == ()
+    (tmp_path / "classes.json").write_text('["ä", "b"]', encoding="utf8")
+    assert read_class_names(tmp_path) == ("ä", "b")
+    for wrong in ("[1, 2]", '{"a": 1}', "[", ""):
+        (tmp_path / "classes.json").write_text(wrong)
+        with pytest.raises(InputError, match=r"classes\.json"):
+            read_class_names(tmp_path)

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+
+from unmask.data.split import check_split, hash_rule, hashed_rows, split_files
+from unmask.errors import InputError
+
+KEYS = [f"class{i % 3}/{i}.png" for i in range(4000)]
+
+
+def test_hashed_sides_are_a_partition_of_the_asked_share():
+    train, val = (hashed_rows(KEYS, side, 0.1) for side in ("train", "val"))
+    assert sorted(train + val) == list(range(4000)) == hashed_rows(KEYS, "all", 0.1)
+    assert 320 < len(val) < 480
+
+
+def test_an_image_keeps_its_side_when_others_come_and_go():
+    val = {KEYS[row] for row in hashed_rows(KEYS, "val", 0.2)}
+    some = KEYS[::7]
+    assert {some[row] for row in hashed_rows(some, "val", 0.2)} == val & set(some)
+
+
+def test_hashed_rows_do_not_change_between_versions():
+    assert hashed_rows([f"{i}.png" for i in range(40)], "val", 0.1) == GOLDEN
+
+
+GOLDEN: list[int] = []
+
+
+def test_rule_states_the_share():
+    assert "0.25" in hash_rule(0.25)
+
+
+def names(*names):
+    return [Path(name) for name in names]
+
+
+def test_official_files():
+    files = names("test-0.tar", "train-0.tar", "train-1.tar", "validation-0.tar", "x.tar")
+    split = split_files(files)
+    assert split.files("train") == names("train-0.tar", "train-1.tar")
+    assert split.files("val") == names("validation-0.tar")
+    assert split.files("all") == names("train-0.tar", "train-1.tar", "validation-0.tar")
+    assert "train-0.tar" in split.rule
+    assert "validation-0.tar" in split.rule
+
+
+@pytest.mark.parametrize(
+    "files", [("train-0.tar", "train-1.tar"), ("training-0.tar", "val-0.tar"), ("a.tar", "b.tar")]
+)
+def test_no_official_split_without_both_sides(files):
+    assert split_files(names(*files)) is None
+
+
+def test_unknown_split_and_share():
+    with pytest.raises(InputError, match="unknown split 'vel'; did you mean 'val'"):
+        check_split("vel", 0.1)
+    with pytest.raises(InputError, match=r"val_share=1\.5"):
+        check_split("val", 1.5)

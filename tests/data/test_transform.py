@@ -1,0 +1,117 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import pixels
+from PIL import Image
+from safetensors.numpy import load_file
+
+from unmask.data.transform import (
+    Transform,
+    center_crop,
+    crop_square,
+    random_crop,
+    resize_short,
+    short_sides,
+)
+from unmask.errors import InputError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "tokenizers"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(FIXTURES / "image_ops.io.safetensors")
+
+
+def close(image, expected):
+    """Within one step of a byte, which another build of Pillow's resampling may differ by."""
+    return np.abs(np.asarray(image).astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_center_crop_equals_adm(golden, i):
+    assert close(center_crop(Image.fromarray(golden[f"in{i}"]), 32), golden[f"center{i}"])
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_random_crop_geometry_equals_adm(golden, i):
+    stream = random.Random(100 + i)
+    sides = short_sides(32)
+    image = resize_short(
+        Image.fromarray(golden[f"in{i}"]), stream.randrange(sides.start, sides.stop)
+    )
+    top = stream.randrange(image.height - 32 + 1)
+    left = stream.randrange(image.width - 32 + 1)
+    assert close(crop_square(image, 32, top=top, left=left), golden[f"random{i}"])
+
+
+def test_transform_center_is_the_golden_crop(golden):
+    out = Transform(size=32)(Image.fromarray(golden["in0"]))
+    assert out.dtype == torch.uint8
+    assert close(out.permute(1, 2, 0).numpy(), golden["center0"])
+
+
+def test_short_sides_span_80_to_100_percent():
+    assert list(short_sides(32)) == list(range(32, 41))
+    assert list(short_sides(256))[-1] == 320
+
+
+def test_random_crop_is_a_function_of_the_generator(golden):
+    image = Image.fromarray(golden["in0"])
+    crops = [
+        np.asarray(random_crop(image, 32, torch.Generator().manual_seed(seed)))
+        for seed in (1, 1, 2, 3)
+    ]
+    assert crops[0].shape == (32, 32, 3)
+    assert (crops[0] == crops[1]).all()
+    assert not (crops[0] == crops[2]).all() or not (crops[0] == crops[3]).all()
+
+
+def test_flip_mirrors_about_half_of_the_images():
+    image = Image.fromarray(pixels(200))
+    straight = Transform(size=8, crop="none")(image)
+    flip = Transform(size=8, crop="none", flip=True)
+    generator = torch.Generator().manual_seed(0)
+    outcomes = [flip(image, generator) for _ in range(200)]
+    mirrored = [torch.equal(out, straight.flip(-1)) for out in outcomes]
+    assert all(torch.equal(out, straight) != m for out, m in zip(outcomes, mirrored, strict=True))
+    assert 70 < sum(mirrored) < 130
+
+
+def test_grey_and_colour():
+    image = Image.fromarray(np.full((4, 4), 77, np.uint8))
+    assert Transform(size=4, channels=1)(image).shape == (1, 4, 4)
+    colour = Transform(size=4, channels=3)(image)
+    assert colour.shape == (3, 4, 4)
+    assert (colour == 77).all()
+
+
+def test_transparent_pixels_show_white():
+    image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert (Transform(size=4)(image) == 255).all()
+
+
+def test_sixteen_bit_grey_keeps_the_high_byte():
+    image = Image.fromarray(np.full((4, 4), 0x7F33, np.uint16))
+    assert (Transform(size=4, channels=1)(image) == 0x7F).all()
+
+
+def test_crop_none_needs_the_size():
+    with pytest.raises(InputError, match="8 x 8, crop='none' needs 16 x 16; use crop='center'"):
+        Transform(size=16, crop="none")(Image.fromarray(pixels(1)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"size": 8, "channels": 2}, {"size": 8, "crop": "x"}]
+)
+def test_impossible_transforms_are_rejected(wrong):
+    with pytest.raises(InputError, match="must be"):
+        Transform(**wrong)
+
+
+def test_random_transform_needs_a_generator():
+    with pytest.raises(AssertionError, match="generator"):
+        Transform(size=8, flip=True)(Image.fromarray(pixels(1)))

@@ -1,0 +1,173 @@
+"""Whole decoding trajectories of the three MaskGIT samplers, from recorded randomness."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import pytest
+import torch
+from golden import Case
+from torch import Tensor
+
+from unmask.checkpoints import maskgit_pytorch, unlockmgm
+from unmask.checkpoints.names import to_own
+from unmask.checkpoints.store import load_state
+from unmask.counts import FixedCounts
+from unmask.decode import Plan, blank_canvas, decode
+from unmask.draws import Tape, gumbel_from_uniform
+from unmask.guidance import Guidance
+from unmask.model import MaskedModel
+from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.orders import Confidence, RandomOrder
+from unmask.types import Canvas
+
+PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "revealed"}
+UNLOCKMGM_CURVES = {"cosine": "cosine", "linear": "linear", "sqrt": "sqrt", "custom": "muse"}
+JAX_CURVES = {"uniform": "linear", "log": "logarithmic", "exp": "exponential"}
+
+
+class Trajectory(NamedTuple):
+    """Every step stacked, ``(S, B, L)`` each."""
+
+    tokens: Tensor
+    masked: Tensor
+
+
+def run(
+    model: MaskedModel, labels: Tensor | None, plan: Plan, tape: Tape, canvas: Canvas
+) -> Trajectory:
+    steps = list(decode(model.eval(), labels, plan, tape, canvas))
+    return Trajectory(*(torch.stack([getattr(s, f) for s in steps]) for f in ("tokens", "masked")))
+
+
+def pytorch_guidance(sampler: dict) -> Guidance:
+    ramp = sampler.get("cfg_schedule", "constant")
+    power = 1.0
+    if ramp.startswith("power-cosine-"):
+        ramp, power = "power-cosine", float(ramp.removeprefix("power-cosine-"))
+    ramp = PYTORCH_RAMPS.get(ramp, ramp)
+    return Guidance(scale=sampler.get("cfg", 1.0), ramp=ramp, power=power)
+
+
+def pytorch_sample(case: Case) -> dict[str, Tensor]:
+    weights, sampler = case.weights(), case.spec["sampler"]
+    network = maskgit_pytorch.network_of(weights, heads=case.config["n_heads"], origin=case.name)
+    model = network.build()
+    load_state(model, to_own(weights, maskgit_pytorch.TABLE, case.name))
+    plan = Plan(
+        steps=sampler["sampling_steps"],
+        counts=FixedCounts(curve=sampler.get("mask_schedule", "cosine"), pace="overall"),
+        order=RandomOrder()
+        if sampler["strategy"] == "random"
+        else Confidence(temperature=sampler["base_gumbel_temp"]),
+        guidance=pytorch_guidance(sampler),
+        draw=pytorch_draw(sampler),
+    )
+    exponential = case.input("exp_noise")
+    order = case.maybe("gumbel") if case.has("gumbel") else case.input("uniform")
+    batch, length = exponential.shape[1:3]
+    tape = Tape({"token": exponential, "order": order}, batch)
+    found = run(model, case.maybe("y"), plan, tape, blank_canvas(batch, length))
+    ids = found.tokens.masked_fill(found.masked, network.codes)
+    return {"idx_per_step": ids, "mask_per_step": found.masked}
+
+
+def pytorch_draw(sampler: dict) -> CategoricalDraw:
+    top_k = sampler.get("topk")
+    if top_k is not None:  # the source bounds it by the sequence length, not by the codes
+        top_k = min(top_k, sampler["sequence_length"])
+    return CategoricalDraw(temperature=sampler.get("softmax_temp", 1.0), top_k=top_k)
+
+
+def unlockmgm_sample(case: Case) -> dict[str, Tensor]:
+    weights, sampler = case.weights(), case.spec["sampler"]
+    if sampler.get("guidance_scale"):
+        pytest.skip("no handler for unlockmgm.sample with self guidance")
+    network = unlockmgm.network_of(case.config, origin=case.name)
+    model = network.build()
+    load_state(model, to_own(weights, unlockmgm.TABLE, case.name))
+    order = Confidence(temperature=sampler["temperature"], anneal="compound", known="rescore")
+    curve = UNLOCKMGM_CURVES.get(sampler["noise_schedule"], sampler["noise_schedule"])
+    rule = FixedCounts(curve=curve, least=1, precision="float32")
+    plan = Plan(steps=sampler["timesteps"], counts=rule, order=order)
+    noise = gumbel_from_uniform(case.input("uniform"))
+    batch, length = noise.shape[1:]
+    tape = Tape({"token": case.input("exp_noise"), "order": noise}, batch)
+    canvas = blank_canvas(batch, length)
+    found = run(model, case.input("class_ids"), plan, tape, canvas)
+    unknown = torch.cat([canvas.masked[None], found.masked[:-1]])
+    check_raw_draws(case, found.tokens, unknown)
+    remaining = rule.table(plan.steps, 0, canvas.masked, tape)
+    return {
+        "sampled_ids_per_step": found.tokens,
+        "final_ids": found.tokens[-1],
+        "mask_len": remaining,
+    } | last_mask(case, found.masked)
+
+
+def check_raw_draws(case: Case, tokens: Tensor, unknown: Tensor) -> None:
+    """The source also draws where tokens are known, and throws that away."""
+    if case.has("raw_sampled_ids_per_step"):
+        raw = case.input("raw_sampled_ids_per_step")
+        assert torch.equal(raw[unknown], tokens[unknown])
+    case.leave("temperature")  # unlockmgm.schedules
+
+
+def last_mask(case: Case, masked: Tensor) -> dict[str, Tensor]:
+    """The source computes a mask after the last step and never applies it; we reveal everything."""
+    expected = case.input("mask_per_step") != 0
+    assert torch.equal(masked[:-1], expected[:-1])
+    assert not masked[-1].any()
+    return {}
+
+
+def jax_sample(case: Case) -> dict[str, Tensor]:
+    weights, spec = case.weights(), case.spec
+    model = jax_model(case, weights)
+    ids = case.input("input_ids")  # (B, 1 + L), the class in front
+    codes = spec["codebook_size"]
+    canvas = Canvas(ids[:, 1:], ids[:, 1:] == spec["mask_token_id"])
+    curve = JAX_CURVES.get(spec["mask_scheduling_method"], spec["mask_scheduling_method"])
+    rule = FixedCounts(curve=curve, least=1, precision="float32")
+    plan = Plan(
+        steps=spec["num_iter"],
+        first_step=spec["start_iter"],
+        counts=rule,
+        order=Confidence(temperature=spec["choice_temperature"]),
+    )
+    race = torch.exp(-case.input("gumbel_categorical")[:, :, 1:])  # Gumbel as exponential numbers
+    tape = Tape({"token": race, "order": case.input("gumbel_choice")[:, :, 1:]}, len(ids))
+    found = run(model, ids[:, 0] - codes, plan, tape, canvas)
+    expected = case.input("mask_per_step") != 0  # position 0, the class, is never masked
+    assert torch.equal(found.masked[:-1], expected[:-1, :, 1:])
+    sequences = case.input("final_seqs")[:, plan.first_step :, 1:]  # (B, S, L)
+    assert torch.equal(found.tokens.transpose(0, 1), sequences)
+    return {"mask_len": rule.table(plan.steps, plan.first_step, canvas.masked, tape)}
+
+
+def jax_model(case: Case, weights: dict[str, Tensor]) -> MaskedModel:
+    """The tanh network; its sizes stand in the case that the weights come from."""
+    path = case.path.with_name(f"{case.spec.get('weights_case', case.name)}.json")
+    sizes = json.loads(path.read_text())
+    network = PostNormNetwork(
+        codes=sizes["codebook_size"],
+        width=sizes["hidden_size"],
+        depth=sizes["num_layers"],
+        heads=sizes["num_heads"],
+        feed_forward=sizes["intermediate_size"],
+        length=sizes["seq_len"],
+        classes=sizes["num_classes"],
+        gelu="tanh",
+    )
+    model = network.build()
+    load_state(model, to_own(weights, unlockmgm.TABLE, case.name))
+    return model
+
+
+HANDLERS = {
+    "maskgit_pytorch.sample": pytorch_sample,
+    "unlockmgm.sample": unlockmgm_sample,
+    "maskgit_jax.sample": jax_sample,
+}

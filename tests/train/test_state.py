@@ -1,0 +1,232 @@
+"""Checkpoints under faults: at every touch of the file system, with full disks and flipped bits."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from toy_run import outcome, toy_settings, toy_train
+
+from unmask.errors import InputError
+from unmask.train import durable, log, run_folder, state
+from unmask.train.state import (
+    Checkpoint,
+    is_complete,
+    latest,
+    read_checkpoint,
+    step_folders,
+    write_checkpoint,
+)
+
+BOUNDARIES = ("write_file", "sync_folder", "move", "replace_file", "remove_folder")
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing may tidy up after it."""
+
+
+def small(step: int) -> Checkpoint:
+    """A checkpoint with a little of everything."""
+    weights = {"model": {"w": torch.full((2, 3), float(step))}, "ema": {"w": torch.zeros(2, 3)}}
+    return Checkpoint(
+        step, weights, {"optimizer": {"m": torch.ones(2), "betas": (0.9, 0.96)}}, {"a": [1]}
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, small(7), keep=2)
+    assert folder == tmp_path / "step-0000007"
+    back = read_checkpoint(folder)
+    assert back.step == 7
+    assert back.config == {"a": [1]}
+    assert torch.equal(back.weights["model"]["w"], small(7).weights["model"]["w"])
+    assert back.state["optimizer"]["betas"] == (0.9, 0.96)
+
+
+def test_tied_and_strided_weights_can_be_saved(tmp_path: Path) -> None:
+    w = torch.arange(6.0).view(2, 3)
+    checkpoint = small(1)._replace(weights={"model": {"a": w, "b": w, "c": w.T}})
+    back = read_checkpoint(write_checkpoint(tmp_path, checkpoint, keep=1)).weights["model"]
+    assert torch.equal(back["a"], w)
+    assert torch.equal(back["b"], w)
+    assert torch.equal(back["c"], w.T)
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        write_checkpoint(tmp_path, small(step), keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0000003", "step-0000010"]
+    assert latest(tmp_path) == tmp_path / "step-0000010"
+
+
+def test_pruning_counts_no_broken_folder_of_a_later_step(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, small(30), keep=1)
+    (tmp_path / "step-0000030" / "state.pt").write_bytes(b"")
+    write_checkpoint(tmp_path, small(20), keep=1)
+    assert latest(tmp_path) == tmp_path / "step-0000020"
+    write_checkpoint(tmp_path, small(30), keep=1)  # replaces the broken one
+    assert latest(tmp_path) == tmp_path / "step-0000030"
+    assert list(step_folders(tmp_path)) == [30]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "ema.safetensors", "state.pt", "config.json", "manifest.json"]
+)
+def test_any_damage_is_seen(tmp_path: Path, name: str) -> None:
+    write_checkpoint(tmp_path, small(1), keep=3)
+    folder = write_checkpoint(tmp_path, small(2), keep=3)
+    whole = (folder / name).read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    for damaged in (bytes(flipped), whole[:-1], whole[: len(whole) // 2], b""):
+        (folder / name).write_bytes(damaged)
+        assert not is_complete(folder)
+        assert latest(tmp_path) == tmp_path / "step-0000001"
+    (folder / name).unlink()
+    assert latest(tmp_path) == tmp_path / "step-0000001"
+    (folder / name).write_bytes(whole)
+    assert latest(tmp_path) == folder
+    assert (tmp_path / "step-0000001").is_dir()
+
+
+def test_there_is_nothing_to_find(tmp_path: Path) -> None:
+    assert latest(tmp_path / "none") is None
+    (tmp_path / "step-12").mkdir()
+    (tmp_path / "step-0000012").mkdir()
+    assert latest(tmp_path) is None
+
+
+class Faults:
+    """Counts touches of the file system and kills at one of them, before it or half-way."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, at: int | None, half: bool) -> None:
+        self.count, self.at, self.half = 0, at, half
+        for name in BOUNDARIES:
+            patch.setattr(durable, name, self.wrap(name, getattr(durable, name)))
+
+    def wrap(self, name: str, real: Callable) -> Callable:
+        def touch(*args: object) -> object:
+            self.count += 1
+            if self.count - 1 == self.at:
+                if self.half:
+                    self.do_half(name, real, args)
+                raise KilledError
+            return real(*args)
+
+        return touch
+
+    def do_half(self, name: str, real: Callable, args: tuple) -> None:
+        """A torn file, a half-removed folder, or the whole of what cannot be torn."""
+        if name == "write_file":
+            args[0].write_bytes(args[1][: len(args[1]) // 2])
+        elif name == "remove_folder":
+            next(iter(sorted(args[0].iterdir()))).unlink()
+        elif name != "replace_file":  # its own parts are touched one by one
+            real(*args)
+
+
+def short() -> object:
+    """Four saves, so that pruning happens too."""
+    return toy_settings(steps=8, save_every=2, log_every=1, keep=2)
+
+
+def test_a_kill_at_every_touch_of_the_disk(tmp_path: Path) -> None:
+    """Every touch of a run with four saves, each before it happens and half-way through."""
+    toy_train(tmp_path / "whole", short())
+    expected = outcome(tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        touches = Faults(patch, None, False)
+        toy_train(tmp_path / "counted", short())
+    assert touches.count >= 4 * 9
+    # start, first save and last save with pruning; the middle saves repeat the last one
+    early, late = range(16), range(touches.count - 11, touches.count)
+    for at in (*early, *late):
+        for half in (False, True):
+            out = tmp_path / f"{at}-{half}"
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
+                Faults(patch, at, half)
+                toy_train(out, short())
+            toy_train(out, short())
+            assert outcome(out) == expected, (at, half)
+            hidden = [p for p in (out / "checkpoints").iterdir() if p.name.startswith(".")]
+            assert not hidden or at == touches.count - 1
+            shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("touch", ["write_file", "sync_folder", "move"])
+def test_a_full_disk_is_one_line_and_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, touch: str
+) -> None:
+    write_checkpoint(tmp_path, small(1), keep=1)
+
+    def full(*args: object) -> None:
+        if touch == "write_file":
+            args[0].write_bytes(args[1][:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable, touch, full)
+    if touch == "move":  # removing the aside folder needs no rename
+        monkeypatch.setattr(state.durable, "move", full)
+    with pytest.raises(InputError, match="No space left on device") as caught:
+        write_checkpoint(tmp_path, small(2), keep=1)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(tmp_path / "step-0000002") in message
+    assert "MiB free" in message
+    assert f"{tmp_path / 'step-0000001'} is whole" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
+    assert is_complete(tmp_path / "step-0000001")
+
+
+def test_a_run_on_a_full_disk_continues_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = durable.write_file
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "state.pt" and "0000004" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, data)
+
+    toy_train(tmp_path / "whole", short())
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write_file", full)
+        with pytest.raises(InputError, match="step-0000002 is whole"):
+            toy_train(tmp_path / "run", short())
+    toy_train(tmp_path / "run", short())
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_log_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: log.RunLog, line: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log.RunLog, "_append", full)
+    with pytest.raises(InputError, match=r"log\.jsonl: No space left"):
+        toy_train(tmp_path, short())
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        toy_train(tmp_path / "file" / "run", short())
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_torn_log_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3}\n[4]\n{"st\xff')
+    log.drop_lines_after(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_flat_names() -> None:
+    old = {"training": {"steps": 1, "lr": 1.0}, "model": {"width": 1}, "steps": 3, "gone": None}
+    new = {"training": {"steps": 2, "lr": 1.0}, "model": {"width": 2}, "plan": {"steps": 8}}
+    assert run_folder.differing_keys(old, new) == ["gone", "model.width", "plan.steps"]
