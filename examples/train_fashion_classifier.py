@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.evaluate.classifier import load_classifier, tested, train_classifier
+from unmask.evaluate.classifier import load_classifier, train_classifier, with_test_accuracy
 
 
 def read_idx(path: Path) -> Tensor:
@@ -55,7 +55,9 @@ def main() -> None:
     trained = replace(trained, note=f"trained on the 60,000 Fashion-MNIST training images, {date}")
     test = read_split(options.data, "t10k")
     trained.save(options.out)
-    rounded = tested(load_classifier(options.out), *test)  # the float16 weights are what ships
+    rounded = with_test_accuracy(
+        load_classifier(options.out), *test
+    )  # the float16 weights are what ships
     rounded.save(options.out)
     print(f"accuracy on {rounded.tested_on} test images: {rounded.accuracy:.4f}")
 

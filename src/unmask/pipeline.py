@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from unmask.assets import shipped_folder, shipped_names
+from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import load_state, load_weights, save_weights
 from unmask.data.classes import class_index
 from unmask.decode import Plan
@@ -59,7 +59,7 @@ class Pipeline:
         Raises:
             InputError: when nothing of that name is found or it holds no model.
         """
-        folder = find_model(str(name))
+        folder = find_folder(name)
         state, config = load_weights(folder)
         if config.get("format") != FORMAT:
             raise InputError(f"{folder} holds no unmask model, but {config.get('format')!r}")
@@ -78,15 +78,23 @@ class Pipeline:
         return self
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write a self-contained model folder; ``half`` stores weights as float16."""
+        """Write a self-contained model folder: the tokenizer first, the model last.
+
+        Args:
+            folder: new, or an earlier model to replace.
+            half: store weights as float16.
+
+        Raises:
+            InputError: when the disk refuses; a model that was there is whole.
+        """
         folder = Path(folder)
         config: dict[str, Any] = {
             "format": FORMAT,
             "recipe": to_dict(self.recipe),
             "class_names": list(self.class_names),
         }
-        save_weights(folder, self.model.state_dict(), config, half=half)
         save_tokenizer(self.tokenizer, folder / "tokenizer", half=half)
+        save_weights(folder, self.model.state_dict(), config, half=half)
 
     def labels(self, classes: Sequence[int | str]) -> list[int]:
         """Class labels from numbers or names.
@@ -160,36 +168,6 @@ def adjusted(
     if softmax_temperature is not None:
         plan = replace(plan, draw=replace(plan.draw, temperature=softmax_temperature))
     return plan
-
-
-def find_model(name: str) -> Path:
-    """The folder of a model folder, a run (its exported model), a shipped name or a hub id.
-
-    Raises:
-        InputError: when there is none.
-    """
-    folder = Path(name)
-    for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file():
-            return candidate
-    if shipped := shipped_folder(name):
-        return shipped
-    if folder.exists():
-        raise InputError(f"{name} holds neither config.json nor model/: not a model folder or run")
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _from_hub(name)
-    raise InputError(f"no model at {name!r}; shipped: {', '.join(shipped_names())}")
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name!r} is no folder here and the hub says: {reason}") from error
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:

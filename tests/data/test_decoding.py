@@ -1,10 +1,11 @@
+import contextlib
 import io
 import pickle
 
 import numpy as np
 import pytest
-from conftest import pixels, png
 from PIL import Image
+from tiny_data import pixels, png
 
 from unmask.data.decoding import UnreadableImageError, decode_image, is_image_name
 
@@ -22,7 +23,7 @@ def jpeg():
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no image at all", png(3)[:-20], png(3)[:40], jpeg()[:600], b"\x89PNG\r\n\x1a\n" * 9],
+    [b"", b"no image at all", png(3)[:-30], png(3)[:40], jpeg()[:600], b"\x89PNG\r\n\x1a\n" * 9],
     ids=["empty", "text", "png cut late", "png cut early", "jpeg cut", "png of headers"],
 )
 def test_damage_of_every_kind_is_one_error_that_names_the_image(content):
@@ -36,10 +37,8 @@ def test_any_flipped_byte_is_decoded_or_reported():
     content = bytearray(png(3))
     for i in range(len(content)):
         damaged = bytes([*content[:i], content[i] ^ 0x41, *content[i + 1 :]])
-        try:
-            decode_image(damaged, "x").convert("RGB")
-        except UnreadableImageError as error:
-            assert error.key == "x"
+        with contextlib.suppress(UnreadableImageError):  # anything else escapes and fails
+            assert decode_image(damaged, "x").convert("RGB").getbands() == ("R", "G", "B")
 
 
 def test_the_error_survives_a_worker_process():

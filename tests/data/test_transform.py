@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import pixels
 from PIL import Image
 from safetensors.numpy import load_file
+from tiny_data import pixels
 
 from unmask.data.transform import (
     Transform,

@@ -114,7 +114,7 @@ def test_unfit_input_is_named_before_work(tokenizer: ConvVQTokenizer) -> None:
         tokenizer.encode(pictures(1, width=18))
     with pytest.raises(InputError, match=re.escape("wanted is [0, 1]")):
         tokenizer.encode(pictures(1) * 2 - 1)
-    with pytest.raises(InputError, match="image size 30 does not divide .* stride 4"):
+    with pytest.raises(InputError, match=r"image size 30 does not divide .* stride 4"):
         tokenizer.grid(30)
     with pytest.raises(InputError, match=re.escape("id 32 lies outside [0, 32)")):
         tokenizer.decode(torch.full((1, 16), 32))

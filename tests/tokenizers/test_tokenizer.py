@@ -54,7 +54,7 @@ def test_values_are_read_only_where_that_is_free() -> None:
 
 @pytest.mark.parametrize(("size", "near"), [(30, 32), (27, 28), (3, 4), (0, 4)])
 def test_sizes_off_the_stride_come_with_one_that_fits(size: int, near: int) -> None:
-    with pytest.raises(InputError, match=f"image size {size} .* stride 4; .* example {near}$"):
+    with pytest.raises(InputError, match=rf"image size {size} .* stride 4; .* example {near}$"):
         square_grid(size, 4)
     assert square_grid(near, 4) == (near // 4, near // 4)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_run import ToyModel
 from torch import nn
+from toy_run import ToyModel
 
 from unmask.train.ema import EmaWeights, ema_decay
 from unmask.train.settings import Ema
@@ -87,12 +87,17 @@ def test_swapped_in_comes_back_even_after_an_error() -> None:
     walk(model, ema, 3)
     own = {k: v.clone() for k, v in model.state_dict().items()}
     averaged = {k: v.clone() for k, v in ema.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt), ema.swapped_in() as same:
-        assert same is model
-        for name, value in model.state_dict().items():
-            assert torch.equal(value, averaged[name]), name
-        assert not torch.equal(model.outer.weight, own["outer.weight"])
-        raise KeyboardInterrupt
+
+    def look_and_fail() -> None:
+        with ema.swapped_in() as same:
+            assert same is model
+            for name, value in model.state_dict().items():
+                assert torch.equal(value, averaged[name]), name
+            assert not torch.equal(model.outer.weight, own["outer.weight"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look_and_fail()
     for name, value in model.state_dict().items():
         assert torch.equal(value, own[name]), name
 

@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, save_every: int
             return [(x, y, weight * (float("inf") if step >= 7 else 1))]
 
     settings = toy_settings(save_every=save_every, log_every=5)
-    with pytest.raises(InputError, match="training.lr") as caught:
+    with pytest.raises(InputError, match=r"training\.lr") as caught:
         toy_train(tmp_path, settings, batches=Diverges(settings))
     message = str(caught.value)
     assert "\n" not in message
@@ -244,7 +244,7 @@ def test_tensorboard_by_default(tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_an_impossible_precision_is_one_line(tmp_path: Path) -> None:
     toy_accelerator()  # full precision, for the whole process
     settings = toy_settings(precision="bf16")
-    with pytest.raises(InputError, match="training.precision='bf16' is not possible") as caught:
+    with pytest.raises(InputError, match=r"training\.precision='bf16' is not possible") as caught:
         loop.train(ToyObjective(), ToyBatches(settings), settings=settings, out=tmp_path, config={})
     assert "\n" not in str(caught.value)
 

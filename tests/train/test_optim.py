@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_run import ToyModel, toy_settings
 from torch import nn
+from toy_run import ToyModel, toy_settings
 
 from unmask.train.optim import (
     learning_rate,

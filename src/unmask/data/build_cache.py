@@ -206,8 +206,8 @@ class _Encoder:
     def write_shard(self, out: Path, number: int, progress: Progress) -> None:
         """Encode one shard, then write its file, then its note."""
         rows = self.rows(number)
-        grey = self.tokenizer.image_channels == 1
-        transform = Transform(size=self.plan.image_size, channels=1 if grey else 3)
+        channels = self.tokenizer.image_channels
+        transform = Transform(size=self.plan.image_size, channels=channels)
         length = self.plan.grid[0] * self.plan.grid[1]
         encoded = [np.empty((0, self.plan.views, length), np.uint16)]
         outcomes: list[UnreadableImageError | None] = []

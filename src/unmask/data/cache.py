@@ -131,6 +131,8 @@ class LatentCache:
         self.path = path
         self.index = index
         self.tokenizer_identity = plan.tokenizer
+        self.source = plan.source
+        self.source_hash = plan.source_hash
         self.class_names = plan.class_names
         self.image_size = plan.image_size
         self.views = plan.views

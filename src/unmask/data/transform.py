@@ -87,8 +87,8 @@ class Transform:
     """ADM's centre or random crop; "none" takes images that have the size already."""
     flip: bool = False
     """Mirror with probability 1/2."""
-    channels: Literal[1, 3] = 3
-    """Grey or RGB."""
+    channels: int = 3
+    """1 for grey, 3 for RGB."""
 
     def __post_init__(self) -> None:
         """Reject sizes and channels that no image has."""

@@ -249,7 +249,7 @@ def train_classifier(
         on_epoch: called with the 1-based epoch and its mean loss.
 
     Returns:
-        The classifier, its accuracy unknown: :func:`tested` measures it.
+        The classifier, its accuracy unknown: :func:`with_test_accuracy` measures it.
 
     Raises:
         InputError: for labels out of range or of another number than the images.
@@ -287,7 +287,9 @@ def train_classifier(
     )
 
 
-def tested(classifier: TrainedClassifier, images: Tensor, labels: Tensor) -> TrainedClassifier:
+def with_test_accuracy(
+    classifier: TrainedClassifier, images: Tensor, labels: Tensor
+) -> TrainedClassifier:
     """The same classifier with its accuracy on held-out real images filled in.
 
     Args:

@@ -122,6 +122,7 @@ def evaluate(
     shape = _common_shape({name: first for name, (first, _) in opened.items()})
 
     def pass_over(name: str, limit: int | None) -> _Seen:
+        """Extract one set."""
         seen = _Seen(RunningStatistics(extractor.width))
         for batch in _limited(opened[name][1], limit):
             if tuple(batch.images.shape[1:]) != shape:
@@ -195,6 +196,7 @@ def _rows(seen: dict[str, _Seen], neighbours: int) -> tuple[Row, ...]:
     manifold = Manifold(torch.cat(reference.features), k=neighbours)
 
     def row(name: str, found: _Seen) -> Row:
+        """Compare one set with the reference."""
         overlap = manifold_overlap(manifold, Manifold(torch.cat(found.features), k=neighbours))
         return Row(
             name=name,

@@ -160,6 +160,7 @@ FASHION = Recipe(
     tokenizer="fashion-vq",
     image_size=28,
     crop="none",
+    flip=False,  # every shoe of the data points the same way
     network=PreNormNetwork(
         codes=512, width=128, depth=5, heads=4, length=49, classes=10, dropout=0.1
     ),

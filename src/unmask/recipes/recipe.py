@@ -36,7 +36,7 @@ class Recipe:
     summary: str
     """One line for the list of recipes."""
     tokenizer: str
-    """Name of a tokenizer recipe or published tokenizer; a folder may replace it at run time."""
+    """A tokenizer run or folder, or the name of a shipped or published one."""
     image_size: int
     """Pixels a side."""
     crop: Literal["center", "random", "none"] = "center"

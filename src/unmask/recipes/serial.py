@@ -23,6 +23,7 @@ UNIONS: tuple[Any, ...] = (
     PreNormNetwork | PostNormNetwork,
 )
 TAG = "kind"  # the key that names the class where a field allows several
+MADE_FROM = "made_from"  # what a run's recipe.yaml says beyond the recipe: which data, whose codes
 
 
 def _converter() -> cattrs.Converter:
@@ -104,6 +105,7 @@ def read_yaml(wanted: type[T], path: Path) -> T:
         raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no mapping of keys to values")
+    data.pop(MADE_FROM, None)
     return from_dict(wanted, data, str(path))
 
 

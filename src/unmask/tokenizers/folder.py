@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from unmask.assets import shipped_folder
+from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import load_state, load_weights, save_weights
 from unmask.errors import InputError
 from unmask.recipes.serial import from_dict, to_dict
@@ -20,12 +20,12 @@ def save_tokenizer(tokenizer: ConvVQTokenizer, folder: Path, *, half: bool = Fal
 
 
 def load_tokenizer(folder: str | Path) -> ConvVQTokenizer:
-    """The tokenizer of a folder or the shipped one of that name, in evaluation mode, frozen.
+    """The tokenizer of a folder, run or shipped name, in evaluation mode, frozen.
 
     Raises:
         InputError: when the folder holds no tokenizer.
     """
-    path = shipped_folder(str(folder)) or Path(folder)
+    path = find_folder(folder)
     state, config = load_weights(path)
     if config.get("format") != "unmask-tokenizer":
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 from unmask.errors import InputError
 
 NEVER = 1 << 30  # steps that a code counts as idle before its first use
+
+
+def _full_precision(device_type: str) -> AbstractContextManager:
+    available = torch.amp.is_autocast_available(device_type)  # not on the meta device
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 class Quantized(NamedTuple):
@@ -94,7 +100,7 @@ class VectorQuantizer(nn.Module):
         Returns:
             values and losses in float32.
         """
-        with torch.autocast(latents.device.type, enabled=False):
+        with _full_precision(latents.device.type):
             table = self.table()
             z = latents.float()
             z = F.normalize(z, dim=-1) if self.l2_normalised else z

@@ -15,7 +15,7 @@ def learning_rate(settings: Training, step: int) -> float:
 
     maskgit-pytorch, ``utils/scheduler.py``: after a linear warm-up of w steps, with progress
     p = (k - w) / (S - w), the factor is 1, max(0, 1 - p) or (1 + cos(pi p)) / 2. UnlockMGM's
-    "cosine_with_restarts" repeats the cosine ``cycles`` times; as it was run, once.
+    "restarts" repeats the cosine ``cycles`` times and stays at 0 (once, as it was run).
 
     Args:
         settings: peak, schedule, warm-up and length of the run.
@@ -26,6 +26,8 @@ def learning_rate(settings: Training, step: int) -> float:
         return settings.lr * step / warmup
     progress = (step - warmup) / max(1, settings.steps - warmup)
     if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if settings.schedule == "restarts":
         turn = (settings.cycles * progress) % 1 if progress < 1 else 1.0
         return settings.lr * 0.5 * (1 + math.cos(math.pi * turn))
     if settings.schedule == "linear":

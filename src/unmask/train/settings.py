@@ -35,10 +35,10 @@ class Training:
     """Micro-batches a step on each process; batch_size must divide by accumulate x processes."""
     lr: float = 1e-4
     """Peak learning rate."""
-    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    schedule: Literal["constant", "cosine", "linear", "restarts"] = "cosine"
     """Course of the learning rate after the warm-up."""
     cycles: int = 1
-    """Cosine periods after the warm-up, each falling to 0."""
+    """Of the "restarts" schedule: cosines after the warm-up, each falling to 0."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0; the first step then has learning rate 0, as published."""
     betas: tuple[float, float] = (0.9, 0.96)

@@ -140,7 +140,11 @@ def unlockmgm_optimisation(case: Case) -> dict[str, Tensor]:
     for name in case.names("lr/*"):
         cycles = name.removesuffix("cycles").rpartition("_")[2]
         settings = Training(
-            steps=50, lr=1e-4, warmup_steps=5, cycles=int(cycles) if cycles.isdigit() else 1
+            steps=50,
+            lr=1e-4,
+            schedule="restarts",
+            warmup_steps=5,
+            cycles=int(cycles) if cycles.isdigit() else 1,
         )
         found[name] = lr_table(settings, len(case.input(name)))
     rule = Ema(decay=0.9999, warmup="inverse", after_step=5000)

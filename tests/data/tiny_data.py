@@ -9,10 +9,11 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+
+from unmask.data.decoding import UnreadableImageError
 
 
 def pixels(value: int, size: int = 8) -> np.ndarray:
@@ -76,8 +77,6 @@ class ListSource:
         return self.labels[row] if self.labels else None
 
     def image(self, row: int) -> Image.Image:
-        from unmask.data.decoding import UnreadableImageError
-
         value = self.values[row]
         if value is None:
             raise UnreadableImageError(self.key(row), "broken")
@@ -110,11 +109,8 @@ class PatchTokenizer:
         raise NotImplementedError
 
 
-@pytest.fixture
-def emoji_like(tmp_path: Path) -> Path:
+def write_shards(root: Path) -> Path:
     """WebDataset shards with an official split, labels as text and names beside them."""
-    root = tmp_path / "shards"
-    root.mkdir()
     for part, first in (("train-000000", 0), ("train-000001", 3), ("val-000000", 6)):
         members = []
         for i in range(first, first + 3):

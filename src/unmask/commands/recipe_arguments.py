@@ -1,0 +1,50 @@
+"""Arguments that begin with a recipe's name, every field of which is an option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from unmask.errors import InputError
+
+A = TypeVar("A")
+
+
+def parse(
+    wanted: type[A],
+    words: Sequence[str],
+    *,
+    command: str,
+    known: Iterable[str],
+    find: Callable[[str], Any],
+) -> A:
+    """The arguments of ``unmask COMMAND RECIPE [OPTIONS]``.
+
+    Args:
+        wanted: a dataclass with a field ``recipe`` (given by name) and others (options).
+        words: after the command.
+        command: for help and errors.
+        known: names of recipes, for help.
+        find: the recipe of a name or YAML file.
+
+    Raises:
+        InputError: when no recipe is named, or it does not exist.
+    """
+    names = ", ".join(known)
+    if not words or words[0].startswith("-"):
+        if words and words[0] in ("-h", "--help"):
+            print(f"usage: unmask {command} RECIPE [OPTIONS]\n")
+            print(f"RECIPE is a YAML file or one of: {names}")
+            print(f"unmask {command} RECIPE --help lists every option with the recipe's values")
+            raise SystemExit(0)
+        raise InputError(f"unmask {command} wants a recipe first: {names}, or a YAML file")
+    recipe = find(words[0])
+    missing = {"recipe": recipe, "out": tyro.MISSING}
+    return tyro.cli(
+        tyro.conf.AvoidSubcommands[wanted],  # type: ignore[valid-type]
+        default=wanted(**missing),
+        args=list(words[1:]),
+        prog=f"unmask {command} {words[0]}",
+    )

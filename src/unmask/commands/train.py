@@ -1,0 +1,83 @@
+"""``unmask train``: a masked image generator from your images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from accelerate import PartialState
+from rich.console import Console
+
+from unmask.commands.recipe_arguments import parse
+from unmask.data.build_cache import CacheLayout, build_cache
+from unmask.data.cache import LatentCache
+from unmask.data.source import open_source
+from unmask.errors import InputError
+from unmask.recipes import RECIPES, get
+from unmask.recipes.recipe import Recipe
+from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.train.generator import check_fit, overfit_generator, train_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a masked image generator; started again with the same words, it continues.
+
+    Several processes: accelerate launch -m unmask.cli train RECIPE ...
+    """
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    """What to train; every field is an option."""
+    out: Path
+    """Run folder: checkpoints, samples, log.jsonl, tracker, and at the end model/."""
+    data: Path | None = None
+    """Images: a folder, WebDataset tars, IDX files or Parquet; encoded once, into OUT-cache."""
+    cache: Path | None = None
+    """A cache made by unmask cache build, instead of --data."""
+    overfit_one_batch: bool = False
+    """Only check that the run can learn: fit one batch by heart and say whether it did."""
+    workers: int = 0
+    """Processes that prepare batches."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    arguments = parse(Arguments, words, command="train", known=RECIPES, find=get)
+    tokenizer = load_tokenizer(arguments.recipe.tokenizer)
+    cache = _open_cache(arguments, tokenizer)
+    check_fit(arguments.recipe, cache, tokenizer)
+    if arguments.overfit_one_batch:
+        overfit_generator(arguments.recipe, cache, tokenizer, out=arguments.out)
+        return
+    result = train_generator(
+        arguments.recipe, cache, tokenizer, out=arguments.out, num_workers=arguments.workers
+    )
+    if PartialState().is_main_process:
+        Console().print(
+            f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; "
+            f"next: unmask sample {arguments.out} --out samples"
+        )
+
+
+def _open_cache(arguments: Arguments, tokenizer: ConvVQTokenizer) -> LatentCache:
+    if arguments.cache is not None:
+        return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
+    if arguments.data is None:
+        raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
+    # beside the run, not in it: a run folder is refused when it holds anything else at the start
+    folder = arguments.out.with_name(f"{arguments.out.name}-cache")
+    state = PartialState()
+    with state.main_process_first():
+        build_cache(
+            tokenizer.to(state.device),
+            open_source(arguments.data),
+            out=folder,
+            layout=CacheLayout(image_size=arguments.recipe.image_size, flip=arguments.recipe.flip),
+            device=state.device,
+            progress=state.is_main_process,
+        )
+    return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)

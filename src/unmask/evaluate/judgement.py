@@ -1,0 +1,179 @@
+"""Judging a system, or a set of its images, against real data with both floors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmask.data.source import ImageSource
+from unmask.data.transform import Transform
+from unmask.decode import Plan
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.classifier import (
+    TrainedClassifier,
+    load_fashion_classifier,
+    train_classifier,
+    with_test_accuracy,
+)
+from unmask.evaluate.evaluation import EvaluationOptions, evaluate
+from unmask.evaluate.features import EfficientNetLite0
+from unmask.evaluate.image_sets import ImageBatch, gather
+from unmask.evaluate.report import Report
+from unmask.generate import generate
+from unmask.pictures import to_uint8
+from unmask.pipeline import Pipeline
+from unmask.tokenizers.tokenizer import Tokenizer
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """How much is judged, and by what."""
+
+    count: int = 2000
+    """Images of every set; scores of other counts do not compare."""
+    seed: int = 0
+    """Image k is generated from seed + k."""
+    resize: int = 128
+    """Pixels that EfficientNet sees; 224 is its own size and five times slower."""
+    classifier: Literal["none", "fashion", "train"] = "none"
+    """Judge of conditional samples: the shipped Fashion-MNIST one, or one trained now on the real
+    training split."""
+    batch_size: int = BATCH
+    """Images a batch."""
+    device: str = "cpu"
+    """Where the feature network computes."""
+
+    def __post_init__(self) -> None:
+        """Reject counts without statistics."""
+        if self.count < 2:
+            raise InputError(f"count={self.count} must be at least 2; 2000 is a fair start")
+
+
+def real_batches(
+    source: ImageSource, transform: Transform, *, count: int, batch_size: int = BATCH
+) -> Iterator[ImageBatch]:
+    """Real images in a fixed random order, at most ``count``, uint8 with labels if they have."""
+    rows = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
+    for start in range(0, min(count, len(source)), batch_size):
+        chosen = rows[start : min(start + batch_size, count)].tolist()
+        labels = [source.label(row) for row in chosen]
+        known = [label for label in labels if label is not None]
+        yield ImageBatch(
+            torch.stack([transform(source.image(row)) for row in chosen]),
+            torch.tensor(known) if len(known) == len(chosen) else None,
+        )
+
+
+def reconstructions(
+    batches: Iterable[ImageBatch], tokenizer: Tokenizer, device: torch.device
+) -> Iterator[ImageBatch]:
+    """The same images through the tokenizer and back."""
+    for batch in batches:
+        ids = tokenizer.encode(batch.images.to(device).float() / 255)
+        made = tokenizer.decode(ids, _grid(batch.images, tokenizer))
+        yield batch._replace(images=to_uint8(made).cpu())
+
+
+def _grid(images: Tensor, tokenizer: Tokenizer) -> tuple[int, int]:
+    return images.shape[-2] // tokenizer.stride, images.shape[-1] // tokenizer.stride
+
+
+def generated_batches(
+    pipeline: Pipeline,
+    judgement: Judgement,
+    *,
+    plan: Plan | None = None,
+    on_images: Callable[[int], None] | None = None,
+) -> Iterator[ImageBatch]:
+    """Samples straight from the network, the classes in turn, 8 bits a channel."""
+    seeds = range(judgement.seed, judgement.seed + judgement.count)
+    classes = pipeline.model.classes
+    labels = [i % classes for i in range(judgement.count)] if classes else None
+    for batch in generate(
+        pipeline, labels, seeds=seeds, plan=plan, batch_size=judgement.batch_size
+    ):
+        found = None if batch.class_labels is None else batch.class_labels.cpu()
+        yield ImageBatch(to_uint8(batch.pixels).cpu(), found)
+        if on_images is not None:
+            on_images(len(batch.seeds))
+
+
+def choose_classifier(
+    judgement: Judgement, train: ImageSource, held_out: ImageSource, transform: Transform
+) -> TrainedClassifier | None:
+    """The judge of classes; one trained now states its accuracy on the held-out images.
+
+    Raises:
+        InputError: when the images have no labels to train on.
+    """
+    if judgement.classifier == "none":
+        return None
+    if judgement.classifier == "fashion":
+        return load_fashion_classifier()
+    if not train.class_names:
+        raise InputError(f"{train.name} has no labels: a classifier cannot be trained on it")
+    known = gather(real_batches(train, transform, count=len(train)))
+    test = gather(real_batches(held_out, transform, count=len(held_out)))
+    assert known.labels is not None, "named classes mean labels"
+    assert test.labels is not None, "named classes mean labels"
+    judge = train_classifier(
+        known.images,
+        known.labels,
+        classes=len(train.class_names),
+        name=f"a classifier trained on {train.name}",
+        device=judgement.device,
+    )
+    return with_test_accuracy(judge, test.images, test.labels)
+
+
+def judge_images(
+    generated: Iterable[ImageBatch],
+    train: ImageSource,
+    held_out: ImageSource,
+    transform: Transform,
+    *,
+    judgement: Judgement,
+    tokenizer: Tokenizer | None = None,
+    notes: Sequence[str] = (),
+) -> Report:
+    """Score images against held-out real ones, beside the floors.
+
+    The real floor compares training images with the held-out ones; the reconstruction floor sends
+    the held-out ones through the tokenizer.
+
+    Args:
+        generated: uint8 batches, labelled if conditional.
+        train: real images that a model may have seen.
+        held_out: real images that it has not.
+        transform: brings real images to the generated size.
+        judgement: counts and judges.
+        tokenizer: for the reconstruction floor, on the judgement's device; None leaves it out.
+        notes: more lines for the report.
+
+    Raises:
+        InputError: sizes or channels that differ, too few images.
+    """
+    still = replace(transform, flip=False)
+    count, size = judgement.count, judgement.batch_size
+
+    def real(source: ImageSource) -> Iterator[ImageBatch]:
+        return real_batches(source, still, count=count, batch_size=size)
+
+    device = torch.device(judgement.device)
+    seeds = f"{judgement.seed} to {judgement.seed + count - 1}"
+    return evaluate(
+        generated,
+        real(held_out),
+        extractor=EfficientNetLite0(resize=judgement.resize, device=device),
+        reconstructed=reconstructions(real(held_out), tokenizer, device) if tokenizer else None,
+        real=real(train),
+        classifier=choose_classifier(judgement, train, held_out, still),
+        options=EvaluationOptions(seeds=seeds, notes=(held_out.split_rule, *notes)),
+    )

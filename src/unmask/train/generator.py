@@ -1,0 +1,165 @@
+"""Training a masked image generator from cached codes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from unmask.checkpoints.locate import EXPORT
+from unmask.data.cache import LatentCache
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.generate import generate
+from unmask.model import MaskedModel, initialize
+from unmask.objectives.masked import MaskedObjective
+from unmask.pictures import sheet
+from unmask.pipeline import Pipeline
+from unmask.recipes.recipe import Recipe
+from unmask.recipes.serial import MADE_FROM, to_dict
+from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.train.code_batches import CodeBatches
+from unmask.train.loop import TrainResult, train
+from unmask.train.overfit import Verdict, overfit_one_batch
+from unmask.train.run import Preview
+from unmask.train.state import latest, read_checkpoint
+
+PREVIEW_IMAGES = 40
+
+
+def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer) -> None:
+    """Refuse a network of other sizes than the data, naming the option to change.
+
+    Raises:
+        InputError: codes, tokens or classes differ.
+    """
+    network, classes = recipe.network, len(cache.class_names)
+    if network.codes != tokenizer.codes:
+        raise InputError(
+            f"network.codes={network.codes} but the tokenizer has {tokenizer.codes} codes; "
+            f"give --network.codes {tokenizer.codes}"
+        )
+    if network.length != cache.length:
+        raise InputError(
+            f"network.length={network.length} but the cached images have {cache.length} tokens; "
+            f"give --network.length {cache.length}"
+        )
+    if network.classes > classes or (network.classes and network.classes != classes):
+        raise InputError(
+            f"network.classes={network.classes} but the data has {classes} classes; give "
+            f"--network.classes {classes}"
+            + ("" if classes else " --training.label-dropout 0 --plan.guidance.scale 1")
+        )
+
+
+def build_model(recipe: Recipe) -> MaskedModel:
+    """The recipe's network with its initial weights, a function of the training seed."""
+    model = recipe.network.build()
+    initialize(model, keyed_generator(recipe.training.seed, "weights"))
+    return model
+
+
+def train_generator(
+    recipe: Recipe,
+    cache: LatentCache,
+    tokenizer: ConvVQTokenizer,
+    *,
+    out: Path,
+    num_workers: int = 0,
+) -> TrainResult:
+    """Train, continue or just finish a run, and export ``out/model`` for sampling.
+
+    Args:
+        recipe: what to train and how.
+        cache: encoded images.
+        tokenizer: that encoded them; draws the previews and goes into the export.
+        out: the run folder.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`.
+    """
+    model, batches, config = _prepare(recipe, cache, tokenizer)
+    result = train(
+        MaskedObjective(model, label_smoothing=recipe.training.label_smoothing),
+        batches,
+        settings=recipe.training,
+        out=out,
+        config=config,
+        preview=_sample_sheet(Pipeline(recipe, model, tokenizer, cache.class_names)),
+        num_workers=num_workers,
+    )
+    if PartialState().is_main_process:
+        export(recipe, out, tokenizer, cache.class_names)
+    return result
+
+
+def overfit_generator(
+    recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer, *, out: Path
+) -> Verdict:
+    """Learn one batch by heart, the first thing to try when a run does not work.
+
+    Raises:
+        InputError: see :func:`train_generator`.
+    """
+    recipe = replace(recipe, training=replace(recipe.training, preview_every=0))
+    model, batches, config = _prepare(recipe, cache, tokenizer)
+    objective = MaskedObjective(model)
+    return overfit_one_batch(
+        objective, batches, settings=recipe.training, out=out, config=config
+    )
+
+
+def _prepare(
+    recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer
+) -> tuple[MaskedModel, CodeBatches, dict[str, object]]:
+    check_fit(recipe, cache, tokenizer)
+    state = PartialState()
+    batches = CodeBatches(
+        cache,
+        recipe.masking,
+        training=recipe.training,
+        classes=recipe.network.classes,
+        rank=state.process_index,
+        world=state.num_processes,
+    )
+    data = cache.index.plan.source_hash
+    made_from = {"tokenizer": tokenizer.identity, "data": data, "images": len(cache)}
+    return build_model(recipe), batches, {**to_dict(recipe), MADE_FROM: made_from}
+
+
+def _sample_sheet(pipeline: Pipeline) -> Preview:
+    """The same seeds every time, so that sheets can be compared."""
+    classes = pipeline.model.classes
+    labels = [i * classes // PREVIEW_IMAGES for i in range(PREVIEW_IMAGES)] if classes else None
+
+    def draw(folder: Path, step: int, averaged: bool) -> None:
+        pipeline.tokenizer.to(next(pipeline.model.parameters()).device)
+        seeds = range(PREVIEW_IMAGES)
+        made = generate(pipeline, labels, seeds=seeds, batch_size=PREVIEW_IMAGES)
+        pixels = torch.cat([batch.pixels for batch in made])
+        kind = "ema" if averaged else "raw"
+        zoom = max(1, 64 // pixels.shape[-1])
+        sheet(pixels, 8, zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
+
+    return draw
+
+
+def export(
+    recipe: Recipe, out: Path, tokenizer: ConvVQTokenizer, class_names: tuple[str, ...]
+) -> Path:
+    """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
+
+    Raises:
+        InputError: when the run has no complete checkpoint yet.
+    """
+    folder = latest(out / "checkpoints")
+    if folder is None:
+        raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
+    weights = read_checkpoint(folder).weights
+    model = recipe.network.build()
+    model.load_state_dict(weights.get("ema", weights["model"]))
+    Pipeline(recipe, model, tokenizer, class_names).save_pretrained(out / EXPORT)
+    return out / EXPORT

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+import torch
+from tiny_data import ListSource, PatchTokenizer
+
+from unmask.data.build_cache import CacheLayout, build_cache
+from unmask.data.cache import LatentCache
+from unmask.errors import InputError
+
+VALUES = [10 * i for i in range(10)]
+LABELS = [i % 4 for i in range(10)]
+LAYOUT = CacheLayout(image_size=8, shard_size=4, batch_size=3)
+
+
+def build(out, *, tokenizer=None, source=None, layout=LAYOUT, **kwargs):
+    tokenizer = tokenizer or PatchTokenizer()
+    source = source or ListSource(VALUES, LABELS)
+    return build_cache(tokenizer, source, out=out, layout=layout, progress=False, **kwargs)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_files_are_plain_arrays(tmp_path):
+    report = build(tmp_path / "c")
+    assert (report.complete, report.rows, report.written, report.kept) == (True, 10, 3, 0)
+    codes = np.load(tmp_path / "c" / "codes-00002.npy")
+    assert (codes.shape, codes.dtype) == ((2, 2, 16), np.uint16)
+    assert codes[1, 0, 0] == 90 + 256
+    assert np.load(tmp_path / "c" / "labels.npy").tolist() == LABELS
+    assert not list((tmp_path / "c").glob("*.part"))
+
+
+def test_a_second_build_encodes_nothing(tmp_path):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    tokenizer = PatchTokenizer()
+    report = build(tmp_path / "c", tokenizer=tokenizer)
+    assert (report.written, report.kept, tokenizer.encoded) == (0, 3, 0)
+    assert contents(tmp_path / "c") == before
+
+
+class StopAfter(PatchTokenizer):
+    """Dies when it has encoded a number of images."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def encode(self, images):
+        if self.encoded >= self.limit:
+            raise KeyboardInterrupt
+        return super().encode(images)
+
+
+@pytest.mark.parametrize("limit", [0, 3, 8, 11, 17])
+def test_a_stopped_build_continues_to_the_same_bytes(tmp_path, limit):
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "c", tokenizer=StopAfter(limit))
+    with pytest.raises(InputError, match="no finished latent cache"):
+        LatentCache.open(tmp_path / "c")
+    report = build(tmp_path / "c")
+    assert report.complete
+    assert report.kept == limit // 8  # both views of four images a shard
+    build(tmp_path / "whole")
+    assert contents(tmp_path / "c") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "lost", ["codes-00001.npy", "codes-00001.json", "cache.json", "labels.npy"]
+)
+def test_whatever_file_is_lost_is_made_again(tmp_path, lost):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    (tmp_path / "c" / lost).unlink()
+    assert build(tmp_path / "c").written == lost.startswith("codes")
+    assert contents(tmp_path / "c") == before
+
+
+def test_a_cut_shard_is_made_again(tmp_path):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    file = tmp_path / "c" / "codes-00000.npy"
+    file.write_bytes(file.read_bytes()[:-7])
+    assert build(tmp_path / "c").written == 1
+    assert contents(tmp_path / "c") == before
+
+
+def test_processes_together_build_what_one_builds(tmp_path):
+    reports = [build(tmp_path / "c", rank=rank, world=2) for rank in (1, 0)]
+    assert [report.complete for report in reports] == [False, True]
+    assert [report.written for report in reports] == [1, 2]
+    build(tmp_path / "whole")
+    assert contents(tmp_path / "c") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"tokenizer": PatchTokenizer("other")}, "tokenizer 'patch', not 'other'"),
+        ({"source": ListSource(VALUES, LABELS[::-1])}, "source_hash"),
+        ({"source": ListSource(VALUES[:9], LABELS[:9])}, "source_hash"),
+        ({"layout": CacheLayout(image_size=16, shard_size=4)}, "image_size 8, not 16"),
+        ({"layout": CacheLayout(image_size=8, shard_size=4, flip=False)}, "views 2, not 1"),
+        ({"layout": CacheLayout(image_size=8)}, "shard_size 4, not 65536"),
+    ],
+)
+def test_a_cache_of_something_else_is_left_alone(tmp_path, changed, named):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    with pytest.raises(InputError, match=named) as caught:
+        build(tmp_path / "c", **changed)
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path / "c") == before
+
+
+def test_other_peoples_files_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds other files"):
+        build(tmp_path)
+    assert contents(tmp_path) == {"thesis.tex": b"x"}
+    with pytest.raises(InputError, match="is a file"):
+        build(tmp_path / "thesis.tex")
+
+
+def test_unreadable_images_are_left_out_and_named(tmp_path):
+    values = [None if i in (1, 4, 5, 6, 7) else value for i, value in enumerate(VALUES)]
+    report = build(tmp_path / "c", source=ListSource(values, LABELS))
+    assert report.rows == 5
+    assert report.skipped == [(f"item{i}", "broken") for i in (1, 4, 5, 6, 7)]
+    cache = LatentCache.open(tmp_path / "c")
+    assert cache.count == 5
+    assert cache.skipped == report.skipped
+    rows = torch.arange(5)
+    assert cache.codes(rows, torch.zeros_like(rows))[:, 0].tolist() == [
+        256 + VALUES[i] for i in (0, 2, 3, 8, 9)
+    ]
+    assert cache.labels.tolist() == [LABELS[i] for i in (0, 2, 3, 8, 9)]
+
+
+def test_nothing_readable(tmp_path):
+    with pytest.raises(InputError, match="none of the 2 images"):
+        build(tmp_path / "c", source=ListSource([None, None]))
+
+
+def test_too_many_codes(tmp_path):
+    tokenizer = PatchTokenizer()
+    tokenizer.codes = 65537
+    with pytest.raises(InputError, match="65537 codes, a cache stores at most 65536"):
+        build(tmp_path / "c", tokenizer=tokenizer)
+    assert not (tmp_path / "c").exists()
+
+
+def test_layout_sizes():
+    with pytest.raises(InputError, match="shard_size=0 must be at least 1"):
+        CacheLayout(image_size=8, shard_size=0)

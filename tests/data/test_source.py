@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from tiny_data import pixels, png, write_files, write_idx, write_shards
+
+from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.source import open_source
+from unmask.errors import InputError
+
+
+def test_official_split_is_used_and_stated(tmp_path):
+    root = write_shards(tmp_path)
+    train, val = open_source(root), open_source(root, split="val")
+    assert (len(train), len(val)) == (6, 3)
+    assert val.label(0) == 0
+    assert (np.asarray(val.image(2)) == pixels(8)).all()
+    assert val.name == f"{tmp_path.name} (val)"
+    assert val.split_rule.startswith("official")
+
+
+def test_hashed_split_covers_every_image_once(tmp_path):
+    write_files(tmp_path, [f"{c}/{i}.png" for c in "ab" for i in range(30)])
+    sides = [open_source(tmp_path, split=side, val_share=0.3) for side in ("train", "val")]
+    keys = [source.key(i) for source in sides for i in range(len(source))]
+    assert len(keys) == len(set(keys)) == 60
+    assert 6 < len(sides[1]) < 32
+    for source in sides:
+        assert source.class_names == ("a", "b")
+        assert "0.3" in source.split_rule
+        assert all(source.label(i) == "ab".index(source.key(i)[0]) for i in range(len(source)))
+    assert len(open_source(tmp_path, split="all")) == 60
+
+
+def test_each_kind_is_recognised(tmp_path):
+    write_files(tmp_path / "flat", ["0.png"])
+    (tmp_path / "idx").mkdir()
+    write_idx(tmp_path / "idx" / "t10k-images-idx3-ubyte.gz", np.zeros((2, 3, 3)))
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_shards(shards)
+    assert len(open_source(tmp_path / "flat", split="all")) == 1
+    assert len(open_source(tmp_path / "idx", split="all")) == 2
+    assert len(open_source(shards / "val-000000.tar", split="all")) == 3
+
+
+def test_what_is_no_data_set(tmp_path):
+    with pytest.raises(InputError, match="nowhere does not exist"):
+        open_source(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no images of a known kind"):
+        open_source(tmp_path)
+    (tmp_path / "one.png").write_bytes(png(1))
+    with pytest.raises(InputError, match="is a file of unknown kind"):
+        open_source(tmp_path / "one.png")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "cache.json").write_text("{}")
+    with pytest.raises(InputError, match="is a latent cache"):
+        open_source(tmp_path / "cache")
+    with pytest.raises(InputError, match="unknown split 'vall'; did you mean"):
+        open_source(tmp_path, split="vall")
+
+
+def test_an_empty_side_is_named(tmp_path):
+    write_files(tmp_path, ["0.png"])
+    with pytest.raises(InputError, match=r"the val side of .* is empty .*1 images in all"):
+        open_source(tmp_path, split="val", val_share=1e-9)
+
+
+def test_embedded_data_set():
+    train, val = (open_source(fashion_mnist_10k(), split=side) for side in ("train", "val"))
+    assert (len(train), len(val)) == (8000, 2000)
+    assert train.class_names[8] == "Bag"
+    assert (train.image(0).size, train.image(0).mode) == ((28, 28), "L")
+    assert [train.label(i) for i in range(6)] == [9, 0, 0, 3, 0, 2]  # the published order
+    assert [val.label(i) for i in range(4)] == [9, 2, 1, 1]
+    assert (fashion_mnist_10k() / "LICENSE.txt").exists()

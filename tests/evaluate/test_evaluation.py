@@ -1,0 +1,173 @@
+import json
+
+import pytest
+import torch
+
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.classifier import ClassifierTraining, train_classifier
+from unmask.evaluate.evaluation import EvaluationOptions, evaluate
+from unmask.evaluate.features import Features
+from unmask.evaluate.image_sets import ImageBatch
+
+
+class Corners:
+    """Features that can be computed by hand: four pixels; classes by the first one."""
+
+    name = "corners"
+    identity = "corners, no weights"
+    width = 4
+    classes = 2
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, images):
+        self.calls += 1
+        pooled = images[:, 0, ::3, ::3].flatten(1).float()  # (B, 4)
+        bright = (pooled[:, 0] > 127).long()
+        return Features(pooled, torch.eye(2)[bright])
+
+
+def images(count, key="a", size=4):
+    shape = (count, 1, size, size)
+    return torch.randint(0, 256, shape, generator=keyed_generator(0, key), dtype=torch.uint8)
+
+
+def rows(report):
+    return {row.name: row for row in report.rows}
+
+
+def test_a_set_against_itself():
+    x = images(50)
+    found = rows(evaluate([x], [x], extractor=Corners()))["generated"]
+    assert found.fd == pytest.approx(0, abs=1e-6)
+    assert (found.precision, found.recall) == (1, 1)
+    assert found.images == 50
+    assert found.class_accuracy is None
+
+
+def test_a_constant_shift_moves_the_mean_alone():
+    x = images(60) // 2
+    report = evaluate([x + 10], [x], extractor=Corners())
+    assert report.rows[0].fd == pytest.approx(4 * 10**2, rel=1e-6)
+
+
+def test_batches_and_streams_do_not_matter():
+    x, y = images(50), images(40, "b")
+    whole = evaluate([x], [y], extractor=Corners())
+    parts = evaluate(iter(x.split(7)), (part for part in y.split(9)), extractor=Corners())
+    for one, other in zip(whole.rows, parts.rows, strict=True):
+        assert one.fd == pytest.approx(other.fd, rel=1e-9)
+        assert one.inception_score == pytest.approx(other.inception_score)
+        assert (one.precision, one.recall) == (other.precision, other.recall)
+
+
+def test_floors_stop_at_the_number_of_generated_images():
+    report = evaluate(
+        [images(20)],
+        [images(90, "b")],
+        extractor=Corners(),
+        reconstructed=images(50, "c").split(8),
+        real=[images(12, "d")],
+    )
+    assert {name: row.images for name, row in rows(report).items()} == {
+        "generated": 20,
+        "reconstruction floor": 20,
+        "real floor": 12,
+    }
+    assert any("real floor has 12 images, fewer than the 20" in note for note in report.notes)
+
+
+def test_few_images_are_warned_about():
+    few = evaluate([images(4)], [images(50, "b")], extractor=Corners())
+    assert "biased upward" in few.notes[0]
+    assert "generated 4" in few.notes[0]
+    enough = evaluate([images(5)], [images(50, "b")], extractor=Corners())
+    assert enough.notes == ()
+
+
+def test_precision_keeps_the_first_images_only():
+    x = images(30)
+    y = torch.cat([x[:10], x[10:] // 4])
+    options = EvaluationOptions(manifold_images=10)
+    report = evaluate(y.split(4), [x], extractor=Corners(), options=options)
+    assert report.rows[0].precision == 1
+    assert any("first 10 images" in note for note in report.notes)
+
+
+def test_class_accuracy_of_labelled_rows():
+    labels = torch.arange(40) % 2
+    x = images(40) // 4 + 190 * labels[:, None, None, None].to(torch.uint8)
+    judge = train_classifier(
+        x, labels, classes=2, options=ClassifierTraining(epochs=30, batch_size=8, shift=0)
+    )
+    wrong = labels.clone()
+    wrong[:10] = 1 - wrong[:10]
+    report = evaluate(
+        [ImageBatch(x[:16], wrong[:16]), ImageBatch(x[16:], wrong[16:])],
+        [x],
+        extractor=Corners(),
+        real=[ImageBatch(x, labels)],
+        reconstructed=[x],
+        classifier=judge,
+    )
+    found = {name: row.class_accuracy for name, row in rows(report).items()}
+    assert found == {"generated": 0.75, "reconstruction floor": None, "real floor": 1}
+    assert report.classifier == judge.describe()
+
+
+def test_shapes_are_checked_before_any_feature():
+    extractor = Corners()
+    with pytest.raises(InputError, match=r"'real floor' has images of shape \(1, 5, 5\)"):
+        evaluate([images(9)], [images(9)], extractor=extractor, real=[images(9, size=5)])
+    with pytest.raises(InputError, match=r"'generated' has images of shape \(3, 4, 4\)"):
+        evaluate([images(9).expand(-1, 3, -1, -1)], [images(9)], extractor=extractor)
+    with pytest.raises(InputError, match="'generated' holds no images"):
+        evaluate([], [images(9)], extractor=extractor)
+    assert extractor.calls == 0
+
+
+def test_sets_that_cannot_be_scored():
+    with pytest.raises(InputError, match="holds 3 images, the scores need at least 4"):
+        evaluate([images(3)], [images(9)], extractor=Corners())
+    with pytest.raises(InputError, match="changes from shape"):
+        evaluate([images(5), images(5, size=5)], [images(9)], extractor=Corners())
+    with pytest.raises(InputError, match="uint8"):
+        evaluate([images(5).float()], [images(9)], extractor=Corners())
+
+
+def test_features_with_nan_are_refused():
+    class Broken(Corners):
+        def __call__(self, images):
+            pooled, probs = super().__call__(images)
+            return Features(pooled * float("nan"), probs)
+
+    with pytest.raises(InputError, match="NaN"):
+        evaluate([images(9)], [images(9)], extractor=Broken())
+
+
+def test_neighbours_must_fit():
+    with pytest.raises(InputError, match="neighbours=0"):
+        EvaluationOptions(neighbours=0)
+
+
+def test_reports_say_what_they_compare(tmp_path):
+    options = EvaluationOptions(seeds="0 to 29", notes=("a demo",))
+    report = evaluate([images(30)], [images(40, "b")], extractor=Corners(), options=options)
+    table = report.table()
+    assert "fd (corners, 30 images): corners, no weights" in table
+    assert "FID" not in table
+    assert "reference of 40" in table
+    assert "seeds 0 to 29" in table
+    assert table.endswith("note: a demo")
+    lines = table.splitlines()
+    assert len({len(line) for line in lines[:3]}) == 1
+    report.write(tmp_path / "report.json")
+    facts = json.loads((tmp_path / "report.json").read_text())
+    assert facts["rows"][0]["fd"] == report.rows[0].fd
+    assert facts["score_name"] == "fd (corners, 30 images)"
+    report.write(tmp_path / "report.txt")
+    assert (tmp_path / "report.txt").read_text() == table + "\n"
+    with pytest.raises(InputError, match="no folder"):
+        report.write(tmp_path / "missing" / "report.json")

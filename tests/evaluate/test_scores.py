@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.scores import (
+    Manifold,
+    RunningInceptionScore,
+    class_accuracy,
+    inception_score,
+    precision_recall,
+)
+
+
+def normal(key, *shape):
+    return torch.randn(shape, generator=keyed_generator(0, key))
+
+
+def test_inception_score_of_uniform_predictions_is_one():
+    assert inception_score(torch.full((20, 5), 0.2))[0] == pytest.approx(1, rel=1e-6)
+
+
+def test_inception_score_of_sure_and_spread_predictions_is_the_number_of_classes():
+    score, deviation = inception_score(torch.eye(7).repeat(3, 1))
+    assert score == pytest.approx(7, rel=1e-9)
+    assert deviation == 0
+
+
+def test_inception_score_of_one_class_only_is_one():
+    assert inception_score(torch.eye(7)[torch.zeros(9, dtype=torch.long)])[0] == pytest.approx(1)
+
+
+def test_inception_score_follows_its_definition():
+    p = normal("is", 30, 6).double().softmax(1)
+    divergence = (p * (p.log() - p.mean(0).log())).sum(1).mean()
+    assert inception_score(p)[0] == pytest.approx(math.exp(divergence), rel=1e-9)
+
+
+def test_inception_score_by_splits_and_by_batches():
+    p = normal("is", 31, 6).softmax(1)
+    parts = [inception_score(part)[0] for part in p.tensor_split(4)]
+    mean, deviation = inception_score(p, splits=4)
+    assert mean == pytest.approx(sum(parts) / 4)
+    assert deviation == pytest.approx(torch.tensor(parts).std(correction=0).item(), rel=1e-4)
+    running = RunningInceptionScore()
+    for batch in p.split(4):
+        running.update(batch)
+    assert running.value() == pytest.approx(inception_score(p)[0], rel=1e-9)
+
+
+def test_inception_score_refuses_logits_and_odd_splits():
+    with pytest.raises(InputError, match="softmax"):
+        inception_score(normal("logits", 4, 3))
+    with pytest.raises(InputError, match="splits=5"):
+        inception_score(torch.full((4, 2), 0.5), splits=5)
+    with pytest.raises(InputError, match="0 images"):
+        RunningInceptionScore().value()
+
+
+def covered_by_hand(points, others, k):
+    """Definition, one pair at a time in float64."""
+    points, others = points.double(), others.double()
+    radii = [sorted((p - q).norm().item() for q in points)[k] for p in points]
+    return [any((x - p).norm() <= r for p, r in zip(points, radii, strict=True)) for x in others]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("block", [4, 1024])
+def test_precision_and_recall_follow_their_definition(k, block):
+    real, fake = normal("real", 30, 3), normal("fake", 23, 3) * 1.3 + 0.4
+    found = precision_recall(real, fake, k=k, block=block)
+    inside = covered_by_hand(real, fake, k)
+    reached = covered_by_hand(fake, real, k)
+    assert 0 < sum(inside) < 23
+    assert 0 < sum(reached) < 30
+    assert found.precision == pytest.approx(sum(inside) / 23)
+    assert found.recall == pytest.approx(sum(reached) / 30)
+
+
+def test_constructed_sets():
+    real = normal("real", 40, 4)
+    assert precision_recall(real, real) == (1, 1)
+    assert precision_recall(real, real + 100) == (0, 0)
+    # A sampler that knows one of two far clusters: all of it is real, half of reality is reached.
+    two = torch.cat([real, real + 100])
+    assert precision_recall(two, real) == (1, 0.5)
+    assert precision_recall(real, two) == (0.5, 1)
+
+
+def test_distances_survive_a_large_offset():
+    real, fake = normal("real", 30, 3).double(), normal("fake", 30, 3).double()
+    assert precision_recall(real + 1e6, fake + 1e6) == precision_recall(real, fake)
+
+
+def test_manifolds_need_neighbours_and_one_width():
+    with pytest.raises(InputError, match="k=3"):
+        Manifold(normal("real", 3, 2))
+    with pytest.raises(InputError, match="width 2 and 5"):
+        precision_recall(normal("real", 9, 2), normal("fake", 9, 5))
+    with pytest.raises(InputError, match="NaN"):
+        Manifold(normal("real", 9, 2) * float("nan"))
+
+
+def test_class_accuracy_counts():
+    logits = torch.eye(4)
+    assert class_accuracy(logits, torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 4], [-1, 1, 2, 3], [0, 1]])
+def test_class_accuracy_refuses_labels_that_do_not_fit(labels):
+    with pytest.raises(InputError, match="labels"):
+        class_accuracy(torch.eye(4), torch.tensor(labels))

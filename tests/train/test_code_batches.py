@@ -1,0 +1,129 @@
+"""Batches of codes: pure in (seed, step), equal for any number of processes, rightly weighted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unmask.errors import InputError
+from unmask.masking import TrainMasking
+from unmask.objectives.masked import LocatedBatch
+from unmask.train.code_batches import CodeBatches
+from unmask.train.settings import Training
+
+CLASSES, LENGTH, IMAGES = 10, 16, 40
+
+
+class Codes:
+    """Forty images whose codes name the image and the view."""
+
+    labels = torch.arange(IMAGES) % CLASSES
+
+    def __init__(self, views: int = 2) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def codes(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return (rows * 1000 + views * 100)[:, None] + torch.arange(LENGTH)
+
+
+def batches(*, shared: bool = False, cache: Codes | None = None, classes: int = CLASSES, **options):
+    """Batches of eight."""
+    place = {k: options.pop(k) for k in ("rank", "world") if k in options}
+    training = Training(**{"steps": 100, "batch_size": 8, "seed": 3, **options})
+    masking = TrainMasking(shared=shared, rounding="up")
+    return CodeBatches(cache or Codes(), masking, training=training, classes=classes, **place)
+
+
+def joined(parts: list[LocatedBatch]) -> dict[str, torch.Tensor]:
+    """The examples of several micro-batches, by row."""
+    names = ("tokens", "masked", "class_labels")
+    return {n: torch.cat([getattr(p.batch, n) for p in parts]) for n in names}
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    one, two, other = joined(batches()[5]), joined(batches()[5]), joined(batches(seed=4)[5])
+    later = joined(batches()[6])
+    for name, value in one.items():
+        assert torch.equal(value, two[name])
+        assert not torch.equal(value, other[name])
+        assert not torch.equal(value, later[name])
+
+
+def test_any_number_of_processes_sees_the_same_examples() -> None:
+    alone = batches(accumulate=2)[7]
+    ranks = [batches(accumulate=2, rank=r, world=2)[7] for r in (0, 1)]
+    for part in (0, 1):
+        together = joined([ranks[0][part], ranks[1][part]])
+        for name, value in joined([alone[part]]).items():
+            assert torch.equal(together[name], value)
+        assert alone[part].batch.weight == ranks[0][part].batch.weight
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    seen = torch.cat([joined(batches()[k])["tokens"][:, 0] // 1000 for k in range(5)])
+    assert sorted(seen.tolist()) == list(range(IMAGES))
+
+
+def test_both_views_are_seen_and_tokens_are_the_truth() -> None:
+    tokens = torch.cat([joined(batches()[k])["tokens"] for k in range(50)])
+    view = tokens[:, 0] // 100 % 10
+    assert 0.4 < view.float().mean() < 0.6  # 400 fair draws: 4 deviations
+    assert torch.equal(tokens - tokens[:, :1], torch.arange(LENGTH).expand_as(tokens))
+    single = torch.cat([joined(batches(cache=Codes(1))[k])["tokens"] for k in range(5)])
+    assert (single[:, 0] // 100 % 10 == 0).all()
+
+
+def test_labels_follow_their_image_and_drop_at_the_asked_rate() -> None:
+    parts = [joined(batches(label_dropout=0.25)[k]) for k in range(250)]
+    labels = torch.cat([p["class_labels"] for p in parts])
+    truth = torch.cat([p["tokens"][:, 0] // 1000 % CLASSES for p in parts])
+    dropped = labels == CLASSES
+    assert torch.equal(labels[~dropped], truth[~dropped])
+    assert abs(dropped.float().mean() - 0.25) < 0.04  # 2000 draws: 4 deviations
+    assert batches(classes=0)[0][0].batch.class_labels is None
+    assert not (joined(batches()[0])["class_labels"] == CLASSES).any()
+
+
+def test_global_weights_count_every_token_of_the_batch_equally() -> None:
+    parts = batches(accumulate=4)[2]
+    total = sum(int(p.batch.masked.sum()) for p in parts)
+    assert all(p.batch.weight == torch.tensor(1.0) / total for p in parts)
+    whole = joined(batches()[2])
+    for name, value in joined(parts).items():
+        assert torch.equal(value, whole[name])
+
+
+def test_micro_weights_count_every_micro_batch_equally() -> None:
+    parts = batches(accumulate=4, normalize="micro")[2]
+    for p in parts:
+        assert p.batch.weight * p.batch.masked.sum() == pytest.approx(1 / 4)
+    assert len({int(p.batch.masked.sum()) for p in parts}) > 1
+
+
+def test_a_shared_ratio_is_shared_by_what_is_averaged() -> None:
+    for step in range(5):
+        for normalize, ratios in (("global", 1), ("micro", 2)):
+            parts = batches(shared=True, accumulate=2, normalize=normalize)[step]
+            counts = [p.batch.masked.sum(1).unique() for p in parts]
+            assert all(len(c) == 1 for c in counts)
+            assert len({int(c) for c in counts}) <= ratios
+    several = [batches(shared=True, accumulate=2, normalize="micro")[k] for k in range(5)]
+    assert any(a.batch.masked[0].sum() != b.batch.masked[0].sum() for a, b in several)
+
+
+def test_positions_are_those_of_the_mask() -> None:
+    for part in batches(accumulate=2)[0]:
+        marked = torch.zeros(part.batch.masked.numel(), dtype=torch.bool)
+        marked[part.where] = True
+        assert torch.equal(marked.view_as(part.batch.masked), part.batch.masked)
+        assert torch.equal(part.where, part.where.unique())
+
+
+def test_batches_that_cannot_be_cut_are_refused() -> None:
+    with pytest.raises(InputError, match="2 x 3"):
+        batches(accumulate=3, batch_size=9, world=2)
+    with pytest.raises(InputError, match="41"):
+        batches(batch_size=41)
