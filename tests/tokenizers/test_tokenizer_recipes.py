@@ -12,7 +12,7 @@ from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.vq_objective import VQObjective
 
 SHAPES = {  # name: channels, size, grid, codes, parameters
-    "fashion-vq": (1, 28, (7, 7), 512, 231_345),
+    "fashion-vq": (1, 28, (7, 7), 256, 220_073),
     "small-vq-64": (3, 64, (8, 8), 1024, 2_627_539),
     "small-vq-128": (3, 128, (16, 16), 1024, 8_143_251),
 }

@@ -59,7 +59,7 @@ def kill_at_random(out: Path, *, kills: int, steps: int, seed: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(3, 60), pytest.param(20, 600, marks=pytest.mark.slow)]
+    ("kills", "steps"), [(3, 40), pytest.param(20, 600, marks=pytest.mark.slow)]
 )
 def test_kills_leave_no_trace(tmp_path: Path, kills: int, steps: int) -> None:
     assert kill_at_random(tmp_path / "killed", kills=kills, steps=steps, seed=kills) == kills

@@ -1,4 +1,4 @@
-"""Two processes see every sample once and end where one process ends."""
+"""Two processes, stopped once, see every sample once and end where one process ends."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 import torch
-from toy_run import ToyBatches, log_lines, toy_accelerator, toy_settings, toy_train
+from toy_run import (
+    StoppedError,
+    StopsAt,
+    ToyBatches,
+    log_lines,
+    toy_accelerator,
+    toy_settings,
+    toy_train,
+)
 
 from unmask.train.state import latest, read_checkpoint
 
@@ -35,6 +44,14 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
     accelerator = toy_accelerator()
     batches = Witness(out.with_name(f"rows{rank}.json"), rank, accelerator.num_processes)
     settings = toy_settings(accumulate=2)
+    with pytest.raises(StoppedError):  # after the save of step 8, inside an interval of the log
+        toy_train(
+            out,
+            settings,
+            dropout=0.0,
+            batches=StopsAt(settings, 10, rank, 2),
+            accelerator=accelerator,
+        )
     toy_train(out, settings, dropout=0.0, batches=batches, accelerator=accelerator)
     torch.distributed.destroy_process_group()
 
@@ -47,7 +64,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     toy_train(tmp_path / "one", toy_settings(accumulate=2), dropout=0.0)
 
     rows = [json.loads((tmp_path / f"rows{rank}.json").read_text()) for rank in (0, 1)]
-    for step in range(24):
+    for step in range(8, 24):
         given = [v for seen in rows for s, *values in seen if s == step for v in values]
         whole = [
             v for x, _, _ in ToyBatches(toy_settings(accumulate=2))[step] for v in x[:, 0].tolist()

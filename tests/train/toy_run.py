@@ -74,6 +74,23 @@ class ToyBatches(Dataset):
         return [(x[cut], y[cut], torch.tensor(1 / size)) for cut in cuts]
 
 
+class StoppedError(Exception):
+    """The disk with the data is gone."""
+
+
+class StopsAt(ToyBatches):
+    """Batches that cannot be read from some step on."""
+
+    def __init__(self, settings: Training, stop: int, rank: int = 0, world: int = 1) -> None:
+        super().__init__(settings, rank, world)
+        self.stop = stop
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        if step >= self.stop:
+            raise StoppedError
+        return super().__getitem__(step)
+
+
 def toy_settings(**changes: object) -> Training:
     """24 steps, saved every 4, logged every 3, so that no interval matches another."""
     usual: dict = {

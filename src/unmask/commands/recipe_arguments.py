@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -41,10 +42,11 @@ def parse(
             raise SystemExit(0)
         raise InputError(f"unmask {command} wants a recipe first: {names}, or a YAML file")
     recipe = find(words[0])
-    missing = {"recipe": recipe, "out": tyro.MISSING}
+    bare = [f.name for f in dataclasses.fields(wanted) if f.default is dataclasses.MISSING]
+    required: dict[str, Any] = dict.fromkeys(bare, tyro.MISSING)
     return tyro.cli(
         tyro.conf.AvoidSubcommands[wanted],  # type: ignore[valid-type]
-        default=wanted(**missing),
+        default=wanted(**{**required, "recipe": recipe}),
         args=list(words[1:]),
         prog=f"unmask {command} {words[0]}",
     )

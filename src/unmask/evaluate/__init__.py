@@ -9,7 +9,6 @@ from unmask.evaluate.classifier import (
 )
 from unmask.evaluate.evaluation import EvaluationOptions, evaluate
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, Features
-from unmask.evaluate.files import FileEvaluation, evaluate_files
 from unmask.evaluate.image_sets import (
     ImageBatch,
     as_uint8,
@@ -25,14 +24,12 @@ __all__ = [
     "EvaluationOptions",
     "FeatureExtractor",
     "Features",
-    "FileEvaluation",
     "ImageBatch",
     "Report",
     "Row",
     "TrainedClassifier",
     "as_uint8",
     "evaluate",
-    "evaluate_files",
     "load_classifier",
     "load_fashion_classifier",
     "open_image_set",

@@ -55,14 +55,15 @@ class TokenizerRecipe:
 
 FASHION_VQ = TokenizerRecipe(
     name="fashion-vq",
-    summary="28x28 grey, 7x7 tokens of 512 codes; a minute on two CPU cores",
+    summary="28x28 grey, 7x7 tokens of 256 codes; a minute on two CPU cores",
     image_size=28,
     crop="none",
     flip=False,
-    network=ConvVQ(image_channels=1, widths=(16, 32, 64), blocks=(0, 0, 1), codes=512, code_dim=16),
+    network=ConvVQ(image_channels=1, widths=(16, 32, 64), blocks=(0, 0, 1), codes=256, code_dim=8),
+    loss=VQLoss(l1=1.0, l2=2.0),
     training=Training(
-        steps=800,
-        batch_size=64,
+        steps=1200,
+        batch_size=32,
         lr=4e-3,
         schedule="cosine",
         warmup_steps=50,

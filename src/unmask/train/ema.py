@@ -55,7 +55,7 @@ class EmaWeights:
         """Take the model's weights into the average, once an optimiser step."""
         self.updates += 1
         decay = ema_decay(self.settings, self.updates)
-        weights = [p.detach().float() for p in self.live]
+        weights = [p if p.dtype == torch.float32 else p.float() for p in self.live]
         if decay == 0:
             torch._foreach_copy_(self.shadow, weights)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
 from golden import Case
 from torch import Tensor
 
@@ -12,7 +13,28 @@ from unmask.checkpoints.store import load_state
 from unmask.masking import TrainMasking, lowest
 from unmask.model import MaskedModel
 from unmask.nn.pre_norm import PreNormNetwork
-from unmask.types import Canvas
+from unmask.objectives.masked import MaskedObjective
+from unmask.train.ema import EmaWeights, ema_decay
+from unmask.train.loop import optimise_step
+from unmask.train.optim import learning_rate, make_optimizer
+from unmask.train.settings import Ema, Training
+from unmask.types import Canvas, MaskedBatch
+
+
+SCHEDULERS = {
+    "ConstantLR": "constant",
+    "ConstantWarmupLR": "constant warmup",
+    "LinearWarmupLR": "linear warmup",
+    "CosineWarmupLR": "cosine warmup",
+}
+NORMS = "steps/grad_norm_before_clip"
+EMA_WARMUPS = {
+    None: "none",
+    "none": "none",
+    "tensorflow-like": "inverse",
+    "tensorflow_like": "inverse",
+    "crowsonkb": "power",
+}
 
 
 def network(case: Case) -> MaskedModel:
@@ -87,12 +109,87 @@ def loss_and_gradients(case: Case, model: MaskedModel) -> dict[str, Tensor]:
     }
 
 
+def training_of(case: Case) -> Training:
+    """The source's options in our words."""
+    spec, optimizer, scheduler = case.spec, case.spec["optimizer"], case.spec["scheduler"]
+    schedule, _, warmup = SCHEDULERS[scheduler["name"]].partition(" ")
+    return Training(
+        steps=scheduler.get("training_steps", spec["n_steps"]),
+        batch_size=spec["batch"],
+        accumulate=spec["batch"] // spec["micro_batch_size"],
+        lr=optimizer["lr"],
+        betas=tuple(optimizer["betas"]),
+        eps=optimizer["eps"],
+        weight_decay=optimizer["weight_decay"],
+        schedule=schedule,
+        warmup_steps=scheduler.get("warmup_steps", 0) if warmup else 0,
+        clip_grad_norm=spec.get("clip_grad_norm"),
+        label_smoothing=spec.get("label_smoothing", 0.0),
+        normalize="micro",
+        ema=Ema(
+            decay=spec["ema"]["decay"],
+            warmup=EMA_WARMUPS[spec["ema"].get("ema_warmup_type")],
+            power=spec["ema"].get("ema_warmup_power", 2 / 3),
+        ),
+    )
+
+
+def micro_batches(case: Case, training: Training, step: int) -> list[MaskedBatch]:
+    """Consecutive parts of the step's batch, each counting as much as any other."""
+    ids, labels = case.input(f"step{step}/idx"), case.maybe(f"step{step}/y")
+    masked = case.input(f"step{step}/mask") != 0
+    labels = drop_labels(
+        case, labels, case.maybe(f"step{step}/drop_u"), case.spec.get("cond_drop_prob", 0.0)
+    )
+    parts = training.accumulate
+    cut = [None] * parts if labels is None else labels.chunk(parts)
+    return [
+        MaskedBatch(tokens, mask, label, 1 / (parts * mask.sum().float()))
+        for tokens, mask, label in zip(ids.chunk(parts), masked.chunk(parts), cut, strict=True)
+    ]
+
+
+def optimiser_steps(case: Case, model: MaskedModel) -> dict[str, Tensor]:
+    """Part (b): clipping, AdamW, average and learning rate, through the training loop's own step."""
+    training = training_of(case)
+    assert training.ema is not None, "every case has an average"
+    objective = MaskedObjective(model, label_smoothing=training.label_smoothing)
+    optimizer, ema = make_optimizer(objective, training), EmaWeights(model, training.ema)
+    steps = range(case.spec["n_steps"])
+    losses, norms = [], []
+    for step in steps:
+        values = optimise_step(
+            objective,
+            micro_batches(case, training, step),
+            optimizer=optimizer,
+            settings=training,
+            step=step,
+            accelerator=Accelerator(cpu=True),
+            ema=ema,
+        )
+        losses.append(values["loss"])
+        norms.append(values.get("grad_norm", torch.tensor(torch.nan)))
+    final = to_source({k: v.detach() for k, v in model.state_dict().items()}, TABLE)
+    averaged = to_source(ema.state_dict(), TABLE)
+    rates = [learning_rate(training, k) for k in range(len(steps) + 1)]
+    decays = [ema_decay(training.ema, k + 1) for k in steps]
+    return {
+        **{f"final/{key}": value for key, value in final.items()},
+        **{f"ema/{key}": value for key, value in averaged.items()},
+        **{f"step{k}/loss": loss for k, loss in enumerate(losses)},
+        "steps/loss": torch.stack(losses),
+        **({} if training.clip_grad_norm is None else {NORMS: torch.stack(norms)}),
+        "steps/lr_used": torch.tensor(rates[:-1], dtype=torch.float64),
+        "steps/lr_logged": torch.tensor(rates[1:], dtype=torch.float64),
+        "steps/ema_decay": torch.tensor(decays, dtype=torch.float64),
+    }
+
+
 def train_steps(case: Case) -> dict[str, Tensor]:
     outputs = loss_and_gradients(case, network(case).train())
     missing = set(case.names("grad/*")) - outputs.keys()
     assert not missing, f"no gradient for {sorted(missing)}"
-    case.leave("step*", "final/*", "ema/*")  # part (b), the optimiser's steps
-    return outputs
+    return outputs | optimiser_steps(case, network(case).train())
 
 
 HANDLERS = {

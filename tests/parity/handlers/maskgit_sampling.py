@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from unmask.guidance import Guidance
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
 from unmask.orders import Confidence, RandomOrder
 from unmask.types import Canvas
 
@@ -27,12 +29,19 @@ PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "reveale
 UNLOCKMGM_CURVES = {"cosine": "cosine", "linear": "linear", "sqrt": "sqrt", "custom": "muse"}
 JAX_CURVES = {"uniform": "linear", "log": "logarithmic", "exp": "exponential"}
 
+Network = TypeVar("Network", PreNormNetwork, PostNormNetwork)
+
 
 class Trajectory(NamedTuple):
     """Every step stacked, ``(S, B, L)`` each."""
 
     tokens: Tensor
     masked: Tensor
+
+
+def in_a_line(network: Network) -> Network:
+    """The same sizes with a grid for any number of tokens."""
+    return replace(network, grid=(1, network.length))
 
 
 def run(
@@ -85,7 +94,7 @@ def unlockmgm_sample(case: Case) -> dict[str, Tensor]:
     weights, sampler = case.weights(), case.spec["sampler"]
     if sampler.get("guidance_scale"):
         pytest.skip("no handler for unlockmgm.sample with self guidance")
-    network = unlockmgm.network_of(case.config, origin=case.name)
+    network = in_a_line(unlockmgm.network_of(case.config, origin=case.name))
     model = network.build()
     load_state(model, to_own(weights, unlockmgm.TABLE, case.name))
     order = Confidence(temperature=sampler["temperature"], anneal="compound", known="rescore")
@@ -160,6 +169,7 @@ def jax_model(case: Case, weights: dict[str, Tensor]) -> MaskedModel:
         length=sizes["seq_len"],
         classes=sizes["num_classes"],
         gelu="tanh",
+        grid=(1, sizes["seq_len"]),
     )
     model = network.build()
     load_state(model, to_own(weights, unlockmgm.TABLE, case.name))
