@@ -5,6 +5,7 @@ Only the chosen command is imported, so that help is instant.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,18 @@ COMMANDS: dict[str, str] = {
     "convert": "turn a published checkpoint into a model folder",
     "recipes": "list the systems this library knows, with their published results",
 }
+
+# What a disk or a folder refuses, wherever it happens; any other OSError is a bug.
+REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+)
 
 HELP = """\
 unmask: masked image generation in one PyTorch library.
@@ -65,13 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if words[0] not in COMMANDS:
-            raise InputError(
-                f"unknown command {words[0]!r}; {did_you_mean(words[0], COMMANDS)}"
-            )
+            raise InputError(f"unknown command {words[0]!r}; {did_you_mean(words[0], COMMANDS)}")
         command = importlib.import_module(f"unmask.commands.{words[0]}")
         command.main(words[1:])
     except InputError as error:
         print(f"unmask: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        what = f" {error.filename}" if error.filename else ""
+        print(f"unmask: error: cannot use{what}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("unmask: interrupted; finished checkpoints and shards are kept", file=sys.stderr)

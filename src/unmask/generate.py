@@ -1,4 +1,4 @@
-"""From seeds to images: batching, canvases and the tokenizer around :func:`unmask.decode.decode`."""
+"""From seeds to images: batches, canvases and the tokenizer around the decode loop."""
 
 from __future__ import annotations
 
@@ -19,13 +19,32 @@ from unmask.types import Canvas, Step
 class System(Protocol):
     """What generation needs: a network, its tokenizer and a default plan."""
 
-    model: MaskedModel
-    tokenizer: Tokenizer
-    plan: Plan
+    @property
+    def model(self) -> MaskedModel:
+        """The network, in evaluation mode."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Turns ids into images; an InputError where there is none."""
+
+    @property
+    def plan(self) -> Plan:
+        """How to sample unless told otherwise."""
+
+
+class Tokens(NamedTuple):
+    """Finished images as ids."""
+
+    tokens: Tensor
+    """``(B, L)`` int64."""
+    class_labels: Tensor | None
+    """``(B,)`` int64."""
+    seeds: list[int]
+    """One an image."""
 
 
 class Images(NamedTuple):
-    """One finished batch."""
+    """Finished images."""
 
     pixels: Tensor
     """``(B, C, H, W)`` float32 in [0, 1]."""
@@ -43,9 +62,11 @@ def check_request(
     """Refuse what cannot be generated, before any work.
 
     Raises:
-        InputError: steps above the token count, guidance without a null class, labels missing,
-            superfluous, out of range or not one a seed.
+        InputError: no seeds, steps above the token count, guidance without a null class, labels
+            missing, superfluous, out of range or not one a seed.
     """
+    if not len(seeds):
+        raise InputError("no images asked for: give at least one seed")
     if plan.steps > model.length:
         raise InputError(
             f"steps={plan.steps} exceeds the {model.length} tokens of this model; "
@@ -66,6 +87,50 @@ def check_request(
     wrong = [label for label in class_labels if not 0 <= label < model.classes]
     if wrong:
         raise InputError(f"class label {wrong[0]} is outside 0..{model.classes - 1}")
+
+
+def generate_tokens(
+    system: System,
+    class_labels: Sequence[int] | None = None,
+    *,
+    seeds: Sequence[int],
+    plan: Plan | None = None,
+    batch_size: int = 32,
+    run_seed: int = 0,
+    canvas: Canvas | None = None,
+    observe: Callable[[Step], None] | None = None,
+) -> Iterator[Tokens]:
+    """Generate ids, a batch at a time; the tokenizer is not asked for.
+
+    Arguments and errors are those of :func:`generate`.
+    """
+    plan = plan or system.plan
+    check_request(system.model, plan, class_labels, seeds)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1")
+    device = next(system.model.parameters()).device
+    if canvas is None:
+        canvas = blank_canvas(len(seeds), system.model.length)
+    wanted = (len(seeds), system.model.length)
+    if tuple(canvas.masked.shape) != wanted:
+        raise InputError(
+            f"the canvas is {tuple(canvas.masked.shape)}, wanted is {wanted}: a row a seed, "
+            "a column a token"
+        )
+
+    def batches(whole: Canvas) -> Iterator[Tokens]:
+        for start in range(0, len(seeds), batch_size):
+            rows = slice(start, start + batch_size)
+            batch = list(seeds[rows])
+            labels = None if class_labels is None else torch.tensor(class_labels[rows]).to(device)
+            begun = Canvas(*(part[rows].to(device) for part in whole))
+            draws = Draws(batch, run_seed=run_seed, device=device)
+            for step in decode(system.model, labels, plan, draws, begun):
+                if observe is not None:
+                    observe(step)
+            yield Tokens(step.tokens, labels, batch)
+
+    return batches(canvas)
 
 
 def generate(
@@ -94,24 +159,22 @@ def generate(
         canvas: ``(len(seeds), L)``, partly known images to complete; None starts from nothing.
         observe: called with every decoding step of every batch.
 
-    Yields:
-        Images in the order of ``seeds``.
+    Returns:
+        Batches in the order of ``seeds``; the work is done as they are asked for.
 
     Raises:
-        InputError: see :func:`check_request`.
+        InputError: at once, see :func:`check_request`; a batch size below 1; a canvas of another
+            shape; a system without a tokenizer.
     """
-    plan = plan or system.plan
-    check_request(system.model, plan, class_labels, seeds)
-    device = next(system.model.parameters()).device
-    for start in range(0, len(seeds), batch_size):
-        rows = slice(start, start + batch_size)
-        batch = list(seeds[rows])
-        labels = None if class_labels is None else torch.tensor(class_labels[rows], device=device)
-        blank = blank_canvas(len(batch), system.model.length, device)
-        begun = blank if canvas is None else Canvas(*(part[rows].to(device) for part in canvas))
-        draws = Draws(batch, run_seed=run_seed, device=device)
-        for step in decode(system.model, labels, plan, draws, begun):
-            if observe is not None:
-                observe(step)
-        pixels = system.tokenizer.decode(step.tokens, system.model.grid)
-        yield Images(pixels, step.tokens, labels, batch)
+    tokenizer = system.tokenizer
+    made = generate_tokens(
+        system,
+        class_labels,
+        seeds=seeds,
+        plan=plan,
+        batch_size=batch_size,
+        run_seed=run_seed,
+        canvas=canvas,
+        observe=observe,
+    )
+    return (Images(tokenizer.decode(batch.tokens, system.model.grid), *batch) for batch in made)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.store import load_state, load_weights, save_weights
+from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, save_weights
 from unmask.data.classes import class_index
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.generate import Images, generate
+from unmask.generate import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
@@ -23,6 +25,7 @@ from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 
 FORMAT = "unmask-model"
+TOKENIZER = "tokenizer"  # the folder of the tokenizer inside a model's
 
 
 class Pipeline:
@@ -31,22 +34,50 @@ class Pipeline:
     Args:
         recipe: what the network is and how to sample it.
         model: the network.
-        tokenizer: turns its ids into images.
+        tokenizer: turns its ids into images; without one there are only ids.
         class_names: by label, if known.
+
+    Raises:
+        InputError: when the tokenizer has another number of codes than the network.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         model: MaskedModel,
-        tokenizer: ConvVQTokenizer,
+        tokenizer: ConvVQTokenizer | None,
         class_names: Sequence[str] = (),
     ) -> None:
+        if tokenizer is not None and tokenizer.codes != recipe.network.codes:
+            raise InputError(
+                f"the tokenizer has {tokenizer.codes} codes and the network "
+                f"{recipe.network.codes}; use the tokenizer that the network was trained with"
+            )
         self.recipe = recipe
         self.model = model.eval()
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.plan = recipe.plan
         self.class_names = tuple(class_names)
+
+    @property
+    def tokenizer(self) -> ConvVQTokenizer:
+        """What turns ids into images.
+
+        Raises:
+            InputError: when the model came without one, naming the one it needs.
+        """
+        if self._tokenizer is None:
+            raise InputError(
+                f"this model came without its tokenizer, {self.recipe.tokenizer!r}, so it makes "
+                "tokens but no pixels: ask for tokens (Pipeline.tokens, or unmask sample "
+                "--format tokens), or convert it again with --tokenizer FOLDER"
+            )
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there can be pixels."""
+        return self._tokenizer is not None
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
@@ -67,14 +98,17 @@ class Pipeline:
         with torch.device("meta"):
             model = recipe.network.build()
         load_state(model, state)
-        tokenizer = load_tokenizer(folder / "tokenizer")
+        inside = folder / TOKENIZER
+        wanted = config.get("has_tokenizer", True) and inside.exists()
+        tokenizer = load_tokenizer(inside) if wanted else None
         pipeline = cls(recipe, model.requires_grad_(False), tokenizer, config["class_names"])
         return pipeline.to(device)
 
     def to(self, device: str | torch.device) -> Pipeline:
         """Move network and tokenizer; returns self."""
         self.model.to(device)
-        self.tokenizer.to(device)
+        if self._tokenizer is not None:
+            self._tokenizer.to(device)
         return self
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
@@ -85,15 +119,19 @@ class Pipeline:
             half: store weights as float16.
 
         Raises:
-            InputError: when the disk refuses; a model that was there is whole.
+            InputError: when the folder holds something else (nothing is written), or the disk
+                refuses (a model that was there is whole).
         """
         folder = Path(folder)
+        check_place(folder)
         config: dict[str, Any] = {
             "format": FORMAT,
             "recipe": to_dict(self.recipe),
             "class_names": list(self.class_names),
+            "has_tokenizer": self.has_tokenizer,
         }
-        save_tokenizer(self.tokenizer, folder / "tokenizer", half=half)
+        if self._tokenizer is not None:
+            save_tokenizer(self._tokenizer, folder / TOKENIZER, half=half)
         save_weights(folder, self.model.state_dict(), config, half=half)
 
     def labels(self, classes: Sequence[int | str]) -> list[int]:
@@ -122,20 +160,63 @@ class Pipeline:
             batch_size: images decoded at once; does not change them.
 
         Raises:
-            InputError: see :func:`unmask.generate.check_request`.
+            InputError: see :func:`unmask.generate.generate`.
         """
-        labels = None if class_labels is None else self.labels(class_labels)
+        labels, seeds = self._request(class_labels, seeds)
+        batches = list(generate(self, labels, seeds=seeds, plan=plan, batch_size=batch_size))
+        pixels = torch.cat([batch.pixels for batch in batches])
+        tokens = torch.cat([batch.tokens for batch in batches])
+        return Images(pixels, tokens, _tensor(labels, tokens.device), list(seeds))
+
+    def tokens(
+        self,
+        class_labels: Sequence[int | str] | None = None,
+        *,
+        seeds: Sequence[int] | int = 0,
+        plan: Plan | None = None,
+        batch_size: int = 32,
+    ) -> Tokens:
+        """Generate images as ids, for which no tokenizer is needed; arguments as of a call."""
+        labels, seeds = self._request(class_labels, seeds)
+        made = generate_tokens(self, labels, seeds=seeds, plan=plan, batch_size=batch_size)
+        tokens = torch.cat([batch.tokens for batch in made])
+        return Tokens(tokens, _tensor(labels, tokens.device), list(seeds))
+
+    def _request(
+        self, classes: Sequence[int | str] | None, seeds: Sequence[int] | int
+    ) -> tuple[list[int] | None, Sequence[int]]:
+        labels = None if classes is None else self.labels(classes)
         if isinstance(seeds, int):
             seeds = range(seeds, seeds + (1 if labels is None else len(labels)))
-        batches = list(generate(self, labels, seeds=seeds, plan=plan, batch_size=batch_size))
-        return Images(
-            torch.cat([batch.pixels for batch in batches]),
-            torch.cat([batch.tokens for batch in batches]),
-            None
-            if labels is None
-            else torch.cat([batch.class_labels for batch in batches if batch.class_labels is not None]),
-            list(seeds),
+        return labels, seeds
+
+
+def _tensor(labels: list[int] | None, device: torch.device) -> Tensor | None:
+    return None if labels is None else torch.tensor(labels, device=device)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to save where anything but an earlier model lies.
+
+    Raises:
+        InputError: naming what is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; name a new folder for the model")
+    there = sorted(p.name for p in folder.glob("[!.]*"))
+    foreign = [name for name in there if name not in (WEIGHTS, TOKENIZER)]
+    if foreign and not _is_model(folder / CONFIG):
+        raise InputError(
+            f"{folder} holds {foreign[0]!r} and is no model of this library; name a new folder"
         )
+
+
+def _is_model(config: Path) -> bool:
+    try:
+        found = json.loads(config.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
 
 
 def adjusted(

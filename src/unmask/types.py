@@ -54,7 +54,7 @@ class MaskedBatch(NamedTuple):
 class Step(NamedTuple):
     """The state after one decoding step."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     """0-based."""
     tokens: Tensor
     """``(B, L[, C])`` every token drawn or known so far, before any is hidden again."""

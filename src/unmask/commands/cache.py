@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from unmask.commands.arguments import explained
 from unmask.commands.device import resolve_device
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
@@ -107,9 +108,15 @@ def verify(arguments: Verify, console: Console) -> None:
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    commands = {"build": Build, "info": Info, "verify": Verify}
-    arguments = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="unmask cache", args=list(words)
+    commands: dict[str, Callable[..., Build | Info | Verify]] = {
+        "build": Build,
+        "info": Info,
+        "verify": Verify,
+    }
+    arguments = explained(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            commands, prog="unmask cache", args=list(words)
+        )
     )
     console = Console()
     if isinstance(arguments, Build):

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from unmask.checkpoints.store import CONFIG
+from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
@@ -46,7 +47,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = tyro.cli(Arguments, prog="unmask eval", args=list(words))
+    arguments = parse(Arguments, words, prog="unmask eval")
     device = str(resolve_device(arguments.judgement.device))
     arguments = replace(arguments, judgement=replace(arguments.judgement, device=device))
     subject = Path(arguments.subject)

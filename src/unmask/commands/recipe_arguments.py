@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
+from unmask.commands.arguments import parse
 from unmask.errors import InputError
 
-A = TypeVar("A")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+A = TypeVar("A", bound="DataclassInstance")
 
 
-def parse(
+def parse_with_recipe(
     wanted: type[A],
     words: Sequence[str],
     *,
@@ -44,9 +48,9 @@ def parse(
     recipe = find(words[0])
     bare = [f.name for f in dataclasses.fields(wanted) if f.default is dataclasses.MISSING]
     required: dict[str, Any] = dict.fromkeys(bare, tyro.MISSING)
-    return tyro.cli(
-        tyro.conf.AvoidSubcommands[wanted],  # type: ignore[valid-type]
-        default=wanted(**{**required, "recipe": recipe}),
-        args=list(words[1:]),
+    return parse(
+        tyro.conf.AvoidSubcommands[wanted],  # type: ignore[misc]
+        words[1:],
         prog=f"unmask {command} {words[0]}",
+        default=wanted(**{**required, "recipe": recipe}),
     )

@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from unmask.commands.arguments import parse
 from unmask.recipes import RECIPES, get
 from unmask.recipes.serial import to_dict
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
@@ -26,7 +27,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = tyro.cli(Arguments, prog="unmask recipes", args=words)
+    arguments = parse(Arguments, words, prog="unmask recipes")
     if arguments.name:
         print(yaml.safe_dump(to_dict(get(arguments.name)), sort_keys=False, allow_unicode=True))
         return

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
 from unmask.decode import Plan
-from unmask.evaluate.image_sets import write_npz
-from unmask.generate import check_request, generate
+from unmask.errors import InputError
+from unmask.evaluate.image_sets import ImageBatch, write_npz
+from unmask.film import unmasking
+from unmask.generate import Images, Tokens, generate, generate_tokens
 from unmask.orders import Confidence, RandomOrder, StaticOrder
-from unmask.pictures import sheet, to_pil, to_uint8, veil, write_gif
+from unmask.pictures import sheet, to_pil, to_uint8, write_gif
 from unmask.pipeline import Pipeline, adjusted, load
-from unmask.types import Step
+
+B = TypeVar("B", Images, Tokens)
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ class Arguments:
     """Draw among the k likeliest codes only."""
     out: Path = Path("samples")
     """Folder for the results."""
-    format: Literal["grid", "png", "npz"] = "grid"
-    """A contact sheet, one PNG an image (class_<label>/<seed>.png), or an ADM-style NPZ."""
+    format: Literal["grid", "png", "npz", "tokens"] = "grid"
+    """A contact sheet, one PNG an image (class_<label>/<seed>.png), an ADM-style NPZ, or the ids
+    alone (tokens.npz: tokens, seeds, labels), for which no tokenizer is needed."""
     film: bool = False
     """Also write the unmasking of one image a class as film.png and film.gif."""
     batch_size: int = 64
@@ -60,7 +66,7 @@ class Arguments:
 
 def plan_of(arguments: Arguments, plan: Plan) -> Plan:
     """The system's plan with what the command line changes."""
-    orders = {
+    orders: dict[str, Confidence | RandomOrder | StaticOrder] = {
         "random": RandomOrder(),
         "halton": StaticOrder(path="halton"),
         "raster": StaticOrder(path="raster"),
@@ -80,18 +86,29 @@ def plan_of(arguments: Arguments, plan: Plan) -> Plan:
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = tyro.cli(Arguments, prog="unmask sample", args=words)
+    arguments = parse(Arguments, words, prog="unmask sample")
+    check_out(arguments.out)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
     plan = plan_of(arguments, pipeline.plan)
     labels = _labels(pipeline, arguments)
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
-    check_request(pipeline.model, plan, labels or None, seeds)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    pixels = _generate(pipeline, labels or None, seeds, plan, arguments)
-    _write(pixels, labels, seeds, arguments)
+    if arguments.format == "tokens":
+        _run_tokens(pipeline, labels, seeds, plan, arguments)
+    else:
+        _run_images(pipeline, labels, seeds, plan, arguments)
     if arguments.film:
-        _write_film(pipeline, labels, seeds, plan, arguments)
-    Console().print(f"{len(pixels)} images in {arguments.out}/")
+        _write_film(pipeline, labels, plan, arguments)
+    Console().print(f"{len(seeds)} images in {arguments.out}/", highlight=False, soft_wrap=True)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a file where a folder is wanted.
+
+    Raises:
+        InputError: naming it.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the results")
 
 
 def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
@@ -99,34 +116,46 @@ def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
     return [label for label in chosen for _ in range(arguments.per_class)]
 
 
-def _generate(
-    pipeline: Pipeline,
-    labels: list[int] | None,
-    seeds: Sequence[int],
-    plan: Plan,
-    arguments: Arguments,
-) -> torch.Tensor:
-    batches = []
-    with Progress(console=Console(stderr=True)) as progress:
-        steps = -(-len(seeds) // arguments.batch_size) * (plan.steps - plan.first_step)
-        task = progress.add_task("unmasking", total=steps)
-        for batch in generate(
-            pipeline,
-            labels,
-            seeds=seeds,
-            plan=plan,
-            batch_size=arguments.batch_size,
-            observe=lambda step: progress.advance(task),
-        ):
-            batches.append(to_uint8(batch.pixels).cpu())
-    return torch.cat(batches)  # (N, C, H, W) uint8
-
-
-def _write(
-    pixels: torch.Tensor, labels: list[int], seeds: Sequence[int], arguments: Arguments
+def _run_tokens(
+    pipeline: Pipeline, labels: list[int], seeds: range, plan: Plan, arguments: Arguments
 ) -> None:
+    if arguments.film:
+        raise InputError("--film shows pixels; leave it out with --format tokens")
+    batches = generate_tokens(
+        pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    made = [batch.tokens.cpu() for batch in _with_bar(batches, len(seeds))]
+    arrays = {"tokens": torch.cat(made).numpy(), "seeds": np.array(seeds)}
+    if labels:
+        arrays["labels"] = np.array(labels)
+    np.savez(arguments.out / "tokens.npz", allow_pickle=False, **arrays)
+
+
+def _run_images(
+    pipeline: Pipeline, labels: list[int], seeds: range, plan: Plan, arguments: Arguments
+) -> None:
+    batches = generate(
+        pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    made = [to_uint8(batch.pixels).cpu() for batch in _with_bar(batches, len(seeds))]
+    _write(torch.cat(made), labels, seeds, arguments)  # (N, C, H, W) uint8
+
+
+def _with_bar(batches: Iterator[B], total: int) -> Iterator[B]:
+    """The batches, with a bar where someone looks."""
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("unmasking", total=total)
+        for batch in batches:
+            progress.advance(task, len(batch.seeds))
+            yield batch
+
+
+def _write(pixels: torch.Tensor, labels: list[int], seeds: range, arguments: Arguments) -> None:
     if arguments.format == "npz":
-        write_npz(arguments.out / "samples.npz", pixels, torch.tensor(labels) if labels else None)
+        found = torch.tensor(labels) if labels else None
+        write_npz(arguments.out / "samples.npz", [ImageBatch(pixels, found)])
     elif arguments.format == "grid":
         zoom = max(1, 64 // pixels.shape[-1])
         sheet(pixels, arguments.per_class, zoom=zoom).save(arguments.out / "samples.png")
@@ -137,35 +166,12 @@ def _write(
             to_pil(image).save(folder / f"{seed}.png")
 
 
-def _write_film(
-    pipeline: Pipeline,
-    labels: list[int],
-    seeds: Sequence[int],
-    plan: Plan,
-    arguments: Arguments,
-) -> None:
-    """The first image of each class, step by step."""
-    first = slice(None, None, arguments.per_class)
-    frames = unmasking(pipeline, labels[first] or None, list(seeds)[first], plan)
+def _write_film(pipeline: Pipeline, labels: list[int], plan: Plan, arguments: Arguments) -> None:
+    """One image a class, step by step."""
+    first = labels[:: arguments.per_class] or None
+    frames = unmasking(pipeline, first, first_seed=arguments.seed, plan=plan)
     zoom = max(1, 64 // frames.shape[-1])
     film = frames.transpose(0, 1).flatten(0, 1)  # (B * S, C, H, W), a row an image
     sheet(film, frames.shape[0], zoom=zoom).save(arguments.out / "film.png")
     pictures = [sheet(frame, min(len(frame), 10), zoom=zoom) for frame in frames]
     write_gif(pictures, arguments.out / "film.gif")
-
-
-def unmasking(
-    pipeline: Pipeline, labels: Sequence[int] | None, seeds: Sequence[int], plan: Plan
-) -> torch.Tensor:
-    """The state after every step as pictures, masked patches grey: ``(S, B, C, H, W)``."""
-    frames: list[torch.Tensor] = []
-
-    def keep(step: Step) -> None:
-        pixels = pipeline.tokenizer.decode(step.tokens, pipeline.model.grid)
-        frames.append(veil(pixels, step.masked, pipeline.model.grid).cpu())
-
-    for _ in generate(
-        pipeline, labels, seeds=seeds, plan=plan, batch_size=len(seeds), observe=keep
-    ):
-        pass
-    return torch.stack(frames)

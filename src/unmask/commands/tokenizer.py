@@ -11,7 +11,7 @@ import tyro
 from accelerate import PartialState
 from rich.console import Console
 
-from unmask.commands.recipe_arguments import parse
+from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.source import open_source
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.train.tokenizer import train_tokenizer
@@ -33,7 +33,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = parse(
+    arguments = parse_with_recipe(
         Arguments,
         words,
         command="tokenizer",

@@ -11,7 +11,7 @@ import tyro
 from accelerate import PartialState
 from rich.console import Console
 
-from unmask.commands.recipe_arguments import parse
+from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
@@ -46,7 +46,7 @@ class Arguments:
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = parse(Arguments, words, command="train", known=RECIPES, find=get)
+    arguments = parse_with_recipe(Arguments, words, command="train", known=RECIPES, find=get)
     tokenizer = load_tokenizer(arguments.recipe.tokenizer)
     cache = _open_cache(arguments, tokenizer)
     check_fit(arguments.recipe, cache, tokenizer)

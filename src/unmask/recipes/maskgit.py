@@ -21,7 +21,7 @@ from unmask.train.settings import Ema, Training
 PYTORCH_README = "xyfJASON/maskgit-pytorch, README"
 JAX_README = "google-research/maskgit, README"
 
-# maskgit-pytorch, configs/*.yaml ------------------------------------------------------------------
+# maskgit-pytorch, configs/*.yaml -----------------------------------------------------------------
 
 PYTORCH_COUNTS = FixedCounts(pace="overall", precision="float64")
 PYTORCH_MASKING = TrainMasking(shared=True, rounding="up")
@@ -87,7 +87,7 @@ PYTORCH_FFHQ256 = Recipe(
     plan=pytorch_plan(1.0, 4.5),
 )
 
-# The original, in JAX and in UnlockMGM's conversion -------------------------------------------------
+# The original, in JAX and in UnlockMGM's conversion ----------------------------------------------
 
 JAX_IMAGENET256 = Recipe(
     name="maskgit-jax-imagenet256",
@@ -152,7 +152,7 @@ UNLOCKMGM_IMAGENET512 = replace(
     network=replace(UNLOCKMGM_IMAGENET256.network, length=1024),
 )
 
-# Small ones, trained here ---------------------------------------------------------------------------
+# Small ones, trained here ------------------------------------------------------------------------
 
 FASHION = Recipe(
     name="fashion-maskgit",
@@ -161,25 +161,22 @@ FASHION = Recipe(
     image_size=28,
     crop="none",
     flip=False,  # every shoe of the data points the same way
-    network=PreNormNetwork(
-        codes=512, width=128, depth=5, heads=4, length=49, classes=10, dropout=0.1
-    ),
+    network=PreNormNetwork(codes=256, width=128, depth=5, heads=4, length=49, classes=10),
     masking=TrainMasking(rounding="up"),
     training=Training(
-        steps=1500,
-        batch_size=64,
-        lr=1e-3,
+        steps=1400,
+        batch_size=32,
+        lr=1.5e-3,
         schedule="cosine",
         warmup_steps=100,
-        weight_decay=0.045,
+        weight_decay=0.03,
         decay_only_matrices=True,
         clip_grad_norm=1.0,
-        label_smoothing=0.1,
         label_dropout=0.1,
-        ema=Ema(decay=0.995, warmup="inverse"),
-        log_every=25,
-        preview_every=500,
-        save_every=500,
+        ema=Ema(decay=0.99, warmup="inverse"),
+        log_every=50,
+        preview_every=700,
+        save_every=700,
     ),
     plan=Plan(
         steps=12,

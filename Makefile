@@ -1,0 +1,29 @@
+# `make demo` and `make test` set up what they need in .venv, on a machine with Python, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-slow lint parity clean
+
+demo: $(READY)  ## train, sample and judge a small MaskGIT; writes demo/report.html
+	$(BIN)/unmask demo --out demo
+
+test: $(READY)  ## the default test suite
+	$(BIN)/pytest
+
+test-slow: $(READY)  ## the tests marked slow
+	$(BIN)/pytest -m slow
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:  ## everything that the targets above made
+	rm -rf $(VENV) demo

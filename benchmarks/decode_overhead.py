@@ -1,0 +1,107 @@
+"""What decoding costs beyond the network calls it makes.
+
+    python benchmarks/decode_overhead.py [--recipe fashion-maskgit] [--batch-size 64] [--report DIR]
+
+Both sides run in turn in one process: the decode loop, and bare calls of trunk and output layer on
+batches of the same shapes, guidance doubled alike. Prints medians, the median of paired ratios, and
+tensor operations counted by the profiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from report import markdown_table, write_report
+
+from unmask.decode import Plan, blank_canvas, decode
+from unmask.draws import Draws, keyed_generator
+from unmask.model import MaskedModel, initialize
+from unmask.recipes import get
+from unmask.types import Canvas
+
+LIMIT = 1.10
+
+
+@torch.inference_mode()
+def bare_calls(model: MaskedModel, labels: torch.Tensor, plan: Plan) -> None:
+    """The network alone: trunk on the (doubled) batch, output layer on the tokens still masked."""
+    batch = len(labels)
+    start = torch.ones(batch, model.length, dtype=torch.bool)
+    remaining = plan.counts.table(plan.steps, 0, start, Draws([0]))[:, 0].tolist()
+    before = [model.length, *remaining[:-1]]
+    scales = plan.guidance.table(torch.tensor(remaining)[:, None], plan.steps, model.length)
+    canvas = blank_canvas(batch, model.length)
+    doubled = Canvas(*(torch.cat([part, part]) for part in canvas))
+    both = torch.cat([labels, labels])
+    for masked, scale in zip(before, scales[:, 0].tolist(), strict=True):
+        guided = scale != 1
+        hidden = model.hidden(doubled if guided else canvas, both if guided else labels).tokens
+        model.head.code_logits(hidden[:, :masked])
+
+
+def full_decode(model: MaskedModel, labels: torch.Tensor, plan: Plan) -> None:
+    """The decode loop to its end."""
+    draws = Draws(list(range(len(labels))))
+    for _ in decode(model, labels, plan, draws, blank_canvas(len(labels), model.length)):
+        pass
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def operations(call: Callable[[], None]) -> int:
+    """Tensor operations that one call dispatches, those inside others not counted."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return sum(
+        event.name.startswith("aten::") and event.cpu_parent is None for event in profile.events()
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="fashion-maskgit")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    recipe = get(options.recipe)
+    model = recipe.network.build()
+    initialize(model, keyed_generator("benchmark"))
+    model.eval()
+    labels = torch.arange(options.batch_size) % max(1, recipe.network.classes)
+    full = lambda: full_decode(model, labels, recipe.plan)  # noqa: E731
+    bare = lambda: bare_calls(model, labels, recipe.plan)  # noqa: E731
+    full(), bare()
+    pairs = [(seconds(full), seconds(bare)) for _ in range(options.rounds)]
+    ratio = statistics.median(a / b for a, b in pairs)
+    full_time, bare_time = (statistics.median(side) for side in zip(*pairs, strict=True))
+    rows = [
+        ("decode loop", f"{full_time * 1e3:.1f}", operations(full)),
+        ("bare network calls", f"{bare_time * 1e3:.1f}", operations(bare)),
+    ]
+    header = ("what", "ms, median", "operations")
+    note = (
+        f"{recipe.name}, batch {options.batch_size}, {recipe.plan.steps} steps, guidance "
+        f"{recipe.plan.guidance.scale}; median of {options.rounds} paired time ratios: "
+        f"{ratio:.3f} (limit {LIMIT})."
+    )
+    print(markdown_table(rows, header), note, sep="\n\n")
+    if options.report:
+        write_report(options.report, "decode_overhead", rows=rows, header=header, note=note)
+    sys.exit(ratio > LIMIT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The whole path on embedded images: tokenizer, cache, generator, samples, scores, report."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unmask.data.build_cache import CacheLayout, build_cache
+from unmask.data.cache import LatentCache
+from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.source import ImageSource, open_source
+from unmask.data.transform import Transform
+from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.judgement import (
+    Judgement,
+    generated_batches,
+    judge_images,
+    real_batches,
+)
+from unmask.evaluate.report import Report
+from unmask.film import unmasking
+from unmask.pipeline import Pipeline, load
+from unmask.recipes.maskgit import FASHION
+from unmask.recipes.recipe import Recipe
+from unmask.recipes.tokenizers import FASHION_VQ, TokenizerRecipe
+from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.train.generator import train_generator
+from unmask.train.tokenizer import train_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What the demo does; the defaults fit two CPU cores and eight minutes."""
+
+    tokenizer: TokenizerRecipe = FASHION_VQ
+    """First stage."""
+    recipe: Recipe = FASHION
+    """Second stage."""
+    judgement: Judgement = field(default_factory=lambda: Judgement(classifier="fashion"))
+    """Counts and judges."""
+    device: str = "cpu"
+    """Where sampling and scoring run; training goes where the launcher says."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a part of the demo cost."""
+
+    name: str
+    seconds: float
+    peak_gb: float
+    """Largest resident memory of the process so far, in GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Everything the report shows."""
+
+    out: Path
+    """Folder of the demo."""
+    stages: list[Stage]
+    """In order."""
+    scores: Report
+    """Generated images and both floors."""
+    pipeline: Pipeline
+    """The trained system."""
+    samples: Tensor
+    """``(classes x 10, C, H, W)`` uint8, ten a class."""
+    film: Tensor
+    """``(S, classes, C, H, W)`` float32 in [0, 1], one image a class, step by step."""
+    originals: Tensor
+    """``(20, C, H, W)`` uint8 held-out images."""
+    reconstructions: Tensor
+    """The same through the tokenizer and back."""
+
+    def line(self) -> str:
+        """The result in one line."""
+        generated, reconstruction, real = self.scores.rows
+        seconds = sum(stage.seconds for stage in self.stages)
+        return (
+            f"demo: class_accuracy={generated.class_accuracy:.3f} fd={generated.fd:.1f} "
+            f"fd_reconstruction={reconstruction.fd:.1f} fd_real={real.fd:.1f} "
+            f"seconds={seconds:.0f} peak_gb={peak_gb():.2f}"
+        )
+
+
+def peak_gb() -> float:
+    """Largest resident memory of this process, in GB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
+    """Train, sample and judge; a stopped demo continues where it was.
+
+    Args:
+        out: folder for the tokenizer, cache and generator runs.
+        options: see :class:`DemoOptions`.
+
+    Raises:
+        InputError: when ``out`` holds another run.
+    """
+    options = options or DemoOptions()
+    stages: list[Stage] = []
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        print(f"--- {name}", flush=True)
+        began = time.monotonic()
+        yield
+        stages.append(Stage(name, time.monotonic() - began, peak_gb()))
+
+    data = fashion_mnist_10k()
+    train, held_out = open_source(data), open_source(data, split="val")
+    transform = _transform(options.recipe)
+    with stage("tokenizer"):
+        train_tokenizer(options.tokenizer, train, out=out / "tokenizer")
+        tokenizer = load_tokenizer(out / "tokenizer")
+    with stage("cache"):
+        cache = _cache(tokenizer, train, out / "cache", options.recipe)
+    with stage("generator"):
+        train_generator(_named(options.recipe, out), cache, tokenizer, out=out / "generator")
+        pipeline = load(out / "generator", device=options.device)
+    with stage("samples"):
+        batches = list(generated_batches(pipeline, options.judgement))
+        film = unmasking(pipeline, list(range(pipeline.model.classes)), first_seed=0)
+    with stage("scores"):
+        scores = judge_images(
+            batches,
+            train,
+            held_out,
+            transform,
+            judgement=replace(options.judgement, device=options.device),
+            tokenizer=pipeline.tokenizer,
+        )
+    originals = next(real_batches(held_out, transform, count=20)).images
+    return DemoResult(
+        out=out,
+        stages=stages,
+        scores=scores,
+        pipeline=pipeline,
+        samples=by_class(batches, pipeline.model.classes, 10),
+        film=film,
+        originals=originals,
+        reconstructions=_reconstruct(pipeline, originals),
+    )
+
+
+def _transform(recipe: Recipe) -> Transform:
+    return Transform(size=recipe.image_size, crop=recipe.crop, channels=1)
+
+
+def _named(recipe: Recipe, out: Path) -> Recipe:
+    return replace(recipe, tokenizer=str(out / "tokenizer"))
+
+
+def _cache(
+    tokenizer: ConvVQTokenizer, source: ImageSource, folder: Path, recipe: Recipe
+) -> LatentCache:
+    layout = CacheLayout(image_size=recipe.image_size, flip=recipe.flip)
+    build_cache(tokenizer, source, out=folder, layout=layout)
+    return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)
+
+
+def by_class(batches: list[ImageBatch], classes: int, each: int) -> Tensor:
+    """The first ``each`` images of every class, class by class, ``(classes x each, C, H, W)``."""
+    images = torch.cat([batch.images for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
+    rows = [(labels == label).nonzero().flatten()[:each] for label in range(classes)]
+    return images[torch.cat(rows)]
+
+
+def _reconstruct(pipeline: Pipeline, images: Tensor) -> Tensor:
+    device = next(pipeline.model.parameters()).device
+    ids = pipeline.tokenizer.encode(images.to(device).float() / 255)
+    return pipeline.tokenizer.decode(ids, pipeline.model.grid).cpu()
