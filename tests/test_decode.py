@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -172,7 +172,9 @@ def test_known_tokens_stay_and_rows_may_know_different_shares(order: str) -> Non
     masked[1, 0] = True
     masked[3] = True  # row 2 is known already
     tokens = torch.arange(LENGTH).expand(4, LENGTH) % CODES
-    steps = run(plan_of(order, "each_step", "constant"), [1, 2, 3, 4], canvas=Canvas(tokens, masked))
+    steps = run(
+        plan_of(order, "each_step", "constant"), [1, 2, 3, 4], canvas=Canvas(tokens, masked)
+    )
     for step in steps:
         assert torch.equal(step.tokens[~masked], tokens[~masked])
         assert not (step.masked & ~masked).any()
@@ -188,7 +190,7 @@ def test_hot_rescored_confidence_masks_known_tokens_again_and_still_ends() -> No
     steps = run(plan, list(range(8)))
     again = sum(
         int((now.masked & ~before.masked).sum())
-        for before, now in zip(steps, steps[1:], strict=False)
+        for before, now in pairwise(steps)
     )
     assert again > 0
     assert not steps[-1].masked.any()

@@ -114,6 +114,7 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
+        """Time a part and say that it begins."""
         print(f"--- {name}", flush=True)
         began = time.monotonic()
         yield

@@ -83,15 +83,11 @@ def inpaint(
         The images, and their tokens.
 
     Raises:
-        InputError: when the hole has another size than the images or is empty.
+        InputError: when the images are not of the system's size or not one a seed, or the hole is
+            not bool, has another size or is empty.
     """
-    if hole.shape[-2:] != images.shape[-2:]:
-        raise InputError(
-            f"the hole is {tuple(hole.shape[-2:])} pixels and the images are "
-            f"{tuple(images.shape[-2:])}; give both the same height and width"
-        )
-    if not hole.any():
-        raise InputError("the hole is empty: mark at least one pixel true")
+    _check_images(system, images, seeds)
+    _check_hole(hole, images)
     hole = hole.expand(len(images), *hole.shape[-2:])
     device = next(system.model.parameters()).device
     with torch.inference_mode():
@@ -99,12 +95,37 @@ def inpaint(
     masked = masked_tokens(hole.to(device), system.tokenizer.stride, ring=ring)
     canvas = Canvas(known, masked)
     made = next(
-        generate(
-            system, class_labels, seeds=seeds, plan=plan, batch_size=len(seeds), canvas=canvas
-        )
+        generate(system, class_labels, seeds=seeds, plan=plan, batch_size=len(seeds), canvas=canvas)
     )
     if blend_radius is None:
         return made
     weight = soft_edge(hole, blend_radius).to(device)
     pixels = images.to(device) * (1 - weight) + made.pixels * weight
     return made._replace(pixels=pixels)
+
+
+def _check_images(system: System, images: Tensor, seeds: Sequence[int]) -> None:
+    size = tuple(side * system.tokenizer.stride for side in system.model.grid)
+    if images.ndim != 4 or tuple(images.shape[-2:]) != size:
+        raise InputError(
+            f"images of shape {tuple(images.shape)} do not fit this system, which edits "
+            f"(B, C, {size[0]}, {size[1]}); crop or resize them"
+        )
+    if len(images) != len(seeds):
+        raise InputError(f"{len(images)} images and {len(seeds)} seeds; give one seed an image")
+
+
+def _check_hole(hole: Tensor, images: Tensor) -> None:
+    if hole.dtype != torch.bool:
+        raise InputError(f"the hole is {hole.dtype}, wanted is torch.bool; compare it with 0.5")
+    if hole.shape[-2:] != images.shape[-2:]:
+        raise InputError(
+            f"the hole is {tuple(hole.shape[-2:])} pixels and the images are "
+            f"{tuple(images.shape[-2:])}; give both the same height and width"
+        )
+    if hole.ndim not in (2, 3) or hole.shape[:-2].numel() not in (1, len(images)):
+        raise InputError(
+            f"the hole has shape {tuple(hole.shape)}; give (H, W) for all images, or one an image"
+        )
+    if not hole.any():
+        raise InputError("the hole is empty: mark at least one pixel true")

@@ -37,6 +37,7 @@ def unmasking(
     frames: list[Tensor] = []
 
     def keep(step: Step) -> None:
+        """Decode and veil the state after one step."""
         pixels = pipeline.tokenizer.decode(step.tokens, pipeline.model.grid)
         frames.append(veil(pixels, step.masked, pipeline.model.grid).cpu())
 

@@ -29,7 +29,11 @@ class Order(Protocol):
         ...
 
     def score(
-        self, start: Tensor | None, log_prob: Tensor | None, masked: Tensor, at: Progress,
+        self,
+        start: Tensor | None,
+        log_prob: Tensor | None,
+        masked: Tensor,
+        at: Progress,
         draws: Draws,
     ) -> Tensor:
         """Scores of one step.
@@ -87,7 +91,11 @@ class Confidence:
         """Nothing to prepare."""
 
     def score(
-        self, start: Tensor | None, log_prob: Tensor | None, masked: Tensor, at: Progress,
+        self,
+        start: Tensor | None,
+        log_prob: Tensor | None,
+        masked: Tensor,
+        at: Progress,
         draws: Draws,
     ) -> Tensor:
         """See :meth:`Order.score`."""
@@ -110,7 +118,11 @@ class RandomOrder:
         """Nothing to prepare: fresh numbers a step give the same law as one permutation."""
 
     def score(
-        self, start: Tensor | None, log_prob: Tensor | None, masked: Tensor, at: Progress,
+        self,
+        start: Tensor | None,
+        log_prob: Tensor | None,
+        masked: Tensor,
+        at: Progress,
         draws: Draws,
     ) -> Tensor:
         """See :meth:`Order.score`."""
@@ -190,7 +202,11 @@ class StaticOrder:
         return -rank.float()
 
     def score(
-        self, start: Tensor | None, log_prob: Tensor | None, masked: Tensor, at: Progress,
+        self,
+        start: Tensor | None,
+        log_prob: Tensor | None,
+        masked: Tensor,
+        at: Progress,
         draws: Draws,
     ) -> Tensor:
         """See :meth:`Order.score`."""

@@ -31,7 +31,8 @@ def find_folder(name: str | Path) -> Path:
         raise InputError(f"{name} holds neither {CONFIG} nor {EXPORT}/: no model and no ended run")
     if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
         return _from_hub(str(name))
-    raise InputError(f"nothing is saved at {str(name)!r}; shipped: {', '.join(shipped_names())}")
+    shipped_list = ", ".join(shipped_names()) or "none"
+    raise InputError(f"nothing is saved at {str(name)!r}; shipped: {shipped_list}")
 
 
 def _from_hub(name: str) -> Path:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from unmask.commands.arguments import explained
 from unmask.commands.device import resolve_device
-from unmask.data.build_cache import CacheLayout, build_cache
+from unmask.data.build_cache import CacheLayout, CacheReport, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.errors import InputError
@@ -65,12 +65,20 @@ def build(arguments: Build, console: Console) -> None:
         layout=arguments.layout,
         device=device,
     )
-    for name, reason in report.skipped:
-        console.print(f"skipped {name}: {reason}")
     console.print(
         f"{report.rows} images in {report.written + report.kept} shards ({report.kept} kept), "
         f"{len(report.skipped)} skipped, {report.seconds:.0f} s"
     )
+    print_skipped(report)
+
+
+def print_skipped(report: CacheReport) -> None:
+    """Name the images that could not be read and say how many they were."""
+    for name, reason in report.skipped:
+        print(f"skipped {name}: {reason}")
+    if report.skipped:
+        total = report.rows + len(report.skipped)
+        print(f"{len(report.skipped)} of {total} images cannot be read and were left out")
 
 
 def info(arguments: Info, console: Console) -> None:

@@ -49,7 +49,7 @@ def parse_with_recipe(
     bare = [f.name for f in dataclasses.fields(wanted) if f.default is dataclasses.MISSING]
     required: dict[str, Any] = dict.fromkeys(bare, tyro.MISSING)
     return parse(
-        tyro.conf.AvoidSubcommands[wanted],  # type: ignore[misc]
+        tyro.conf.AvoidSubcommands[wanted],  # type: ignore[valid-type,misc]
         words[1:],
         prog=f"unmask {command} {words[0]}",
         default=wanted(**{**required, "recipe": recipe}),

@@ -11,6 +11,7 @@ import tyro
 from accelerate import PartialState
 from rich.console import Console
 
+from unmask.commands.cache import print_skipped
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
@@ -72,7 +73,7 @@ def _open_cache(arguments: Arguments, tokenizer: ConvVQTokenizer) -> LatentCache
     folder = arguments.out.with_name(f"{arguments.out.name}-cache")
     state = PartialState()
     with state.main_process_first():
-        build_cache(
+        report = build_cache(
             tokenizer.to(state.device),
             open_source(arguments.data),
             out=folder,
@@ -80,4 +81,6 @@ def _open_cache(arguments: Arguments, tokenizer: ConvVQTokenizer) -> LatentCache
             device=state.device,
             progress=state.is_main_process,
         )
+    if state.is_main_process:
+        print_skipped(report)
     return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)

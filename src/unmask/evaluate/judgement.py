@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.decode import Plan
@@ -57,18 +60,40 @@ class Judgement:
 
 
 def real_batches(
-    source: ImageSource, transform: Transform, *, count: int, batch_size: int = BATCH
+    source: ImageSource,
+    transform: Transform,
+    *,
+    count: int,
+    batch_size: int = BATCH,
+    skipped: set[str] | None = None,
 ) -> Iterator[ImageBatch]:
-    """Real images in a fixed random order, at most ``count``, uint8 with labels if they have."""
-    rows = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
-    for start in range(0, min(count, len(source)), batch_size):
-        chosen = rows[start : min(start + batch_size, count)].tolist()
-        labels = [source.label(row) for row in chosen]
-        known = [label for label in labels if label is not None]
+    """Real images in a fixed random order, at most ``count``, uint8 with labels if they have.
+
+    Args:
+        source: the images.
+        transform: brings them to one size.
+        count: images wanted; unreadable ones are passed over and do not count.
+        batch_size: images a batch.
+        skipped: collects the keys of unreadable images.
+    """
+    readable = islice(_readable(source, set() if skipped is None else skipped), count)
+    while batch := list(islice(readable, batch_size)):
+        known = [label for _, label in batch if label is not None]
         yield ImageBatch(
-            torch.stack([transform(source.image(row)) for row in chosen]),
-            torch.tensor(known) if len(known) == len(chosen) else None,
+            torch.stack([transform(image) for image, _ in batch]),
+            torch.tensor(known) if len(known) == len(batch) else None,
         )
+
+
+def _readable(source: ImageSource, skipped: set[str]) -> Iterator[tuple[Image.Image, int | None]]:
+    """Images and labels in a fixed random order; the keys of the others go into ``skipped``."""
+    for row in torch.randperm(len(source), generator=keyed_generator("real", len(source))).tolist():
+        try:
+            image = source.image(row)
+        except UnreadableImageError as error:
+            skipped.add(error.key)
+            continue
+        yield image, source.label(row)
 
 
 def reconstructions(
@@ -163,12 +188,15 @@ def judge_images(
     still = replace(transform, flip=False)
     count, size = judgement.count, judgement.batch_size
 
+    skipped: set[str] = set()
+
     def real(source: ImageSource) -> Iterator[ImageBatch]:
-        return real_batches(source, still, count=count, batch_size=size)
+        """The images of one side."""
+        return real_batches(source, still, count=count, batch_size=size, skipped=skipped)
 
     device = torch.device(judgement.device)
     seeds = f"{judgement.seed} to {judgement.seed + count - 1}"
-    return evaluate(
+    report = evaluate(
         generated,
         real(held_out),
         extractor=EfficientNetLite0(resize=judgement.resize, device=device),
@@ -177,3 +205,7 @@ def judge_images(
         classifier=choose_classifier(judgement, train, held_out, still),
         options=EvaluationOptions(seeds=seeds, notes=(held_out.split_rule, *notes)),
     )
+    if not skipped:
+        return report
+    some = ", ".join(sorted(skipped)[:5])
+    return report.noted(f"{len(skipped)} unreadable real images skipped: {some}")

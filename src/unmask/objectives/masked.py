@@ -31,13 +31,15 @@ def locate(batch: MaskedBatch) -> LocatedBatch:
 
 
 class _Head(Protocol):
-    def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor: ...
+    def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
+        """``(M,)`` losses."""
 
 
 class _Network(Protocol):
     head: _Head
 
-    def hidden(self, canvas: Canvas, class_labels: Tensor | None) -> Hidden: ...
+    def hidden(self, canvas: Canvas, class_labels: Tensor | None) -> Hidden:
+        """Features of every position."""
 
 
 class MaskedObjective(nn.Module):

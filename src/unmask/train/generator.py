@@ -107,9 +107,7 @@ def overfit_generator(
     recipe = replace(recipe, training=replace(recipe.training, preview_every=0))
     model, batches, config = _prepare(recipe, cache, tokenizer)
     objective = MaskedObjective(model)
-    return overfit_one_batch(
-        objective, batches, settings=recipe.training, out=out, config=config
-    )
+    return overfit_one_batch(objective, batches, settings=recipe.training, out=out, config=config)
 
 
 def _prepare(
@@ -136,6 +134,7 @@ def _sample_sheet(pipeline: Pipeline) -> Preview:
     labels = [i * classes // PREVIEW_IMAGES for i in range(PREVIEW_IMAGES)] if classes else None
 
     def draw(folder: Path, step: int, averaged: bool) -> None:
+        """A :data:`Preview`."""
         pipeline.tokenizer.to(next(pipeline.model.parameters()).device)
         seeds = range(PREVIEW_IMAGES)
         made = generate(pipeline, labels, seeds=seeds, batch_size=PREVIEW_IMAGES)

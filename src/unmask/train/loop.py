@@ -177,19 +177,23 @@ def accumulate_gradients(
 
 
 def make_accelerator(settings: Training, out: Path) -> Accelerator:
-    """Devices and processes as the launcher says, tracked by TensorBoard in ``out``.
+    """Devices and processes as the launcher says, figures tracked in ``out`` or by a service.
 
     Raises:
-        InputError: if the device or an earlier call in this process rules out the precision.
+        InputError: if the device or an earlier call in this process rules out the precision, or no
+            such tracker exists.
     """
     try:
         accelerator = Accelerator(
-            mixed_precision=settings.precision, log_with="tensorboard", project_dir=out
+            mixed_precision=settings.precision,
+            log_with=None if settings.tracker == "none" else settings.tracker,
+            project_dir=out,
         )
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"training.precision={settings.precision!r} is not possible here: {reason}"
+            f"training.precision={settings.precision!r} with training.tracker="
+            f"{settings.tracker!r} is not possible here: {reason}"
         ) from error
     accelerator.init_trackers("tracker")
     return accelerator

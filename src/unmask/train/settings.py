@@ -71,6 +71,9 @@ class Training:
     """Steps between checkpoints; 0 means only the last step."""
     keep: int = 2
     """Newest checkpoints kept on disk."""
+    tracker: str = "tensorboard"
+    """Where figures also go, beside log.jsonl: any name that accelerate knows ("wandb", "mlflow",
+    "comet_ml", ...), or "none"."""
 
     def __post_init__(self) -> None:
         """Reject values that no run can use."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
+from PIL import Image
 
 from unmask.checkpoints.locate import EXPORT
 from unmask.data.batches import ImageBatches
+from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_seed
@@ -68,6 +71,8 @@ def train_tokenizer(
         num_workers=num_workers,
     )
     if state.is_main_process:
+        if news := batches.bad.news():
+            print(news)
         export_tokenizer(recipe, out)
     return result
 
@@ -75,14 +80,25 @@ def train_tokenizer(
 def _examples(source: ImageSource, transform: Transform) -> torch.Tensor:
     """The first images, ``(N, C, S, S)`` float32 in [0, 1]."""
     still = Transform(size=transform.size, crop="center", channels=transform.channels)
-    count = min(PREVIEW_IMAGES, len(source))
-    return torch.stack([still(source.image(row)) for row in range(count)]).float() / 255
+    readable = (image for row in range(len(source)) if (image := _readable(source, row)))
+    images = [still(image) for image in islice(readable, PREVIEW_IMAGES)]
+    if not images:
+        raise InputError(f"none of the {len(source)} images of {source.name} can be read")
+    return torch.stack(images).float() / 255
+
+
+def _readable(source: ImageSource, row: int) -> Image.Image | None:
+    try:
+        return source.image(row)
+    except UnreadableImageError:
+        return None  # counted and named when its turn in the training comes
 
 
 def _reconstruction_sheet(tokenizer: ConvVQTokenizer, examples: torch.Tensor) -> Preview:
     """Originals above their reconstructions."""
 
     def draw(folder: Path, step: int, averaged: bool) -> None:
+        """A :data:`Preview`."""
         device = next(tokenizer.parameters()).device
         made = tokenizer.decode(tokenizer.encode(examples.to(device))).cpu()
         pairs = torch.stack([examples, made]).flatten(0, 1)

@@ -20,7 +20,6 @@ from unmask.train.optim import learning_rate, make_optimizer
 from unmask.train.settings import Ema, Training
 from unmask.types import Canvas, MaskedBatch
 
-
 SCHEDULERS = {
     "ConstantLR": "constant",
     "ConstantWarmupLR": "constant warmup",

@@ -1,0 +1,132 @@
+"""The documentation does what it says.
+
+A page is run as it stands: its ``sh`` and ``python`` blocks in order, in one empty folder, the
+Python blocks in one namespace. Commands that cannot run here stand in ``text`` blocks, and the
+paragraph above such a block says that it is not run, and why.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+RUN = ("sh", "python")
+NOT_RUN = ("text", "yaml")
+COMMAND = re.compile(r"^(unmask|make|accelerate|torchrun|python|pip) ", re.MULTILINE)
+MODULE = re.compile(r"^(?P<indent> +)(?P<name>[\w/]+(?:\.py|/)) ", re.MULTILINE)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+    above: str
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks in order, each with the paragraph above it."""
+    text = page.read_text(encoding="utf8")
+    return [
+        Block(
+            found[1],
+            found[2],
+            text.count("\n", 0, found.start()) + 2,
+            text[: found.start()].rstrip().rpartition("\n\n")[2],
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+def run_shell(block: Block, where: str) -> None:
+    """Run a block as one script, with the commands of this installation."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        env={**os.environ, "PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, f"{where}:\n{block.text}\nsaid:\n{result.stdout}"
+
+
+def run_python(block: Block, where: str, module: ModuleType) -> None:
+    """Run a block in the page's namespace; a failure shows the page and the line in it."""
+    source = "\n" * (block.line - 1) + block.text
+    exec(compile(source, where.partition(":")[0], "exec"), module.__dict__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_blocks_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look their module up
+    for block in blocks_of(page):
+        where = f"{page.relative_to(ROOT)}:{block.line}"
+        if block.language == "sh":
+            run_shell(block, where)
+        elif block.language == "python":
+            run_python(block, where, module)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_does_not_run_says_why(page: Path) -> None:
+    for block in blocks_of(page):
+        where = f"{page.relative_to(ROOT)}:{block.line}"
+        assert block.language in RUN + NOT_RUN, f"{where}: a block of {block.language!r} hides"
+        if block.language == "text" and COMMAND.search(block.text):
+            assert "not run" in block.above.lower(), f"{where}: say why this is not run"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The fragments that headings of a page can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf8")), re.M)
+    plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = LINK.findall(FENCE.sub("", page.read_text(encoding="utf8")))
+    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    for target in local:
+        path, _, fragment = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), f"{page.relative_to(ROOT)} links to {target}"
+        if fragment:
+            assert fragment in anchors_of(file), f"{page.relative_to(ROOT)} links to {target}"
+    assert local or page.name == "design.md"
+
+
+def test_the_tree_in_the_design_is_the_tree() -> None:
+    drawn = next(b.text for b in blocks_of(ROOT / "docs" / "design.md") if "src/unmask/" in b.text)
+    folders: list[str] = []
+    listed = set()
+    for found in MODULE.finditer(drawn):
+        depth = len(found["indent"]) // 2
+        if found["name"].endswith("/"):
+            folders = [*folders[: depth - 1], found["name"]]
+        else:
+            listed.add("".join(folders[: depth - 1]) + found["name"])
+    package = ROOT / "src" / "unmask"
+    there = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
+    there = {name for name in there if not name.endswith("__init__.py")}
+    assert listed - there == set(), "drawn but gone"
+    assert there - listed == set(), "there but not drawn"
