@@ -188,10 +188,7 @@ def test_hot_rescored_confidence_masks_known_tokens_again_and_still_ends() -> No
         order=Confidence(temperature=60.0, anneal="compound", known="rescore"),
     )
     steps = run(plan, list(range(8)))
-    again = sum(
-        int((now.masked & ~before.masked).sum())
-        for before, now in pairwise(steps)
-    )
+    again = sum(int((now.masked & ~before.masked).sum()) for before, now in pairwise(steps))
     assert again > 0
     assert not steps[-1].masked.any()
 

@@ -47,9 +47,11 @@ UNCONDITIONAL = replace(
 def fill(module: nn.Module, key: str, deviation: float) -> None:
     """Weights of our own choice, so that nothing depends on torch's defaults."""
     generator = keyed_generator("toy", key)
-    for parameter in module.parameters():
+    for name, parameter in module.named_parameters():
         if parameter.ndim > 1:
             parameter.data = torch.randn(parameter.shape, generator=generator) * deviation
+        elif name.endswith("bias"):
+            parameter.data.zero_()
 
 
 def toy_tokenizer(key: str = "tokenizer") -> ConvVQTokenizer:

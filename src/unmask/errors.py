@@ -17,5 +17,6 @@ class InputError(ValueError):
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A closing clause for an error about an unknown name: the likely one, else all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[close[0]]!r}?" if close else f"known: {', '.join(known)}"

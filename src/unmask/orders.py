@@ -78,9 +78,9 @@ class Confidence:
     same noise, as UnlockMGM does, so that a hot step can mask it again."""
 
     def __post_init__(self) -> None:
-        """Reject a negative temperature."""
-        if self.temperature < 0:
-            raise InputError(f"order.temperature={self.temperature} must be at least 0")
+        """Reject a temperature that is negative or not finite."""
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"order.temperature={self.temperature} must be finite, at least 0")
 
     def temperature_at(self, at: Progress) -> float:
         """Noise scale of a step, in float64."""

@@ -93,7 +93,10 @@ class Pipeline:
         folder = find_folder(name)
         state, config = load_weights(folder)
         if config.get("format") != FORMAT:
-            raise InputError(f"{folder} holds no unmask model, but {config.get('format')!r}")
+            raise InputError(
+                f"{folder} holds no unmask model, but {config.get('format')!r}; give the folder "
+                "of a trained or converted generator"
+            )
         recipe = from_dict(Recipe, config["recipe"], str(folder / "config.json"))
         with torch.device("meta"):
             model = recipe.network.build()

@@ -7,6 +7,7 @@ checked against the network (:func:`unmask.checkpoints.store.check_state`).
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,12 +39,15 @@ def split_rows(tensor: Tensor) -> list[Tensor]:
     return [part.clone() for part in tensor.chunk(3)]
 
 
+PLACES = {"i": r"\d+", "j": r"\d+", "rest": r".+"}  # what {i}, {j} and {rest} stand for
+
+
 @dataclass(frozen=True)
 class Rule:
     """What becomes of some keys of a source.
 
-    ``{i}`` in a pattern stands for a number and ``*`` for anything; both sides of a rule have the
-    same ``{i}``.
+    ``{i}`` and ``{j}`` in a pattern stand for numbers, ``{rest}`` for the end of a key and ``*``
+    for anything that is not kept; both sides of a rule have the same places.
     """
 
     source: tuple[str, ...]
@@ -69,16 +73,43 @@ def rename_layer(source: str, own: str) -> Table:
     return tuple(rename(f"{source}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
 
 
+def rename_module(source: str, own: str) -> Rule:
+    """Everything inside a module whose own parameters keep their names."""
+    return rename(f"{source}.{{rest}}", f"{own}.{{rest}}")
+
+
 def drop(source: str) -> Rule:
     """Keys that are knowingly left aside."""
     return Rule((source,), ())
 
 
-def match(pattern: str, key: str) -> str | None:
-    """The number at ``{i}`` ("" without one) if ``key`` fits ``pattern``, else None."""
-    regex = re.escape(pattern).replace(r"\{i\}", r"(\d+)").replace(r"\*", ".*")
-    found = re.fullmatch(regex, key)
-    return None if found is None else "".join(found.groups())
+def ours(own: str) -> Rule:
+    """A tensor that only our network has; it is filled in where the source is read."""
+    return Rule((), (own,), split=lambda tensor: [])
+
+
+Found = tuple[tuple[str, str], ...]  # the places of a pattern and what stands there
+
+
+def match(pattern: str, key: str) -> Found | None:
+    """What stands at the places of ``pattern`` if ``key`` fits it, else None."""
+    found = _compiled(pattern).fullmatch(key)
+    return None if found is None else tuple(sorted(found.groupdict().items()))
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    regex = re.escape(pattern).replace(r"\*", ".*")
+    for place, hole in PLACES.items():
+        regex = regex.replace(rf"\{{{place}\}}", f"(?P<{place}>{hole})")
+    return re.compile(regex)
+
+
+def fill(pattern: str, found: Found) -> str:
+    """The key that has ``found`` at the places of ``pattern``."""
+    for place, value in found:
+        pattern = pattern.replace(f"{{{place}}}", value)
+    return pattern
 
 
 def to_own(state: Mapping[str, Tensor], table: Table, origin: str) -> dict[str, Tensor]:
@@ -92,28 +123,28 @@ def to_own(state: Mapping[str, Tensor], table: Table, origin: str) -> dict[str, 
     Raises:
         InputError: for a key without a rule, or a merge that lacks a part.
     """
-    groups: dict[tuple[Rule, str], dict[str, Tensor]] = {}
+    groups: dict[tuple[Rule, Found], dict[str, Tensor]] = {}
     for key, tensor in state.items():
-        rule, pattern, number = _find(key, table, origin)
-        groups.setdefault((rule, number), {})[pattern] = tensor
+        rule, pattern, found = _find(key, table, origin)
+        groups.setdefault((rule, found), {})[pattern] = tensor
     own: dict[str, Tensor] = {}
-    for (rule, number), parts in groups.items():
+    for (rule, found), parts in groups.items():
         if not rule.own:
             continue
         for pattern in rule.source:
             if pattern not in parts:
-                raise InputError(f"{origin} lacks {pattern.replace('{i}', number)!r}")
+                raise InputError(f"{origin} lacks {fill(pattern, found)!r}")
         tensor = rule.join([parts[pattern] for pattern in rule.source])
-        own |= {name.replace("{i}", number): tensor for name in rule.own}
+        own |= {fill(name, found): tensor for name in rule.own}
     return own
 
 
-def _find(key: str, table: Table, origin: str) -> tuple[Rule, str, str]:
+def _find(key: str, table: Table, origin: str) -> tuple[Rule, str, Found]:
     for rule in table:
         for pattern in rule.source:
-            number = match(pattern, key)
-            if number is not None:
-                return rule, pattern, number
+            found = match(pattern, key)
+            if found is not None:
+                return rule, pattern, found
     raise InputError(f"{origin}: no rule for the key {key!r}; is it of another model?")
 
 
@@ -125,17 +156,17 @@ def to_source(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     """
     source: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        rule, number = _find_own(name, table)
+        rule, found = _find_own(name, table)
         assert rule.split is not None, f"{name}: this table only reads"
-        keys = [pattern.replace("{i}", number) for pattern in rule.source]
+        keys = [fill(pattern, found) for pattern in rule.source]
         source |= dict(zip(keys, rule.split(tensor), strict=True))
     return source
 
 
-def _find_own(name: str, table: Table) -> tuple[Rule, str]:
+def _find_own(name: str, table: Table) -> tuple[Rule, Found]:
     for rule in table:
         for pattern in rule.own:
-            number = match(pattern, name)
-            if number is not None:
-                return rule, number
+            found = match(pattern, name)
+            if found is not None:
+                return rule, found
     raise InputError(f"the parameter {name!r} has no counterpart in the other project")

@@ -15,6 +15,7 @@ from unmask.errors import InputError
 A = TypeVar("A")
 
 FRAME = re.compile(r"[\u2500-\u257f]+")  # the box that tyro draws around its message
+REPEATED = re.compile(r"Argument helptext: .*?(?=For full helptext|$)")  # what --help says better
 
 
 def parse(wanted: type[A], words: Sequence[str], *, prog: str, default: A | None = None) -> A:
@@ -58,4 +59,4 @@ def explained(call: Callable[[], A]) -> A:
 def _one_line(box: str) -> str:
     lines = [FRAME.sub(" ", line).strip() for line in box.splitlines()]
     _, *told = [line for line in lines if line]  # the first is the title of the box
-    return " ".join(" ".join(told).split())
+    return REPEATED.sub("", " ".join(" ".join(told).split()))

@@ -74,7 +74,8 @@ def _judge_model(arguments: Arguments) -> Report:
         size=recipe.image_size, crop=recipe.crop, channels=pipeline.tokenizer.image_channels
     )
     train, held_out = open_source(arguments.data), open_source(arguments.data, split="val")
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("sampling and scoring", total=judgement.count)
         return judge_images(
             generated_batches(

@@ -145,7 +145,8 @@ def _run_images(
 
 def _with_bar(batches: Iterator[B], total: int) -> Iterator[B]:
     """The batches, with a bar where someone looks."""
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("unmasking", total=total)
         for batch in batches:
             progress.advance(task, len(batch.seeds))

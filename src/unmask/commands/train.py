@@ -21,7 +21,13 @@ from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.train.generator import check_fit, overfit_generator, train_generator
+from unmask.train.generator import (
+    check_fit,
+    check_source,
+    overfit_generator,
+    train_generator,
+)
+from unmask.train.run_folder import check_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +75,16 @@ def _open_cache(arguments: Arguments, tokenizer: ConvVQTokenizer) -> LatentCache
         return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
     if arguments.data is None:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
+    source = open_source(arguments.data)
+    check_source(arguments.recipe, source, tokenizer)
+    check_place(arguments.out)
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
     folder = arguments.out.with_name(f"{arguments.out.name}-cache")
     state = PartialState()
     with state.main_process_first():
         report = build_cache(
             tokenizer.to(state.device),
-            open_source(arguments.data),
+            source,
             out=folder,
             layout=CacheLayout(image_size=arguments.recipe.image_size, flip=arguments.recipe.flip),
             device=state.device,

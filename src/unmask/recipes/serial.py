@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 import yaml
@@ -32,7 +32,16 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(plain, _structure_plain)
     for union in UNIONS:
         configure_tagged_union(union, converter, tag_name=TAG)
+    converter.register_structure_hook_func(
+        lambda wanted: get_origin(wanted) is Literal, _structure_choice
+    )
     return converter
+
+
+def _structure_choice(value: object, wanted: object) -> object:
+    if value not in get_args(wanted):
+        raise ValueError(f"{value!r} is no choice; {did_you_mean(str(value), get_args(wanted))}")
+    return value
 
 
 def _structure_plain(value: object, wanted: type) -> object:
@@ -87,8 +96,17 @@ def _first_reason(error: BaseException, where: str = "") -> str:
         at = f"{where}.{unknown}" if where else unknown
         return f"unknown key {at!r}; {did_you_mean(unknown, known)}"
     if isinstance(error, KeyError):
-        return f"{where or 'recipe'}: missing or unknown {error.args[0]!r}"
+        return _missing(str(error.args[0]), where)
     return f"{where}: {error}" if where else str(error)
+
+
+def _missing(key: str, where: str) -> str:
+    if where == key or where.endswith(f".{key}"):
+        return f"the key {where!r} is missing"
+    if key == TAG:
+        return f"the key '{where}.{TAG}' is missing, which names a class"
+    classes = [cls.__name__ for union in UNIONS for cls in get_args(union)]
+    return f"{where}.{TAG}: unknown class {key!r}; {did_you_mean(key, classes)}"
 
 
 def read_yaml(wanted: type[T], path: Path) -> T:
@@ -101,6 +119,8 @@ def read_yaml(wanted: type[T], path: Path) -> T:
         data = yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name the YAML file in it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, dict):

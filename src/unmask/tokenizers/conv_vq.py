@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
-from unmask.tokenizers.quantizer import Quantized, VectorQuantizer
-from unmask.tokenizers.tokenizer import (
-    check_images,
-    from_native,
-    resolve_grid,
-    square_grid,
-    to_native,
-    weights_identity,
-)
+from unmask.tokenizers.quantizer import VectorQuantizer
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 GROUP = 8  # channels a normalisation group
 
@@ -59,16 +50,10 @@ class ConvVQ:
         """Pixels along one side of a token's patch."""
         return 1 << (len(self.widths) - 1)
 
-
-class Reconstruction(NamedTuple):
-    """Images after one pass through a tokenizer in training."""
-
-    images: Tensor
-    """``(B, C, H, W)`` on the scale of [0, 1], not clamped."""
-    latents: Tensor
-    """``(B, h, w, D)`` encoder outputs before quantisation."""
-    quantized: Quantized
-    """With values ``(B, h, w, D)`` and ids ``(B, h, w)``."""
+    @property
+    def native_range(self) -> tuple[float, float]:
+        """Values that the network sees in place of 0 and 1."""
+        return (-1.0, 1.0)
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -116,21 +101,17 @@ def _decoder(config: ConvVQ) -> nn.Sequential:
     return nn.Sequential(*layers, _norm(first), nn.SiLU(), out)
 
 
-class ConvVQTokenizer(nn.Module):
-    """Residual convolutional encoder and decoder around a codebook; a ``Tokenizer``.
+class ConvVQTokenizer(VQTokenizer):
+    """Residual convolutional encoder and decoder around a codebook.
 
     The shape of VQGAN (arXiv 2012.09841) without attention, at a size for small images: stride-2
     convolutions down, nearest doubling and a convolution up, GroupNorm and SiLU.
     """
 
-    native_range = (-1.0, 1.0)
+    family = "conv_vq"
 
     def __init__(self, config: ConvVQ) -> None:
-        super().__init__()
-        self.config = config
-        self.codes = config.codes
-        self.stride = config.stride
-        self.image_channels = config.image_channels
+        super().__init__(config)
         self.encoder = _encoder(config)
         self.quantizer = VectorQuantizer(
             config.codes, config.code_dim, l2_normalised=config.l2_normalised
@@ -138,48 +119,3 @@ class ConvVQTokenizer(nn.Module):
         self.decoder = _decoder(config)
         # a training step on a CPU gains about 15%; torch's own stub lacks this argument
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @property
-    def identity(self) -> str:
-        """Sixteen hexadecimal digits of configuration and weights, computed on each access."""
-        config = json.dumps({"family": "conv_vq", **asdict(self.config)}, sort_keys=True)
-        return weights_identity(config, self.named_parameters())
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a square image; InputError off the stride."""
-        return square_grid(image_size, self.stride)
-
-    def latents(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` in [0, 1] to ``(B, h, w, D)`` encoder outputs."""
-        return self.encoder(to_native(images, self.native_range)).permute(0, 2, 3, 1)
-
-    def render(self, values: Tensor) -> Tensor:
-        """``(B, h, w, D)`` code vectors to ``(B, C, H, W)`` on the scale of [0, 1], unclamped."""
-        return from_native(self.decoder(values.permute(0, 3, 1, 2)), self.native_range)
-
-    def forward(self, images: Tensor) -> Reconstruction:
-        """Encode, quantise and decode with gradients; ``(B, C, H, W)`` in [0, 1]."""
-        latents = self.latents(images)
-        quantized = self.quantizer(latents)
-        return Reconstruction(self.render(quantized.values), latents, quantized)
-
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` float32 in [0, 1] to ``(B, L)`` int64 ids, row-major.
-
-        Raises:
-            InputError: wrong channels, a side off the stride, or values outside [0, 1].
-        """
-        check_images(images, channels=self.image_channels, stride=self.stride)
-        return self.quantizer(self.latents(images)).ids.flatten(1)
-
-    @torch.no_grad()
-    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """``(B, L)`` ids to ``(B, C, H, W)`` float32, clamped to [0, 1].
-
-        Raises:
-            InputError: ids that are no codes, or tokens that do not fill the grid.
-        """
-        rows, columns = resolve_grid(ids, self.codes, grid)
-        values = self.quantizer.lookup(ids.view(-1, rows, columns))
-        return self.render(values).float().clamp(0, 1)

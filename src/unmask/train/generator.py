@@ -9,7 +9,9 @@ import torch
 from accelerate import PartialState
 
 from unmask.checkpoints.locate import EXPORT
+from unmask.data.batches import check_batch_size
 from unmask.data.cache import LatentCache
+from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.generate import generate
@@ -35,16 +37,42 @@ def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer) ->
     Raises:
         InputError: codes, tokens or classes differ.
     """
-    network, classes = recipe.network, len(cache.class_names)
+    check_sizes(recipe, tokenizer, length=cache.length, classes=len(cache.class_names))
+
+
+def check_source(recipe: Recipe, source: ImageSource, tokenizer: ConvVQTokenizer) -> None:
+    """The same of images that are yet to be encoded, and that they fill a batch.
+
+    Raises:
+        InputError: codes, tokens, classes or the batch do not fit.
+    """
+    rows, columns = tokenizer.grid(recipe.image_size)
+    check_sizes(recipe, tokenizer, length=rows * columns, classes=len(source.class_names))
+    check_batch_size(len(source), recipe.training.batch_size)
+
+
+def check_sizes(recipe: Recipe, tokenizer: ConvVQTokenizer, *, length: int, classes: int) -> None:
+    """Refuse a network of other sizes than its data.
+
+    Args:
+        recipe: with the network.
+        tokenizer: whose codes are learnt.
+        length: L of the data.
+        classes: N of the data, 0 without labels.
+
+    Raises:
+        InputError: naming the option to change.
+    """
+    network = recipe.network
     if network.codes != tokenizer.codes:
         raise InputError(
             f"network.codes={network.codes} but the tokenizer has {tokenizer.codes} codes; "
             f"give --network.codes {tokenizer.codes}"
         )
-    if network.length != cache.length:
+    if network.length != length:
         raise InputError(
-            f"network.length={network.length} but the cached images have {cache.length} tokens; "
-            f"give --network.length {cache.length}"
+            f"network.length={network.length} but the images have {length} tokens; "
+            f"give --network.length {length}"
         )
     if network.classes > classes or (network.classes and network.classes != classes):
         raise InputError(

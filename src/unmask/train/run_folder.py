@@ -50,21 +50,30 @@ def check_run_folder(out: Path, config: Mapping[str, object]) -> None:
     Raises:
         InputError: if ``out`` is a file, holds other files, or a run of another configuration.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a new folder for the run")
+    check_place(out)
     stored = stored_config(out)
     if stored is None:
-        foreign = sorted(p.name for p in out.glob("*") if not p.name.endswith(durable.ASIDE))
-        if foreign:
-            raise InputError(
-                f"{out} holds {foreign[0]!r} but no run ({RECIPE}); name a new or empty folder"
-            )
         return
     changed = differing_keys(stored, config)
     if changed:
         raise InputError(
             f"{out} holds a run with other values of {', '.join(changed)}; give the same values "
             "to continue it, or another folder to start anew"
+        )
+
+
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds files but no run; nothing is written.
+
+    Raises:
+        InputError: also when ``out`` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a new folder for the run")
+    foreign = sorted(p.name for p in out.glob("*") if not p.name.endswith(durable.ASIDE))
+    if foreign and stored_config(out) is None:
+        raise InputError(
+            f"{out} holds {foreign[0]!r} but no run ({RECIPE}); name a new or empty folder"
         )
 
 

@@ -149,7 +149,7 @@ def micro_batches(case: Case, training: Training, step: int) -> list[MaskedBatch
 
 
 def optimiser_steps(case: Case, model: MaskedModel) -> dict[str, Tensor]:
-    """Part (b): clipping, AdamW, average and learning rate, through the training loop's own step."""
+    """Part (b): clipping, AdamW, average, learning rate: the training loop's own step."""
     training = training_of(case)
     assert training.ema is not None, "every case has an average"
     objective = MaskedObjective(model, label_smoothing=training.label_smoothing)

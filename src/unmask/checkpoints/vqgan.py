@@ -1,0 +1,241 @@
+"""The published VQ tokenizers: how each project names the same skeleton's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from unmask.checkpoints.names import (
+    Table,
+    drop,
+    match,
+    ours,
+    rename,
+    rename_layer,
+    rename_module,
+)
+from unmask.errors import InputError
+from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from unmask.tokenizers.vqgan import VQGAN
+
+CODEBOOK = "quantize.embedding.weight"
+OWN_CODEBOOK, OWN_IDLE = "quantizer.codebook", "quantizer.idle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One project's names. ``{i}`` is a level, ``{j}`` a block."""
+
+    down: str
+    """A level of the encoder, finest first."""
+    up: str
+    """A level of the decoder."""
+    coarse_first: bool
+    """Whether the decoder's level 0 is the lowest resolution, which runs first."""
+    block: str
+    """A residual block inside a level."""
+    attention: str = ""
+    """An attention block inside a level; empty where there is none anywhere."""
+    halve: str = ""
+    """The convolution that ends an encoder level; empty for pooling."""
+    double: str
+    """The convolution that ends a decoder level."""
+    shortcut: str = "nin_shortcut"
+    """The 1x1 convolution inside a residual block."""
+    middle: tuple[tuple[str, str], ...]
+    """Blocks at the lowest resolution, and their places in our list."""
+    norm_out: str = "norm_out"
+    """The last normalisation."""
+    dropped: tuple[str, ...] = ()
+    """Keys of training that are left aside."""
+
+
+def _taming(**changes: Any) -> Layout:
+    """The names that most projects took over."""
+    own: dict[str, Any] = {
+        "down": "down.{i}",
+        "up": "up.{i}",
+        "coarse_first": False,
+        "block": "block.{j}",
+        "double": "upsample.conv",
+    }
+    return Layout(**{**own, **changes})
+
+
+LAYOUTS: dict[str, Layout] = {
+    # fun-research/TiTok's file and UnlockMGM's folders
+    "maskgit-vqgan": _taming(middle=(("mid.{i}", "{i}"),), double="upsample_conv"),
+    "mage-vqgan": _taming(middle=(("mid.block_1", "0"), ("mid.block_2", "1"))),
+    "taming-vqgan": _taming(
+        attention="attn.{j}",
+        halve="downsample.conv",
+        middle=(("mid.block_1", "0"), ("mid.attn_1", "1"), ("mid.block_2", "2")),
+        dropped=("loss.*",),
+    ),
+    "llamagen-vq": Layout(
+        down="conv_blocks.{i}",
+        up="conv_blocks.{i}",
+        coarse_first=True,
+        block="res.{j}",
+        attention="attn.{j}",
+        halve="downsample.conv",
+        double="upsample.conv",
+        middle=(("mid.{i}", "{i}"),),
+        dropped=("quantize.codebook_used",),
+    ),
+    "amused-vq": Layout(
+        down="down_blocks.{i}",
+        up="up_blocks.{i}",
+        coarse_first=True,
+        block="resnets.{j}",
+        halve="downsamplers.0.conv",
+        double="upsamplers.0.conv",
+        shortcut="conv_shortcut",
+        middle=(("mid_block.resnets.{i}", "{i}"),),
+        norm_out="conv_norm_out",
+    ),
+}
+
+# A key that tells a layout, looked for in this order.
+SIGNATURES = {
+    "encoder.conv_blocks.0.res.0.norm1.weight": "llamagen-vq",
+    "encoder.down_blocks.0.resnets.0.norm1.weight": "amused-vq",
+    "encoder.mid.attn_1.norm.weight": "taming-vqgan",
+    "encoder.mid.block_1.norm1.weight": "mage-vqgan",
+    "encoder.mid.0.norm1.weight": "maskgit-vqgan",
+}
+
+# diffusers' VQModel can also be another network.
+AMUSED_FIXED: dict[str, object] = {
+    "act_fn": "silu",
+    "norm_type": "group",
+    "mid_block_add_attention": False,
+    "lookup_from_codebook": True,
+}
+
+
+def layout_of(state: Mapping[str, Tensor]) -> str | None:
+    """The key of :data:`LAYOUTS` that a state dict follows, or None."""
+    if CODEBOOK not in state:
+        return None
+    return next((layout for key, layout in SIGNATURES.items() if key in state), None)
+
+
+def count_levels(state: Mapping[str, Tensor], layout: Layout) -> int:
+    """Resolutions of a state dict by the project's keys."""
+    pattern = f"encoder.{layout.down}.{layout.block}.norm1.weight"
+    found = (match(pattern, key) for key in state)
+    return len({dict(places)["i"] for places in found if places is not None})
+
+
+def table_of(layout: Layout, levels: int) -> Table:
+    """The rules of one project for a network of so many levels."""
+    has_projection = bool(layout.halve)
+    rules = [drop(pattern) for pattern in layout.dropped]
+    rules += [rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
+    if has_projection:
+        rules += rename_layer("quant_conv", "encoder.project")
+        rules += rename_layer("post_quant_conv", "decoder.project")
+    for side in ("encoder", "decoder"):
+        rules += [rename_module(f"{side}.conv_in", f"{side}.conv_in")]
+        rules += [rename_module(f"{side}.{s}", f"{side}.middle.{o}") for s, o in layout.middle]
+        rules += rename_layer(f"{side}.{layout.norm_out}", f"{side}.norm_out")
+        rules += rename_layer(f"{side}.conv_out", f"{side}.conv_out")
+    rules += _level_rules(layout, f"encoder.{layout.down}", "encoder.levels.{i}", layout.halve)
+    for level in range(levels):
+        stored = level if layout.coarse_first else levels - 1 - level
+        source = f"decoder.{layout.up.replace('{i}', str(stored))}"
+        rules += _level_rules(layout, source, f"decoder.levels.{level}", layout.double)
+    return tuple(rules)
+
+
+def _level_rules(layout: Layout, source: str, own: str, resample: str) -> Table:
+    block, own_block = f"{source}.{layout.block}", f"{own}.blocks.{{j}}"
+    rules = [
+        rename_module(f"{block}.{layout.shortcut}", f"{own_block}.shortcut"),
+        rename_module(block, own_block),
+    ]
+    if layout.attention:
+        rules.append(rename_module(f"{source}.{layout.attention}", f"{own}.attention.{{j}}"))
+    if resample:
+        rules.append(rename_module(f"{source}.{resample}", f"{own}.resample"))
+    return tuple(rules)
+
+
+def maskgit_network(own: Mapping[str, Tensor], origin: str) -> MaskGITVQGAN:
+    """The sizes of a translated state of MaskGIT's or MAGE's tokenizer.
+
+    Raises:
+        InputError: when parts are missing.
+    """
+    conv_in, codebook = _shape(own, "encoder.conv_in.weight", origin), _shape(own, OWN_CODEBOOK)
+    return MaskGITVQGAN(
+        image_channels=conv_in[1],
+        stem=conv_in[0],
+        widths=_widths(own, "encoder", origin),
+        blocks=_count(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        middle=_count(own, "encoder.middle.{j}.conv1.weight"),
+        codes=codebook[0],
+        code_dim=codebook[1],
+    )
+
+
+def vqgan_network(
+    own: Mapping[str, Tensor], layout: str, config: Mapping[str, Any], origin: str
+) -> VQGAN:
+    """The sizes of a translated state of taming's, LlamaGen's or aMUSEd's tokenizer.
+
+    Args:
+        own: by our names.
+        layout: key of :data:`LAYOUTS`.
+        config: aMUSEd's ``config.json``, which tells what shapes do not; may be empty.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when parts are missing, or the config is of another architecture.
+    """
+    for key, value in AMUSED_FIXED.items():
+        if config.get(key, value) != value:
+            raise InputError(
+                f"{origin}: {key}={config[key]!r} is another architecture than aMUSEd's, which "
+                f"has {key}={value!r}; only aMUSEd's is supported"
+            )
+    conv_in, codebook = _shape(own, "encoder.conv_in.weight", origin), _shape(own, OWN_CODEBOOK)
+    down, up = _widths(own, "encoder", origin), _widths(own, "decoder", origin)[::-1]
+    first_q = "encoder.levels.{}.attention.0.q.weight"
+    return VQGAN(
+        image_channels=conv_in[1],
+        stem=conv_in[0],
+        widths=down,
+        decoder_widths=() if up == down else up,
+        blocks=_count(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        attention=tuple(level for level in range(len(down)) if first_q.format(level) in own),
+        middle_attention="encoder.middle.1.q.weight" in own,
+        latent_channels=_shape(own, "encoder.conv_out.weight", origin)[0],
+        codes=codebook[0],
+        code_dim=codebook[1],
+        l2_normalised=layout == "llamagen-vq",
+        groups=int(config.get("norm_num_groups", 32)),
+    )
+
+
+def _shape(own: Mapping[str, Tensor], name: str, origin: str = "") -> tuple[int, ...]:
+    if name not in own:
+        raise InputError(f"{origin} holds no {name!r}; is it of another network?")
+    return tuple(own[name].shape)
+
+
+def _widths(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, ...]:
+    """In the order in which the levels run."""
+    levels = _count(own, f"{side}.levels.{{j}}.blocks.0.conv2.weight")
+    if not levels:
+        raise InputError(f"{origin} holds no {side}; is it of another network?")
+    names = [f"{side}.levels.{level}.blocks.0.conv2.weight" for level in range(levels)]
+    return tuple(_shape(own, name, origin)[0] for name in names)
+
+
+def _count(own: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(match(pattern, name) is not None for name in own)

@@ -1,0 +1,183 @@
+"""The convolutional parts that VQGAN's published descendants are made of.
+
+Encoders and decoders of all of them have the same skeleton, held by :func:`encoder` and
+:func:`decoder`; what differs between families is put in as finished modules.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 32  # of a normalisation, in every published network
+
+
+def group_norm(width: int, groups: int = GROUPS) -> nn.GroupNorm:
+    """The normalisation before every convolution of a block."""
+    return nn.GroupNorm(groups, width, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3x3 convolution, twice, added to the input.
+
+    Where the width changes, a 1x1 convolution of the input takes the input's place (VQGAN's
+    ``nin_shortcut``).
+
+    Args:
+        width_in: channels before.
+        width: channels after.
+        groups: of the normalisations.
+        bias: whether the convolutions have one.
+    """
+
+    def __init__(
+        self, width_in: int, width: int, *, groups: int = GROUPS, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.norm1 = group_norm(width_in, groups)
+        self.conv1 = nn.Conv2d(width_in, width, 3, padding=1, bias=bias)
+        self.norm2 = group_norm(width, groups)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.shortcut = nn.Conv2d(width_in, width, 1, bias=bias) if width_in != width else None
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added, ``(B, D, H, W)`` to ``(B, D', H, W)``."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        return self.conv2(F.silu(self.norm2(h)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to ``(B, D', H, W)``."""
+        return self.branch(x) + (x if self.shortcut is None else self.shortcut(x))
+
+
+class BranchShortcutBlock(ResidualBlock):
+    """The residual block of MaskGIT's tokenizer: no biases, and a quirk.
+
+    Where the width changes, the 1x1 convolution applies to the branch, not to the input, which is
+    then not added at all: ``h + W h`` (google-research/maskgit, nets/vqgan_tokenizer.py).
+    """
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__(width_in, width, bias=False)
+        if self.shortcut is not None:
+            self.shortcut = nn.Conv2d(width, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to ``(B, D', H, W)``."""
+        h = self.branch(x)
+        return h + (x if self.shortcut is None else self.shortcut(h))
+
+
+class AttentionBlock(nn.Module):
+    """One head of attention between all places of a map, added to it."""
+
+    def __init__(self, width: int, *, groups: int = GROUPS) -> None:
+        super().__init__()
+        self.norm = group_norm(width, groups)
+        self.q = nn.Conv2d(width, width, 1)
+        self.k = nn.Conv2d(width, width, 1)
+        self.v = nn.Conv2d(width, width, 1)
+        self.proj_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to the same shape."""
+        normed = self.norm(x)
+        q, k, v = (
+            part(normed).flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, H W, D)
+            for part in (self.q, self.k, self.v)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(mixed.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Conv2d):
+    """Half the size: a 3x3 convolution of stride 2, padded right and below only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to ``(B, D, H / 2, W / 2)``."""
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Conv2d):
+    """Twice the size: every place doubled, then a 3x3 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to ``(B, D, 2 H, 2 W)``."""
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks at one resolution and the way to the next.
+
+    Args:
+        blocks: run in order.
+        attention: one after each block, or none at all.
+        resample: to the next level's size; None at the last.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        attention: Sequence[nn.Module] = (),
+        resample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attention = nn.ModuleList(attention)
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to the next level's width and size."""
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if self.attention:
+                x = self.attention[index](x)
+        return x if self.resample is None else self.resample(x)
+
+
+def encoder(
+    conv_in: nn.Module,
+    levels: Sequence[Level],
+    middle: Sequence[nn.Module],
+    ends: tuple[nn.Module, nn.Module],
+    project: nn.Module | None = None,
+) -> nn.Sequential:
+    """Images to latents.
+
+    Args:
+        conv_in: the first convolution.
+        levels: in the order in which they run.
+        middle: blocks at the lowest resolution.
+        ends: the last normalisation and convolution.
+        project: from latent channels to the codebook's.
+    """
+    parts = [("conv_in", conv_in), ("levels", nn.Sequential(*levels))]
+    parts += [("middle", nn.Sequential(*middle)), *_tail(ends)]
+    return nn.Sequential(OrderedDict(parts + ([("project", project)] if project else [])))
+
+
+def decoder(
+    conv_in: nn.Module,
+    levels: Sequence[Level],
+    middle: Sequence[nn.Module],
+    ends: tuple[nn.Module, nn.Module],
+    project: nn.Module | None = None,
+) -> nn.Sequential:
+    """Code vectors to images; arguments as of :func:`encoder`, the lowest resolution first."""
+    parts: list[tuple[str, nn.Module]] = [("project", project)] if project else []
+    parts += [("conv_in", conv_in), ("middle", nn.Sequential(*middle))]
+    return nn.Sequential(OrderedDict([*parts, ("levels", nn.Sequential(*levels)), *_tail(ends)]))
+
+
+def _tail(ends: tuple[nn.Module, nn.Module]) -> list[tuple[str, nn.Module]]:
+    norm, conv = ends
+    return [("norm_out", norm), ("act", nn.SiLU()), ("conv_out", conv)]

@@ -1,0 +1,145 @@
+"""Every recipe builds, is what was published, and in toy size trains and samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toy_system import TOY, UNCONDITIONAL
+
+from unmask.decode import Plan
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.guidance import Guidance
+from unmask.model import initialize
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.objectives.masked import MaskedObjective
+from unmask.pipeline import Pipeline
+from unmask.recipes import RECIPES, get
+from unmask.recipes.recipe import Recipe
+from unmask.recipes.serial import from_dict, read_yaml, to_dict, write_yaml
+from unmask.types import MaskedBatch
+
+# parameters as published (the JAX ones tie the output matrix), or counted when the recipe was made
+PARAMETERS = {
+    "maskgit-pytorch-imagenet256": 172_595_200,
+    "maskgit-pytorch-ffhq256": 97_816_832,
+    "maskgit-unlockmgm-imagenet256": 174_012_393,
+    "maskgit-unlockmgm-imagenet512": 174_602_217,
+    "maskgit-jax-imagenet256": 174_012_393 - 2025 * 768,
+    "maskgit-jax-imagenet512": 174_602_217 - 2025 * 768,
+}
+NAMES = sorted(RECIPES)
+
+
+def toy_version(recipe: Recipe) -> Recipe:
+    """The same rules on a network that trains in a moment."""
+    sizes = {"codes": 11, "width": 16, "depth": 2, "heads": 2, "length": 16}
+    if isinstance(recipe.network, PostNormNetwork):
+        sizes["feed_forward"] = 24
+    network = replace(recipe.network, **sizes, classes=min(recipe.network.classes, 3))
+    plan = replace(recipe.plan, steps=min(recipe.plan.steps, 16))
+    return replace(recipe, network=network, plan=plan)
+
+
+def test_the_table_goes_by_name() -> None:
+    assert {name: recipe.name for name, recipe in RECIPES.items()} == {n: n for n in RECIPES}
+    assert set(PARAMETERS) <= set(RECIPES)
+    assert all(recipe.summary and "\n" not in recipe.summary for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_on_the_meta_device(name: str) -> None:
+    recipe = get(name)
+    with torch.device("meta"):
+        model = recipe.network.build()
+    assert model.length == model.grid[0] * model.grid[1]
+    assert recipe.image_size % model.grid[0] == 0
+    if name in PARAMETERS:
+        assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_survives_yaml_and_json(name: str, tmp_path: Path) -> None:
+    recipe = get(name)
+    write_yaml(recipe, tmp_path / "recipe.yaml")
+    assert read_yaml(Recipe, tmp_path / "recipe.yaml") == recipe
+    assert get(tmp_path / "recipe.yaml") == recipe
+    assert from_dict(Recipe, to_dict(recipe), "test") == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_toy_version_trains_and_samples(name: str) -> None:
+    recipe = toy_version(get(name))
+    network, training = recipe.network, recipe.training
+    model = network.build()
+    initialize(model, keyed_generator(name))
+    generator = keyed_generator("batch")
+    batch = MaskedBatch(
+        torch.randint(network.codes, (4, 16), generator=generator),
+        masked := recipe.masking.masks(4, 16, generator),
+        torch.tensor([0, 1, 2, 0]) if network.classes else None,
+        1 / masked.sum(),
+    )
+    objective = MaskedObjective(model, label_smoothing=training.label_smoothing).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loss = objective(batch)["loss"]
+    outputs = network.codes + (network.classes + 1) * isinstance(network, PostNormNetwork)
+    assert loss.item() == pytest.approx(torch.tensor(outputs).log().item(), rel=0.1)
+    loss.backward()
+    read = [p for n, p in model.named_parameters() if p.grad is not None]
+    assert len(read) == len(list(model.parameters()))
+    assert all(p.grad.isfinite().all() for p in read)
+    optimizer.step()
+    assert objective.eval()(batch)["loss"] < loss
+    labels = [0, 2] if network.classes else None
+    made = Pipeline(recipe, model, None).tokens(labels, seeds=[1, 2])
+    assert made.tokens.shape == (2, 16)
+    assert 0 <= made.tokens.min() <= made.tokens.max() < network.codes
+
+
+def test_unknown_names_get_the_likely_one() -> None:
+    with pytest.raises(InputError, match="did you mean 'fashion-maskgit'"):
+        get("fashion-maskgti")
+    with pytest.raises(InputError, match=r"absent\.yaml does not exist"):
+        get("absent.yaml")
+
+
+NO_NULL = PostNormNetwork(
+    codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3
+)
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "parts"),
+    [
+        (TOY, {"plan": Plan(steps=17)}, ("plan.steps=17", "network.length=16")),
+        (
+            TOY,
+            {"training": replace(TOY.training, label_dropout=0.0)},
+            ("plan.guidance.scale=2.0", "training.label_dropout"),
+        ),
+        (
+            TOY,
+            {"network": NO_NULL, "plan": Plan(steps=4)},
+            ("training.label_dropout=0.1", "PostNormNetwork"),
+        ),
+        (
+            UNCONDITIONAL,
+            {"training": TOY.training},
+            ("training.label_dropout=0.1", "classes=0"),
+        ),
+        (
+            UNCONDITIONAL,
+            {"plan": Plan(steps=4, guidance=Guidance(scale=3.0))},
+            ("plan.guidance.scale=3.0", "training.label_dropout"),
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_both_named(base: Recipe, changes: dict, parts: tuple) -> None:
+    with pytest.raises(InputError) as error:
+        replace(base, **changes)
+    assert all(part in str(error.value) for part in parts)
+    assert "\n" not in str(error.value)
