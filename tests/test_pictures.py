@@ -53,7 +53,7 @@ def test_a_veil_covers_masked_patches_only() -> None:
 
 def test_a_film_ends_with_the_image() -> None:
     pipeline = toy_pipeline()
-    frames = unmasking(pipeline, [0, 2], first_seed=7)
+    frames = unmasking(pipeline, [0, 2], seeds=[7, 8])
     assert frames.shape == (TOY.plan.steps, 2, 3, 16, 16)
     assert torch.equal(frames[-1], pipeline([0, 2], seeds=7).pixels)
     veiled = (frames == GREY).flatten(1).float().mean(1)

@@ -40,8 +40,8 @@ def convert(
         kind: what it must be; None recognises it.
         heads: attention heads, where a maskgit-pytorch run has lost its config.
         classes: N of a flax file.
-        tokenizer: folder, run or shipped name of the tokenizer to put in; None leaves the system
-            without pixels.
+        tokenizer: folder, run, shipped or published name, or downloaded file of the tokenizer to
+            put in; None leaves the system without pixels.
 
     Returns:
         The system, and what was read.

@@ -31,8 +31,8 @@ from unmask.pipeline import Pipeline, load
 from unmask.recipes.maskgit import FASHION
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import FASHION_VQ, TokenizerRecipe
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.generator import train_generator
 from unmask.train.tokenizer import train_tokenizer
 
@@ -133,7 +133,8 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         pipeline = load(out / "generator", device=options.device)
     with stage("samples"):
         batches = list(generated_batches(pipeline, options.judgement))
-        film = unmasking(pipeline, list(range(pipeline.model.classes)), first_seed=0)
+        classes = range(pipeline.model.classes)
+        film = unmasking(pipeline, classes, seeds=classes)
     with stage("scores"):
         scores = judge_images(
             batches,
@@ -165,7 +166,7 @@ def _named(recipe: Recipe, out: Path) -> Recipe:
 
 
 def _cache(
-    tokenizer: ConvVQTokenizer, source: ImageSource, folder: Path, recipe: Recipe
+    tokenizer: VQTokenizer, source: ImageSource, folder: Path, recipe: Recipe
 ) -> LatentCache:
     layout = CacheLayout(image_size=recipe.image_size, flip=recipe.flip)
     build_cache(tokenizer, source, out=folder, layout=layout)

@@ -18,8 +18,7 @@ def unmasking(
     pipeline: Pipeline,
     class_labels: Sequence[int] | None,
     *,
-    first_seed: int = 0,
-    count: int = 1,
+    seeds: Sequence[int],
     plan: Plan | None = None,
 ) -> Tensor:
     """Every step's tokens decoded, patches that are still masked in grey.
@@ -27,8 +26,7 @@ def unmasking(
     Args:
         pipeline: what generates.
         class_labels: one an image; None for an unconditional model.
-        first_seed: image k uses ``first_seed + k``.
-        count: images of an unconditional model.
+        seeds: one an image.
         plan: None means the pipeline's.
 
     Returns:
@@ -41,8 +39,7 @@ def unmasking(
         pixels = pipeline.tokenizer.decode(step.tokens, pipeline.model.grid)
         frames.append(veil(pixels, step.masked, pipeline.model.grid).cpu())
 
-    size = count if class_labels is None else len(class_labels)
-    seeds = range(first_seed, first_seed + size)
+    size = len(seeds)
     made = generate(pipeline, class_labels, seeds=seeds, plan=plan, batch_size=size, observe=keep)
     for _ in made:
         pass

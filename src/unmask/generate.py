@@ -109,28 +109,29 @@ def generate_tokens(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
     device = next(system.model.parameters()).device
-    if canvas is None:
-        canvas = blank_canvas(len(seeds), system.model.length)
     wanted = (len(seeds), system.model.length)
-    if tuple(canvas.masked.shape) != wanted:
+    if canvas is not None and tuple(canvas.masked.shape) != wanted:
         raise InputError(
             f"the canvas is {tuple(canvas.masked.shape)}, wanted is {wanted}: a row a seed, "
             "a column a token"
         )
 
-    def batches(whole: Canvas) -> Iterator[Tokens]:
+    def batches() -> Iterator[Tokens]:
+        """The work, done as it is asked for."""
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
             batch = list(seeds[rows])
             labels = None if class_labels is None else torch.tensor(class_labels[rows]).to(device)
-            begun = Canvas(*(part[rows].to(device) for part in whole))
+            begun = blank_canvas(len(batch), system.model.length, device)
+            if canvas is not None:
+                begun = Canvas(*(part[rows].to(device) for part in canvas))
             draws = Draws(batch, run_seed=run_seed, device=device)
             for step in decode(system.model, labels, plan, draws, begun):
                 if observe is not None:
                     observe(step)
             yield Tokens(step.tokens, labels, batch)
 
-    return batches(canvas)
+    return batches()
 
 
 def generate(

@@ -21,8 +21,8 @@ from unmask.model import MaskedModel
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import from_dict, to_dict
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 FORMAT = "unmask-model"
 TOKENIZER = "tokenizer"  # the folder of the tokenizer inside a model's
@@ -45,7 +45,7 @@ class Pipeline:
         self,
         recipe: Recipe,
         model: MaskedModel,
-        tokenizer: ConvVQTokenizer | None,
+        tokenizer: VQTokenizer | None,
         class_names: Sequence[str] = (),
     ) -> None:
         if tokenizer is not None and tokenizer.codes != recipe.network.codes:
@@ -60,7 +60,7 @@ class Pipeline:
         self.class_names = tuple(class_names)
 
     @property
-    def tokenizer(self) -> ConvVQTokenizer:
+    def tokenizer(self) -> VQTokenizer:
         """What turns ids into images.
 
         Raises:
@@ -198,28 +198,33 @@ def _tensor(labels: list[int] | None, device: torch.device) -> Tensor | None:
     return None if labels is None else torch.tensor(labels, device=device)
 
 
-def check_place(folder: Path) -> None:
+def check_place(folder: Path, wanted: str = FORMAT) -> None:
     """Refuse to save where anything but an earlier model lies.
+
+    Args:
+        folder: where to save; need not exist.
+        wanted: what kind of folder may be replaced, the "format" of its ``config.json``.
 
     Raises:
         InputError: naming what is there.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a new folder for the model")
+        raise InputError(f"{folder} is a file; name a new folder")
     there = sorted(p.name for p in folder.glob("[!.]*"))
     foreign = [name for name in there if name not in (WEIGHTS, TOKENIZER)]
-    if foreign and not _is_model(folder / CONFIG):
+    if foreign and not _is_of(wanted, folder / CONFIG):
         raise InputError(
-            f"{folder} holds {foreign[0]!r} and is no model of this library; name a new folder"
+            f"{folder} holds {foreign[0]!r} and is no {wanted.removeprefix('unmask-')} of this "
+            "library; name a new folder"
         )
 
 
-def _is_model(config: Path) -> bool:
+def _is_of(wanted: str, config: Path) -> bool:
     try:
         found = json.loads(config.read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("format") == FORMAT
+    return isinstance(found, dict) and found.get("format") == wanted
 
 
 def adjusted(

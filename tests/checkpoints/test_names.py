@@ -11,8 +11,10 @@ from unmask.checkpoints.names import (
     Table,
     drop,
     match,
+    ours,
     rename,
     rename_layer,
+    rename_module,
     split_rows,
     stack_rows,
     to_own,
@@ -67,18 +69,36 @@ def test_a_parameter_without_a_counterpart_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "key", "number"),
+    ("pattern", "key", "found"),
     [
-        ("a.{i}.b", "a.12.b", "12"),
+        ("a.{i}.b", "a.12.b", {"i": "12"}),
         ("a.{i}.b", "a.x.b", None),
         ("a.{i}.b", "a.1.b.c", None),
-        ("a.b", "a.b", ""),
+        ("a.{j}.{i}.b", "a.1.20.b", {"i": "20", "j": "1"}),
+        ("a.{i}.{rest}", "a.1.b.c", {"i": "1", "rest": "b.c"}),
+        ("a.{i}.{rest}", "a.1.", None),
+        ("a.b", "a.b", {}),
         ("a.b", "axb", None),
-        ("a.*", "a.b.3", ""),
+        ("a.*", "a.b.3", {}),
     ],
 )
-def test_patterns_match_whole_keys(pattern: str, key: str, number: str | None) -> None:
-    assert match(pattern, key) == number
+def test_patterns_match_whole_keys(pattern: str, key: str, found: dict[str, str] | None) -> None:
+    places = match(pattern, key)
+    assert (places if places is None else dict(places)) == found
+
+
+def test_a_module_moves_with_two_numbers_and_the_rest() -> None:
+    table = (rename_module("up.{i}.block.{j}", "levels.{i}.{j}"),)
+    state = numbered("up.1.block.20.conv.weight", "up.12.block.0.conv.weight")
+    own = to_own(state, table, "file")
+    assert list(own) == ["levels.1.20.conv.weight", "levels.12.0.conv.weight"]
+    assert to_source(own, table).keys() == state.keys()
+
+
+def test_what_only_we_have_stays_here() -> None:
+    table = (rename("a", "b"), ours("ours"))
+    assert to_source(numbered("b", "ours"), table).keys() == {"a"}
+    assert to_own(numbered("a"), table, "file").keys() == {"b"}
 
 
 def test_rename_keeps_the_tensor_itself() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unmask.checkpoints import maskgit_jax, maskgit_pytorch, unlockmgm
-from unmask.checkpoints.flax import decode_flax, flatten
 from unmask.checkpoints.names import Table, to_own
 from unmask.checkpoints.store import check_state, widen
+from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.nn.pre_norm import PreNormNetwork
@@ -170,7 +167,7 @@ def _step_number(folder: Path) -> int:
 
 
 def _read_file(path: Path) -> _Raw:
-    state = _read_tensors(path)
+    state = read_tensors(path)
     if path.name == "pytorch_model.bin" or (path.parent / "config.json").is_file():
         return _Raw(state, path, _read_json(path.parent / "config.json"))
     return _Raw(state, path, _run_config(path))
@@ -199,36 +196,3 @@ def _run_config(weights: Path) -> dict[str, Any]:
             if isinstance(config, dict):
                 return config
     return {}
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped or path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        return _read_pickle(path)
-    leaves = flatten(decode_flax(path.read_bytes(), str(path)))
-    return {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """A state dict that torch saved, bare or under "model"."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as plain weights: {reason}") from None
-    for name in ("model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
-            loaded = loaded[name]
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -53,28 +53,24 @@ class Layout:
     """Keys of training that are left aside."""
 
 
-def _taming(**changes: Any) -> Layout:
-    """The names that most projects took over."""
-    own: dict[str, Any] = {
-        "down": "down.{i}",
-        "up": "up.{i}",
-        "coarse_first": False,
-        "block": "block.{j}",
-        "double": "upsample.conv",
-    }
-    return Layout(**{**own, **changes})
-
+TAMING = Layout(
+    down="down.{i}",
+    up="up.{i}",
+    coarse_first=False,
+    block="block.{j}",
+    attention="attn.{j}",
+    halve="downsample.conv",
+    double="upsample.conv",
+    middle=(("mid.block_1", "0"), ("mid.attn_1", "1"), ("mid.block_2", "2")),
+    dropped=("loss.*",),
+)
+POOLED = replace(TAMING, attention="", halve="", dropped=())
 
 LAYOUTS: dict[str, Layout] = {
     # fun-research/TiTok's file and UnlockMGM's folders
-    "maskgit-vqgan": _taming(middle=(("mid.{i}", "{i}"),), double="upsample_conv"),
-    "mage-vqgan": _taming(middle=(("mid.block_1", "0"), ("mid.block_2", "1"))),
-    "taming-vqgan": _taming(
-        attention="attn.{j}",
-        halve="downsample.conv",
-        middle=(("mid.block_1", "0"), ("mid.attn_1", "1"), ("mid.block_2", "2")),
-        dropped=("loss.*",),
-    ),
+    "maskgit-vqgan": replace(POOLED, middle=(("mid.{i}", "{i}"),), double="upsample_conv"),
+    "mage-vqgan": replace(POOLED, middle=(("mid.block_1", "0"), ("mid.block_2", "1"))),
+    "taming-vqgan": TAMING,
     "llamagen-vq": Layout(
         down="conv_blocks.{i}",
         up="conv_blocks.{i}",

@@ -1,4 +1,4 @@
-"""``unmask convert``: a published checkpoint becomes a model folder."""
+"""``unmask convert``: a published checkpoint becomes a folder of this library."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from rich.console import Console
 from unmask.checkpoints.foreign import Kind
 from unmask.commands.arguments import parse
 from unmask.convert import convert
+from unmask.errors import InputError
 from unmask.pipeline import check_place
+from unmask.tokenizers.folder import FORMAT as TOKENIZER_FORMAT
+from unmask.tokenizers.folder import save_tokenizer
+from unmask.tokenizers.published import holds_tokenizer, load_published
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Turn a checkpoint of maskgit-pytorch, UnlockMGM or the original MaskGIT into a model folder.
+    """Turn a published checkpoint into a folder of this library.
 
-    The source is only read. What it is, is seen from its keys.
+    A model of maskgit-pytorch, UnlockMGM or the original MaskGIT becomes a model folder; a tokenizer
+    of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a tokenizer folder. The source
+    is only read. What it is, is seen from its keys.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A maskgit-pytorch run, checkpoint folder or file; an UnlockMGM folder; or a flax file."""
+    """A maskgit-pytorch run, checkpoint folder or file; an UnlockMGM folder; a flax file; a
+    tokenizer's file or folder, or the name of a published one."""
     out: Annotated[Path, tyro.conf.Positional]
-    """New folder for the model, or an earlier conversion to replace."""
+    """New folder, or an earlier conversion to replace."""
     kind: Kind | None = None
     """Refuse anything but this."""
     heads: int | None = None
@@ -34,7 +41,8 @@ class Arguments:
     classes: int = 1000
     """Classes of a flax file, which its shapes do not tell."""
     tokenizer: str | None = None
-    """Folder, run or shipped name of the tokenizer to put in; without one: tokens, no pixels."""
+    """Folder, run, shipped or published name, or downloaded file of the tokenizer to put in;
+    without one: tokens, no pixels."""
     half: bool = False
     """Store float16, half the size."""
 
@@ -42,6 +50,26 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask convert")
+    if holds_tokenizer(arguments.source):
+        _convert_tokenizer(arguments)
+    else:
+        _convert_model(arguments)
+
+
+def _convert_tokenizer(arguments: Arguments) -> None:
+    for option in ("kind", "heads", "tokenizer"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"{arguments.source} is a tokenizer: leave out --{option}")
+    check_place(arguments.out, TOKENIZER_FORMAT)
+    tokenizer = load_published(arguments.source)
+    save_tokenizer(tokenizer, arguments.out, half=arguments.half)
+    size = sum(p.numel() for p in tokenizer.parameters())
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"tokenizer of {arguments.source}: {size:,} parameters, {tokenizer.codes} codes")
+    console.print(f"next: give --tokenizer {arguments.out} to unmask convert, cache or train")
+
+
+def _convert_model(arguments: Arguments) -> None:
     check_place(arguments.out)
     pipeline, details = convert(
         arguments.source,

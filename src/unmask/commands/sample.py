@@ -97,7 +97,7 @@ def main(words: Sequence[str]) -> None:
     else:
         _run_images(pipeline, labels, seeds, plan, arguments)
     if arguments.film:
-        _write_film(pipeline, labels, plan, arguments)
+        _write_film(pipeline, labels, seeds, plan, arguments)
     Console().print(f"{len(seeds)} images in {arguments.out}/", highlight=False, soft_wrap=True)
 
 
@@ -167,10 +167,16 @@ def _write(pixels: torch.Tensor, labels: list[int], seeds: range, arguments: Arg
             to_pil(image).save(folder / f"{seed}.png")
 
 
-def _write_film(pipeline: Pipeline, labels: list[int], plan: Plan, arguments: Arguments) -> None:
-    """One image a class, step by step."""
-    first = labels[:: arguments.per_class] or None
-    frames = unmasking(pipeline, first, first_seed=arguments.seed, plan=plan)
+def _write_film(
+    pipeline: Pipeline,
+    labels: list[int],
+    seeds: Sequence[int],
+    plan: Plan,
+    arguments: Arguments,
+) -> None:
+    """The first image of every class, step by step."""
+    each = slice(None, None, arguments.per_class)
+    frames = unmasking(pipeline, labels[each] or None, seeds=list(seeds)[each], plan=plan)
     zoom = max(1, 64 // frames.shape[-1])
     film = frames.transpose(0, 1).flatten(0, 1)  # (B * S, C, H, W), a row an image
     sheet(film, frames.shape[0], zoom=zoom).save(arguments.out / "film.png")

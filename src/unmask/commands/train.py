@@ -19,8 +19,8 @@ from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.generator import (
     check_fit,
     check_source,
@@ -58,7 +58,9 @@ def main(words: Sequence[str]) -> None:
     cache = _open_cache(arguments, tokenizer)
     check_fit(arguments.recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
-        overfit_generator(arguments.recipe, cache, tokenizer, out=arguments.out)
+        verdict = overfit_generator(arguments.recipe, cache, tokenizer, out=arguments.out)
+        if not verdict.works:
+            raise SystemExit(1)
         return
     result = train_generator(
         arguments.recipe, cache, tokenizer, out=arguments.out, num_workers=arguments.workers
@@ -70,7 +72,7 @@ def main(words: Sequence[str]) -> None:
         )
 
 
-def _open_cache(arguments: Arguments, tokenizer: ConvVQTokenizer) -> LatentCache:
+def _open_cache(arguments: Arguments, tokenizer: VQTokenizer) -> LatentCache:
     if arguments.cache is not None:
         return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
     if arguments.data is None:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.discriminator import PatchDiscriminator, fooling_loss, judging_loss
 from unmask.tokenizers.perceptual import PerceptualDistance
 from unmask.tokenizers.quantizer import perplexity
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class VQObjective(nn.Module):
     progress: Tensor
 
     def __init__(
-        self, tokenizer: ConvVQTokenizer, options: VQLoss | None = None, *, batch_size: int
+        self, tokenizer: VQTokenizer, options: VQLoss | None = None, *, batch_size: int
     ) -> None:
         super().__init__()
         self.options = options or VQLoss()
@@ -98,7 +98,7 @@ class VQObjective(nn.Module):
             micro-batches' own).
         """
         images = batch[0].float() / 255
-        tokenizer: ConvVQTokenizer = self.averaged
+        tokenizer: VQTokenizer = self.averaged
         output = tokenizer(images)
         quantized = output.quantized
         if self.training:

@@ -21,7 +21,7 @@ from unmask.pictures import sheet
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import MADE_FROM, to_dict
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.code_batches import CodeBatches
 from unmask.train.loop import TrainResult, train
 from unmask.train.overfit import Verdict, overfit_one_batch
@@ -31,7 +31,7 @@ from unmask.train.state import latest, read_checkpoint
 PREVIEW_IMAGES = 40
 
 
-def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer) -> None:
+def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer) -> None:
     """Refuse a network of other sizes than the data, naming the option to change.
 
     Raises:
@@ -40,7 +40,7 @@ def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer) ->
     check_sizes(recipe, tokenizer, length=cache.length, classes=len(cache.class_names))
 
 
-def check_source(recipe: Recipe, source: ImageSource, tokenizer: ConvVQTokenizer) -> None:
+def check_source(recipe: Recipe, source: ImageSource, tokenizer: VQTokenizer) -> None:
     """The same of images that are yet to be encoded, and that they fill a batch.
 
     Raises:
@@ -51,7 +51,7 @@ def check_source(recipe: Recipe, source: ImageSource, tokenizer: ConvVQTokenizer
     check_batch_size(len(source), recipe.training.batch_size)
 
 
-def check_sizes(recipe: Recipe, tokenizer: ConvVQTokenizer, *, length: int, classes: int) -> None:
+def check_sizes(recipe: Recipe, tokenizer: VQTokenizer, *, length: int, classes: int) -> None:
     """Refuse a network of other sizes than its data.
 
     Args:
@@ -92,7 +92,7 @@ def build_model(recipe: Recipe) -> MaskedModel:
 def train_generator(
     recipe: Recipe,
     cache: LatentCache,
-    tokenizer: ConvVQTokenizer,
+    tokenizer: VQTokenizer,
     *,
     out: Path,
     num_workers: int = 0,
@@ -125,7 +125,7 @@ def train_generator(
 
 
 def overfit_generator(
-    recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer, *, out: Path
+    recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer, *, out: Path
 ) -> Verdict:
     """Learn one batch by heart, the first thing to try when a run does not work.
 
@@ -139,7 +139,7 @@ def overfit_generator(
 
 
 def _prepare(
-    recipe: Recipe, cache: LatentCache, tokenizer: ConvVQTokenizer
+    recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer
 ) -> tuple[MaskedModel, CodeBatches, dict[str, object]]:
     check_fit(recipe, cache, tokenizer)
     state = PartialState()
@@ -174,9 +174,7 @@ def _sample_sheet(pipeline: Pipeline) -> Preview:
     return draw
 
 
-def export(
-    recipe: Recipe, out: Path, tokenizer: ConvVQTokenizer, class_names: tuple[str, ...]
-) -> Path:
+def export(recipe: Recipe, out: Path, tokenizer: VQTokenizer, class_names: tuple[str, ...]) -> Path:
     """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
 
     Raises:

@@ -23,6 +23,7 @@ from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.tokenizers.vq_objective import VQObjective
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.loop import TrainResult, train
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
@@ -94,7 +95,7 @@ def _readable(source: ImageSource, row: int) -> Image.Image | None:
         return None  # counted and named when its turn in the training comes
 
 
-def _reconstruction_sheet(tokenizer: ConvVQTokenizer, examples: torch.Tensor) -> Preview:
+def _reconstruction_sheet(tokenizer: VQTokenizer, examples: torch.Tensor) -> Preview:
     """Originals above their reconstructions."""
 
     def draw(folder: Path, step: int, averaged: bool) -> None:
@@ -109,7 +110,7 @@ def _reconstruction_sheet(tokenizer: ConvVQTokenizer, examples: torch.Tensor) ->
     return draw
 
 
-def export_tokenizer(recipe: TokenizerRecipe, out: Path) -> ConvVQTokenizer:
+def export_tokenizer(recipe: TokenizerRecipe, out: Path) -> VQTokenizer:
     """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
 
     Returns:

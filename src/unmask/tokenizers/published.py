@@ -1,0 +1,267 @@
+"""The tokenizers that other projects publish: their sizes, where they lie, and how to load them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unmask.checkpoints import flax_vqgan, vqgan
+from unmask.checkpoints.names import to_own
+from unmask.checkpoints.store import load_state, widen
+from unmask.checkpoints.tensor_files import read_tensors
+from unmask.errors import InputError, did_you_mean
+from unmask.recipes.recipe import Result
+from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
+from unmask.tokenizers.quantizer import NEVER
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.vqgan import VQGAN, Pixels, VQGANTokenizer
+
+Network = MaskGITVQGAN | VQGAN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One tokenizer as it is published."""
+
+    network: Network
+    """Sizes."""
+    parameters: int
+    """Trained numbers, without buffers."""
+    file: str
+    """Name under which it is looked for in the working directory."""
+    url: str
+    """What to download."""
+    hub: tuple[str, str] | None = None
+    """Repository and file on the Hugging Face hub, where it is there."""
+    results: tuple[Result, ...] = ()
+    """Published scores."""
+
+
+def _scores(psnr: float, ssim: float, lpips: float, rfid: float) -> tuple[Result, ...]:
+    values = {"PSNR": psnr, "SSIM": ssim, "LPIPS": lpips, "rFID": rfid}
+    return tuple(
+        Result(
+            metric=metric,
+            value=value,
+            setting="ImageNet validation, 256x256",
+            source="xyfJASON/maskgit-pytorch, README",
+        )
+        for metric, value in values.items()
+    )
+
+
+HUB = "https://huggingface.co/{}/resolve/main/{}"
+TITOK = ("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
+LLAMAGEN = ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")
+AMUSED = ("amused/amused-256", "vqvae/diffusion_pytorch_model.safetensors")
+JAX = "https://storage.googleapis.com/maskgit-public/checkpoints/"
+HEIDELBERG = "https://heibox.uni-heidelberg.de/"
+
+MASKGIT_F16 = MaskGITVQGAN()
+TAMING_F16 = VQGAN()
+LLAMAGEN_F16 = replace(TAMING_F16, code_dim=8, l2_normalised=True)
+AMUSED_F16 = VQGAN(
+    widths=(128, 256, 256, 512, 768),
+    attention=(),
+    middle_attention=False,
+    latent_channels=64,
+    codes=8192,
+    code_dim=64,
+)
+
+PUBLISHED: dict[str, Published] = {
+    "maskgit-vqgan-imagenet-f16-256": Published(
+        network=MASKGIT_F16,
+        parameters=54_515_587,
+        file=TITOK[1],
+        url=HUB.format(*TITOK),
+        hub=TITOK,
+        results=_scores(18.15, 0.43, 0.20, 2.12),
+    ),
+    "maskgit-jax-vqgan-256": Published(
+        network=MASKGIT_F16,
+        parameters=54_515_587,
+        file="tokenizer_imagenet256_checkpoint",
+        url=JAX + "tokenizer_imagenet256_checkpoint",
+    ),
+    "maskgit-jax-vqgan-512": Published(
+        network=MASKGIT_F16,
+        parameters=54_515_587,
+        file="tokenizer_imagenet512_checkpoint",
+        url=JAX + "tokenizer_imagenet512_checkpoint",
+    ),
+    "mage-vqgan": Published(
+        network=MASKGIT_F16,
+        parameters=54_515_587,
+        file="vqgan_jax_strongaug.ckpt",
+        url="https://drive.google.com/file/d/13S_unB87n6KKuuMdyMnyExW0G1kplTbP/view",
+    ),
+    "taming-vqgan-imagenet-f16-16384": Published(
+        network=TAMING_F16,
+        parameters=76_073_859,
+        file="vqgan_imagenet_f16_16384.ckpt",
+        url=HEIDELBERG + "f/867b05fc8c4841768640/?dl=1",
+        results=_scores(20.01, 0.50, 0.17, 5.00),
+    ),
+    "taming-vqgan-imagenet-f16-1024": Published(
+        network=replace(TAMING_F16, codes=1024),
+        parameters=72_141_699,
+        file="vqgan_imagenet_f16_1024.ckpt",
+        url=HEIDELBERG + "d/8088892a516d4e3baf92/ (checkpoints/last.ckpt)",
+    ),
+    "llamagen-vq-ds16-c2i": Published(
+        network=LLAMAGEN_F16,
+        parameters=71_883_403,
+        file=LLAMAGEN[1],
+        url=HUB.format(*LLAMAGEN),
+        hub=LLAMAGEN,
+        results=_scores(20.79, 0.56, 0.14, 2.19),
+    ),
+    "amused-256": Published(
+        network=AMUSED_F16,
+        parameters=146_244_675,
+        file="amused-256/" + AMUSED[1],
+        url=HUB.format(*AMUSED),
+        hub=AMUSED,
+        results=_scores(21.81, 0.58, 0.14, 4.41),
+    ),
+}
+
+# What a folder of weights may hold, in the order of preference.
+INSIDE = (
+    "diffusion_pytorch_model.safetensors",
+    "vqvae/diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+)
+
+
+def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) -> VQTokenizer:
+    """A published tokenizer in evaluation mode, frozen.
+
+    Args:
+        name_or_path: a key of :data:`PUBLISHED`, looked for in the working directory under its file
+            name and then on the hub; or the path of a downloaded file (TiTok's ``.bin``, MAGE's,
+            taming's and LlamaGen's checkpoints, MaskGIT's flax file) or folder (UnlockMGM's,
+            aMUSEd's). What a path holds, at whatever sizes, is seen from its keys.
+        pixels: the range that aMUSEd's network sees, see :class:`unmask.tokenizers.vqgan.VQGAN`.
+
+    Raises:
+        InputError: when nothing is there (saying what to download and where to put it), or it is no
+            such tokenizer.
+    """
+    name = str(name_or_path)
+    path = _find(name) if name in PUBLISHED else weights_file(Path(name_or_path))
+    if path is None:
+        known = did_you_mean(name, PUBLISHED)
+        raise InputError(f"{name} is no file or folder of tokenizer weights; {known}")
+    network, state = translate(read_tensors(path), _config_beside(path), str(path))
+    if name in PUBLISHED and network != PUBLISHED[name].network:
+        raise InputError(f"{path} is not {name}: its network has other sizes; download it again")
+    if pixels is not None:
+        if not isinstance(network, VQGAN):
+            raise InputError(f"pixels={pixels!r}: {path} sees [0, 1] only; leave it out")
+        network = replace(network, pixels=pixels)
+    with torch.device("meta"):
+        tokenizer = build(network)
+    load_state(tokenizer, state, str(path))
+    return tokenizer.eval().requires_grad_(False)
+
+
+def build(network: Network) -> VQTokenizer:
+    """The tokenizer of these sizes, with random weights."""
+    if isinstance(network, VQGAN):
+        return VQGANTokenizer(network)
+    return MaskGITVQGANTokenizer(network)
+
+
+def is_published(name_or_path: str | Path) -> bool:
+    """Whether it is a name that :func:`load_published` knows, or a place of foreign weights."""
+    return str(name_or_path) in PUBLISHED or weights_file(Path(name_or_path)) is not None
+
+
+def holds_tokenizer(name_or_path: str | Path) -> bool:
+    """Whether :func:`load_published` can take it, for which a file's keys are looked at.
+
+    Raises:
+        InputError: when a file cannot be read.
+    """
+    path = weights_file(Path(name_or_path))
+    if str(name_or_path) in PUBLISHED or path is None:
+        return str(name_or_path) in PUBLISHED
+    state = read_tensors(path)
+    return flax_vqgan.is_flax_tokenizer(state) or vqgan.layout_of(state) is not None
+
+
+def translate(
+    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str
+) -> tuple[Network, dict[str, Tensor]]:
+    """A checkpoint's tensors by our names, float32, and the sizes that they have.
+
+    Args:
+        state: by the source's keys.
+        config: aMUSEd's ``config.json``; may be empty.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when it is no tokenizer known here.
+    """
+    kind = vqgan.layout_of(state)
+    network: Network
+    if flax_vqgan.is_flax_tokenizer(state):
+        own = to_own(state, flax_vqgan.table_of(state), origin)
+    elif kind is not None:
+        layout = vqgan.LAYOUTS[kind]
+        table = vqgan.table_of(layout, vqgan.count_levels(state, layout))
+        own = to_own(state, table, origin)
+    else:
+        some = ", ".join(sorted(state)[:3]) or "nothing"
+        raise InputError(f"{origin} holds no tokenizer known here; it holds {some}")
+    if kind in (None, "maskgit-vqgan", "mage-vqgan"):
+        network = vqgan.maskgit_network(own, origin)
+    else:
+        network = vqgan.vqgan_network(own, kind, config, origin)
+    own = {name: widen(tensor) for name, tensor in own.items()}
+    idle = torch.full((network.codes,), NEVER, dtype=torch.int64)  # bookkeeping of training
+    return network, {**own, vqgan.OWN_IDLE: idle}
+
+
+def weights_file(path: Path) -> Path | None:
+    """The file of weights at a path, or inside a folder in another project's form."""
+    if path.is_file():
+        return path
+    return next((path / name for name in INSIDE if (path / name).is_file()), None)
+
+
+def _find(name: str) -> Path:
+    """The file of a published tokenizer, here or fetched from the hub."""
+    entry = PUBLISHED[name]
+    here = Path(entry.file)
+    if here.is_file():
+        return here
+    where = f"download {entry.url} and put it at {here}, or give the path where it lies"
+    if entry.hub is None:
+        raise InputError(f"{name} is not here: {where}")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(*entry.hub))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{name} is not here, and the hub says: {reason}; {where}") from error
+
+
+def _config_beside(path: Path) -> dict[str, object]:
+    config = path.parent / "config.json"
+    if path.suffix != ".safetensors" or not config.is_file():
+        return {}
+    try:
+        found = json.loads(config.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise InputError(f"{config} is not JSON: {error}") from None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,130 @@
+"""Published tokenizers: latents, codes and images, and the renaming of MaskGIT's flax file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from golden import Case
+from PIL import Image
+from torch import Tensor
+
+from unmask.checkpoints import flax_vqgan, vqgan
+from unmask.checkpoints.flax import decode_flax, flatten
+from unmask.checkpoints.names import to_own, to_source
+from unmask.checkpoints.store import load_state
+from unmask.data.transform import center_crop, crop_square, resize_short, short_sides
+from unmask.evaluate.reconstruction import psnr, ssim
+from unmask.pictures import to_uint8
+from unmask.tokenizers.published import build, translate
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
+
+
+def tokenizer(case: Case) -> VQTokenizer:
+    """The case's network with its weights, its sizes read off the shapes."""
+    config: Mapping[str, object] = case.config if case.kind == "tokenizer.amused" else {}
+    network, state = translate(case.weights(), config, case.name)
+    made = build(network)
+    load_state(made, state, case.name)
+    return made.eval()
+
+
+def channels_first(values: Tensor) -> Tensor:
+    return values.permute(0, 3, 1, 2)
+
+
+def by_place(ids: Tensor, latents: Tensor) -> Tensor:
+    """``(B, L)`` ids on the grid of ``(B, h, w, D)`` latents."""
+    return ids.view(latents.shape[:3])
+
+
+@torch.inference_mode()
+def wrapped(case: Case) -> dict[str, Tensor]:
+    """What maskgit-pytorch's wrappers, which speak [-1, 1], return."""
+    made = tokenizer(case)
+    latents = made.latents((case.input("x") + 1) / 2)
+    quantized = made.quantizer(latents)
+    codes = made.quantizer.lookup(quantized.ids)
+    plain = made.render(codes)
+    other = made.render(made.quantizer.lookup(by_place(case.input("random_indices"), latents)))
+    if case.kind == "tokenizer.maskgit_vqgan":
+        other = other.clamp(0, 1)  # its wrapper clamps here and nowhere else
+    h = F.normalize(latents, dim=-1) if made.quantizer.l2_normalised else latents
+    return {
+        "h": channels_first(h),
+        "indices": quantized.ids.flatten(1),
+        "quant": channels_first(codes),
+        "recon_forward": made.render(quantized.values) * 2 - 1,
+        "decode_quant": plain * 2 - 1,
+        "decode_random_indices": other * 2 - 1,
+        "recon_0_1_unclamped": plain,
+        "soft_code_temp0_7": made.quantizer.soft_codes(latents, 0.7).flatten(1, 2),
+    }
+
+
+@torch.inference_mode()
+def mage(case: Case) -> dict[str, Tensor]:
+    made = tokenizer(case)
+    output = made(case.input("images"))
+    ids = output.quantized.ids
+    codes = made.quantizer.lookup(ids)
+    other = made.quantizer.lookup(by_place(case.input("random_indices"), ids.unsqueeze(-1)))
+    return {
+        "z": channels_first(output.latents),
+        "indices": ids.flatten(1),
+        "codebook_loss": output.quantized.commitment_loss + 0.25 * output.quantized.codebook_loss,
+        "z_q": channels_first(codes),
+        "recon": made.render(codes),
+        "random_images": made.render(other),
+    }
+
+
+def flax(case: Case) -> dict[str, Tensor]:
+    leaves = flatten(decode_flax(case.file().read_bytes(), case.name))
+    source = {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
+    table = flax_vqgan.table_of(source)
+    own = to_own(source, table, case.name)
+    again = to_source(own, table)
+    assert again.keys() == source.keys()
+    assert all(torch.equal(again[key], source[key]) for key in source)
+    layout = vqgan.LAYOUTS["maskgit-vqgan"]
+    port = to_source(own, vqgan.table_of(layout, len(case.spec["channel_mult"])))
+    assert port.keys() == case.tensors.keys()
+    return port
+
+
+def image_ops(case: Case) -> dict[str, Tensor]:
+    """Crops, scores and bytes around a tokenizer."""
+    case.leave("muse_pipeline_uint8")  # UnlockMGM truncates; nothing here does
+    size, outputs = case.spec["size"], dict[str, Tensor]()
+    for name in case.names("in*"):
+        image, index = Image.fromarray(case.input(name).numpy()), int(name.removeprefix("in"))
+        outputs[f"center{index}"] = pixels(center_crop(image, size))
+        stream = random.Random(100 + index)
+        sides = short_sides(size)
+        smaller = resize_short(image, stream.randrange(sides.start, sides.stop))
+        top = stream.randrange(smaller.height - size + 1)
+        left = stream.randrange(smaller.width - size + 1)
+        outputs[f"random{index}"] = pixels(crop_square(smaller, size, top=top, left=left))
+    pair = case.input("metric_recon"), case.input("metric_target")
+    raw = case.input("raw")
+    outputs["save_image_uint8"] = to_uint8((raw.clamp(-1, 1) + 1) / 2)
+    return {**outputs, "psnr": psnr(*pair), "ssim": ssim(*pair)}
+
+
+def pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+HANDLERS = {
+    "tokenizer.image_ops": image_ops,
+    "tokenizer.maskgit_vqgan": wrapped,
+    "tokenizer.taming": wrapped,
+    "tokenizer.llamagen": wrapped,
+    "tokenizer.amused": wrapped,
+    "mage.tokenizer": mage,
+    "flax.vqgan": flax,
+}
