@@ -88,8 +88,8 @@ def main() -> None:
     ratio = statistics.median(a / b for a, b in pairs)
     full_time, bare_time = (statistics.median(side) for side in zip(*pairs, strict=True))
     rows = [
-        ("decode loop", f"{full_time * 1e3:.1f}", operations(full)),
-        ("bare network calls", f"{bare_time * 1e3:.1f}", operations(bare)),
+        ("decode loop", f"{full_time * 1e3:.1f}", str(operations(full))),
+        ("bare network calls", f"{bare_time * 1e3:.1f}", str(operations(bare))),
     ]
     header = ("what", "ms, median", "operations")
     note = (
@@ -97,7 +97,7 @@ def main() -> None:
         f"{recipe.plan.guidance.scale}; median of {options.rounds} paired time ratios: "
         f"{ratio:.3f} (limit {LIMIT})."
     )
-    print(markdown_table(rows, header), note, sep="\n\n")
+    print(markdown_table(header, rows), note, sep="\n\n")
     if options.report:
         write_report(options.report, "decode_overhead", rows=rows, header=header, note=note)
     sys.exit(ratio > LIMIT)

@@ -101,7 +101,7 @@ def main() -> None:
         f"{options.model}, {options.count} images a row, seeds from {options.seeds}; "
         f"{judge.classifier.describe()}."
     )
-    print(markdown_table(rows, header), note, sep="\n\n")
+    print(markdown_table(header, rows), note, sep="\n\n")
     if options.report:
         write_report(options.report, "sampling_sweep", rows=rows, header=header, note=note)
 

@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Pipeline": "unmask.pipeline",
     "load": "unmask.pipeline",
-    "generate": "unmask.generate",
+    "generate": "unmask.generation",
     "recipes": "unmask.recipes",
 }
 __all__ = ["Pipeline", "__version__", "generate", "load", "recipes"]

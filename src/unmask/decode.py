@@ -18,7 +18,7 @@ from unmask.guidance import Guidance, branches
 from unmask.masking import lowest
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
-from unmask.orders import Confidence, Progress, RandomOrder, StaticOrder
+from unmask.orders import AnyOrder, Confidence, Progress
 from unmask.types import Canvas, Drawn, Step
 
 
@@ -30,7 +30,7 @@ class Plan:
     """T, network evaluations an image (twice as many where guidance is active)."""
     counts: FixedCounts = field(default_factory=FixedCounts)
     """How many tokens stay masked after each step."""
-    order: Confidence | RandomOrder | StaticOrder = field(default_factory=Confidence)
+    order: AnyOrder = field(default_factory=Confidence)
     """Which ones."""
     guidance: Guidance = field(default_factory=Guidance)
     """Away from what, and how strongly."""

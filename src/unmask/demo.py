@@ -143,6 +143,7 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
             transform,
             judgement=replace(options.judgement, device=options.device),
             tokenizer=pipeline.tokenizer,
+            seeds=options.judgement.seeds,
         )
     originals = next(real_batches(held_out, transform, count=20)).images
     return DemoResult(

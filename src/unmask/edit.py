@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.generate import Images, System, generate
+from unmask.generation import Images, System, generate
 from unmask.types import Canvas
 
 

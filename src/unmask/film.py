@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode import Plan
-from unmask.generate import generate
+from unmask.generation import generate
 from unmask.pictures import veil
 from unmask.pipeline import Pipeline
 from unmask.types import Step

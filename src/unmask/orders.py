@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.draws import Draws
-from unmask.errors import InputError
+from unmask.errors import InputError, did_you_mean
 
 KNOWN = math.inf  # a known token's score: never masked again
 
@@ -212,3 +212,26 @@ class StaticOrder:
         """See :meth:`Order.score`."""
         assert start is not None, "a static order is prepared by start()"
         return torch.where(masked, start, KNOWN)
+
+
+AnyOrder = Confidence | RandomOrder | StaticOrder
+"""Every order a plan or recipe may hold; a new one is added here."""
+
+NAMED: dict[str, AnyOrder] = {
+    "confidence": Confidence(),
+    "random": RandomOrder(),
+    "halton": StaticOrder(path="halton"),
+    "raster": StaticOrder(path="raster"),
+}
+"""By the names that the command line knows."""
+
+
+def named_order(name: str) -> AnyOrder:
+    """The order of that name.
+
+    Raises:
+        InputError: for any other name.
+    """
+    if name not in NAMED:
+        raise InputError(f"unknown order {name!r}; {did_you_mean(name, NAMED)}")
+    return NAMED[name]

@@ -16,7 +16,7 @@ from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, 
 from unmask.data.classes import class_index
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.generate import Images, Tokens, generate, generate_tokens
+from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
@@ -163,7 +163,7 @@ class Pipeline:
             batch_size: images decoded at once; does not change them.
 
         Raises:
-            InputError: see :func:`unmask.generate.generate`.
+            InputError: see :func:`unmask.generation.generate`.
         """
         labels, seeds = self._request(class_labels, seeds)
         batches = list(generate(self, labels, seeds=seeds, plan=plan, batch_size=batch_size))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unmask.checkpoints.names import Rule, Table, match, ours, rename
 from unmask.checkpoints.vqgan import OWN_CODEBOOK, OWN_IDLE
+from unmask.errors import InputError
 
 CODEBOOK = "params/quantizer/codebook"
 PARTS = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2"}
@@ -46,13 +47,19 @@ def _block(source: str, own: str) -> Table:
     return tuple(rules)
 
 
-def table_of(state: Mapping[str, Tensor]) -> Table:
+def table_of(state: Mapping[str, Tensor], origin: str) -> Table:
     """The rules of a checkpoint, whose modules are numbered in the order of their use.
 
     Args:
         state: by paths joined with "/".
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when it has no decoder.
     """
     levels = _count(state, "params/decoder/Conv_{i}/kernel") - 1
+    if levels < 1:
+        raise InputError(f"{origin} holds no decoder; is it of another network?")
     blocks = _count(state, "params/encoder/ResBlock_{i}/GroupNorm_0/scale") // (levels + 1)
     rules = [rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
     rules += _conv("encoder/Conv_0", "encoder.conv_in", bias=False)

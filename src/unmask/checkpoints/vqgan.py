@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from unmask.checkpoints.names import (
 from unmask.errors import InputError
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.vqgan import VQGAN
+from unmask.tokenizers.vqgan_blocks import GROUPS
 
 CODEBOOK = "quantize.embedding.weight"
 OWN_CODEBOOK, OWN_IDLE = "quantizer.codebook", "quantizer.idle"
@@ -180,7 +180,7 @@ def maskgit_network(own: Mapping[str, Tensor], origin: str) -> MaskGITVQGAN:
 
 
 def vqgan_network(
-    own: Mapping[str, Tensor], layout: str, config: Mapping[str, Any], origin: str
+    own: Mapping[str, Tensor], layout: str, config: Mapping[str, object], origin: str
 ) -> VQGAN:
     """The sizes of a translated state of taming's, LlamaGen's or aMUSEd's tokenizer.
 
@@ -199,6 +199,9 @@ def vqgan_network(
                 f"{origin}: {key}={config[key]!r} is another architecture than aMUSEd's, which "
                 f"has {key}={value!r}; only aMUSEd's is supported"
             )
+    groups = config.get("norm_num_groups", GROUPS)
+    if not isinstance(groups, int) or groups < 1:
+        raise InputError(f"{origin}: norm_num_groups={groups!r} must be a whole number from 1")
     conv_in, codebook = _shape(own, "encoder.conv_in.weight", origin), _shape(own, OWN_CODEBOOK)
     down, up = _widths(own, "encoder", origin), _widths(own, "decoder", origin)[::-1]
     first_q = "encoder.levels.{}.attention.0.q.weight"
@@ -214,7 +217,7 @@ def vqgan_network(
         codes=codebook[0],
         code_dim=codebook[1],
         l2_normalised=layout == "llamagen-vq",
-        groups=int(config.get("norm_num_groups", 32)),
+        groups=groups,
     )
 
 

@@ -24,9 +24,9 @@ from unmask.tokenizers.published import holds_tokenizer, load_published
 class Arguments:
     """Turn a published checkpoint into a folder of this library.
 
-    A model of maskgit-pytorch, UnlockMGM or the original MaskGIT becomes a model folder; a tokenizer
-    of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a tokenizer folder. The source
-    is only read. What it is, is seen from its keys.
+    A model of maskgit-pytorch, UnlockMGM or the original MaskGIT becomes a model folder; a
+    tokenizer of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a tokenizer folder.
+    The source is only read. What it is, is seen from its keys.
     """
 
     source: Annotated[Path, tyro.conf.Positional]

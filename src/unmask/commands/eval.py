@@ -86,6 +86,7 @@ def _judge_model(arguments: Arguments) -> Report:
             transform,
             judgement=judgement,
             tokenizer=pipeline.tokenizer,
+            seeds=judgement.seeds,
             notes=(f"plan: {plan}",),
         )
 

@@ -19,8 +19,8 @@ from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, write_npz
 from unmask.film import unmasking
-from unmask.generate import Images, Tokens, generate, generate_tokens
-from unmask.orders import Confidence, RandomOrder, StaticOrder
+from unmask.generation import Images, Tokens, generate, generate_tokens
+from unmask.orders import NAMED, named_order
 from unmask.pictures import sheet, to_pil, to_uint8, write_gif
 from unmask.pipeline import Pipeline, adjusted, load
 
@@ -41,8 +41,8 @@ class Arguments:
     """Image k uses seed + k; the same seed gives the same image at any batch size."""
     steps: int | None = None
     """Decoding steps; more is slower and not always better."""
-    order: Literal["confidence", "random", "halton", "raster"] | None = None
-    """Which tokens come first."""
+    order: str | None = None
+    """Which tokens come first: confidence, random, halton or raster."""
     guidance_scale: float | None = None
     """1 means none; larger follows the class more closely."""
     temperature: float | None = None
@@ -64,16 +64,15 @@ class Arguments:
     """cpu, cuda, mps, or auto."""
 
 
+def _is_already(order: str, plan: Plan) -> bool:
+    """Whether the plan has an order of that class, whose own numbers then stay."""
+    return order == "confidence" and type(plan.order) is type(NAMED[order])
+
+
 def plan_of(arguments: Arguments, plan: Plan) -> Plan:
     """The system's plan with what the command line changes."""
-    orders: dict[str, Confidence | RandomOrder | StaticOrder] = {
-        "random": RandomOrder(),
-        "halton": StaticOrder(path="halton"),
-        "raster": StaticOrder(path="raster"),
-        "confidence": plan.order if isinstance(plan.order, Confidence) else Confidence(),
-    }
-    if arguments.order is not None:
-        plan = replace(plan, order=orders[arguments.order])
+    if arguments.order is not None and not _is_already(arguments.order, plan):
+        plan = replace(plan, order=named_order(arguments.order))
     return adjusted(
         plan,
         steps=arguments.steps,

@@ -27,7 +27,7 @@ from unmask.evaluate.evaluation import EvaluationOptions, evaluate
 from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.image_sets import ImageBatch, gather
 from unmask.evaluate.report import Report
-from unmask.generate import generate
+from unmask.generation import generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -52,6 +52,11 @@ class Judgement:
     """Images a batch."""
     device: str = "cpu"
     """Where the feature network computes."""
+
+    @property
+    def seeds(self) -> str:
+        """First and last, for a report."""
+        return f"{self.seed} to {self.seed + self.count - 1}"
 
     def __post_init__(self) -> None:
         """Reject counts without statistics."""
@@ -166,6 +171,7 @@ def judge_images(
     *,
     judgement: Judgement,
     tokenizer: Tokenizer | None = None,
+    seeds: str | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
     """Score images against held-out real ones, beside the floors.
@@ -180,6 +186,7 @@ def judge_images(
         transform: brings real images to the generated size.
         judgement: counts and judges.
         tokenizer: for the reconstruction floor, on the judgement's device; None leaves it out.
+        seeds: of the generated images, for the report; None if unknown.
         notes: more lines for the report.
 
     Raises:
@@ -195,7 +202,6 @@ def judge_images(
         return real_batches(source, still, count=count, batch_size=size, skipped=skipped)
 
     device = torch.device(judgement.device)
-    seeds = f"{judgement.seed} to {judgement.seed + count - 1}"
     report = evaluate(
         generated,
         real(held_out),

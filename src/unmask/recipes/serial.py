@@ -14,12 +14,12 @@ from cattrs.strategies import configure_tagged_union
 from unmask.errors import InputError, did_you_mean
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.nn.pre_norm import PreNormNetwork
-from unmask.orders import Confidence, RandomOrder, StaticOrder
+from unmask.orders import AnyOrder
 
 T = TypeVar("T")
 
 UNIONS: tuple[Any, ...] = (
-    Confidence | RandomOrder | StaticOrder,
+    AnyOrder,
     PreNormNetwork | PostNormNetwork,
 )
 TAG = "kind"  # the key that names the class where a field allows several

@@ -13,7 +13,7 @@ from unmask.errors import InputError, did_you_mean
 from unmask.recipes.serial import from_dict, to_dict
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
-from unmask.tokenizers.published import is_published, load_published
+from unmask.tokenizers.published import PUBLISHED, is_published, load_published
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan import VQGAN, VQGANTokenizer
 
@@ -49,7 +49,7 @@ def load_tokenizer(name: str | Path) -> VQTokenizer:
     saved_here = any((Path(name) / at / WEIGHTS).is_file() for at in (".", EXPORT))
     if not saved_here and is_published(name):
         return load_published(name)
-    path = find_folder(name)
+    path = _find(name)
     state, config = load_weights(path)
     if config.get("format") != FORMAT:
         raise InputError(
@@ -65,3 +65,12 @@ def load_tokenizer(name: str | Path) -> VQTokenizer:
         tokenizer = tokenizer_class(network)
     load_state(tokenizer, state)
     return tokenizer.eval().requires_grad_(False)
+
+
+def _find(name: str | Path) -> Path:
+    try:
+        return find_folder(name)
+    except InputError as error:
+        if Path(name).exists():
+            raise
+        raise InputError(f"{error}; published: {', '.join(PUBLISHED)}") from None

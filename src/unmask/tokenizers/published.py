@@ -213,7 +213,7 @@ def translate(
     kind = vqgan.layout_of(state)
     network: Network
     if flax_vqgan.is_flax_tokenizer(state):
-        own = to_own(state, flax_vqgan.table_of(state), origin)
+        own = to_own(state, flax_vqgan.table_of(state, origin), origin)
     elif kind is not None:
         layout = vqgan.LAYOUTS[kind]
         table = vqgan.table_of(layout, vqgan.count_levels(state, layout))
@@ -252,7 +252,7 @@ def _find(name: str) -> Path:
     try:
         return Path(hf_hub_download(*entry.hub))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(f"{name} is not here, and the hub says: {reason}; {where}") from error
 
 

@@ -14,7 +14,7 @@ from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.generate import generate
+from unmask.generation import generate
 from unmask.model import MaskedModel, initialize
 from unmask.objectives.masked import MaskedObjective
 from unmask.pictures import sheet

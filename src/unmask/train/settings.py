@@ -66,7 +66,7 @@ class Training:
     log_every: int = 50
     """Steps between log lines."""
     preview_every: int = 0
-    """Steps between sample sheets; 0 means none."""
+    """Steps between sample sheets; 0 means only at the end."""
     save_every: int = 0
     """Steps between checkpoints; 0 means only the last step."""
     keep: int = 2

@@ -85,7 +85,7 @@ def mage(case: Case) -> dict[str, Tensor]:
 def flax(case: Case) -> dict[str, Tensor]:
     leaves = flatten(decode_flax(case.file().read_bytes(), case.name))
     source = {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
-    table = flax_vqgan.table_of(source)
+    table = flax_vqgan.table_of(source, case.name)
     own = to_own(source, table, case.name)
     again = to_source(own, table)
     assert again.keys() == source.keys()

@@ -10,7 +10,7 @@ from toy_system import TOY, UNCONDITIONAL, toy_pipeline
 
 from unmask.decode import blank_canvas
 from unmask.errors import InputError
-from unmask.generate import generate, generate_tokens
+from unmask.generation import generate, generate_tokens
 from unmask.guidance import Guidance
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.orders import RandomOrder
