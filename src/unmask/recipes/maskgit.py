@@ -92,7 +92,7 @@ PYTORCH_FFHQ256 = Recipe(
 JAX_IMAGENET256 = Recipe(
     name="maskgit-jax-imagenet256",
     summary="the original MaskGIT, ImageNet 256x256, 174 M parameters, tanh GELU",
-    tokenizer="maskgit-vqgan-imagenet-f16-256",
+    tokenizer="maskgit-jax-vqgan-256",
     image_size=256,
     network=PostNormNetwork(
         codes=1024, width=768, depth=24, heads=16, feed_forward=3072, length=256, classes=1000,
@@ -123,6 +123,7 @@ JAX_IMAGENET512 = replace(
     JAX_IMAGENET256,
     name="maskgit-jax-imagenet512",
     summary="the original MaskGIT, ImageNet 512x512, 175 M parameters, tanh GELU",
+    tokenizer="maskgit-jax-vqgan-512",
     image_size=512,
     network=replace(JAX_IMAGENET256.network, length=1024),
     results=(Result(metric="FID", value=7.32, setting="published weights", source=JAX_README),),
@@ -148,6 +149,7 @@ UNLOCKMGM_IMAGENET512 = replace(
     UNLOCKMGM_IMAGENET256,
     name="maskgit-unlockmgm-imagenet512",
     summary="UnlockMGM's conversion of the original, ImageNet 512x512, erf GELU",
+    tokenizer="maskgit-jax-vqgan-512",
     image_size=512,
     network=replace(UNLOCKMGM_IMAGENET256.network, length=1024),
 )
