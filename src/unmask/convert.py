@@ -73,7 +73,13 @@ def matching_recipe(found: Foreign) -> Recipe:
         if _without_dropout(preset.network) == _without_dropout(network):
             return replace(preset, network=network)
     likely = [p for p in presets if p.network.codes == network.codes] or list(presets)
-    base = min(likely, key=lambda p: (p.network.classes > 0) != (network.classes > 0))
+    base = min(
+        likely,
+        key=lambda preset: (
+            (preset.network.classes > 0) != (network.classes > 0),
+            preset.network.length != network.length,
+        ),
+    )
     known = base.network.codes == network.codes
     dropout = base.training.label_dropout or 0.1
     scale = base.plan.guidance.scale if network.has_null_class else 1.0

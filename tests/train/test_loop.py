@@ -229,7 +229,7 @@ def test_tensorboard_by_default(tmp_path: Path, capsys: pytest.CaptureFixture) -
 def test_an_impossible_precision_is_one_line(tmp_path: Path) -> None:
     toy_accelerator()  # full precision, for the whole process
     settings = toy_settings(precision="bf16")
-    with pytest.raises(InputError, match=r"training\.precision='bf16' .* is not possible") as caught:
+    with pytest.raises(InputError, match=r"precision='bf16' .* is not possible") as caught:
         loop.train(ToyObjective(), ToyBatches(settings), settings=settings, out=tmp_path, config={})
     assert "\n" not in str(caught.value)
 

@@ -129,9 +129,14 @@ def count_levels(state: Mapping[str, Tensor], layout: Layout) -> int:
 
 def table_of(layout: Layout, levels: int) -> Table:
     """The rules of one project for a network of so many levels."""
+    codebook = (rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE))
+    return codebook + autoencoder_table(layout, levels)
+
+
+def autoencoder_table(layout: Layout, levels: int) -> Table:
+    """The rules of encoder and decoder alone."""
     has_projection = bool(layout.halve)
     rules = [drop(pattern) for pattern in layout.dropped]
-    rules += [rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
     if has_projection:
         rules += rename_layer("quant_conv", "encoder.project")
         rules += rename_layer("post_quant_conv", "decoder.project")
@@ -167,13 +172,13 @@ def maskgit_network(own: Mapping[str, Tensor], origin: str) -> MaskGITVQGAN:
     Raises:
         InputError: when parts are missing.
     """
-    conv_in, codebook = _shape(own, "encoder.conv_in.weight", origin), _shape(own, OWN_CODEBOOK)
+    conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
     return MaskGITVQGAN(
         image_channels=conv_in[1],
         stem=conv_in[0],
-        widths=_widths(own, "encoder", origin),
-        blocks=_count(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
-        middle=_count(own, "encoder.middle.{j}.conv1.weight"),
+        widths=widths_of(own, "encoder", origin),
+        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        middle=count_of(own, "encoder.middle.{j}.conv1.weight"),
         codes=codebook[0],
         code_dim=codebook[1],
     )
@@ -202,18 +207,18 @@ def vqgan_network(
     groups = config.get("norm_num_groups", GROUPS)
     if not isinstance(groups, int) or groups < 1:
         raise InputError(f"{origin}: norm_num_groups={groups!r} must be a whole number from 1")
-    conv_in, codebook = _shape(own, "encoder.conv_in.weight", origin), _shape(own, OWN_CODEBOOK)
-    down, up = _widths(own, "encoder", origin), _widths(own, "decoder", origin)[::-1]
+    conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
+    down, up = widths_of(own, "encoder", origin), widths_of(own, "decoder", origin)[::-1]
     first_q = "encoder.levels.{}.attention.0.q.weight"
     return VQGAN(
         image_channels=conv_in[1],
         stem=conv_in[0],
         widths=down,
         decoder_widths=() if up == down else up,
-        blocks=_count(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
         attention=tuple(level for level in range(len(down)) if first_q.format(level) in own),
         middle_attention="encoder.middle.1.q.weight" in own,
-        latent_channels=_shape(own, "encoder.conv_out.weight", origin)[0],
+        latent_channels=shape_of(own, "encoder.conv_out.weight", origin)[0],
         codes=codebook[0],
         code_dim=codebook[1],
         l2_normalised=layout == "llamagen-vq",
@@ -221,20 +226,30 @@ def vqgan_network(
     )
 
 
-def _shape(own: Mapping[str, Tensor], name: str, origin: str = "") -> tuple[int, ...]:
+def shape_of(own: Mapping[str, Tensor], name: str, origin: str = "") -> tuple[int, ...]:
+    """The shape of a translated tensor.
+
+    Raises:
+        InputError: when it is missing.
+    """
     if name not in own:
         raise InputError(f"{origin} holds no {name!r}; is it of another network?")
     return tuple(own[name].shape)
 
 
-def _widths(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, ...]:
-    """In the order in which the levels run."""
-    levels = _count(own, f"{side}.levels.{{j}}.blocks.0.conv2.weight")
+def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, ...]:
+    """Channels of the levels of "encoder" or "decoder", in the order in which they run.
+
+    Raises:
+        InputError: when there is none.
+    """
+    levels = count_of(own, f"{side}.levels.{{j}}.blocks.0.conv2.weight")
     if not levels:
         raise InputError(f"{origin} holds no {side}; is it of another network?")
     names = [f"{side}.levels.{level}.blocks.0.conv2.weight" for level in range(levels)]
-    return tuple(_shape(own, name, origin)[0] for name in names)
+    return tuple(shape_of(own, name, origin)[0] for name in names)
 
 
-def _count(own: Mapping[str, Tensor], pattern: str) -> int:
+def count_of(own: Mapping[str, Tensor], pattern: str) -> int:
+    """How many names fit a pattern of :mod:`unmask.checkpoints.names`."""
     return sum(match(pattern, name) is not None for name in own)

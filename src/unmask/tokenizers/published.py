@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,13 +23,14 @@ from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan import VQGAN, Pixels, VQGANTokenizer
 
 Network = MaskGITVQGAN | VQGAN
+Sizes = TypeVar("Sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(Generic[Sizes]):
     """One tokenizer as it is published."""
 
-    network: Network
+    network: Sizes
     """Sizes."""
     parameters: int
     """Trained numbers, without buffers."""
@@ -74,7 +76,7 @@ AMUSED_F16 = VQGAN(
     code_dim=64,
 )
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED: dict[str, Published[Network]] = {
     "maskgit-vqgan-imagenet-f16-256": Published(
         network=MASKGIT_F16,
         parameters=54_515_587,
@@ -155,7 +157,9 @@ def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) ->
             such tokenizer.
     """
     name = str(name_or_path)
-    path = _find(name) if name in PUBLISHED else weights_file(Path(name_or_path))
+    path = (
+        find_file(name, PUBLISHED[name]) if name in PUBLISHED else weights_file(Path(name_or_path))
+    )
     if path is None:
         known = did_you_mean(name, PUBLISHED)
         raise InputError(f"{name} is no file or folder of tokenizer weights; {known}")
@@ -237,9 +241,12 @@ def weights_file(path: Path) -> Path | None:
     return next((path / name for name in INSIDE if (path / name).is_file()), None)
 
 
-def _find(name: str) -> Path:
-    """The file of a published tokenizer, here or fetched from the hub."""
-    entry = PUBLISHED[name]
+def find_file(name: str, entry: Published[Sizes]) -> Path:
+    """The file of a published tokenizer, in the working directory or fetched from the hub.
+
+    Raises:
+        InputError: saying what to download and where to put it.
+    """
     here = Path(entry.file)
     if here.is_file():
         return here

@@ -73,13 +73,7 @@ def resolve_grid(ids: Tensor, codes: int, grid: tuple[int, int] | None) -> tuple
     """
     if ids.ndim != 2:
         raise InputError(f"ids of shape {tuple(ids.shape)} are not (B, L); reshape them")
-    length = ids.shape[1]
-    side = math.isqrt(length)
-    if grid is None and side * side != length:
-        raise InputError(f"{length} tokens form no square; pass grid=(rows, columns)")
-    rows, columns = grid or (side, side)
-    if rows * columns != length:
-        raise InputError(f"grid {rows}x{columns} holds {rows * columns} tokens, ids have {length}")
+    rows, columns = fill_grid(ids.shape[1], grid, "ids")
     if ids.device.type == "cpu" and ids.numel():
         low, high = (int(v) for v in ids.aminmax())
         if low < 0 or high >= codes:
@@ -87,6 +81,23 @@ def resolve_grid(ids: Tensor, codes: int, grid: tuple[int, int] | None) -> tuple
                 f"id {low if low < 0 else high} lies outside [0, {codes}), the codes of this "
                 "tokenizer; reveal every token before decoding, and use the tokenizer of these ids"
             )
+    return rows, columns
+
+
+def fill_grid(length: int, grid: tuple[int, int] | None, what: str) -> tuple[int, int]:
+    """The rows and columns that so many tokens form, a square unless told otherwise.
+
+    Raises:
+        InputError: a length that does not fit the grid; ``what`` names the tokens.
+    """
+    side = math.isqrt(length)
+    if grid is None and side * side != length:
+        raise InputError(f"{length} tokens form no square; pass grid=(rows, columns)")
+    rows, columns = grid or (side, side)
+    if rows * columns != length:
+        raise InputError(
+            f"grid {rows}x{columns} holds {rows * columns} tokens, {what} have {length}"
+        )
     return rows, columns
 
 

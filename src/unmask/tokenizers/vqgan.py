@@ -5,23 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
-
 from unmask.errors import InputError
 from unmask.tokenizers.maskgit_vqgan import check_widths
 from unmask.tokenizers.quantizer import VectorQuantizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan_blocks import (
-    GROUPS,
-    AttentionBlock,
-    Downsample,
-    Level,
-    ResidualBlock,
-    Upsample,
-    decoder,
-    encoder,
-    group_norm,
-)
+from unmask.tokenizers.vqgan_blocks import GROUPS
+from unmask.tokenizers.vqgan_stack import Stack, stacked_decoder, stacked_encoder
 
 Pixels = Literal["signed", "unit"]
 
@@ -97,63 +86,22 @@ class VQGANTokenizer(VQTokenizer):
 
     def __init__(self, config: VQGAN) -> None:
         super().__init__(config)
-        lowest, highest = config.widths[-1], config.upward[0]
-        self.encoder = encoder(
-            nn.Conv2d(config.image_channels, config.stem, 3, padding=1),
-            _encoder_levels(config),
-            _middle(config, lowest),
-            (_norm(config, lowest), nn.Conv2d(lowest, config.latent_channels, 3, padding=1)),
-            nn.Conv2d(config.latent_channels, config.code_dim, 1),
-        )
+        self.encoder = stacked_encoder(_stack(config, config.widths, config.blocks))
         self.quantizer = VectorQuantizer(
             config.codes, config.code_dim, l2_normalised=config.l2_normalised
         )
-        lowest = config.upward[-1]
-        self.decoder = decoder(
-            nn.Conv2d(config.latent_channels, lowest, 3, padding=1),
-            _decoder_levels(config),
-            _middle(config, lowest),
-            (_norm(config, highest), nn.Conv2d(highest, config.image_channels, 3, padding=1)),
-            nn.Conv2d(config.code_dim, config.latent_channels, 1),
-        )
+        self.decoder = stacked_decoder(_stack(config, config.upward, config.blocks + 1))
 
 
-def _norm(config: VQGAN, width: int) -> nn.GroupNorm:
-    return group_norm(width, config.groups)
-
-
-def _middle(config: VQGAN, width: int) -> list[nn.Module]:
-    parts: list[nn.Module] = [ResidualBlock(width, width, groups=config.groups) for _ in range(2)]
-    if config.middle_attention:
-        parts.insert(1, AttentionBlock(width, groups=config.groups))
-    return parts
-
-
-def _level(
-    config: VQGAN, level: int, widths: tuple[int, int], blocks: int, resample: nn.Module | None
-) -> Level:
-    width_in, width = widths
-    first = ResidualBlock(width_in, width, groups=config.groups)
-    rest = [ResidualBlock(width, width, groups=config.groups) for _ in range(blocks - 1)]
-    attends = blocks if level in config.attention else 0
-    attention = [AttentionBlock(width, groups=config.groups) for _ in range(attends)]
-    return Level([first, *rest], attention, resample)
-
-
-def _encoder_levels(config: VQGAN) -> list[Level]:
-    levels, width_in = [], config.stem
-    for level, width in enumerate(config.widths):
-        down = Downsample(width) if level < len(config.widths) - 1 else None
-        levels.append(_level(config, level, (width_in, width), config.blocks, down))
-        width_in = width
-    return levels
-
-
-def _decoder_levels(config: VQGAN) -> list[Level]:
-    """Lowest resolution first."""
-    levels, width_in = [], config.upward[-1]
-    for level, width in reversed(list(enumerate(config.upward))):
-        up = Upsample(width) if level > 0 else None
-        levels.append(_level(config, level, (width_in, width), config.blocks + 1, up))
-        width_in = width
-    return levels
+def _stack(config: VQGAN, widths: tuple[int, ...], blocks: int) -> Stack:
+    return Stack(
+        image_channels=config.image_channels,
+        stem=config.stem,
+        widths=widths,
+        blocks=blocks,
+        attention=config.attention,
+        middle_attention=config.middle_attention,
+        latent_channels=config.latent_channels,
+        projected=config.code_dim,
+        groups=config.groups,
+    )
