@@ -15,6 +15,7 @@ from pathlib import Path
 
 from unmask.assets import HERE
 from unmask.pipeline import load
+from unmask.recipes import get
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 
 
@@ -26,7 +27,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "weights")
     options = parser.parse_args()
     pipeline = load(options.generator)
-    pipeline.recipe = replace(pipeline.recipe, tokenizer="fashion-vq")
+    plan = get(pipeline.recipe.name).plan  # chosen after training: benchmarks/sampling_sweep.py
+    pipeline.recipe = replace(pipeline.recipe, tokenizer="fashion-vq", plan=plan)
     save_tokenizer(load_tokenizer(options.tokenizer), options.out / "fashion-vq", half=True)
     pipeline.save_pretrained(options.out / pipeline.recipe.name, half=True)
     for file in sorted(options.out.rglob("*.safetensors")):

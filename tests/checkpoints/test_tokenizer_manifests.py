@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints import flax_vqgan, vqgan
+from unmask.checkpoints.kl_vae import LAYOUT, is_kl_vae, translate_kl_vae
 from unmask.checkpoints.names import to_source
 from unmask.checkpoints.store import check_state
 from unmask.errors import InputError
+from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.published import PUBLISHED, build, translate
+from unmask.tokenizers.published_latents import PUBLISHED_LATENTS
 
 MANIFESTS = {
     "maskgit_vqgan_titok_bin": ("maskgit-vqgan-imagenet-f16-256", "maskgit-vqgan"),
@@ -83,3 +86,46 @@ def test_keys_of_training_are_left_aside(fixtures: Path) -> None:
 def test_half_a_flax_file_is_named() -> None:
     with pytest.raises(InputError, match=r"^f holds no decoder"):
         translate({"params/quantizer/codebook": torch.zeros(4, 4)}, {}, "f")
+
+
+def test_kl16_fills_its_network_exactly_and_gives_its_keys_back(fixtures: Path) -> None:
+    state = manifest(fixtures, "kl16_vae")
+    network, own = translate_kl_vae(state, "kl16")
+    published = PUBLISHED_LATENTS["kl16"]
+    assert network == published.network == KLVAE()
+    with torch.device("meta"):
+        tokenizer = KLVAETokenizer(network)
+    check_state(tokenizer.state_dict(), own, "kl16")
+    count = {n: sum(p.numel() for p in m.parameters()) for n, m in tokenizer.named_children()}
+    assert sum(count.values()) == published.parameters == 66_456_019
+    assert count == {
+        "encoder": 28_265_760 + 32 * 32 + 32,
+        "decoder": 38_188_931 + 16 * 16 + 16,
+    }, "each with its 1x1 projection"
+    table = vqgan.autoencoder_table(LAYOUT, vqgan.count_levels(state, LAYOUT))
+    source = to_source(tokenizer.state_dict(), table)
+    assert {k: t.shape for k, t in source.items()} == {k: t.shape for k, t in state.items()}
+
+
+def test_a_kl16_key_too_few_or_too_many_is_named(fixtures: Path) -> None:
+    state = manifest(fixtures, "kl16_vae")
+    with torch.device("meta"):
+        wanted = KLVAETokenizer(KLVAE()).state_dict()
+    _, whole = translate_kl_vae({**state, "loss.logvar": torch.zeros(1)}, "kl16")
+    assert whole.keys() == wanted.keys(), "keys of training are left aside"
+    del state["decoder.up.0.block.2.conv2.bias"]
+    _, own = translate_kl_vae(state, "kl16")
+    with pytest.raises(InputError, match=r"do not fill 'decoder\.levels\.4\.blocks\.2\.conv2"):
+        check_state(wanted, own, "kl16")
+    with pytest.raises(InputError, match=r"kl16: no rule for the key 'model_ema\.decay'"):
+        translate_kl_vae({**state, "model_ema.decay": torch.zeros(1)}, "kl16")
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_codes_are_not_taken_for_latents_nor_latents_for_codes(fixtures: Path, name: str) -> None:
+    state = manifest(fixtures, name)
+    assert not is_kl_vae(state)
+    with pytest.raises(InputError, match=f"^{name} is no KL autoencoder"):
+        translate_kl_vae(state, name)
+    with pytest.raises(InputError, match="holds a KL autoencoder, which makes latents"):
+        translate(manifest(fixtures, "kl16_vae"), {}, "kl16")

@@ -12,7 +12,13 @@ from toy_tokenizers import make
 
 from unmask.errors import InputError
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.folder import FAMILIES, load_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import (
+    FAMILIES,
+    load_latent_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.published import load_published
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
@@ -75,3 +81,28 @@ def test_a_folder_without_a_family_is_of_the_first(tmp_path: Path) -> None:
     rewrite(tmp_path, format="unmask-model")
     with pytest.raises(InputError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_latents_come_back_the_same_and_are_not_taken_for_codes(
+    fixtures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = KLVAETokenizer(KLVAE(stem=4, widths=(4, 8), attention=(), channels=2, groups=4))
+    save_tokenizer(made, tmp_path / "kl")
+    again = load_latent_tokenizer(tmp_path / "kl")
+    assert (again.config, again.identity, again.training) == (made.config, made.identity, False)
+    with pytest.raises(InputError, match="kl makes latents, which do not fit here; published: mas"):
+        load_tokenizer(tmp_path / "kl")
+    save_tokenizer(load_published(make(fixtures, tmp_path, "titok").path), tmp_path / "vq")
+    with pytest.raises(
+        InputError, match=r"vq makes codes, which do not fit here; published: kl16$"
+    ):
+        load_latent_tokenizer(tmp_path / "vq")
+    monkeypatch.chdir(tmp_path / "vq")
+    with pytest.raises(InputError, match=r"^kl16 makes latents, wanted is a tokenizer of codes"):
+        load_tokenizer("kl16")
+    with pytest.raises(InputError, match=r"^mage-vqgan makes codes, wanted is a tokenizer of lat"):
+        load_latent_tokenizer("mage-vqgan")
+    with pytest.raises(InputError, match=r"^kl16 is not here: download https://www\.dropbox"):
+        load_latent_tokenizer("kl16")
+    with pytest.raises(InputError, match=r"nothing is saved at 'kl'.*; published: kl16$"):
+        load_latent_tokenizer("kl")

@@ -26,7 +26,8 @@ from unmask.pipeline import adjusted, load
 class Arguments:
     """Score images against real ones held out from training, with both floors beside.
 
-    The Fréchet distance is of EfficientNet-lite0 features, which need no download. It is not FID.
+    The Fréchet distance is of EfficientNet-lite0 features, which need no download, and not FID:
+    that takes --inception, --reference and 50,000 images.
     """
 
     subject: Annotated[str, tyro.conf.Positional]

@@ -12,8 +12,9 @@ from torch import Tensor
 from unmask.errors import InputError
 from unmask.evaluate.classifier import TrainedClassifier
 from unmask.evaluate.features import FeatureExtractor
-from unmask.evaluate.frechet import frechet_between
 from unmask.evaluate.image_sets import ImageBatch, as_batches
+from unmask.evaluate.inception import Inception
+from unmask.evaluate.reference import Moments, ReferenceStatistics
 from unmask.evaluate.report import Report, Row
 from unmask.evaluate.scores import (
     Manifold,
@@ -34,6 +35,8 @@ class EvaluationOptions:
     """k of precision and recall; 3 as published."""
     manifold_images: int = 10_000
     """First images of a set that precision and recall keep in memory, as ADM's evaluator does."""
+    statistics: ReferenceStatistics | None = None
+    """What fd compares with instead of the reference set, which precision and recall keep."""
     seeds: str | None = None
     """Seeds of the generated images, for the report."""
     notes: tuple[str, ...] = ()
@@ -112,10 +115,12 @@ def evaluate(
 
     Raises:
         InputError: for shapes that differ between sets or change within one, fewer than 2 images
-            (or too few for the neighbours), labels out of range, or features with NaN. Shapes of
-            the first batches are checked before any feature is computed.
+            (or too few for the neighbours), labels out of range, features with NaN, or statistics
+            of another width. Shapes of the first batches are checked before any feature is
+            computed.
     """
     options = options or EvaluationOptions()
+    _check_width(options.statistics, extractor)
     given = {"generated": generated, "reconstruction floor": reconstructed, "real floor": real}
     opened = {"reference": _opened("reference", reference)}
     opened |= {name: _opened(name, b) for name, b in given.items() if b is not None}
@@ -138,7 +143,7 @@ def evaluate(
     count = seen["generated"].statistics.count
     seen |= {name: pass_over(name, count) for name in opened if name not in seen}
     return Report(
-        rows=_rows(seen, options.neighbours),
+        rows=_rows(seen, options),
         extractor=extractor.name,
         identity=extractor.identity,
         reference_images=seen["reference"].statistics.count,
@@ -146,8 +151,18 @@ def evaluate(
         neighbours=options.neighbours,
         seeds=options.seeds,
         classifier=None if classifier is None else classifier.describe(),
+        statistics=None if options.statistics is None else options.statistics.source,
+        inception=isinstance(extractor, Inception) and extractor.published,
         notes=(*_notes(seen, extractor, options), *options.notes),
     )
+
+
+def _check_width(statistics: ReferenceStatistics | None, extractor: FeatureExtractor) -> None:
+    if statistics is not None and len(statistics.pooled.mean) != extractor.width:
+        raise InputError(
+            f"{statistics.source} holds statistics of width {len(statistics.pooled.mean)}, "
+            f"{extractor.name} gives {extractor.width}; use statistics of the same network"
+        )
 
 
 def _opened(name: str, source: Batches) -> tuple[ImageBatch, Iterator[ImageBatch]]:
@@ -191,9 +206,11 @@ def _enough(name: str, count: int, neighbours: int) -> None:
         )
 
 
-def _rows(seen: dict[str, _Seen], neighbours: int) -> tuple[Row, ...]:
-    reference = seen["reference"]
+def _rows(seen: dict[str, _Seen], options: EvaluationOptions) -> tuple[Row, ...]:
+    reference, neighbours = seen["reference"], options.neighbours
     manifold = Manifold(torch.cat(reference.features), k=neighbours)
+    given = options.statistics
+    target = given.pooled if given is not None else Moments.of(reference.statistics)
 
     def row(name: str, found: _Seen) -> Row:
         """Compare one set with the reference."""
@@ -201,7 +218,7 @@ def _rows(seen: dict[str, _Seen], neighbours: int) -> tuple[Row, ...]:
         return Row(
             name=name,
             images=found.statistics.count,
-            fd=frechet_between(found.statistics, reference.statistics),
+            fd=Moments.of(found.statistics).distance(target),
             inception_score=found.score.value(),
             precision=overlap.precision,
             recall=overlap.recall,
@@ -217,7 +234,8 @@ def _notes(
     """Warnings about counts."""
     counts = {name: found.statistics.count for name, found in seen.items()}
     notes = []
-    few = {name: count for name, count in counts.items() if count < extractor.width + 1}
+    unfitted = "reference" if options.statistics is not None else None
+    few = {k: n for k, n in counts.items() if n < extractor.width + 1 and k != unfitted}
     if few:
         named = ", ".join(f"{name} {count:,}" for name, count in few.items())
         notes.append(

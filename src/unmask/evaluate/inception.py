@@ -354,7 +354,7 @@ def load_inception(path: Path | str, *, device: torch.device | str = "cpu") -> I
     if not path.is_file():
         raise InputError(
             f"there is no file {path}: download {FILE} from the releases of "
-            "github.com/toshas/torch-fidelity and give its place as the Inception weights"
+            "github.com/toshas/torch-fidelity and give its path (--inception)"
         )
     network = InceptionV3()
     # The counters of training steps are in some copies of the file and play no part.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,8 +25,10 @@ from unmask.evaluate.classifier import (
     with_test_accuracy,
 )
 from unmask.evaluate.evaluation import EvaluationOptions, evaluate
-from unmask.evaluate.features import EfficientNetLite0
+from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
 from unmask.evaluate.image_sets import ImageBatch, gather
+from unmask.evaluate.inception import load_inception
+from unmask.evaluate.reference import ReferenceStatistics, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import generate
 from unmask.pictures import to_uint8
@@ -45,6 +48,12 @@ class Judgement:
     """Image k is generated from seed + k."""
     resize: int = 128
     """Pixels that EfficientNet sees; 224 is its own size and five times slower."""
+    inception: Path | None = None
+    """Weights of the 2015 Inception network (torch-fidelity's releases), for its features instead;
+    always at 299 pixels."""
+    reference: Path | None = None
+    """Reference statistics of that network (.npz) that fd compares with, instead of the held-out
+    images; FID needs them and 50,000 images."""
     classifier: Literal["none", "fashion", "train"] = "none"
     """Judge of conditional samples: the shipped Fashion-MNIST one, or one trained now on the real
     training split."""
@@ -62,6 +71,11 @@ class Judgement:
         """Reject counts without statistics."""
         if self.count < 2:
             raise InputError(f"count={self.count} must be at least 2; 2000 is a fair start")
+        if self.reference is not None and self.inception is None:
+            raise InputError(
+                f"reference={self.reference} holds statistics of Inception features; give the "
+                "weights of that network too (--inception)"
+            )
 
 
 def real_batches(
@@ -163,6 +177,15 @@ def choose_classifier(
     return with_test_accuracy(judge, test.images, test.labels)
 
 
+def _measure(judgement: Judgement) -> tuple[FeatureExtractor, ReferenceStatistics | None]:
+    """The feature network, and the statistics that it compares with if they are given."""
+    if judgement.inception is None:
+        return EfficientNetLite0(resize=judgement.resize, device=judgement.device), None
+    network = load_inception(judgement.inception, device=judgement.device)
+    path = judgement.reference
+    return network, None if path is None else open_reference(path, network)
+
+
 def judge_images(
     generated: Iterable[ImageBatch],
     train: ImageSource,
@@ -190,7 +213,8 @@ def judge_images(
         notes: more lines for the report.
 
     Raises:
-        InputError: sizes or channels that differ, too few images.
+        InputError: sizes or channels that differ, too few images, Inception weights or reference
+            statistics that are missing or do not fit.
     """
     still = replace(transform, flip=False)
     count, size = judgement.count, judgement.batch_size
@@ -202,14 +226,17 @@ def judge_images(
         return real_batches(source, still, count=count, batch_size=size, skipped=skipped)
 
     device = torch.device(judgement.device)
+    extractor, statistics = _measure(judgement)
     report = evaluate(
         generated,
         real(held_out),
-        extractor=EfficientNetLite0(resize=judgement.resize, device=device),
+        extractor=extractor,
         reconstructed=reconstructions(real(held_out), tokenizer, device) if tokenizer else None,
         real=real(train),
         classifier=choose_classifier(judgement, train, held_out, still),
-        options=EvaluationOptions(seeds=seeds, notes=(held_out.split_rule, *notes)),
+        options=EvaluationOptions(
+            seeds=seeds, notes=(held_out.split_rule, *notes), statistics=statistics
+        ),
     )
     if not skipped:
         return report

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,15 @@ class Moments:
             )
         if not (self.mean.isfinite().all() and self.covariance.isfinite().all()):
             raise InputError("the statistics hold NaN or infinity; measure them again")
+
+    @classmethod
+    def of(cls, found: RunningStatistics) -> Moments:
+        """Those of a set.
+
+        Raises:
+            InputError: for fewer than two vectors.
+        """
+        return cls(mean=found.mean, covariance=found.covariance())
 
     def distance(self, other: Moments) -> float:
         """The Fréchet distance.
@@ -106,42 +116,38 @@ def measure_statistics(
         pooled.update(taps.pooled)
         spatial.update(taps.spatial)
     return ReferenceStatistics(
-        source=source, pooled=_moments(pooled), spatial=_moments(spatial), images=pooled.count
+        source=source, pooled=Moments.of(pooled), spatial=Moments.of(spatial), images=pooled.count
     )
 
 
-def _moments(found: RunningStatistics) -> Moments:
-    return Moments(mean=found.mean, covariance=found.covariance())
-
-
-def read_statistics(path: Path | str, *, width: int = WIDTH) -> ReferenceStatistics:
+def read_statistics(
+    path: Path | str, *, width: int = WIDTH, spatial_width: int = SPATIAL_WIDTH
+) -> ReferenceStatistics:
     """Statistics from an ``.npz`` file.
 
     Args:
         path: holds ``mu``, ``sigma`` and perhaps ``mu_s``, ``sigma_s``.
-        width: features of the extractor that they are for.
+        width: pooled features of the extractor that they are for.
+        spatial_width: its spatial features.
 
     Raises:
         InputError: when the file is missing, damaged, without statistics or of another width.
     """
     path = Path(path)
     found = _read_arrays(path)
-    if not all(name in found for name in POOLED):
+    if not found.keys() >= set(POOLED):
         raise InputError(
             f"{path} holds no mu and sigma; name a file of reference statistics, or measure its "
             "images with open_reference"
         )
-    moments = _moments_of(path, found, POOLED)
-    if len(moments.mean) != width:
-        raise InputError(
-            f"{path} holds statistics of width {len(moments.mean)}, the extractor gives {width}; "
-            "use statistics of the same network and layer"
-        )
-    has_spatial = all(name in found for name in SPATIAL)
     return ReferenceStatistics(
         source=str(path),
-        pooled=moments,
-        spatial=_moments_of(path, found, SPATIAL) if has_spatial else None,
+        pooled=_moments_of(path, found, POOLED, width),
+        spatial=(
+            _moments_of(path, found, SPATIAL, spatial_width)
+            if found.keys() >= set(SPATIAL)
+            else None
+        ),
     )
 
 
@@ -155,16 +161,25 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
             names = getattr(archive, "files", [])
             arrays = {name: archive[name] for name in (*POOLED, *SPATIAL) if name in names}
             return {name: torch.from_numpy(a.astype(np.float64)) for name, a in arrays.items()}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as problem:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise InputError(f"cannot read the statistics {path}: {reason}") from None
 
 
-def _moments_of(path: Path, found: dict[str, Tensor], names: tuple[str, str]) -> Moments:
+def _moments_of(
+    path: Path, found: dict[str, Tensor], names: tuple[str, str], width: int
+) -> Moments:
+    mean, covariance = names
     try:
-        return Moments(mean=found[names[0]], covariance=found[names[1]])
+        moments = Moments(mean=found[mean], covariance=found[covariance])
     except InputError as problem:
-        raise InputError(f"{path}, {' and '.join(names)}: {problem}") from None
+        raise InputError(f"{path}, {mean} and {covariance}: {problem}") from None
+    if len(moments.mean) != width:
+        raise InputError(
+            f"{path}: {mean} is of width {len(moments.mean)}, the extractor gives {width}; "
+            "use statistics of the same network and layer"
+        )
+    return moments
 
 
 def open_reference(path: Path | str, extractor: Inception) -> ReferenceStatistics:
@@ -178,9 +193,9 @@ def open_reference(path: Path | str, extractor: Inception) -> ReferenceStatistic
         InputError: when there is nothing of the kind, or the width differs.
     """
     path = Path(path)
-    if not path.is_dir() and all(name in _read_arrays(path) for name in POOLED):
-        return read_statistics(path, width=extractor.width)
-    return measure_statistics(open_image_set(path), extractor, source=str(path))
+    if path.is_dir() or not _read_arrays(path):
+        return measure_statistics(open_image_set(path), extractor, source=str(path))
+    return read_statistics(path, width=extractor.width)
 
 
 def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
@@ -208,8 +223,10 @@ def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
             arrays[covariance] = moments.covariance.numpy()
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        with zipfile.ZipFile(part, "w") as archive:
+            for name, values in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, values)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from unmask.errors import InputError
 
+FID_IMAGES = 50_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -49,13 +51,23 @@ class Report:
     """Seeds of the generated images."""
     classifier: str | None = None
     """Who judged the classes, and how well it does on real images."""
+    statistics: str | None = None
+    """File of reference statistics that fd compares with; None means the reference set's own."""
+    inception: bool = False
+    """Whether the features are those of the published 2015 Inception network."""
     notes: tuple[str, ...] = ()
     """What a reader must know before comparing."""
 
     @property
     def score_name(self) -> str:
-        """The Fréchet distance by its full name; never FID, which is another network's."""
-        return f"fd ({self.extractor}, {self.rows[0].images:,} images)"
+        """The Fréchet distance by its full name.
+
+        It is FID, comparable with published numbers, only when 50,000 images or more are judged by
+        the published Inception weights against a stated reference.
+        """
+        images = self.rows[0].images
+        comparable = self.inception and self.statistics is not None and images >= FID_IMAGES
+        return f"{'FID' if comparable else 'fd'} ({self.extractor}, {images:,} images)"
 
     def table(self) -> str:
         """Plain text for a terminal or a file."""
@@ -77,6 +89,7 @@ class Report:
             f"reference of {self.reference_images:,}; precision and recall with "
             f"k={self.neighbours}",
         ]
+        facts += [f"fd against the statistics {self.statistics}"] if self.statistics else []
         facts += [f"seeds {self.seeds}"] if self.seeds else []
         facts += [f"class accuracy by {self.classifier}"] if self.classifier else []
         return "\n".join([*body, "", *facts, *(f"note: {note}" for note in self.notes)])

@@ -181,7 +181,7 @@ FASHION = Recipe(
         save_every=700,
     ),
     plan=Plan(
-        steps=12,
+        steps=8,
         counts=PYTORCH_COUNTS,
         order=Confidence(temperature=4.5),
         guidance=Guidance(scale=2.0, ramp="revealed"),

@@ -98,6 +98,10 @@ class KLVAETokenizer(nn.Module):
         """Rows and columns of tokens of a square image; InputError off the stride."""
         return square_grid(image_size, self.stride)
 
+    def infer(self, images: Tensor) -> Tensor:
+        """:meth:`moments` with gradients and without checks."""
+        return self.encoder(to_native(images, self.native_range))
+
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
         """``(B, 3 or 1, H, W)`` float32 in [0, 1] to ``(B, 2C, h, w)`` float32.
@@ -108,7 +112,7 @@ class KLVAETokenizer(nn.Module):
             InputError: wrong channels, a side off the stride, or values outside [0, 1].
         """
         check_images(images, channels=self.image_channels, stride=self.stride)
-        return self.encoder(to_native(images, self.native_range)).float()
+        return self.infer(images).float()
 
     def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """``(B, 2C, h, w)`` and ``(B, C, h, w)`` standard normal to ``(B, L, C)`` scaled latents.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints import flax_vqgan, vqgan
+from unmask.checkpoints.kl_vae import is_kl_vae
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state, widen
 from unmask.checkpoints.tensor_files import read_tensors
@@ -224,6 +225,7 @@ def translate(
         own = to_own(state, table, origin)
     else:
         some = ", ".join(sorted(state)[:3]) or "nothing"
+        some = "a KL autoencoder, which makes latents and no codes" if is_kl_vae(state) else some
         raise InputError(f"{origin} holds no tokenizer known here; it holds {some}")
     if kind in (None, "maskgit-vqgan", "mage-vqgan"):
         network = vqgan.maskgit_network(own, origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,13 +25,16 @@ PUBLISHED_LATENTS: dict[str, Published[KLVAE]] = {
 }
 
 
-def load_published_latents(name_or_path: str | Path) -> KLVAETokenizer:
+def load_published_latents(
+    name_or_path: str | Path, *, scale: float | None = None
+) -> KLVAETokenizer:
     """A published tokenizer of latents in evaluation mode, frozen.
 
     Args:
         name_or_path: a key of :data:`PUBLISHED_LATENTS`, looked for in the working directory under
             its file name; or the path of a downloaded file (MAR's ``kl16.ckpt`` or latent
             diffusion's own), read as plain weights.
+        scale: of latents to tokens, where it is not KL-16's: no file tells it.
 
     Raises:
         InputError: when nothing is there (saying what to download and where to put it), or it is no
@@ -48,6 +52,8 @@ def load_published_latents(name_or_path: str | Path) -> KLVAETokenizer:
     network, state = translate_kl_vae(read_tensors(path), str(path))
     if name in PUBLISHED_LATENTS and network != PUBLISHED_LATENTS[name].network:
         raise InputError(f"{path} is not {name}: its network has other sizes; download it again")
+    if scale is not None:
+        network = replace(network, scale=scale)
     with torch.device("meta"):
         tokenizer = KLVAETokenizer(network)
     load_state(tokenizer, state, str(path))

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from unmask.checkpoints import flax_vqgan, vqgan
 from unmask.checkpoints.flax import decode_flax, flatten
+from unmask.checkpoints.kl_vae import translate_kl_vae
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.data.transform import center_crop, crop_square, resize_short, short_sides
 from unmask.evaluate.reconstruction import psnr, ssim
 from unmask.pictures import to_uint8
+from unmask.tokenizers.kl_vae import KLVAETokenizer
+from unmask.tokenizers.latents import posterior, to_map
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
@@ -115,6 +118,43 @@ def image_ops(case: Case) -> dict[str, Tensor]:
     return {**outputs, "psnr": psnr(*pair), "ssim": ssim(*pair)}
 
 
+@torch.inference_mode()
+def kl16(case: Case) -> dict[str, Tensor]:
+    """The autoencoder of MAR and eMIGM; its images are about [-1, 1], and leave it a little."""
+    network, state = translate_kl_vae(case.weights(), case.name, groups=case.config["norm_groups"])
+    made = KLVAETokenizer(network).eval()
+    load_state(made, state, case.name)
+    assert made.scale == case.config["scale"]
+    images, noise = (case.input("images") + 1) / 2, case.input("posterior_noise")
+    moments = made.infer(images)
+    told, extreme = posterior(moments), posterior(case.input("extreme_moments"))
+    tokens = made.sample(moments, noise)
+    scaled = to_map(tokens, made.channels)
+    again = made.render(scaled / made.scale)
+    assert torch.equal(made.decode(tokens), again.clamp(0, 1))
+    return {
+        "moments": moments,
+        "moments_flip": made.infer(images.flip(-1)),
+        "mean": told.mean,
+        "std": told.std,
+        "latent_sample": told.sample(noise),
+        "scaled_latent": scaled,
+        "decoded": made.render(case.input("latents")) * 2 - 1,
+        "decoded_roundtrip": again * 2 - 1,
+        "extreme_logvar": extreme.logvar,
+        "extreme_std": extreme.std,
+    }
+
+
+def center_crops(case: Case) -> dict[str, Tensor]:
+    return {
+        f"crop.{index}": pixels(
+            center_crop(Image.fromarray(case.input(f"image.{index}").numpy()), size)
+        )
+        for index, size in enumerate(case.config["sizes"])
+    }
+
+
 def pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image))
 
@@ -127,4 +167,6 @@ HANDLERS = {
     "tokenizer.amused": wrapped,
     "mage.tokenizer": mage,
     "flax.vqgan": flax,
+    "mar.kl16": kl16,
+    "mar.center_crop": center_crops,
 }

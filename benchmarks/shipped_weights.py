@@ -1,0 +1,72 @@
+"""Scores of the shipped fashion-maskgit over several seeds, with the floors, and how it was made.
+
+python benchmarks/shipped_weights.py [--seeds 0 10000 20000] [--report DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+from report import markdown_table, write_report
+
+from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.source import open_source
+from unmask.data.transform import Transform
+from unmask.evaluate.judgement import Judgement, generated_batches, judge_images
+from unmask.pipeline import load
+
+MADE_BY = """\
+Made from the 60,000 images of the full Fashion-MNIST training set (the package embeds 8,000 of
+them), on one CPU thread:
+
+```text
+unmask tokenizer fashion-vq --data FASHION_MNIST --out runs/vq \\
+    --training.steps 3000 --training.seed 1
+unmask train fashion-maskgit --data FASHION_MNIST --tokenizer runs/vq --out runs/maskgit \\
+    --training.steps 5000 --training.batch-size 64 --training.ema.decay 0.999
+python examples/ship_weights.py --tokenizer runs/vq --generator runs/maskgit
+```
+"""
+
+
+def main() -> None:
+    """Judge each seed's 2,000 images against the embedded held-out ones."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="fashion-maskgit")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 10_000, 20_000])
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    pipeline = load(options.model)
+    train, held_out = (open_source(fashion_mnist_10k(), split=s) for s in ("train", "val"))
+    transform = Transform(size=28, crop="none", channels=1)
+    rows, last = [], None
+    for seed in options.seeds:
+        judgement = Judgement(classifier="fashion", seed=seed)
+        last = judge_images(
+            generated_batches(pipeline, judgement),
+            train,
+            held_out,
+            transform,
+            judgement=judgement,
+            tokenizer=pipeline.tokenizer if seed == options.seeds[-1] else None,
+            seeds=judgement.seeds,
+        )
+        made = last.rows[0]
+        rows.append([judgement.seeds, made.fd, made.precision, made.recall, made.class_accuracy])
+        print(*rows[-1], sep="\t", flush=True)
+    assert last is not None, "at least one seed"
+    if len(rows) > 1:
+        columns = list(zip(*rows, strict=True))[1:]
+        rows.append(["mean", *(statistics.fmean(column) for column in columns)])
+        rows.append(["standard deviation", *(statistics.stdev(column) for column in columns)])
+    header = ["seeds", "fd", "precision", "recall", "class accuracy"]
+    note = f"Plan: `{pipeline.plan}`\n\n```text\n{last.table()}\n```\n\n{MADE_BY}"
+    print(markdown_table(header, rows), note, sep="\n\n")
+    if options.report:
+        write_report(options.report, "shipped_weights", rows=rows, header=header, note=note)
+
+
+if __name__ == "__main__":
+    main()

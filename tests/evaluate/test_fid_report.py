@@ -1,0 +1,129 @@
+"""When a distance may be called FID, and evaluation against a file of statistics."""
+
+import json
+
+import pytest
+import torch
+
+from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.source import open_source
+from unmask.data.transform import Transform
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.evaluation import EvaluationOptions, evaluate
+from unmask.evaluate.features import Features
+from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.inception import FILE
+from unmask.evaluate.judgement import Judgement, judge_images
+from unmask.evaluate.reference import Moments, ReferenceStatistics
+from unmask.evaluate.report import Report, Row
+
+
+class Means:
+    """Two features that can be computed by hand."""
+
+    name = "means"
+    identity = "means, no weights"
+    width = 2
+    classes = 2
+
+    def __call__(self, images):
+        return Features(images.float().mean((1, 3)), torch.full((len(images), 2), 0.5))
+
+
+def images(count):
+    generator = keyed_generator(0, "images")
+    return torch.randint(0, 256, (count, 1, 2, 6), generator=generator, dtype=torch.uint8)
+
+
+def statistics(x, shift=0.0):
+    rows = x.double().mean((1, 3))
+    moments = Moments(mean=rows.mean(0) + shift, covariance=rows.T.cov())
+    return ReferenceStatistics(source="stats.npz", pooled=moments)
+
+
+def report(count=50_000, **options):
+    row = Row(name="generated", images=count, fd=1, inception_score=1, precision=1, recall=1)
+    return Report(
+        rows=(row,),
+        extractor="net",
+        identity="net, weights 0",
+        reference_images=9,
+        image_shape=(3, 8, 8),
+        neighbours=3,
+        **options,
+    )
+
+
+def test_fid_needs_the_network_a_reference_and_50000_images():
+    full = {"inception": True, "statistics": "stats.npz"}
+    assert report(**full).score_name == "FID (net, 50,000 images)"
+    assert report(49_999, **full).score_name == "fd (net, 49,999 images)"
+    assert report(inception=True).score_name.startswith("fd ")
+    assert report(statistics="stats.npz").score_name.startswith("fd ")
+    assert "statistics stats.npz" in report(**full).table()
+    assert json.loads(report(**full).to_json())["statistics"] == "stats.npz"
+
+
+def test_rows_compare_with_the_statistics_instead_of_the_reference_set():
+    x = images(50)
+    options = EvaluationOptions(statistics=statistics(x, shift=3))
+    found = evaluate([x], [255 - x], extractor=Means(), real=[x], options=options)
+    assert [row.fd for row in found.rows] == pytest.approx([2 * 3**2] * 2)
+    assert found.statistics == "stats.npz"
+    assert not found.inception
+    without = evaluate([x], [x], extractor=Means())
+    assert (without.statistics, without.rows[0].fd) == (None, pytest.approx(0, abs=1e-6))
+
+
+def test_a_small_reference_set_does_not_bias_a_distance_to_statistics():
+    class Five(Means):
+        width = 5
+
+        def __call__(self, images):
+            pooled, probs = super().__call__(images)
+            return Features(pooled[:, [0, 1, 0, 1, 0]], probs)
+
+    def is_warned(statistics):
+        options = EvaluationOptions(statistics=statistics)
+        found = evaluate([images(60)], [images(4)], extractor=Five(), options=options)
+        return any("covariances are singular" in note for note in found.notes)
+
+    mean, covariance = torch.zeros(5).double(), torch.eye(5).double()
+    known = Moments(mean=mean, covariance=covariance)
+    assert is_warned(None)
+    assert not is_warned(ReferenceStatistics(source="s", pooled=known))
+
+
+def test_statistics_of_another_width_are_refused_before_any_image_is_read():
+    class Narrow(Means):
+        width = 3
+
+    def untouched():
+        raise AssertionError("an image was read")
+        yield
+
+    options = EvaluationOptions(statistics=statistics(images(9)))
+    with pytest.raises(InputError, match=r"stats\.npz holds statistics of width 2, means gives 3"):
+        evaluate(untouched(), untouched(), extractor=Narrow(), options=options)
+
+
+def test_a_reference_needs_the_weights(tmp_path):
+    with pytest.raises(InputError, match=r"reference=.*stats\.npz.*--inception"):
+        Judgement(reference=tmp_path / "stats.npz")
+
+
+def test_absent_weights_are_named_before_any_image_is_generated(tmp_path):
+    def untouched():
+        raise AssertionError("an image was generated")
+        yield ImageBatch(torch.zeros(1))
+
+    data = fashion_mnist_10k()
+    with pytest.raises(InputError, match=rf"absent\.pth: download {FILE}"):
+        judge_images(
+            untouched(),
+            open_source(data),
+            open_source(data, split="val"),
+            Transform(size=28, crop="none", channels=1),
+            judgement=Judgement(inception=tmp_path / "absent.pth"),
+        )

@@ -1,0 +1,168 @@
+"""Reference statistics: files of the published forms, and distances to them."""
+
+import numpy as np
+import pytest
+import torch
+
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.frechet import frechet_distance
+from unmask.evaluate.image_sets import write_npz
+from unmask.evaluate.inception import SPATIAL_WIDTH, Taps
+from unmask.evaluate.reference import (
+    Moments,
+    ReferenceStatistics,
+    measure_statistics,
+    open_reference,
+    read_statistics,
+    write_statistics,
+)
+
+F = 4
+
+
+class Averages:
+    """Stands for the Inception network: features are means of image rows."""
+
+    width = F
+
+    def taps(self, images):
+        x = images.double().mean((1, 3))  # (B, F)
+        spatial = x[:, torch.arange(SPATIAL_WIDTH) % F]
+        return Taps(x, x, x, pooled=x, spatial=spatial, logits_unbiased=x)
+
+
+def images(count, key="images"):
+    generator = keyed_generator(0, key)
+    return torch.randint(0, 256, (count, 3, F, 5), generator=generator, dtype=torch.uint8)
+
+
+def statistics(width=F, spatial=None, key="a"):
+    def moments(size):
+        x = torch.randn(40, size, generator=keyed_generator(1, key, size), dtype=torch.float64)
+        return Moments(mean=x.mean(0), covariance=x.T.cov())
+
+    return ReferenceStatistics(
+        source=key, pooled=moments(width), spatial=None if spatial is None else moments(spatial)
+    )
+
+
+def read(path, width=F, spatial_width=3):
+    return read_statistics(path, width=width, spatial_width=spatial_width)
+
+
+@pytest.mark.parametrize("spatial", [None, 3])
+def test_what_is_written_is_read_back(tmp_path, spatial):
+    given = statistics(spatial=spatial)
+    write_statistics(tmp_path / "s.npz", given)
+    found = read(tmp_path / "s.npz")
+    assert torch.equal(found.pooled.mean, given.pooled.mean)
+    assert torch.equal(found.pooled.covariance, given.pooled.covariance)
+    assert (found.spatial is None) == (spatial is None)
+    if spatial:
+        assert torch.equal(found.spatial.covariance, given.spatial.covariance)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.npz"]
+
+
+def test_the_written_names_are_those_of_the_published_evaluators(tmp_path):
+    write_statistics(tmp_path / "s.npz", statistics(spatial=3))
+    with np.load(tmp_path / "s.npz") as found:
+        assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
+            "mu": ((F,), np.float64),
+            "sigma": ((F, F), np.float64),
+            "mu_s": ((3,), np.float64),
+            "sigma_s": ((3, 3), np.float64),
+        }
+
+
+def test_compressed_float32_files_are_read(tmp_path):
+    given = statistics().pooled
+    mean, covariance = given.mean.float().numpy(), given.covariance.float().numpy()
+    np.savez_compressed(tmp_path / "s.npz", mu=mean, sigma=covariance)
+    found = read(tmp_path / "s.npz")
+    assert found.pooled.mean.dtype == torch.float64
+    assert found.pooled.mean.tolist() == mean.astype(np.float64).tolist()
+
+
+def test_adm_files_with_images_beside_give_their_statistics(tmp_path):
+    given = statistics().pooled
+    pixels = images(3).permute(0, 2, 3, 1).numpy()
+    arrays = {"mu": given.mean.numpy(), "sigma": given.covariance.numpy(), "arr_0": pixels}
+    np.savez(tmp_path / "s.npz", **arrays)
+    found = open_reference(tmp_path / "s.npz", Averages())
+    assert torch.equal(found.pooled.mean, given.mean)
+    assert found.images is None
+
+
+def test_files_of_images_alone_are_measured(tmp_path):
+    x = images(70)
+    write_npz(tmp_path / "x.npz", [x])
+    found = open_reference(tmp_path / "x.npz", Averages())
+    rows = x.double().mean((1, 3)).numpy()
+    assert found.images == 70
+    np.testing.assert_allclose(found.pooled.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.pooled.covariance, np.cov(rows, rowvar=False), rtol=1e-9)
+    assert found.spatial.mean.shape == (SPATIAL_WIDTH,)
+
+
+def test_distances(tmp_path):
+    one, other = statistics(spatial=3, key="a"), statistics(spatial=3, key="b")
+    a, b = one.pooled, other.pooled
+    assert one.fid(other) == frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert one.fid(other) > 1e-3
+    assert one.fid(one) == pytest.approx(0, abs=1e-9)
+    moved = Moments(mean=one.spatial.mean + 2, covariance=one.spatial.covariance)
+    shifted = ReferenceStatistics(source="moved", pooled=one.pooled, spatial=moved)
+    assert one.sfid(shifted) == pytest.approx(3 * 2**2)
+    assert one.sfid(statistics(spatial=None)) is None
+
+
+def test_statistics_of_one_image_are_refused():
+    with pytest.raises(InputError, match="1 images have no covariance"):
+        measure_statistics([images(1)], Averages(), source="one")
+
+
+def test_other_widths_name_both(tmp_path):
+    write_statistics(tmp_path / "s.npz", statistics(spatial=3))
+    with pytest.raises(InputError, match=r"mu is of width 4, the extractor gives 2048"):
+        read(tmp_path / "s.npz", width=2048)
+    with pytest.raises(InputError, match=r"mu_s is of width 3, the extractor gives 2023"):
+        read(tmp_path / "s.npz", spatial_width=2023)
+    with pytest.raises(InputError, match=r"width 4 and 5"):
+        statistics().fid(statistics(width=5))
+
+
+def test_files_that_are_no_statistics_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"there is no file .*absent"):
+        read(tmp_path / "absent.npz")
+    (tmp_path / "text.npz").write_text("not a zip")
+    with pytest.raises(InputError, match=r"cannot read .*text\.npz"):
+        read(tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", features=np.zeros(3))
+    with pytest.raises(InputError, match=r"other\.npz holds no mu and sigma"):
+        read(tmp_path / "other.npz")
+    np.savez(tmp_path / "half.npz", mu=np.zeros(F))
+    with pytest.raises(InputError, match=r"half\.npz holds no mu and sigma"):
+        open_reference(tmp_path / "half.npz", Averages())
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(F), sigma=np.zeros((F, F + 1)))
+    with pytest.raises(InputError, match=r"odd\.npz, mu and sigma: .*must be \(F,\)"):
+        read(tmp_path / "odd.npz")
+    np.savez(tmp_path / "nan.npz", mu=np.full(F, np.nan), sigma=np.zeros((F, F)))
+    with pytest.raises(InputError, match=r"nan\.npz.*NaN"):
+        read(tmp_path / "nan.npz")
+
+
+def test_a_cut_file_is_refused(tmp_path):
+    write_statistics(tmp_path / "s.npz", statistics())
+    whole = (tmp_path / "s.npz").read_bytes()
+    (tmp_path / "s.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot read the statistics"):
+        read(tmp_path / "s.npz")
+
+
+def test_writing_elsewhere_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"must end in \.npz"):
+        write_statistics(tmp_path / "s.txt", statistics())
+    with pytest.raises(InputError, match="there is no folder"):
+        write_statistics(tmp_path / "no" / "s.npz", statistics())
+    assert not list(tmp_path.iterdir())
