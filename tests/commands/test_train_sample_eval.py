@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,20 @@ def test_a_stopped_run_continues_bit_for_bit(place: Path, capsys: pytest.Capture
     error = capsys.readouterr().err
     assert "holds a run with other values of training.lr" in error
     assert all(torch.equal(weights(place / "stopped")[name], whole[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_launched_processes_train_one_run(place: Path, tmp_path: Path) -> None:
+    words = [*words_of(place, "run")[:-1], tmp_path / "two"]  # its cache stands beside it
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher += ["--nproc-per-node", "2"]
+    command = [*launcher, "-m", "unmask.cli", "train", *words]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: unmask sample") == 1, "only the main process speaks"
+    one, two = weights(place / "run"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_one_batch_is_learnt_by_heart(

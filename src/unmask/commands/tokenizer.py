@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from accelerate import PartialState
 from rich.console import Console
 
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.source import open_source
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
+from unmask.train.processes import launched, part
 from unmask.train.tokenizer import train_tokenizer
 
 
@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> None:
         find=get_tokenizer_recipe,
     )
     source = open_source(arguments.data)
-    console = Console(quiet=not PartialState().is_main_process)
+    console = Console(quiet=not launched().is_main_process)
     console.print(f"{len(source)} images of {arguments.data}: {source.split_rule}")
     result = train_tokenizer(
         arguments.recipe, source, out=arguments.out, num_workers=arguments.workers
@@ -50,3 +50,4 @@ def main(words: Sequence[str]) -> None:
         f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; next: "
         f"unmask train RECIPE --data {arguments.data} --tokenizer {arguments.out} --out FOLDER"
     )
+    part()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from accelerate import PartialState
 from rich.console import Console
 
 from unmask.commands.cache import print_skipped
@@ -27,6 +26,7 @@ from unmask.train.generator import (
     overfit_generator,
     train_generator,
 )
+from unmask.train.processes import launched, part
 from unmask.train.run_folder import check_place
 
 
@@ -65,11 +65,12 @@ def main(words: Sequence[str]) -> None:
     result = train_generator(
         arguments.recipe, cache, tokenizer, out=arguments.out, num_workers=arguments.workers
     )
-    if PartialState().is_main_process:
+    if launched().is_main_process:
         Console().print(
             f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; "
             f"next: unmask sample {arguments.out} --out samples"
         )
+    part()
 
 
 def _open_cache(arguments: Arguments, tokenizer: VQTokenizer) -> LatentCache:
@@ -82,7 +83,7 @@ def _open_cache(arguments: Arguments, tokenizer: VQTokenizer) -> LatentCache:
     check_place(arguments.out)
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
     folder = arguments.out.with_name(f"{arguments.out.name}-cache")
-    state = PartialState()
+    state = launched()
     with state.main_process_first():
         report = build_cache(
             tokenizer.to(state.device),

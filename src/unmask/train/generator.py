@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from unmask.checkpoints.locate import EXPORT
 from unmask.data.batches import check_batch_size
@@ -25,6 +24,7 @@ from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.code_batches import CodeBatches
 from unmask.train.loop import TrainResult, train
 from unmask.train.overfit import Verdict, overfit_one_batch
+from unmask.train.processes import launched
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
 
@@ -119,7 +119,7 @@ def train_generator(
         preview=_sample_sheet(Pipeline(recipe, model, tokenizer, cache.class_names)),
         num_workers=num_workers,
     )
-    if PartialState().is_main_process:
+    if launched().is_main_process:
         export(recipe, out, tokenizer, cache.class_names)
     return result
 
@@ -142,7 +142,7 @@ def _prepare(
     recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer
 ) -> tuple[MaskedModel, CodeBatches, dict[str, object]]:
     check_fit(recipe, cache, tokenizer)
-    state = PartialState()
+    state = launched()
     batches = CodeBatches(
         cache,
         recipe.masking,

@@ -27,6 +27,7 @@ from unmask.errors import InputError
 from unmask.train.ema import EmaWeights
 from unmask.train.log import RunLog
 from unmask.train.optim import learning_rate, set_learning_rate
+from unmask.train.processes import without_accelerator
 from unmask.train.run import Preview, Run
 from unmask.train.run_folder import CHECKPOINTS, check_run_folder, plain_config, write_recipe
 from unmask.train.settings import Training
@@ -185,6 +186,7 @@ def make_accelerator(settings: Training, out: Path) -> Accelerator:
     """
     try:
         accelerator = Accelerator(
+            cpu=without_accelerator(),
             mixed_precision=settings.precision,
             log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=out,

@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from PIL import Image
 
@@ -25,6 +24,7 @@ from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.tokenizers.vq_objective import VQObjective
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.loop import TrainResult, train
+from unmask.train.processes import launched
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
 
@@ -45,7 +45,7 @@ def train_tokenizer(
     Raises:
         InputError: see :func:`unmask.train.loop.train`.
     """
-    state = PartialState()
+    state = launched()
     transform = Transform(
         size=recipe.image_size, crop=recipe.crop, flip=recipe.flip, channels=recipe.channels
     )
