@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from unmask.assets import HERE
+from unmask.data.classes import read_class_names
+from unmask.data.embedded import fashion_mnist_10k
 from unmask.pipeline import load
 from unmask.recipes import get
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
@@ -29,6 +31,7 @@ def main() -> None:
     pipeline = load(options.generator)
     plan = get(pipeline.recipe.name).plan  # chosen after training: benchmarks/sampling_sweep.py
     pipeline.recipe = replace(pipeline.recipe, tokenizer="fashion-vq", plan=plan)
+    pipeline.class_names = read_class_names(fashion_mnist_10k())  # the original files have none
     save_tokenizer(load_tokenizer(options.tokenizer), options.out / "fashion-vq", half=True)
     pipeline.save_pretrained(options.out / pipeline.recipe.name, half=True)
     for file in sorted(options.out.rglob("*.safetensors")):

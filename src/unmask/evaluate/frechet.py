@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,9 @@ from unmask.evaluate.statistics import RunningStatistics
 
 def _root(covariance: Tensor) -> Tensor:
     """``(F, r)`` factor A of full column rank with A Aᵀ the covariance, rounding noise dropped."""
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    # NumPy's solver: torch's (MKL) can fail to converge on the many equal eigenvalues of few images.
+    found = np.linalg.eigh(((covariance + covariance.T) / 2).numpy())
+    values, vectors = (torch.from_numpy(part) for part in found)
     noise = torch.finfo(values.dtype).eps * len(values) * values.abs().max()
     kept = values > noise
     return vectors[:, kept] * values[kept].sqrt()
