@@ -12,7 +12,7 @@ from unmask.evaluate.statistics import RunningStatistics
 
 def _root(covariance: Tensor) -> Tensor:
     """``(F, r)`` factor A of full column rank with A Aᵀ the covariance, rounding noise dropped."""
-    # NumPy's solver: torch's (MKL) can fail to converge on the many equal eigenvalues of few images.
+    # NumPy's solver: torch's can fail to converge on the many equal eigenvalues of few images
     found = np.linalg.eigh(((covariance + covariance.T) / 2).numpy())
     values, vectors = (torch.from_numpy(part) for part in found)
     noise = torch.finfo(values.dtype).eps * len(values) * values.abs().max()
