@@ -37,9 +37,9 @@ def bare_calls(model: MaskedModel, labels: torch.Tensor, plan: Plan) -> None:
     before = [model.length, *remaining[:-1]]
     scales = plan.guidance.table(torch.tensor(remaining)[:, None], plan.steps, model.length)
     canvas = blank_canvas(batch, model.length)
-    doubled = Canvas(*(torch.cat([part, part]) for part in canvas))
+    doubled = Canvas(torch.cat([canvas.tokens] * 2), torch.cat([canvas.masked] * 2))
     both = torch.cat([labels, labels])
-    for masked, scale in zip(before, scales[:, 0].tolist(), strict=True):
+    for masked, scale in zip(before, scales["null"][:, 0].tolist(), strict=True):
         guided = scale != 1
         hidden = model.hidden(doubled if guided else canvas, both if guided else labels).tokens
         model.head.code_logits(hidden[:, :masked])

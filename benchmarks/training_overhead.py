@@ -54,7 +54,7 @@ def random_batch(step: int) -> LocatedBatch:
     """Random codes, masked as in training."""
     stream = keyed_generator("batch", step)
     tokens = torch.randint(CODES, (BATCH, LENGTH), generator=stream)
-    masked = TrainMasking(rounding="up").masks(BATCH, LENGTH, stream)
+    masked = TrainMasking(rounding="up").draw(BATCH, LENGTH, stream).masked
     labels = torch.randint(CLASSES, (BATCH,), generator=stream)
     return locate(MaskedBatch(tokens, masked, labels, 1 / masked.sum().float()))
 

@@ -79,3 +79,20 @@ def test_gumbel_numbers_stay_finite_and_have_their_mean() -> None:
     assert torch.isfinite(ends).all()
     sample = Draws([0]).gumbel("x", 0, 100_000)
     assert abs(sample.mean().item() - 0.5772) < 4.5 * 1.2825 / 100_000**0.5
+
+
+def test_a_position_read_has_the_same_normal_numbers_however_many_are_read_beside_it() -> None:
+    few, many = (torch.arange(n).expand(2, -1) for n in (3, 9))
+    draws = Draws([4, 5])
+    short, long = (draws.normal_at("noise", 2, where, 5, 7) for where in (few, many))
+    assert short.shape == (2, 3, 5, 7)
+    assert torch.equal(short, long[:, :3])
+    assert not torch.equal(short[0], short[1])
+    assert abs(float(long.std()) - 1) < 0.15
+
+
+def test_a_tape_replays_normal_numbers_by_place() -> None:
+    record = torch.randn(4, 2, 6, 3, generator=keyed_generator("record"))
+    where = torch.tensor([[5, 0], [1, 2]])
+    got = Tape({"noise": record}, 2).normal_at("noise", 3, where, 3)
+    assert torch.equal(got[0, 0], record[3, 0, 5]) and torch.equal(got[1, 1], record[3, 1, 2])

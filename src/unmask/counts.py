@@ -8,8 +8,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from unmask.curves import find_curve, masked_share
+from unmask.curves import find_curve, masked_share, remaining_time, time_curve
 from unmask.draws import Draws
+from unmask.errors import InputError
 
 
 class Counts(Protocol):
@@ -69,3 +70,45 @@ class FixedCounts:
             left = torch.minimum(row, limit).clamp(min=self.least)
             rows.append(left)
         return torch.stack(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AncestralCounts:
+    """Every masked token is revealed with probability 1 - gamma(s) / gamma(t) (eMIGM).
+
+    From time t to s. The number is drawn once for all rows, which must hide equally many: with the
+    random order this is the law of independent tokens for each image. A step that would reveal
+    nothing reveals one; the last step reveals the rest.
+    """
+
+    curve: str = "exp"
+    """gamma, a name of ``unmask.curves.TIME_CURVES``; sampling may use another than training."""
+
+    def __post_init__(self) -> None:
+        """Reject an unknown curve."""
+        time_curve(self.curve)
+
+    def reveal_probability(self, steps: int) -> Tensor:
+        """``(steps,)`` float32, of each step; 1 for the last."""
+        share = time_curve(self.curve).share(remaining_time(steps))
+        chance = 1 - share[1:] / share[:-1]
+        chance[-1] = 1
+        return chance
+
+    def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
+        """See :meth:`Counts.table`."""
+        (left, *others) = masked.sum(1).unique().tolist()
+        if others:
+            raise InputError(
+                f"rows hide from {left} to {others[-1]} tokens, and random counts are shared by "
+                "all rows: edit images with equally large holes together, or use fixed counts"
+            )
+        rows = []
+        for step, chance in enumerate(self.reveal_probability(steps)[first_step:], first_step):
+            u = draws.shared_uniform("count", step, masked.shape[1]).cpu()
+            left -= min(left, max(1, int((u[:left] < chance).sum())))
+            rows.append(left)
+        return torch.tensor(rows)[:, None].expand(-1, len(masked))
+
+
+AnyCounts = FixedCounts | AncestralCounts

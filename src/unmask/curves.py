@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,3 +89,52 @@ def masked_share(name: str, progress: Tensor, *, total: int, least: float = 0.0)
         InputError: for an unknown name.
     """
     return find_curve(name, total)(progress).clamp(least, 1)
+
+
+EARLIEST = 1e-5  # where the plan's time ends
+
+
+def remaining_time(steps: int) -> Tensor:
+    """The time left before, between and after the steps of a plan, from 1 to 1e-5 (eMIGM).
+
+    Returns:
+        ``(steps + 1,)`` float32.
+    """
+    return torch.linspace(1.0, EARLIEST, steps + 1)
+
+
+class TimeCurve(NamedTuple):
+    """A masked share as a function of the time left, gamma(t) of eMIGM (arXiv 2503.07197)."""
+
+    share: Callable[[Tensor], Tensor]
+    """gamma(t), 1 at t = 1 (but 0.993 for "exp") and 0 at t = 0."""
+    log_derivative: Callable[[Tensor], Tensor]
+    """gamma'(t) / gamma(t), the weight of a token's loss."""
+
+
+STEEP = math.exp(5.0) - 1
+TIME_CURVES: dict[str, TimeCurve] = {
+    "cosine": TimeCurve(
+        lambda t: torch.cos(HALF_PI * (1 - t)), lambda t: HALF_PI * torch.tan(HALF_PI * (1 - t))
+    ),
+    "linear": TimeCurve(lambda t: t, lambda t: 1 / t),
+    "sqrt": TimeCurve(torch.sqrt, lambda t: 0.5 / t),
+    "exp": TimeCurve(
+        lambda t: 1 - torch.exp(-5 * t), lambda t: 5 * torch.exp(-5 * t) / (1 - torch.exp(-5 * t))
+    ),
+    "log": TimeCurve(
+        lambda t: torch.log(1 + STEEP * t) / 5,
+        lambda t: STEEP / ((1 + STEEP * t) * torch.log(1 + STEEP * t)),
+    ),
+}
+
+
+def time_curve(name: str) -> TimeCurve:
+    """A mask function of eMIGM by name.
+
+    Raises:
+        InputError: for an unknown one.
+    """
+    if name not in TIME_CURVES:
+        raise InputError(f"unknown mask function {name!r}; {did_you_mean(name, TIME_CURVES)}")
+    return TIME_CURVES[name]

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unmask.counts import FixedCounts
+from unmask.counts import AnyCounts, FixedCounts
 from unmask.draws import Draws
 from unmask.errors import InputError
-from unmask.guidance import Guidance, branches
+from unmask.guidance import Guidance, Weak, branches
 from unmask.masking import lowest
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.positions import first_positions, put
 from unmask.orders import AnyOrder, Confidence, Progress
-from unmask.types import Canvas, Drawn, Step
+from unmask.types import Canvas, Step
+
+AnyDraw = CategoricalDraw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +31,13 @@ class Plan:
 
     steps: int = 8
     """T, network evaluations an image (twice as many where guidance is active)."""
-    counts: FixedCounts = field(default_factory=FixedCounts)
+    counts: AnyCounts = field(default_factory=FixedCounts)
     """How many tokens stay masked after each step."""
     order: AnyOrder = field(default_factory=Confidence)
     """Which ones."""
     guidance: Guidance = field(default_factory=Guidance)
     """Away from what, and how strongly."""
-    draw: CategoricalDraw = field(default_factory=CategoricalDraw)
+    draw: AnyDraw = field(default_factory=CategoricalDraw)
     """How the head draws a token."""
     first_step: int = 0
     """Steps before this one are skipped: JAX MaskGIT edits from step 2 of 12."""
@@ -48,10 +51,14 @@ class Plan:
             )
 
 
-def blank_canvas(batch: int, length: int, device: torch.device | str = "cpu") -> Canvas:
-    """``batch`` images of which no token is known."""
-    tokens = torch.zeros(batch, length, dtype=torch.long, device=device)
-    return Canvas(tokens, torch.ones(batch, length, dtype=torch.bool, device=device))
+def blank_canvas(
+    batch: int, length: int, device: torch.device | str = "cpu", *, channels: int | None = None
+) -> Canvas:
+    """``batch`` images of which no token is known: ids, or latents of so many channels."""
+    masked = torch.ones(batch, length, dtype=torch.bool, device=device)
+    if channels is None:
+        return Canvas(torch.zeros(batch, length, dtype=torch.long, device=device), masked)
+    return Canvas(torch.zeros(batch, length, channels, device=device), masked)
 
 
 def decode(
@@ -70,10 +77,13 @@ def decode(
         canvas: ``(B, L)``; known tokens condition the result.
 
     Yields:
-        ``plan.steps - plan.first_step`` steps.
+        ``plan.steps - plan.first_step`` steps; one that has nothing to draw costs nothing.
+
+    Raises:
+        InputError: the model's encoder drops hidden tokens, and rows hide unequally many.
     """
     path = plan.order.start(model.grid, draws)
-    for now in _schedule(plan, canvas, draws):
+    for now in _schedule(plan, canvas, draws, alike=model.drops):
         canvas, tokens = _advance(model, class_labels, plan, draws, canvas, path, now)
         yield Step(now.at.step, tokens, canvas.masked)
 
@@ -84,26 +94,32 @@ class _Now:
 
     at: Progress
     keep: Tensor  # (B,) tokens that stay masked
-    scale: Tensor | None  # (B,) guidance; None where every row has 1
+    scales: dict[Weak, Tensor]  # (B,) guidance, of branches where some row has other than 1
     masked_most: int  # masked tokens of the row that has most
     revealed_most: int  # revealed tokens of the row that reveals most
 
 
-def _schedule(plan: Plan, canvas: Canvas, draws: Draws) -> list[_Now]:
+def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[_Now]:
     """Counts and scales of every step, at the price of one host synchronisation."""
     masked = canvas.masked.cpu()
     start = masked.sum(1)  # (B,)
+    if alike and bool((start != start[0]).any()):
+        raise InputError(
+            f"rows hide from {int(start.min())} to {int(start.max())} tokens, and this model's "
+            "encoder needs equally many in every row; decode equally large holes together"
+        )
     counts = plan.counts.table(plan.steps, plan.first_step, masked, draws)  # (S, B)
-    scales = plan.guidance.table(counts, plan.steps, masked.shape[1])  # (S, B)
+    scales = plan.guidance.table(counts, plan.steps, masked.shape[1])  # (S, B) each
     counts = torch.minimum(counts, start)  # a row that is known already stays known
     counts[-1] = 0
     before = torch.cat([start[None], counts[:-1]])  # (S, B)
-    keep, strength = counts.to(draws.device), scales.float().to(draws.device)
+    keep = counts.to(draws.device)
+    strength = {weak: table.float().to(draws.device) for weak, table in scales.items()}
     return [
         _Now(
             at=Progress(step, plan.steps),
             keep=keep[row],
-            scale=strength[row] if bool((scales[row] != 1).any()) else None,
+            scales={w: strength[w][row] for w, table in scales.items() if (table[row] != 1).any()},
             masked_most=int(before[row].max()),
             revealed_most=int((before[row] - counts[row]).max()),
         )
@@ -122,56 +138,36 @@ def _advance(
     now: _Now,
 ) -> tuple[Canvas, Tensor]:
     """One step: the canvas after it, and every token known or drawn before any is hidden again."""
-    hidden = branches(model, canvas, class_labels, guided=now.scale is not None)
-    if plan.order.needs_density:  # draw every masked token, then choose
-        drawn, where = _draw(model, hidden, plan, draws, canvas.masked, now.masked_most, now)
-        tokens = _write(canvas, canvas.masked, where, drawn.values)
-        assert drawn.log_prob is not None, "a density order needs a head with a density"
-        log_prob = torch.zeros_like(canvas.masked, dtype=torch.float32)
-        log_prob = log_prob.scatter(1, where, drawn.log_prob)  # (B, L)
-        masked = lowest(plan.order.score(path, log_prob, canvas.masked, now.at, draws), now.keep)
-    else:  # choose, then draw only what is revealed
+    wanted, most, masked = canvas.masked, now.masked_most, canvas.masked
+    if not plan.order.needs_density:  # choose, then draw only what is revealed
         masked = lowest(plan.order.score(path, None, canvas.masked, now.at, draws), now.keep)
-        revealed = canvas.masked & ~masked
-        drawn, where = _draw(model, hidden, plan, draws, revealed, now.revealed_most, now)
-        tokens = _write(canvas, revealed, where, drawn.values)
-    return Canvas(tokens, masked), tokens
-
-
-def _draw(
-    model: MaskedModel,
-    hidden: tuple[Tensor, Tensor | None],
-    plan: Plan,
-    draws: Draws,
-    wanted: Tensor,
-    most: int,
-    now: _Now,
-) -> tuple[Drawn, Tensor]:
-    """Values at the wanted positions of ``(B, L)`` and where they stand, ``(B, most)``.
-
-    The shape is known in advance: a row that wants fewer than ``most`` reads some others too.
-    """
-    where = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    strong, weak = (None if branch is None else _read(branch, where) for branch in hidden)
-    assert strong is not None, "the strong branch always exists"
+        wanted, most = canvas.masked & ~masked, now.revealed_most
+    if not most:
+        return Canvas(canvas.tokens, masked), canvas.tokens
+    where = first_positions(wanted, most)  # (B, most): a shape that is known in advance
+    if model.drops:
+        kept = first_positions(~canvas.masked, canvas.masked.shape[1] - now.masked_most)
+        canvas = canvas._replace(kept=kept)
+    strong, weak = branches(model, canvas, class_labels, tuple(now.scales), where)
     drawn = model.head.draw(
         strong,
         weak,
-        now.scale,
+        tuple(now.scales.values()),
         where=where,
-        length=wanted.shape[1],
+        length=canvas.masked.shape[1],
         step=now.at.step,
         options=plan.draw,
         draws=draws,
     )
-    return drawn, where
+    tokens = _write(canvas.tokens, wanted, where, drawn.values)
+    if plan.order.needs_density:  # every masked token is drawn: now choose
+        assert drawn.log_prob is not None, "a density order needs a head with a density"
+        log_prob = put(torch.zeros(canvas.masked.shape, device=where.device), where, drawn.log_prob)
+        masked = lowest(plan.order.score(path, log_prob, canvas.masked, now.at, draws), now.keep)
+    return Canvas(tokens, masked), tokens
 
 
-def _read(hidden: Tensor, where: Tensor) -> Tensor:
-    """``(B, L, D)`` at ``(B, N)`` positions: ``(B, N, D)``."""
-    return hidden.gather(1, where.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-
-
-def _write(canvas: Canvas, wanted: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """``(B, L)`` tokens of the canvas with the drawn values where they are wanted."""
-    return torch.where(wanted, canvas.tokens.scatter(1, where, values), canvas.tokens)
+def _write(tokens: Tensor, wanted: Tensor, where: Tensor, values: Tensor) -> Tensor:
+    """``(B, L[, C])`` tokens with the drawn values where they are wanted."""
+    at = wanted if tokens.ndim == 2 else wanted.unsqueeze(-1)
+    return torch.where(at, put(tokens, where, values), tokens)

@@ -8,12 +8,14 @@ them. Streams are drawn on the CPU and moved, so that every kind of device sees 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
+BLOCK = 16  # torch draws normal numbers in blocks: whole ones do not depend on how many follow
 TINY = 1e-20  # keeps both logarithms of a Gumbel number finite
 
 
@@ -77,6 +79,24 @@ class Draws:
         rows = [torch.randn(shape, generator=keyed_generator(s, purpose, step)) for s in self.seeds]
         return torch.stack(rows).to(self.device, non_blocking=True)
 
+    def normal_at(self, purpose: str, step: int, where: Tensor, *shape: int) -> Tensor:
+        """Standard normal numbers for some positions of a row.
+
+        Args:
+            purpose: as of :meth:`normal`.
+            step: as of :meth:`normal`.
+            where: ``(B, N)`` int64. The n-th position read gets the n-th share of the stream,
+                whatever N is: longer rows beside it change nothing.
+            shape: of one position's share.
+
+        Returns:
+            ``(B, N, *shape)`` float32.
+        """
+        share = math.prod(shape)
+        padded = -(-share // BLOCK) * BLOCK
+        numbers = self.normal(purpose, step, where.shape[1], padded)
+        return numbers[..., :share].unflatten(-1, shape)
+
     def shared_uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
         """``shape`` float32 in [0, 1), the same for every row: from the run's seed."""
         generator = keyed_generator(self.run_seed, "run", purpose, step)
@@ -130,6 +150,11 @@ class Tape(Draws):
     def normal(self, purpose: str, step: int, *shape: int) -> Tensor:
         """The record of ``purpose`` at ``step``, as it is."""
         return self._replay(purpose, step)
+
+    def normal_at(self, purpose: str, step: int, where: Tensor, *shape: int) -> Tensor:
+        """The record ``(B, L, *shape)`` of ``purpose`` at ``step``, at the positions ``where``."""
+        record = self._replay(purpose, step)
+        return torch.stack([row[at] for row, at in zip(record, where, strict=True)])
 
     def shared_uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
         """The record of ``purpose`` at ``step``, as it is."""

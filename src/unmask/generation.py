@@ -36,7 +36,7 @@ class Tokens(NamedTuple):
     """Finished images as ids."""
 
     tokens: Tensor
-    """``(B, L)`` int64."""
+    """``(B, L)`` int64 ids, or ``(B, L, C)`` latents."""
     class_labels: Tensor | None
     """``(B,)`` int64."""
     seeds: list[int]
@@ -49,7 +49,7 @@ class Images(NamedTuple):
     pixels: Tensor
     """``(B, C, H, W)`` float32 in [0, 1]."""
     tokens: Tensor
-    """``(B, L)`` int64."""
+    """``(B, L)`` int64 ids, or ``(B, L, C)`` latents."""
     class_labels: Tensor | None
     """``(B,)`` int64."""
     seeds: list[int]
@@ -72,11 +72,7 @@ def check_request(
             f"steps={plan.steps} exceeds the {model.length} tokens of this model; "
             f"use at most {model.length}"
         )
-    if plan.guidance.scale != 1 and (model.null_class is None or not model.classes):
-        raise InputError(
-            f"guidance_scale={plan.guidance.scale} needs a model trained with label dropout; "
-            "this one has no null class: use guidance_scale 1"
-        )
+    _check_guidance(model, plan)
     if not model.classes:
         if class_labels is not None:
             raise InputError("this model is unconditional: leave out the class labels")
@@ -87,6 +83,20 @@ def check_request(
     wrong = [label for label in class_labels if not 0 <= label < model.classes]
     if wrong:
         raise InputError(f"class label {wrong[0]} is outside 0..{model.classes - 1}")
+
+
+def _check_guidance(model: MaskedModel, plan: Plan) -> None:
+    scales = plan.guidance.scales
+    if "null" in scales and (model.null_class is None or not model.classes):
+        raise InputError(
+            f"guidance_scale={scales['null']} needs a model trained with label dropout; "
+            "this one has no null class: use guidance_scale 1"
+        )
+    if "self" in scales and model.feedback is None:
+        raise InputError(
+            f"guidance_scale={scales['self']} of self-guidance needs a feedback adapter, which "
+            "this model has none of: use guidance_scale 1 or weak='null'"
+        )
 
 
 def generate_tokens(
@@ -122,9 +132,11 @@ def generate_tokens(
             rows = slice(start, start + batch_size)
             batch = list(seeds[rows])
             labels = None if class_labels is None else torch.tensor(class_labels[rows]).to(device)
-            begun = blank_canvas(len(batch), system.model.length, device)
+            begun = blank_canvas(
+                len(batch), system.model.length, device, channels=system.model.channels
+            )
             if canvas is not None:
-                begun = Canvas(*(part[rows].to(device) for part in canvas))
+                begun = Canvas(canvas.tokens[rows].to(device), canvas.masked[rows].to(device))
             draws = Draws(batch, run_seed=run_seed, device=device)
             for step in decode(system.model, labels, plan, draws, begun):
                 if observe is not None:

@@ -1,44 +1,92 @@
 """Guidance: away from a weak prediction, ``weak + s (strong - weak)``, s = 1 meaning none.
 
-Classifier-free guidance (arXiv 2207.12598) takes the null class as the weak branch.
+Classifier-free guidance (arXiv 2207.12598) takes the null class as the weak branch, self-guidance
+(arXiv 2410.13136) a second pass of the network that its adapter has blurred.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from unmask.curves import remaining_time
 from unmask.errors import InputError
 from unmask.model import MaskedModel
-from unmask.types import Canvas
+from unmask.nn.positions import take
+from unmask.types import Canvas, Hidden
+
+Weak = Literal["null", "self"]
+BY_STEP = ("constant", "steps", "power-cosine")
+
+# Ramps over the share of known tokens after the step.
+REVEALED: dict[str, Callable[[Tensor], Tensor]] = {
+    "revealed": lambda known: known,  # maskgit-pytorch's "linear-r"; MAR's and eMIGM's "linear"
+    "revealed-power": lambda known: known**2,  # from here on eMIGM's
+    "revealed-cubic": lambda known: known**3,
+    "revealed-exp": lambda known: 1 - torch.exp(-5 * known),
+    "revealed-cosine": lambda known: torch.cos(0.5 * math.pi * (1 - known)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How strongly, and away from what."""
+    """How strongly, away from what, and when."""
 
     scale: float = 1.0
     """s; 1 means none, larger trades diversity for fidelity."""
-    weak: Literal["null"] = "null"
-    """The weak branch: "null" predicts without the class."""
-    ramp: Literal["constant", "steps", "revealed", "power-cosine"] = "constant"
-    """How s rises from 1: with t/T ("steps", maskgit-pytorch's "linear"), with the share of known
-    tokens after the step ("revealed", its "linear-r" and MAR's "linear"), or with
-    (1 - cos(pi (t/T)^power)) / 2."""
+    weak: Weak = "null"
+    """The weak branch: "null" predicts without the class, "self" is self-guidance's second pass
+    (whose papers count from 0: their s is our 1 + s)."""
+    self_scale: float = 1.0
+    """With weak="null": scale of self-guidance besides; 1 means none."""
+    ramp: Literal[
+        "constant",
+        "steps",
+        "power-cosine",
+        "revealed",
+        "revealed-power",
+        "revealed-cubic",
+        "revealed-exp",
+        "revealed-cosine",
+    ] = "constant"
+    """How s rises from 1: with t/T ("steps", maskgit-pytorch's "linear"), with
+    (1 - cos(pi (t/T)^power)) / 2, or with the share f of known tokens after the step: f, f^2, f^3,
+    1 - exp(-5f), cos(pi/2 (1 - f))."""
     power: float = 1.0
     """Exponent of the "power-cosine" ramp."""
+    interval: tuple[float, float] | None = None
+    """Guide only where low < time left after the step <= high (eMIGM; time runs from 1 to 1e-5).
+    None always guides."""
 
     def __post_init__(self) -> None:
-        """Reject numbers that are no scale."""
-        if not (math.isfinite(self.scale) and self.scale >= 0):
-            raise InputError(f"guidance.scale={self.scale} must be finite and >= 0; 1 means none")
+        """Reject numbers that are no scale, and an interval that is none."""
+        for name in ("scale", "self_scale"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"guidance.{name}={value} must be finite and >= 0; 1 means none")
+        if self.weak == "self" and self.self_scale != 1:
+            raise InputError(
+                f"guidance.self_scale={self.self_scale} is the second scale beside weak='null'; "
+                "with weak='self' give guidance.scale alone"
+            )
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
+            raise InputError(f"guidance.interval={self.interval} needs 0 <= low < high <= 1")
 
-    def table(self, remaining: Tensor, steps: int, total: int) -> Tensor:
-        """The scale of each step and row.
+    @property
+    def scales(self) -> dict[Weak, float]:
+        """The full scale of each weak branch that is used, the null class first."""
+        scales: dict[Weak, float] = {self.weak: self.scale}
+        if self.weak == "null":
+            scales["self"] = self.self_scale
+        return {weak: scale for weak, scale in scales.items() if scale != 1}
+
+    def table(self, remaining: Tensor, steps: int, total: int) -> dict[Weak, Tensor]:
+        """The scale of each weak branch that is used, by step and row.
 
         Args:
             remaining: ``(S, B)`` int64, tokens masked after each of the plan's last S steps.
@@ -46,41 +94,70 @@ class Guidance:
             total: L.
 
         Returns:
-            ``(S, B)`` float64.
+            ``(S, B)`` float64 each.
         """
-        if self.ramp == "revealed":
-            return 1 + (self.scale - 1) * (total - remaining.double()) / total
+        ramp = self._ramp(remaining, steps, total)
+        return {weak: 1 + (scale - 1) * ramp for weak, scale in self.scales.items()}
+
+    def _ramp(self, remaining: Tensor, steps: int, total: int) -> Tensor:
+        """``(S, B)`` float64 in [0, 1], 0 outside the interval."""
         skipped = steps - len(remaining)
-        rows = [self._at(t / steps) for t in range(skipped, steps)]
-        return torch.tensor(rows, dtype=torch.float64)[:, None].expand(remaining.shape)
+        if self.ramp in REVEALED:
+            ramp = REVEALED[self.ramp]((total - remaining.double()) / total)
+        else:
+            rows = [self._at(t / steps) for t in range(skipped, steps)]
+            ramp = torch.tensor(rows, dtype=torch.float64)[:, None].expand(remaining.shape)
+        if self.interval is None:
+            return ramp
+        left = remaining_time(steps)[skipped + 1 :, None]  # (S, 1)
+        low, high = self.interval
+        return torch.where((low < left) & (left <= high), ramp, 0)
 
     def _at(self, elapsed: float) -> float:
         if self.ramp == "constant":
-            return self.scale
+            return 1.0
         if self.ramp == "steps":
-            return 1 + (self.scale - 1) * elapsed
-        return 1 + (self.scale - 1) * 0.5 * (1 - math.cos(math.pi * elapsed**self.power))
+            return elapsed
+        return 0.5 * (1 - math.cos(math.pi * elapsed**self.power))
 
 
 def branches(
-    model: MaskedModel, canvas: Canvas, class_labels: Tensor | None, *, guided: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Hidden states of the strong and, if ``guided``, of the weak branch, in one doubled batch.
+    model: MaskedModel,
+    canvas: Canvas,
+    class_labels: Tensor | None,
+    weak: Sequence[Weak],
+    read: Tensor,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Hidden states of the strong branch and of the weak ones, at the positions that are read.
+
+    Strong and null share one doubled batch. The self branch follows, since it starts from the
+    strong branch's last hidden state.
 
     Args:
-        model: has a null class if ``guided``.
+        model: has what the weak branches need: a null class, a feedback adapter.
         canvas: B images.
         class_labels: ``(B,)`` int64, or None for an unconditional model.
-        guided: whether the weak branch is needed at all.
+        weak: the branches wanted, "null" before "self".
+        read: ``(B, N)`` int64.
 
     Returns:
-        ``(B, L, D)`` strong, and ``(B, L, D)`` weak or None.
+        ``(B, N, D)`` strong, and as many for each weak branch.
     """
-    if not guided:
-        return model.hidden(canvas, class_labels).tokens, None
-    assert class_labels is not None, "guidance needs class labels"
-    assert model.null_class is not None, "guidance needs a null class"
-    labels = torch.cat([class_labels, torch.full_like(class_labels, model.null_class)])  # (2B,)
-    doubled = Canvas(*(torch.cat([part, part]) for part in canvas))
-    strong, weak = model.hidden(doubled, labels).tokens.chunk(2)
-    return strong, weak
+    labels, batch = class_labels, len(canvas.masked)
+    doubled = canvas
+    if "null" in weak:
+        assert labels is not None, "guidance by class needs class labels"
+        assert model.null_class is not None, "guidance by class needs a null class"
+        labels = torch.cat([labels, torch.full_like(labels, model.null_class)])  # (2B,)
+        kept = None if canvas.kept is None else torch.cat([canvas.kept] * 2)
+        doubled = Canvas(torch.cat([canvas.tokens] * 2), torch.cat([canvas.masked] * 2), kept)
+    if "self" not in weak:
+        where = read if doubled is canvas else torch.cat([read, read])
+        strong, *null = model.hidden(doubled, labels, where).tokens.split(batch)
+        return strong, tuple(null)
+    assert model.feedback is not None, "self-guidance needs a feedback adapter"
+    every = model.hidden(doubled, labels)
+    strong, *null = every.tokens.split(batch)
+    seen = Hidden(every.prefix[:batch], strong)
+    blurred = model.feedback(model, seen, canvas, class_labels)  # (B, L, D)
+    return take(strong, read), tuple(take(part, read) for part in (*null, blurred))

@@ -6,13 +6,16 @@ A ratio is drawn, rounded to a count, and the ``count`` positions of lowest rand
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from unmask.curves import find_curve, masked_share
+from unmask.curves import find_curve, masked_share, time_curve
+from unmask.errors import InputError
+from unmask.nn.positions import first_positions
 
 
 def lowest(score: Tensor, count: Tensor) -> Tensor:
@@ -28,6 +31,17 @@ def lowest(score: Tensor, count: Tensor) -> Tensor:
     length = score.shape[1]
     chosen = torch.arange(length, device=score.device) < count[:, None]  # (B, L), by rank
     return torch.zeros_like(chosen).scatter(1, score.argsort(1), chosen)
+
+
+class Masks(NamedTuple):
+    """What a training batch hides."""
+
+    masked: Tensor
+    """``(B, L)`` bool, true where the token is hidden."""
+    kept: Tensor | None = None
+    """``(B, K)`` int64, the positions that the encoder sees; see :class:`unmask.types.Canvas`."""
+    weight: Tensor | None = None
+    """``(B,)`` float32, what a token's loss counts beyond the mean; None means 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +75,119 @@ class TrainMasking:
         size = (share * total).ceil() if self.rounding == "up" else (share * total).round()
         return size.long().clamp(1, total)
 
-    def masks(self, batch: int, total: int, generator: torch.Generator) -> Tensor:
+    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
         """Random masks.
 
         Args:
             batch: B, all rows of the (micro-)batch that share a ratio if ``shared``.
             total: L.
             generator: the stream; ratios are drawn first, then ``(B, L)`` scores.
-
-        Returns:
-            ``(B, L)`` bool, true where the token is hidden.
         """
         ratios = 1 if self.shared else batch
         u = torch.rand(ratios, generator=generator, dtype=torch.float64)
         score = torch.rand(batch, total, generator=generator)  # (B, L)
-        return lowest(score, self.counts(u, total).expand(batch))
+        return Masks(lowest(score, self.counts(u, total).expand(batch)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalMasking:
+    """One ratio a batch from a truncated normal distribution, rounded up (MAGE, MAR).
+
+    MAGE (arXiv 2211.09117, section 3.1) hides the ``least`` share from its encoder altogether and
+    shows it the other hidden tokens as masks; MAR's encoder (arXiv 2406.11838) sees known tokens
+    only.
+    """
+
+    mean: float
+    """Of the normal distribution before it is cut."""
+    std: float = 0.25
+    """Likewise, above 0."""
+    least: float
+    """Smallest ratio, in (0, 1]."""
+    most: float = 1.0
+    """Largest ratio, up to 1."""
+    drop: Literal["hidden", "least"] = "hidden"
+    """What the encoder does not see: every hidden token, or ceil(least x tokens) of them."""
+
+    def __post_init__(self) -> None:
+        """Reject a range that is none."""
+        if not (0 < self.least <= self.most <= 1 and self.std > 0):
+            raise InputError(
+                f"masking.least={self.least}, most={self.most}, std={self.std}: needs "
+                "0 < least <= most <= 1 and std > 0"
+            )
+
+    def ratio(self, u: Tensor) -> Tensor:
+        """The distribution's inverse: uniform float64 numbers in [0, 1) to ratios."""
+        limits = torch.tensor([self.least, self.most], dtype=torch.float64)
+        low, high = torch.special.ndtr((limits - self.mean) / self.std)
+        return self.mean + self.std * torch.special.ndtri(low + u * (high - low))
+
+    def hide(self, ratio: Tensor, score: Tensor) -> Masks:
+        """Hide the positions of lowest score: a ratio ``()``, scores ``(B, L)``."""
+        batch, total = score.shape
+        count = (ratio * total).ceil().long().clamp(1, total)
+        dropped = count if self.drop == "hidden" else math.ceil(total * self.least)
+        unseen = lowest(score, torch.as_tensor(dropped).expand(batch))
+        masked = lowest(score, count.expand(batch))
+        return Masks(masked, kept=first_positions(~unseen, total - int(dropped)))
+
+    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+        """See :meth:`TrainMasking.draw`."""
+        u = torch.rand((), generator=generator, dtype=torch.float64)
+        return self.hide(self.ratio(u), torch.rand(batch, total, generator=generator))
+
+
+LEAST_TIME = 1e-3  # of a training mask: its loss weight stays finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class BernoulliMasking:
+    """Each token hidden with probability gamma(p), p = 0.999 t + 0.001, t uniform (eMIGM).
+
+    arXiv 2503.07197, section 3. Shared, one mask is drawn (again, until it hides two tokens) and
+    every image gets it in an order of its own, so that all hide equally many.
+    """
+
+    curve: str = "exp"
+    """gamma, a name of ``unmask.curves.TIME_CURVES``."""
+    least_time: float = 0.2
+    """Smaller t are raised to this one, if shared."""
+    shared: bool = True
+    """One mask for the batch, as a dropping encoder needs; else each image has its own t."""
+    weighted: bool = False
+    """Whether a token counts gamma'(p) / gamma(p) instead of 1."""
+
+    def __post_init__(self) -> None:
+        """Reject an unknown curve or a time out of range."""
+        time_curve(self.curve)
+        if not 0 <= self.least_time <= 1:
+            raise InputError(f"masking.least_time={self.least_time} must lie in [0, 1]")
+
+    def time(self, u: Tensor) -> Tensor:
+        """p of uniform numbers in [0, 1), any shape."""
+        t = u.clamp(min=self.least_time) if self.shared else u
+        return (1 - LEAST_TIME) * t + LEAST_TIME
+
+    def weight(self, time: Tensor) -> Tensor:
+        """What a token's loss counts at p, any shape."""
+        return time_curve(self.curve).log_derivative(time) if self.weighted else torch.ones(())
+
+    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+        """See :meth:`TrainMasking.draw`."""
+        share = time_curve(self.curve).share
+        if not self.shared:
+            time = self.time(torch.rand(batch, generator=generator))  # (B,)
+            masked = torch.rand(batch, total, generator=generator) < share(time)[:, None]
+            return Masks(masked, weight=self.weight(time).expand(batch))
+        count = 0
+        while count < min(2, total):
+            time = self.time(torch.rand((), generator=generator))
+            count = int((torch.rand(total, generator=generator) < share(time)).sum())
+        score = torch.rand(batch, total, generator=generator)
+        masked = lowest(score, torch.tensor(count).expand(batch))
+        kept = first_positions(~masked, total - count)
+        return Masks(masked, kept, self.weight(time).expand(batch))
+
+
+AnyMasking = TrainMasking | NormalMasking | BernoulliMasking

@@ -7,8 +7,14 @@ from torch import Tensor, nn
 
 from unmask.nn.categorical import CategoricalHead
 from unmask.nn.embed import IdEmbed, JointEmbed
+from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.latent_embed import LatentEmbed
 from unmask.nn.trunk import Trunk
 from unmask.types import Canvas, Hidden
+
+AnyEmbed = IdEmbed | JointEmbed | LatentEmbed
+AnyTrunk = Trunk | EncoderDecoder
+AnyHead = CategoricalHead
 
 
 class MaskedModel(nn.Module):
@@ -21,17 +27,20 @@ class MaskedModel(nn.Module):
         length: L, tokens of a full canvas.
         grid: (h, w) tokens, h w = L.
         classes: N; 0 for an unconditional model.
+        feedback: the adapter of self-guidance: ``(model, hidden, canvas, class_labels)`` to the
+            ``(B, L, D)`` features of its second pass.
     """
 
     def __init__(
         self,
-        embed: IdEmbed | JointEmbed,
-        trunk: Trunk,
-        head: CategoricalHead,
+        embed: AnyEmbed,
+        trunk: AnyTrunk,
+        head: AnyHead,
         *,
         length: int,
         grid: tuple[int, int],
         classes: int,
+        feedback: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.embed = embed
@@ -40,23 +49,39 @@ class MaskedModel(nn.Module):
         self.length = length
         self.grid = grid
         self.classes = classes
+        self.feedback = feedback
 
     @property
     def null_class(self) -> int | None:
         """The label that means "no class"; None for a model that was never taught one."""
         return self.embed.null_class
 
-    def hidden(self, canvas: Canvas, class_labels: Tensor | None) -> Hidden:
-        """Features of every position; the head is not applied.
+    @property
+    def drops(self) -> bool:
+        """Whether the encoder sees known tokens only, of which every row then has equally many."""
+        return self.trunk.drops
+
+    @property
+    def channels(self) -> int | None:
+        """C of latents; None where tokens are ids."""
+        return self.embed.project.in_features if isinstance(self.embed, LatentEmbed) else None
+
+    def hidden(
+        self, canvas: Canvas, class_labels: Tensor | None, read: Tensor | None = None
+    ) -> Hidden:
+        """Features of every position, or of those that are read; the head is not applied.
 
         Args:
             canvas: ``(B, L)``.
             class_labels: ``(B,)`` int64 in [0, classes) or the null class, not checked here; None
                 for an unconditional model.
+            read: ``(B, N)`` int64, image positions whose features are wanted; None means all. The
+                last block works only there.
         """
         x, prefix = self.embed(canvas, class_labels)  # (B, P + L, D)
-        x = self.trunk(x)
-        return Hidden(x[:, :prefix], x[:, prefix:])
+        x = self.trunk(x, canvas, None if read is None else read + prefix)
+        before = prefix if read is None else 0
+        return Hidden(x[:, :before], x[:, before:])
 
     forward = hidden
 

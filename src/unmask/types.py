@@ -18,15 +18,18 @@ class Canvas(NamedTuple):
     """``(B, L)`` int64 ids or ``(B, L, C)`` latents; meaningless where masked."""
     masked: Tensor
     """``(B, L)`` bool, true where the token is still unknown."""
+    kept: Tensor | None = None
+    """``(B, K)`` int64, ascending: the positions that the encoder half of a trunk sees. None
+    leaves it to the trunk: all, or those not masked."""
 
 
 class Hidden(NamedTuple):
     """What a trunk says about every position."""
 
     prefix: Tensor
-    """``(B, P, D)``, P may be 0."""
+    """``(B, P, D)``, P may be 0; empty where only some positions were read."""
     tokens: Tensor
-    """``(B, L, D)``."""
+    """``(B, L, D)``, or ``(B, N, D)`` at the positions read."""
 
 
 class Drawn(NamedTuple):
@@ -48,7 +51,10 @@ class MaskedBatch(NamedTuple):
     class_labels: Tensor | None
     """``(B,)`` int64; a dropped label is already the null class. None for unconditional models."""
     weight: Tensor
-    """Float scalar: the factor of the summed token losses that makes them the global mean."""
+    """Float, ``()`` or ``(B,)``: what each token loss counts, such that their sum over processes
+    and micro-batches is the global mean."""
+    kept: Tensor | None = None
+    """See :class:`Canvas`."""
 
 
 class Step(NamedTuple):

@@ -47,8 +47,8 @@ def draw(
     where = torch.arange(positions).expand(batch, -1) if where is None else where
     return head.draw(
         strong,
-        weak,
-        scale,
+        () if weak is None else (weak,),
+        () if scale is None else (scale,),
         where=where,
         length=positions,
         step=0,
@@ -100,7 +100,7 @@ def test_codes_are_drawn_with_their_probabilities() -> None:
 
 def test_scale_1_is_no_guidance_and_scale_0_is_the_weak_branch() -> None:
     head, strong, weak = head_of("linear"), normal(2, 4, WIDTH), -normal(2, 4, WIDTH)
-    guided = head.guided_logits(strong, weak, torch.tensor([1.0, 0.0]))
+    guided = head.guided_logits(strong, [weak], [torch.tensor([1.0, 0.0])])
     torch.testing.assert_close(guided[0], head.code_logits(strong[0]))
     torch.testing.assert_close(guided[1], head.code_logits(weak[1]))
 
@@ -108,7 +108,7 @@ def test_scale_1_is_no_guidance_and_scale_0_is_the_weak_branch() -> None:
 def test_guidance_goes_from_the_weak_branch_through_the_strong_one() -> None:
     head, strong, weak = head_of("linear"), normal(2, 4, WIDTH), -normal(2, 4, WIDTH)
     a, b = head.code_logits(strong), head.code_logits(weak)
-    guided = head.guided_logits(strong, weak, torch.tensor([3.0, 3.0]))
+    guided = head.guided_logits(strong, [weak], [torch.tensor([3.0, 3.0])])
     torch.testing.assert_close(guided, 3 * a - 2 * b, rtol=1e-4, atol=1e-4)
 
 
@@ -140,7 +140,7 @@ def test_a_position_draws_the_same_whatever_else_is_read() -> None:
     where = torch.tensor([[3, 17, 4]])
     everything = draw(head, x).values
     few = head.draw(
-        x[:, where[0]], None, None, where=where, length=20, step=0,
+        x[:, where[0]], (), (), where=where, length=20, step=0,
         options=CategoricalDraw(), draws=Draws([0]),
     ).values  # fmt: skip
     assert torch.equal(few, everything.gather(1, where))

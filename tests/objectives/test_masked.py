@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unmask.nn.positions import take
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.types import Canvas, Hidden, MaskedBatch
 
@@ -32,17 +33,20 @@ class TinyModel(nn.Module):
         self.classes = nn.Embedding(3, WIDTH)
         self.head = LinearHead()
 
-    def hidden(self, canvas: Canvas, class_labels: Tensor | None) -> Hidden:
+    def hidden(
+        self, canvas: Canvas, class_labels: Tensor | None, read: Tensor | None = None
+    ) -> Hidden:
         x = self.table(canvas.tokens.masked_fill(canvas.masked, CODES))
         x = x.cumsum(1) + self.classes(class_labels)[:, None]
-        return Hidden(x[:, :0], x)
+        return Hidden(x[:, :0], x if read is None else take(x, read))
 
 
-@pytest.fixture
-def examples() -> MaskedBatch:
+@pytest.fixture(params=["unequal", "equal"])
+def examples(request: pytest.FixtureRequest) -> MaskedBatch:
     stream = torch.Generator().manual_seed(1)
     tokens = torch.randint(CODES, (3, LENGTH), generator=stream)
-    masked = torch.rand(3, LENGTH, generator=stream) < 0.5
+    score = torch.rand(3, LENGTH, generator=stream)
+    masked = score < 0.5 if request.param == "unequal" else score.argsort(1) < 3
     return MaskedBatch(tokens, masked, torch.tensor([0, 2, 1]), 1 / masked.sum().float())
 
 
@@ -86,7 +90,7 @@ def test_hidden_truth_does_not_leak_into_the_input(examples: MaskedBatch) -> Non
 
 def test_given_positions_are_used_as_they_are(examples: MaskedBatch) -> None:
     objective = MaskedObjective(TinyModel())
-    one = LocatedBatch(examples, examples.masked.flatten().nonzero()[:1, 0])
+    one = LocatedBatch(examples, examples.masked.flatten().nonzero()[:1, 0], None)
     objective(one)
     assert objective.averaged.head.rows == 1
 

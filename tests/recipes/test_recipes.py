@@ -79,7 +79,7 @@ def test_its_toy_version_trains_and_samples(name: str) -> None:
     generator = keyed_generator("batch")
     batch = MaskedBatch(
         torch.randint(network.codes, (4, 16), generator=generator),
-        masked := recipe.masking.masks(4, 16, generator),
+        masked := recipe.masking.draw(4, 16, generator).masked,
         torch.tensor([0, 1, 2, 0]) if network.classes else None,
         1 / masked.sum(),
     )

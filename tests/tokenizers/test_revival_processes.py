@@ -8,13 +8,13 @@ import torch.multiprocessing as mp
 
 from unmask.draws import keyed_generator
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.vq_objective import VQObjective
+from unmask.tokenizers.objective import TokenizerObjective
 
 TINY = ConvVQ(image_channels=1, widths=(8, 8), blocks=(0, 0), codes=64, code_dim=4)
 
 
-def objective() -> VQObjective:
-    made = VQObjective(ConvVQTokenizer(TINY), batch_size=4)
+def objective() -> TokenizerObjective:
+    made = TokenizerObjective(ConvVQTokenizer(TINY), batch_size=4)
     generator = keyed_generator("weights")
     with torch.no_grad():
         for parameter in made.parameters():

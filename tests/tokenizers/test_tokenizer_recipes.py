@@ -9,7 +9,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
 from unmask.tokenizers.conv_vq import ConvVQTokenizer
-from unmask.tokenizers.vq_objective import VQObjective
+from unmask.tokenizers.objective import TokenizerObjective
 
 SHAPES = {  # name: channels, size, grid, codes, parameters
     "fashion-vq": (1, 28, (7, 7), 256, 220_073),
@@ -39,7 +39,7 @@ def test_shape(name: str) -> None:
 @pytest.mark.parametrize("name", ["fashion-vq", "small-vq-64"])
 def test_takes_a_training_step(name: str) -> None:
     recipe = TOKENIZER_RECIPES[name]
-    objective = VQObjective(ConvVQTokenizer(recipe.network), recipe.loss, batch_size=2)
+    objective = TokenizerObjective(ConvVQTokenizer(recipe.network), recipe.loss, batch_size=2)
     shape = (2, recipe.channels, recipe.image_size, recipe.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=keyed_generator(name))
     objective((images, None))["loss"].backward()

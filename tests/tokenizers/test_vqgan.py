@@ -13,7 +13,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.published import build
-from unmask.tokenizers.vq_objective import VQLoss, VQObjective
+from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan import VQGAN
 from unmask.tokenizers.vqgan_blocks import (
@@ -76,7 +76,7 @@ def test_shapes_ranges_and_row_major_order(name: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_weight_takes_part_and_can_be_trained(name: str) -> None:
     tokenizer = seeded(CONFIGS[name])
-    objective = VQObjective(tokenizer, VQLoss(), batch_size=2).train()
+    objective = TokenizerObjective(tokenizer, TokenizerLoss(), batch_size=2).train()
     images = (pictures(2, tokenizer.image_channels, 16, 16) * 255).to(torch.uint8)
     objective((images, None))["loss"].backward()
     objective.after_step(0, keyed_generator("revive"))

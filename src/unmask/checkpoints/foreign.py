@@ -29,7 +29,7 @@ TABLES: dict[str, Table] = {
 }
 PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED}
 
-# A key that only this kind has. The adapter's keys come with UnlockMGM's own.
+# A key that only this kind has.
 SIGNATURES = {
     "pos_emb": "maskgit-pytorch",
     "embed.word_embeddings.weight": "unlockmgm",
@@ -129,7 +129,8 @@ def _network(
     if kind == "unlockmgm":
         if not raw.config:
             raise InputError(f"{raw.file.parent} has no config.json; put UnlockMGM's beside it")
-        return unlockmgm.network_of(raw.config, origin=str(raw.file.parent / "config.json"))
+        config = str(raw.file.parent / "config.json")
+        return unlockmgm.network_of(raw.config, keys=raw.state, origin=config)
     heads = heads if heads is not None else _find_value(raw.config, "n_heads")
     dropout = _find_value(raw.config, "dropout") or 0.0
     return maskgit_pytorch.network_of(raw.state, heads=heads, dropout=dropout, origin=origin)

@@ -1,24 +1,24 @@
 """UnlockMGM (JiwanHur): the PyTorch port of MaskGIT's ImageNet models.
 
-Folders with ``config.json`` and ``pytorch_model.bin``. Weights of its self-guidance adapter may
-lie in the same file; the plain network leaves them aside.
+Folders with ``config.json`` and ``pytorch_model.bin``. A fine-tuned one also holds the weights of
+its self-guidance adapter, and the network then has one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from unmask.checkpoints.names import (
     Rule,
     Table,
-    drop,
     rename,
     rename_layer,
     split_rows,
     stack_rows,
 )
 from unmask.errors import InputError, did_you_mean
+from unmask.nn.feedback import Feedback
 from unmask.nn.post_norm import PostNormNetwork
 
 PUBLISHED = {
@@ -52,10 +52,16 @@ TABLE: Table = (
     *rename_layer("mlm_layer.mlm_dense", "head.dense"),
     *rename_layer("mlm_layer.mlm_ln", "head.norm"),
     *rename_layer("mlm_layer.to_logits", "head.out"),
-    drop("top_down_transform"),  # these three: the self-guidance adapter
-    drop("cls_anchor_gen.*"),
-    drop("decoders.{i}.*"),
+    rename("top_down_transform", "feedback.top"),  # from here on the self-guidance adapter
+    rename("cls_anchor_gen.mlp_p.weight", "feedback.anchor.shared.weight"),
+    rename("cls_anchor_gen.mlp_c.weight", "feedback.anchor.classes.weight"),
+    rename("cls_anchor_gen.mlp_f.weight", "feedback.anchor.mix.weight"),
+    *rename_layer("cls_anchor_gen.layer_norm", "feedback.anchor.norm"),
+    *rename_layer("cls_anchor_gen.mlp_t", "feedback.anchor.out"),
+    rename("decoders.{i}.linear.weight", "feedback.levels.{i}.down.weight"),
+    rename("decoders.{i}.linear2.weight", "feedback.levels.{i}.out.weight"),
 )
+ADAPTER_KEY = "top_down_transform"  # of the weights that hold an adapter
 
 SIZES = {
     "codes": "codebook_size",
@@ -83,11 +89,15 @@ FIXED: dict[str, object] = {
 }
 
 
-def network_of(config: Mapping[str, Any], *, origin: str) -> PostNormNetwork:
+def network_of(
+    config: Mapping[str, Any], *, keys: Container[str] = (), origin: str
+) -> PostNormNetwork:
     """The network that a ``config.json`` describes.
 
     Args:
         config: its content.
+        keys: of the weights beside it; they tell whether there is an adapter where the
+            config does not.
         origin: file, named in errors.
 
     Raises:
@@ -113,8 +123,18 @@ def network_of(config: Mapping[str, Any], *, origin: str) -> PostNormNetwork:
             raise InputError(
                 f"{origin}: {key}={config[key]} must be {value} to fit its other sizes"
             )
+    adapter = config.get("use_toast") or ADAPTER_KEY in keys
     return PostNormNetwork(
         **sizes,
         dropout=float(config.get("hidden_dropout", 0.1)),
         attention_dropout=float(config.get("attention_dropout", 0.1)),
+        feedback=_feedback(config) if adapter else None,
+    )
+
+
+def _feedback(config: Mapping[str, Any]) -> Feedback:
+    usual = Feedback()
+    return Feedback(
+        factor=config.get("tg_factor", usual.factor),
+        blank=bool(config.get("use_blank_second", usual.blank)),
     )

@@ -5,26 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import torch
 import tyro
 from rich.console import Console
 
 from unmask.commands.arguments import explained
 from unmask.commands.device import resolve_device
-from unmask.data.build_cache import CacheLayout, CacheReport, build_cache
-from unmask.data.cache import LatentCache
+from unmask.data.build_cache import CacheLayout, build_cache, encoding_of
+from unmask.data.cache import LatentCache, verify
+from unmask.data.foreign_cache import convert_cache
 from unmask.data.source import open_source
+from unmask.data.write_cache import CacheReport
 from unmask.errors import InputError
-from unmask.tokenizers.folder import load_tokenizer
+from unmask.pictures import sheet
+from unmask.tokenizers.folder import load_any_tokenizer
+
+PICTURED = 16  # images of `info --picture`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Encode every image once; a build that was stopped keeps its finished shards."""
+    """Encode every image once; a build that was stopped keeps its finished shards.
+
+    A tokenizer of codes gives a cache of codes, one of latents a cache of moments: the mean and log
+    variance from which each reading samples anew.
+    """
 
     tokenizer: str
-    """A tokenizer run, folder or shipped name."""
+    """A tokenizer run, folder, shipped or published name."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
     out: Path
@@ -32,17 +42,95 @@ class Build:
     layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(
         default_factory=lambda: CacheLayout(image_size=256)
     )
-    """Image size, views, shards."""
+    """Image size, views, precision, shards."""
     device: str = "auto"
     """cpu, cuda, mps, or auto."""
 
+    def run(self, console: Console) -> None:
+        """Encode, then report what was skipped."""
+        device = resolve_device(self.device)
+        source = open_source(self.data)
+        console.print(f"{len(source)} images of {self.data}: {source.split_rule}")
+        report = build_cache(
+            load_any_tokenizer(self.tokenizer).to(device),
+            source,
+            out=self.out,
+            layout=self.layout,
+            device=device,
+        )
+        print_report(report, console)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Turn another project's cache, one .npz file an image, into one of this library.
+
+    mar, emigm: CLASS/NAME.npz with moments and moments_flip, (32, 16, 16) of KL-16. emigm-512: the
+    same names, DC-AE's latents times 0.3189. maskgit-pytorch: NAME.npz with idx, idx_flip, (L,),
+    and y if labelled. Damaged files are named and left out. Stopped, it continues.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Folder of the other cache; it is only read."""
+    format: Annotated[
+        Literal["mar", "emigm", "emigm-512", "maskgit-pytorch"], tyro.conf.arg(name="from")
+    ]
+    """Whose it is."""
+    out: Path
+    """Folder of the new cache."""
+    tokenizer: str | None = None
+    """The tokenizer that made it; without, the cache fits none until a reader accepts it."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Of moments."""
+
+    def run(self, console: Console) -> None:
+        """Copy, then report what was skipped."""
+        named = self.tokenizer
+        report = convert_cache(
+            self.source,
+            self.format,
+            out=self.out,
+            tokenizer=None if named is None else load_any_tokenizer(named),
+            precision=self.precision,
+        )
+        print_report(report, console)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Info:
     """Say what a cache holds."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache."""
+    picture: Path | None = None
+    """Also decode the first images into this file; wants --tokenizer."""
+    tokenizer: str | None = None
+    """The tokenizer that made the cache."""
+
+    def run(self, console: Console) -> None:
+        """Print what the index says, and show some images if asked."""
+        cache = LatentCache.open(self.path)
+        plan, shards = cache.plan, cache.index.shards
+        made = plan.encoding
+        what = f"{made.codes} codes"
+        if cache.kind == "moments":
+            deterministic = made.moment_channels == made.channels
+            law = "latents" if deterministic else "mean and log variance"
+            what = f"{made.channels} numbers, scale {made.scale:g}, from {law}"
+        lines = {
+            "kind": f"{cache.kind}, {plan.dtype}, {sum(shard.size for shard in shards):,} bytes",
+            "images": f"{len(cache)} in {len(shards)} shards, {cache.views} views each",
+            "tokens": f"{cache.length} ({plan.grid[0]} x {plan.grid[1]}) of {what}",
+            "image size": plan.image_size,
+            "tokenizer": made.tokenizer,
+            "source": f"{plan.source}; {plan.split_rule}",
+            "classes": ", ".join(plan.class_names) or "none",
+            "skipped": len(cache.skipped),
+        }
+        for name, value in lines.items():
+            console.print(f"{name:12}{value}", highlight=False)
+        if self.picture is not None:
+            picture(self.path, self.tokenizer, self.picture)
 
 
 @dataclass(frozen=True)
@@ -52,19 +140,23 @@ class Verify:
     path: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache."""
 
+    def run(self, console: Console) -> None:
+        """Name damaged shards.
 
-def build(arguments: Build, console: Console) -> None:
-    """Encode, then report what was skipped."""
-    device = resolve_device(arguments.device)
-    source = open_source(arguments.data)
-    console.print(f"{len(source)} images of {arguments.data}: {source.split_rule}")
-    report = build_cache(
-        load_tokenizer(arguments.tokenizer).to(device),
-        source,
-        out=arguments.out,
-        layout=arguments.layout,
-        device=device,
-    )
+        Raises:
+            InputError: when there is one.
+        """
+        damaged = verify(self.path)
+        if damaged:
+            raise InputError(
+                f"{len(damaged)} files are damaged or missing: {', '.join(damaged)}; delete them "
+                "and build again, the others are kept"
+            )
+        console.print("all shards are whole")
+
+
+def print_report(report: CacheReport, console: Console) -> None:
+    """Say how much there is, and name what is not."""
     console.print(
         f"{report.rows} images in {report.written + report.kept} shards ({report.kept} kept), "
         f"{len(report.skipped)} skipped, {report.seconds:.0f} s"
@@ -81,43 +173,33 @@ def print_skipped(report: CacheReport) -> None:
         print(f"{len(report.skipped)} of {total} images cannot be read and were left out")
 
 
-def info(arguments: Info, console: Console) -> None:
-    """Print what the index says."""
-    cache = LatentCache.open(arguments.path)
-    plan = cache.index.plan
-    lines = {
-        "images": f"{len(cache)} in {len(cache.index.shards)} shards, {cache.views} views each",
-        "tokens": f"{cache.length} ({plan.grid[0]} x {plan.grid[1]}) of {plan.codes} codes",
-        "image size": plan.image_size,
-        "tokenizer": plan.tokenizer,
-        "source": f"{plan.source}; {plan.split_rule}",
-        "classes": ", ".join(plan.class_names) or "none",
-        "skipped": len(cache.skipped),
-    }
-    for name, value in lines.items():
-        console.print(f"{name:12}{value}", highlight=False)
-
-
-def verify(arguments: Verify, console: Console) -> None:
-    """Name damaged shards.
+def picture(path: Path, name: str | None, out: Path) -> None:
+    """Write the first images as the tokenizer gives them back.
 
     Raises:
-        InputError: when there is one.
+        InputError: no tokenizer, or not the one that made the cache.
     """
-    cache = LatentCache.open(arguments.path)
-    damaged = cache.verify()
-    if damaged:
-        raise InputError(
-            f"{len(damaged)} of {len(cache.index.shards)} shards are damaged: "
-            f"{', '.join(damaged)}; delete them and build again, the others are kept"
-        )
-    console.print(f"{len(cache.index.shards)} shards, all whole")
+    if name is None:
+        raise InputError("--picture wants --tokenizer NAME, the one that made the cache")
+    tokenizer = load_any_tokenizer(name)
+    made = encoding_of(tokenizer)
+    cache = LatentCache.open(path, tokenizer_identity=made.tokenizer, accept_unknown=True)
+    if made.kind != cache.kind:
+        raise InputError(f"{path} is a cache of {cache.kind}, {name} makes {made.kind}")
+    rows = torch.arange(min(PICTURED, len(cache)))
+    views = torch.zeros_like(rows)
+    if cache.kind == "codes":
+        tokens = cache.codes(rows, views)
+    else:
+        tokens = cache.latents(rows, views, torch.zeros(len(rows), cache.length, cache.channels))
+    sheet(tokenizer.decode(tokens, cache.grid), columns=8).save(out)
 
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    commands: dict[str, Callable[..., Build | Info | Verify]] = {
+    commands: dict[str, Callable[..., Build | Convert | Info | Verify]] = {
         "build": Build,
+        "convert": Convert,
         "info": Info,
         "verify": Verify,
     }
@@ -126,10 +208,4 @@ def main(words: Sequence[str]) -> None:
             commands, prog="unmask cache", args=list(words)
         )
     )
-    console = Console()
-    if isinstance(arguments, Build):
-        build(arguments, console)
-    elif isinstance(arguments, Info):
-        info(arguments, console)
-    else:
-        verify(arguments, console)
+    arguments.run(Console())

@@ -1,24 +1,46 @@
-"""``unmask tokenizer``: a small VQ tokenizer from your images."""
+"""``unmask tokenizer``: train one on your images, or judge several side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
 
+from unmask.commands.arguments import parse
+from unmask.commands.device import resolve_device
 from unmask.commands.recipe_arguments import parse_with_recipe
+from unmask.commands.sample import check_out
 from unmask.data.source import open_source
+from unmask.data.split import Split
+from unmask.errors import InputError, did_you_mean
+from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
+from unmask.evaluate.inception import load_inception
+from unmask.evaluate.lpips import load_lpips
+from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tokenizers
+from unmask.evaluate.tokenizer_report import TokenizerReport
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
+from unmask.tokenizers.folder import load_any_tokenizer
 from unmask.train.processes import launched, part
 from unmask.train.tokenizer import train_tokenizer
 
+HELP = """\
+usage: unmask tokenizer train RECIPE --data IMAGES --out FOLDER
+       unmask tokenizer eval NAME [NAME ...] --data IMAGES [--out FOLDER]
+
+train  a small VQ tokenizer on your images
+eval   how well tokenizers give images back: one table and one picture of them all
+
+Either with --help lists its options."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Train:
     """Train a tokenizer; started again with the same words, it continues."""
 
     recipe: Annotated[TokenizerRecipe, tyro.conf.arg(name="")]
@@ -31,12 +53,39 @@ class Arguments:
     """Processes that read images."""
 
 
-def main(words: Sequence[str]) -> None:
-    """Run the command."""
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Send the same images through tokenizers and back, and score what returns.
+
+    PSNR and SSIM compare pixels; LPIPS and the Fréchet distances, what networks see in them. FD is
+    of EfficientNet features, which need no download; LPIPS takes --lpips, rFID takes --inception.
+    Of codes the table also says how many are in use, of latents their spread.
+    """
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Tokenizer runs or folders, shipped or published names, downloaded files."""
+    data: Path
+    """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    split: Split = "val"
+    """The side of the images; what a tokenizer was trained on flatters it."""
+    comparison: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
+    """How much is judged, and how."""
+    lpips: tuple[Path, ...] = ()
+    """torchvision's AlexNet and the linear weights of lpips v0.1 (alex.pth), for LPIPS."""
+    inception: Path | None = None
+    """Weights of the 2015 Inception network (torch-fidelity's releases), for rFID."""
+    out: Path | None = None
+    """Folder for table.md, scores.json and pictures.png: originals above reconstructions."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto."""
+
+
+def train(words: Sequence[str]) -> None:
+    """Train, and say what comes next."""
     arguments = parse_with_recipe(
-        Arguments,
+        Train,
         words,
-        command="tokenizer",
+        command="tokenizer train",
         known=TOKENIZER_RECIPES,
         find=get_tokenizer_recipe,
     )
@@ -51,3 +100,57 @@ def main(words: Sequence[str]) -> None:
         f"unmask train RECIPE --data {arguments.data} --tokenizer {arguments.out} --out FOLDER"
     )
     part()
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """Compare, print the table, and write it with a picture if there is a folder for them."""
+    arguments = parse(Eval, words, prog="unmask tokenizer eval")
+    if not arguments.names:
+        raise InputError("unmask tokenizer eval wants the name of a tokenizer, or of several")
+    if arguments.out is not None:
+        check_out(arguments.out)
+    device = resolve_device(arguments.device)
+    source = open_source(arguments.data, split=arguments.split)
+    extractors: list[FeatureExtractor] = [EfficientNetLite0(device=device)]
+    if arguments.inception is not None:
+        extractors.append(load_inception(arguments.inception, device=device))
+    lpips = load_lpips(arguments.lpips).to(device) if arguments.lpips else None
+    tokenizers = {name: load_any_tokenizer(name).to(device) for name in arguments.names}
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        total = len(tokenizers) * min(arguments.comparison.count, len(source))
+        task = bar.add_task("there and back", total=total)
+        report = compare_tokenizers(
+            tokenizers,
+            source,
+            meters=Meters(extractors=extractors, lpips=lpips, device=device),
+            comparison=arguments.comparison,
+            on_images=lambda images: bar.advance(task, images),
+        )
+    show(report, Console())
+    if arguments.out is not None:
+        report.write(arguments.out)
+
+
+def show(report: TokenizerReport, console: Console) -> None:
+    """Print the table, at its full width where nobody looks at it, and the notes."""
+    titles, *lines = report.table()
+    table = Table(*titles)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table, soft_wrap=not console.is_terminal)
+    for note in report.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    commands = {"train": train, "eval": evaluate}
+    if words and words[0] in ("-h", "--help"):
+        print(HELP)
+        raise SystemExit(0)
+    if not words or words[0] not in commands:
+        given = words[0] if words else ""
+        known = did_you_mean(given, commands)
+        raise InputError(f"unmask tokenizer wants train or eval first, not {given!r}; {known}")
+    commands[words[0]](words[1:])

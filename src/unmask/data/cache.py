@@ -1,16 +1,20 @@
-"""The latent cache: a data set's token ids on disk, read at random many times faster than images.
+"""The latent cache: a data set's codes or moments on disk, read at random far faster than images.
 
-A folder of ``codes-00000.npy``, … (uint16, ``(rows, views, L)``, memory-mapped), ``labels.npy``
-(int64) and ``cache.json``, which is written last: a folder without it is not finished.
-:mod:`unmask.data.build_cache` writes it.
+A folder of shards ``codes-00000.npy``, … (``(rows, views, L)``) or ``moments-00000.npy``, …
+(``(rows, views, M, h, w)``), memory-mapped, ``labels.npy`` (int64) and ``cache.json``, which is
+written last: a folder without it is not finished. :mod:`unmask.data.write_cache` writes it.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import cattrs
 import numpy as np
@@ -18,23 +22,44 @@ import torch
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"
-FORMAT = 1
+UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
 HASH_BLOCK = 1 << 22  # bytes read at a time
+Kind = Literal["codes", "moments"]
+Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What a tokenizer makes of an image."""
+
+    kind: Kind
+    """What is stored."""
+    tokenizer: str
+    """Identity of the tokenizer."""
+    codes: int = 0
+    """V; codes lie in [0, V). 0 of moments."""
+    channels: int = 0
+    """C, numbers a token. 0 of codes."""
+    moment_channels: int = 0
+    """M: 2C, mean and log variance; or C, the latents of a deterministic encoder. 0 of codes."""
+    scale: float = 1.0
+    """Of the stored to the latents that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """What decides every id of a cache; known before the first image is encoded."""
+    """What decides every number of a cache; known before the first image is encoded."""
 
-    format: int = FORMAT
+    format: Literal[2] = 2
     """Version of the layout."""
-    tokenizer: str
-    """Identity of the tokenizer that made the ids."""
-    codes: int
-    """V; ids lie in [0, V)."""
+    encoding: Encoding
+    """What is stored of an image."""
+    dtype: Literal["uint16", "float32", "float16"]
+    """Of the shards: uint16 of codes."""
     source: str
     """Name of the data set and its side."""
     source_hash: str
@@ -50,14 +75,21 @@ class CachePlan:
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     views: int
-    """2 with the mirrored image, else 1."""
+    """2 with the mirrored image, which is encoded as such, else 1."""
     shard_size: int
     """Images a shard, before unreadable ones are left out."""
+
+    @property
+    def item(self) -> tuple[int, ...]:
+        """Shape of what is stored of a view: ``(L,)`` codes or ``(M, h, w)`` moments."""
+        if self.encoding.kind == "codes":
+            return (math.prod(self.grid),)
+        return (self.encoding.moment_channels, *self.grid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One finished file of ids."""
+    """One finished file of codes or moments."""
 
     file: str
     """Its name in the folder."""
@@ -68,7 +100,7 @@ class Shard:
     digest: str
     """blake2b of the file."""
     labels: tuple[int, ...]
-    """One a row; empty if unlabelled."""
+    """One a row; empty if unlabelled, and in the index, which has a file of its own for them."""
     skipped: tuple[tuple[str, str], ...]
     """Key and reason of each image that could not be read."""
 
@@ -78,15 +110,20 @@ class CacheIndex:
     """The content of ``cache.json``."""
 
     plan: CachePlan
-    """What the ids were made from."""
+    """What the shards were made from."""
     shards: tuple[Shard, ...]
     """In the order of the rows."""
     labels_digest: str
     """blake2b of the file of labels; empty if unlabelled."""
 
 
+def digest_of(content: bytes) -> str:
+    """blake2b, 32 hexadecimal digits."""
+    return blake2b(content, digest_size=16).hexdigest()
+
+
 def file_digest(file: Path) -> str:
-    """blake2b of a file's bytes, 32 hexadecimal digits."""
+    """The same of a file, which need not fit into memory."""
     digest = blake2b(digest_size=16)
     with file.open("rb") as opened:
         while block := opened.read(HASH_BLOCK):
@@ -94,93 +131,167 @@ def file_digest(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _text(content: dict[str, object]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=1).encode("utf8", "replace")
+
+
+def to_json(record: Encoding | CachePlan | Shard | CacheIndex) -> bytes:
+    """A record with a checksum of the rest of its text, so that no bit of it flips unseen."""
+    content = asdict(record)
+    return _text({"checksum": digest_of(_text(content)), **content})
+
+
+def read_record(file: Path, kind: type[Record]) -> Record:
+    """What :func:`to_json` wrote.
+
+    Raises:
+        InputError: not there, altered since, or of another format.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf8"))
+        if content.pop("checksum") != digest_of(_text(content)):
+            raise ValueError("altered")
+        return cattrs.structure(content, kind)
+    except (cattrs.BaseValidationError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{file} is damaged or of another format; delete it and build the cache again, which "
+            "keeps what is whole"
+        ) from None
+
+
 def _read_index(path: Path) -> CacheIndex:
-    file = path / INDEX_FILE
-    if not file.exists():
+    if not (path / INDEX_FILE).exists():
         raise InputError(
             f"{path} holds no finished latent cache ({INDEX_FILE} is missing); "
             "build it with `unmask cache`, which continues where it stopped"
         )
+    return read_record(path / INDEX_FILE, CacheIndex)
+
+
+def _load(file: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """A mapped array, which must be of this shape and type."""
     try:
-        return cattrs.structure(json.loads(file.read_text(encoding="utf8")), CacheIndex)
-    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        # A plain array over the map: the subclass np.memmap costs microseconds at every access.
+        array = np.asarray(np.load(file, mmap_mode="r"))
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise InputError(
-            f"{file} is damaged or of another format; build the cache again"
+            f"{file} is missing or damaged; delete it and build the cache again, which keeps the "
+            "others"
         ) from error
+    if array.shape != shape or array.dtype != dtype:
+        raise InputError(
+            f"{file} holds {array.dtype} {array.shape}, not {dtype} {shape}; delete it and build "
+            "the cache again, which keeps the others"
+        )
+    return array
 
 
-def _read_labels(file: Path, count: int) -> Tensor:
-    try:
-        labels = np.load(file)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file} is missing or damaged; build the cache again") from error
-    if labels.shape != (count,) or labels.dtype != np.int64:
-        raise InputError(f"{file} holds {labels.shape} labels, not ({count},); build again")
-    return torch.from_numpy(labels)
+def verify(path: str | Path) -> list[str]:
+    """Names of the files whose bytes are not those that were written; empty when all is well.
+
+    Reads the whole cache. Delete what is named and build again: only that is encoded anew.
+
+    Raises:
+        InputError: no finished cache, or an altered index.
+    """
+    path = Path(path).expanduser()
+    index = _read_index(path)
+    digests = {shard.file: shard.digest for shard in index.shards}
+    if index.labels_digest:
+        digests[LABELS_FILE] = index.labels_digest
+    return [
+        name
+        for name, digest in digests.items()
+        if not (path / name).is_file() or file_digest(path / name) != digest
+    ]
 
 
 class LatentCache:
-    """The ids and labels of a data set, at random access.
+    """The codes or moments of a data set and its labels, at random access.
 
     Open one with :meth:`open`. It may be handed to the worker processes of a loader, which map
     the same pages.
     """
 
-    def __init__(self, path: Path, index: CacheIndex) -> None:
-        plan = index.plan
-        self.path = path
-        self.index = index
-        self.tokenizer_identity = plan.tokenizer
-        self.source = plan.source
-        self.source_hash = plan.source_hash
+    def __init__(self, path: Path, index: CacheIndex, without: Collection[str] = ()) -> None:
+        self.path, self.index, self.without = path, index, frozenset(without)
+        plan = self.plan = index.plan
         self.class_names = plan.class_names
-        self.image_size = plan.image_size
         self.views = plan.views
         self.grid = plan.grid
-        self.length = plan.grid[0] * plan.grid[1]
-        self.count = sum(shard.rows for shard in index.shards)
-        self.labels = torch.full((self.count,), -1)
-        """``(count,)`` int64; -1 throughout if unlabelled."""
+        self.length = math.prod(plan.grid)
+        kept = [shard for shard in index.shards if shard.file not in self.without]
+        self._starts = np.cumsum([0, *(shard.rows for shard in kept)])
+        self.labels = torch.full((len(self),), -1)
+        """``(N,)`` int64; -1 throughout if unlabelled."""
         if index.labels_digest:
-            self.labels = _read_labels(path / LABELS_FILE, self.count)
-        self._maps = [self._map(shard) for shard in index.shards]
-        self._starts = np.cumsum([0, *(shard.rows for shard in index.shards)])
+            ends = list(accumulate(shard.rows for shard in index.shards))
+            every = _load(path / LABELS_FILE, (ends[-1],), "int64")
+            parts = zip(np.split(every, ends[:-1]), index.shards, strict=True)
+            own = [part for part, shard in parts if shard in kept]
+            self.labels = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *own]))
+        self._maps = [self._map(shard) for shard in kept]
 
     @classmethod
-    def open(cls, path: str | Path, *, tokenizer_identity: str | None = None) -> LatentCache:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        tokenizer_identity: str | None = None,
+        accept_unknown: bool = False,
+        without: Collection[str] = (),
+    ) -> LatentCache:
         """Open a finished cache.
 
         Args:
             path: its folder.
-            tokenizer_identity: of the tokenizer that will decode the ids; None skips the check.
+            tokenizer_identity: of the tokenizer that will decode; None skips the check.
+            accept_unknown: take a converted cache whose tokenizer nobody named for one of this.
+            without: files of shards to leave out, such as damaged ones whose images are gone;
+                their rows do not count.
 
         Raises:
-            InputError: not there, not finished, of another tokenizer, or with a file missing or
-                of the wrong size.
+            InputError: not there, not finished, of another tokenizer, or with a file missing,
+                damaged or of the wrong size.
         """
         path = Path(path).expanduser()
         index = _read_index(path)
-        made_by = index.plan.tokenizer
-        if tokenizer_identity not in (None, made_by):
+        made_by = index.plan.encoding.tokenizer
+        accepted = accept_unknown and made_by.startswith(UNKNOWN)
+        if tokenizer_identity not in (None, made_by) and not accepted:
             raise InputError(
                 f"the cache {path} was made by tokenizer {made_by}, not by {tokenizer_identity}; "
                 "use that tokenizer or build another cache"
             )
-        wanted = {shard.file: shard.size for shard in index.shards}
-        for name, size in wanted.items():
-            file = path / name
+        if absent := set(without) - {shard.file for shard in index.shards}:
+            raise InputError(f"{path} has no shard {min(absent)!r} to leave out")
+        for shard in index.shards:
+            file = path / shard.file
             found = file.stat().st_size if file.exists() else 0
-            if found != size:
-                raise InputError(f"{file} has {found} bytes, not {size}; build the cache again")
-        return cls(path, index)
+            if found != shard.size and shard.file not in without:
+                raise InputError(
+                    f"{file} has {found} bytes, not {shard.size}; build the cache again, which "
+                    "keeps the other shards, or open it without this one"
+                )
+        return cls(path, index, without)
 
-    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, CacheIndex]]:
+    def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, CacheIndex, frozenset[str]]]:
         """Another process maps the files itself."""
-        return LatentCache, (self.path, self.index)
+        return LatentCache, (self.path, self.index, self.without)
 
     def __len__(self) -> int:
-        """Images in the cache."""
-        return self.count
+        """N, images in the cache."""
+        return int(self._starts[-1])
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it holds codes or moments."""
+        return self.plan.encoding.kind
+
+    @property
+    def channels(self) -> int:
+        """C of the latents; 0 of codes."""
+        return self.plan.encoding.channels
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
@@ -188,41 +299,66 @@ class LatentCache:
         return [pair for shard in self.index.shards for pair in shard.skipped]
 
     def codes(self, rows: Tensor, views: Tensor) -> Tensor:
-        """The ids of some images.
+        """The codes of some images.
 
         Args:
-            rows: ``(n,)`` int64 in [0, count), any order, repeats allowed.
+            rows: ``(n,)`` int64 in [0, N), any order, repeats allowed.
             views: ``(n,)`` int64, 0 for the image, 1 for its mirror image.
 
         Returns:
             ``(n, L)`` int64 in [0, V).
+
+        Raises:
+            InputError: the cache holds moments.
         """
+        return torch.from_numpy(self._read("codes", rows, views).astype(np.int64))
+
+    def moments(self, rows: Tensor, views: Tensor) -> Tensor:
+        """What the tokenizer's ``moments`` said of some images, arguments as of :meth:`codes`.
+
+        Returns:
+            ``(n, M, h, w)`` float32, neither scaled nor clamped.
+
+        Raises:
+            InputError: the cache holds codes.
+        """
+        return torch.from_numpy(self._read("moments", rows, views)).float()
+
+    def latents(self, rows: Tensor, views: Tensor, noise: Tensor) -> Tensor:
+        """Latents as the tokenizer's ``sample`` makes them, to the bit.
+
+        Args:
+            rows: as of :meth:`codes`.
+            views: as of :meth:`codes`.
+            noise: ``(n, L, C)`` standard normal; not looked at where the encoder is deterministic.
+
+        Returns:
+            ``(n, L, C)`` float32, scaled.
+
+        Raises:
+            InputError: the cache holds codes, or noise of another shape.
+        """
+        moments = self.moments(rows, views)
+        encoding = self.plan.encoding
+        if encoding.moment_channels != encoding.channels:
+            drawn = to_map(noise, encoding.channels, self.grid)
+            moments = posterior(moments).sample(drawn)
+        return to_tokens(moments * encoding.scale).contiguous()
+
+    def _read(self, kind: Kind, rows: Tensor, views: Tensor) -> np.ndarray:
+        """``(n, *item)`` of the stored type."""
+        if kind != self.kind:
+            raise InputError(f"{self.path} is a cache of {self.kind}, not of {kind}; build another")
         wanted = rows.numpy()
         which = np.searchsorted(self._starts, wanted, side="right") - 1  # (n,) the shard
         local = (wanted - self._starts[which]) * self.views + views.numpy()
-        out = np.empty((len(wanted), self.length), np.uint16)
+        out = np.empty((len(wanted), *self.plan.item), self.plan.dtype)
         for shard in np.unique(which):
             here = np.flatnonzero(which == shard)
             out[here] = self._maps[shard].take(local[here], axis=0)
-        return torch.from_numpy(out.astype(np.int64))
-
-    def verify(self) -> list[str]:
-        """Names of the files whose bytes are not those that were written; empty when all is well.
-
-        Reads the whole cache. Delete a damaged shard and build again: only it is encoded anew.
-        """
-        digests = {shard.file: shard.digest for shard in self.index.shards}
-        if self.index.labels_digest:
-            digests[LABELS_FILE] = self.index.labels_digest
-        return [name for name, digest in digests.items() if file_digest(self.path / name) != digest]
+        return out
 
     def _map(self, shard: Shard) -> np.ndarray:
-        # A plain array over the map: the subclass np.memmap costs microseconds at every access.
-        codes = np.asarray(np.load(self.path / shard.file, mmap_mode="r"))
-        expected = (shard.rows, self.views, self.length)
-        if codes.shape != expected or codes.dtype != np.uint16:
-            raise InputError(
-                f"{self.path / shard.file} holds {codes.dtype} {codes.shape}, not uint16 "
-                f"{expected}; build the cache again"
-            )
-        return codes.reshape(-1, self.length)  # (rows * views, L)
+        shape = (shard.rows, self.views, *self.plan.item)
+        mapped = _load(self.path / shard.file, shape, self.plan.dtype)
+        return mapped.reshape(-1, *self.plan.item)  # (rows * views, *item)

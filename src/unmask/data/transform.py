@@ -1,23 +1,26 @@
 """From an image of any size to the square that a model sees.
 
-The crops are those of ADM's image loader (guided-diffusion, image_datasets.py), which every
-system of the family uses: halve with a box filter while that leaves enough, then bicubic.
+The crops that generators train on are those of ADM's image loader (guided-diffusion,
+image_datasets.py): halve with a box filter while that leaves enough, then bicubic. MAGE and all
+that learns to name classes takes crops of random area instead (:mod:`unmask.data.resized_crop`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from unmask.data.resized_crop import clipped_box, cut_box, inner_crop, tried_box
 from unmask.errors import InputError
 
 LEAST_CROP = 0.8  # of the short side, for random crops
+Crop = Literal["center", "inner", "none", "random", "resized", "clipped"]
 
 
 def resize_short(image: Image.Image, short: int) -> Image.Image:
@@ -83,8 +86,12 @@ class Transform:
 
     size: int
     """Side of the result, in pixels."""
-    crop: Literal["center", "random", "none"] = "center"
-    """ADM's centre or random crop; "none" takes images that have the size already."""
+    crop: Crop = "center"
+    """ADM's centre or random crop; "none" takes images that have the size already; "resized" and
+    "clipped" are of random area and shape, drawn until they fit or cut to fit; "inner" is what
+    classifiers that were trained on those are judged on."""
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    """How crops of random area are resized."""
     flip: bool = False
     """Mirror with probability 1/2."""
     channels: int = 3
@@ -96,13 +103,13 @@ class Transform:
             raise InputError(f"size={self.size} must be at least 1 pixel")
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
-        if self.crop not in ("center", "random", "none"):
-            raise InputError(f"crop={self.crop!r} must be 'center', 'random' or 'none'")
+        if self.crop not in get_args(Crop):
+            raise InputError(f"crop={self.crop!r} must be one of {', '.join(get_args(Crop))}")
 
     @property
     def random(self) -> bool:
         """Whether a generator is needed."""
-        return self.flip or self.crop == "random"
+        return self.flip or self.crop in ("random", "resized", "clipped")
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:
         """Cut and vary one image.
@@ -124,12 +131,23 @@ class Transform:
                 f"the image is {image.width} x {image.height}, crop='none' needs "
                 f"{self.size} x {self.size}; use crop='center' or resize the files"
             )
-        if self.crop == "center":
-            image = center_crop(image, self.size)
-        elif self.crop == "random" and generator is not None:
-            image = random_crop(image, self.size, generator)
+        image = self.cut(image, generator)
         pixels = torch.from_numpy(np.array(image)).view(self.size, self.size, self.channels)
         pixels = pixels.permute(2, 0, 1)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
         return pixels.contiguous()
+
+    def cut(self, image: Image.Image, generator: torch.Generator | None) -> Image.Image:
+        """The square of one image."""
+        if self.crop == "center":
+            return center_crop(image, self.size)
+        if self.crop == "inner":
+            return inner_crop(image, self.size)
+        if self.crop == "none" or generator is None:
+            return image
+        if self.crop == "random":
+            return random_crop(image, self.size, generator)
+        draw = tried_box if self.crop == "resized" else clipped_box
+        resample = Image.Resampling[self.resample.upper()]
+        return cut_box(image, draw(*image.size, generator), self.size, resample)

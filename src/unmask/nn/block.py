@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from unmask.nn.attention import Attention
+from unmask.nn.positions import take
 
 Gelu = Literal["erf", "tanh"]
 POST_NORM_EPS = 1e-12  # BERT's
@@ -49,7 +50,42 @@ class FeedForward(nn.Module):
         return self.dropout(self.contract(self.inner_dropout(self.gelu(self.expand(x)))))
 
 
-class PreNormBlock(nn.Module):
+class DropPath(nn.Dropout):
+    """Leaves a branch out for whole images (stochastic depth, arXiv 1603.09382)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, S, D)`` to the same: a row times 0, or 1 / (1 - p) to keep the mean."""
+        if not self.training or not self.p:
+            return x
+        return x * super().forward(x.new_ones(len(x), 1, 1))
+
+
+class Block(nn.Module):
+    """What both kinds share: a subclass says where it normalises."""
+
+    attention: Attention
+
+    def forward(self, x: Tensor, read: Tensor | None = None, extra: Tensor | None = None) -> Tensor:
+        """``(B, S, D)`` to the same, or to ``(B, N, D)`` at the positions that are read.
+
+        Args:
+            x: ``(B, S, D)``.
+            read: ``(B, N)`` int64; None means all.
+            extra: ``(B, S, D)``, added to the attention's values (self-guidance).
+        """
+        residual = x if read is None else take(x, read)
+        return self.complete(residual, self.attention(self.attended(x), read, extra))
+
+    def attended(self, x: Tensor) -> Tensor:
+        """``(B, S, D)``, what attention sees of the input."""
+        raise NotImplementedError
+
+    def complete(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of the block, from its input and the attention's result, ``(B, N, D)`` each."""
+        raise NotImplementedError
+
+
+class PreNormBlock(Block):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))`` (ViT; maskgit-pytorch).
 
     Args:
@@ -60,6 +96,7 @@ class PreNormBlock(nn.Module):
         norm_eps: 1e-5 in maskgit-pytorch, 1e-6 in MAGE and MAR.
         dropout: of attention probabilities, both branches' results, in [0, 1).
         inner_dropout: after the activation, in [0, 1).
+        drop_path: of each branch for a whole image, in [0, 1); only in fine-tuning.
     """
 
     def __init__(
@@ -72,6 +109,7 @@ class PreNormBlock(nn.Module):
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
         inner_dropout: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps=norm_eps)
@@ -82,14 +120,19 @@ class PreNormBlock(nn.Module):
         self.feed_forward = FeedForward(
             width, feed_forward, inner_dropout=inner_dropout, dropout=dropout
         )
+        self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, S, D)`` to ``(B, S, D)``."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feed_forward(self.feed_forward_norm(x))
+    def attended(self, x: Tensor) -> Tensor:
+        """``(B, S, D)``, normalised."""
+        return self.attention_norm(x)
+
+    def complete(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        """``(B, N, D)``: both sums, the second with its branch normalised."""
+        x = residual + self.drop_path(mixed)
+        return x + self.drop_path(self.feed_forward(self.feed_forward_norm(x)))
 
 
-class PostNormBlock(nn.Module):
+class PostNormBlock(Block):
     """``norm(x + attention(x))``, then ``norm(x + feed_forward(x))`` (BERT; MaskGIT).
 
     Args:
@@ -126,7 +169,11 @@ class PostNormBlock(nn.Module):
         self.feed_forward = FeedForward(width, feed_forward, gelu=gelu, dropout=dropout)
         self.feed_forward_norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, S, D)`` to ``(B, S, D)``."""
-        x = self.attention_norm(x + self.attention(x))
+    def attended(self, x: Tensor) -> Tensor:
+        """``(B, S, D)``, as it is."""
+        return x
+
+    def complete(self, residual: Tensor, mixed: Tensor) -> Tensor:
+        """``(B, N, D)``: both sums, normalised."""
+        x = self.attention_norm(residual + mixed)
         return self.feed_forward_norm(x + self.feed_forward(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from unmask.draws import TINY, Draws
 from unmask.errors import InputError
 from unmask.nn.block import POST_NORM_EPS, Gelu, gelu_module
+from unmask.nn.guided import guided
 from unmask.types import Drawn
 
 
@@ -79,8 +81,8 @@ class CategoricalHead(nn.Module):
     def draw(
         self,
         strong: Tensor,
-        weak: Tensor | None,
-        scale: Tensor | None,
+        weak: Sequence[Tensor],
+        scales: Sequence[Tensor],
         *,
         where: Tensor,
         length: int,
@@ -92,8 +94,8 @@ class CategoricalHead(nn.Module):
 
         Args:
             strong: ``(B, N, D)``.
-            weak: ``(B, N, D)``, the branch to go away from; None for no guidance.
-            scale: ``(B,)`` guidance scales, 1 meaning none; None when ``weak`` is.
+            weak: ``(B, N, D)`` each, the branches to go away from; none for no guidance.
+            scales: ``(B,)`` each, guidance scales, 1 meaning none; as many.
             where: ``(B, N)`` int64, the positions in [0, ``length``).
             length: L of the canvas.
             step: decoding step, the randomness's address.
@@ -103,19 +105,18 @@ class CategoricalHead(nn.Module):
         Returns:
             ``(B, N)`` int64 codes in [0, V) and their ``(B, N)`` float32 log-probabilities.
         """
-        logits = cut_to_top_k(self.guided_logits(strong, weak, scale), options.top_k)
+        logits = cut_to_top_k(self.guided_logits(strong, weak, scales), options.top_k)
         probs = (logits / options.temperature).softmax(-1)  # (B, N, V)
         ids = draws.categorical(probs, step, where, length)
         drawn = probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
         return Drawn(ids, drawn.clamp(min=TINY).log())
 
-    def guided_logits(self, strong: Tensor, weak: Tensor | None, scale: Tensor | None) -> Tensor:
-        """``weak + scale (strong - weak)`` over the codes, ``(B, N, V)`` float32."""
-        if weak is None:
-            return self.code_logits(strong)
-        assert scale is not None, "a weak branch needs a scale"
-        upper, lower = self.code_logits(torch.cat([strong, weak])).chunk(2)
-        return lower + scale.view(-1, 1, 1) * (upper - lower)
+    def guided_logits(
+        self, strong: Tensor, weak: Sequence[Tensor], scales: Sequence[Tensor]
+    ) -> Tensor:
+        """See :func:`unmask.nn.guided.guided`, over the codes: ``(B, N, V)`` float32."""
+        logits = self.code_logits(torch.cat([strong, *weak])).split(len(strong))
+        return guided(logits[0], logits[1:], scales)
 
 
 def cut_to_top_k(logits: Tensor, top_k: int | None) -> Tensor:

@@ -9,6 +9,7 @@ from unmask.model import MaskedModel
 from unmask.nn.block import Gelu, PostNormBlock
 from unmask.nn.categorical import MlmHead
 from unmask.nn.embed import JointEmbed
+from unmask.nn.feedback import Feedback, make_adapter
 from unmask.nn.sizes import check_sizes, token_grid
 from unmask.nn.trunk import Trunk
 
@@ -47,6 +48,8 @@ class PostNormNetwork:
     """Whether dropout also hits the attention's result before the residual sum."""
     grid: tuple[int, int] | None = None
     """(h, w) tokens; None means square."""
+    feedback: Feedback | None = None
+    """A self-guidance adapter of these sizes; None for none."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
@@ -88,6 +91,9 @@ class PostNormNetwork:
             length=self.length,
             grid=token_grid(self.length, self.grid),
             classes=self.classes,
+            feedback=make_adapter(
+                self.feedback, self.width, depth=self.depth, classes=self.classes
+            ),
         )
 
     def _block(self) -> PostNormBlock:

@@ -9,6 +9,7 @@ from unmask.model import MaskedModel
 from unmask.nn.block import PreNormBlock
 from unmask.nn.categorical import LinearHead
 from unmask.nn.embed import IdEmbed
+from unmask.nn.feedback import Feedback, make_adapter
 from unmask.nn.sizes import check_sizes, token_grid
 from unmask.nn.trunk import Trunk
 
@@ -33,6 +34,8 @@ class PreNormNetwork:
     """Of embeddings, attention probabilities and both branches of a block, in [0, 1)."""
     grid: tuple[int, int] | None = None
     """(h, w) tokens; None means square."""
+    feedback: Feedback | None = None
+    """A self-guidance adapter of these sizes; None for none."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
@@ -68,4 +71,7 @@ class PreNormNetwork:
             length=self.length,
             grid=token_grid(self.length, self.grid),
             classes=self.classes,
+            feedback=make_adapter(
+                self.feedback, self.width, depth=self.depth, classes=self.classes
+            ),
         )

@@ -1,15 +1,17 @@
 """Predict the hidden tokens from the visible ones: the loss of MaskGIT and its kin.
 
-MaskGIT (arXiv 2202.04200), eq. 3: the mean negative log-likelihood of the masked tokens.
+MaskGIT (arXiv 2202.04200), eq. 3: the mean negative log-likelihood of the masked tokens. MAR
+(arXiv 2406.11838), eq. 2: a diffusion loss in its place.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from unmask.types import Canvas, Hidden, MaskedBatch
+from unmask.model import MaskedModel
+from unmask.types import Canvas, MaskedBatch
 
 
 class LocatedBatch(NamedTuple):
@@ -23,23 +25,24 @@ class LocatedBatch(NamedTuple):
     """The examples."""
     where: Tensor
     """``(M,)`` int64, positions of the masked tokens in the flattened ``(B, L)``, ascending."""
+    read: Tensor | None
+    """``(B, M / B)`` int64, the same by row; None where rows hide unequally many."""
+    times: Tensor | None = None
+    """``(R, M)`` int64, diffusion steps, for heads that diffuse."""
+    noise: Tensor | None = None
+    """``(R, M, C)`` standard normal, likewise."""
 
 
-def locate(batch: MaskedBatch) -> LocatedBatch:
+def locate(
+    batch: MaskedBatch, *, times: Tensor | None = None, noise: Tensor | None = None
+) -> LocatedBatch:
     """Find the masked positions; a device that holds the batch is waited for."""
-    return LocatedBatch(batch, batch.masked.flatten().nonzero().squeeze(1))
-
-
-class _Head(Protocol):
-    def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float) -> Tensor:
-        """``(M,)`` losses."""
-
-
-class _Network(Protocol):
-    head: _Head
-
-    def hidden(self, canvas: Canvas, class_labels: Tensor | None) -> Hidden:
-        """Features of every position."""
+    where = batch.masked.flatten().nonzero().squeeze(1)
+    counts = batch.masked.sum(1)
+    read = None
+    if bool((counts == counts[0]).all()):
+        read = where.view(len(counts), -1) % batch.masked.shape[1]
+    return LocatedBatch(batch, where, read, times, noise)
 
 
 class MaskedObjective(nn.Module):
@@ -47,7 +50,7 @@ class MaskedObjective(nn.Module):
 
     Args:
         model: an :class:`unmask.model.MaskedModel`.
-        label_smoothing: share of the target spread over all codes, in [0, 1).
+        label_smoothing: share of the target spread over all codes, in [0, 1); of categorical heads.
     """
 
     def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0) -> None:
@@ -64,11 +67,22 @@ class MaskedObjective(nn.Module):
         Returns:
             "loss", a float32 scalar already weighted by ``batch.weight``.
         """
-        examples, where = batch if isinstance(batch, LocatedBatch) else locate(batch)
-        model = cast(_Network, self.averaged)
-        canvas = Canvas(examples.tokens, examples.masked)
-        hidden = model.hidden(canvas, examples.class_labels).tokens  # (B, L, D)
-        features = hidden.flatten(0, 1).index_select(0, where)  # (M, D)
+        located = batch if isinstance(batch, LocatedBatch) else locate(batch)
+        examples, where = located.batch, located.where
+        model = cast(MaskedModel, self.averaged)
+        canvas = Canvas(examples.tokens, examples.masked, examples.kept)
+        hidden = model.hidden(canvas, examples.class_labels, located.read).tokens  # (B, L or n, D)
+        features = hidden.flatten(0, 1)
+        if located.read is None:
+            features = features.index_select(0, where)  # (M, D)
         targets = examples.tokens.flatten(0, 1).index_select(0, where)  # (M,) or (M, C)
-        losses = model.head.loss(features, targets, label_smoothing=self.label_smoothing)  # (M,)
-        return {"loss": losses.sum() * examples.weight}
+        weight = examples.weight.expand(len(examples.masked))[where // examples.masked.shape[1]]
+        return {"loss": (self._losses(model, features, targets, located) * weight).sum()}
+
+    def _losses(
+        self, model: MaskedModel, features: Tensor, targets: Tensor, located: LocatedBatch
+    ) -> Tensor:
+        """``(M,)`` float32."""
+        if located.times is None:
+            return model.head.loss(features, targets, label_smoothing=self.label_smoothing)
+        return model.head.loss(features, targets, times=located.times, noise=located.noise)

@@ -7,9 +7,8 @@ from typing import Literal
 
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.masking import TrainMasking
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.masking import AnyMasking, TrainMasking
+from unmask.nn.networks import AnyNetwork
 from unmask.train.settings import Training
 
 
@@ -43,9 +42,9 @@ class Recipe:
     """How training images get square: ADM centre or random crop, or must be square already."""
     flip: bool = True
     """Whether mirrored images are images too."""
-    network: PreNormNetwork | PostNormNetwork
+    network: AnyNetwork
     """Sizes of embed, trunk and head."""
-    masking: TrainMasking = field(default_factory=TrainMasking)
+    masking: AnyMasking = field(default_factory=TrainMasking)
     """What a training example hides."""
     training: Training
     """Optimiser, schedule, precision."""
@@ -61,7 +60,7 @@ class Recipe:
                 f"plan.steps={self.plan.steps} exceeds network.length={self.network.length} "
                 "tokens; use at most one step a token"
             )
-        if self.plan.guidance.scale != 1:
+        if "null" in self.plan.guidance.scales:
             self._check_null_class()
         if self.training.label_dropout and not getattr(self.network, "has_null_class", False):
             raise InputError(

@@ -8,20 +8,28 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 import yaml
+from attrs import NOTHING
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.strategies import configure_tagged_union
 
 from unmask.errors import InputError, did_you_mean
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.counts import AnyCounts, FixedCounts
+from unmask.masking import AnyMasking, TrainMasking
+from unmask.nn.networks import AnyNetwork
 from unmask.orders import AnyOrder
+from unmask.tokenizers.conv_kl import ConvKL
+from unmask.tokenizers.conv_vq import ConvVQ
 
 T = TypeVar("T")
 
-UNIONS: tuple[Any, ...] = (
-    AnyOrder,
-    PreNormNetwork | PostNormNetwork,
-)
+UNIONS: dict[Any, Any] = {
+    AnyOrder: NOTHING,
+    AnyNetwork: NOTHING,
+    AnyCounts: FixedCounts,
+    AnyMasking: TrainMasking,
+    ConvVQ | ConvKL: ConvVQ,
+}
+"""Fields that hold one of several classes, and the class of a file that names none."""
 TAG = "kind"  # the key that names the class where a field allows several
 MADE_FROM = "made_from"  # what a run's recipe.yaml says beyond the recipe: which data, whose codes
 
@@ -30,8 +38,8 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _structure_plain)
-    for union in UNIONS:
-        configure_tagged_union(union, converter, tag_name=TAG)
+    for union, default in UNIONS.items():
+        configure_tagged_union(union, converter, tag_name=TAG, default=default)
     converter.register_structure_hook_func(
         lambda wanted: get_origin(wanted) is Literal, _structure_choice
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.recipe import Result
 from unmask.recipes.serial import read_yaml
-from unmask.tokenizers.conv_vq import ConvVQ
+from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
+from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.objective import TokenizerLoss
 from unmask.tokenizers.tokenizer import square_grid
-from unmask.tokenizers.vq_objective import VQLoss
 from unmask.train.settings import Ema, Training
 
 
@@ -29,9 +30,9 @@ class TokenizerRecipe:
     """How training images get square: ADM centre or random crop, or must be square already."""
     flip: bool = True
     """Whether mirrored images are images too."""
-    network: ConvVQ
-    """Sizes of encoder, codebook and decoder."""
-    loss: VQLoss = field(default_factory=VQLoss)
+    network: ConvVQ | ConvKL
+    """Sizes of encoder, bottleneck and decoder."""
+    loss: TokenizerLoss = field(default_factory=TokenizerLoss)
     """What is minimised."""
     training: Training
     """Optimiser, schedule, precision."""
@@ -52,6 +53,12 @@ class TokenizerRecipe:
         """Rows and columns of tokens."""
         return square_grid(self.image_size, self.network.stride)
 
+    def build(self) -> ConvVQTokenizer | ConvKLTokenizer:
+        """The tokenizer with random weights."""
+        if isinstance(self.network, ConvVQ):
+            return ConvVQTokenizer(self.network)
+        return ConvKLTokenizer(self.network)
+
 
 FASHION_VQ = TokenizerRecipe(
     name="fashion-vq",
@@ -60,7 +67,7 @@ FASHION_VQ = TokenizerRecipe(
     crop="none",
     flip=False,
     network=ConvVQ(image_channels=1, widths=(16, 32, 64), blocks=(0, 0, 1), codes=256, code_dim=8),
-    loss=VQLoss(l1=1.0, l2=2.0),
+    loss=TokenizerLoss(l1=1.0, l2=2.0),
     training=Training(
         steps=1200,
         batch_size=32,
@@ -69,6 +76,13 @@ FASHION_VQ = TokenizerRecipe(
         warmup_steps=50,
         ema=None,
     ),
+)
+
+FASHION_KL = replace(
+    FASHION_VQ,
+    name="fashion-kl",
+    summary="28x28 grey, 7x7 tokens of 8 numbers; a minute on two CPU cores",
+    network=ConvKL(image_channels=1, widths=(16, 32, 64), blocks=(0, 0, 1), channels=8),
 )
 
 SMALL_VQ_64 = TokenizerRecipe(
@@ -87,12 +101,19 @@ SMALL_VQ_64 = TokenizerRecipe(
     ),
 )
 
+SMALL_KL_64 = replace(
+    SMALL_VQ_64,
+    name="small-kl-64",
+    summary="64x64 colour, 8x8 tokens of 16 numbers",
+    network=ConvKL(widths=(32, 64, 128, 128), blocks=(0, 1, 1, 2), channels=16),
+)
+
 SMALL_VQ_128 = TokenizerRecipe(
     name="small-vq-128",
     summary="128x128 colour, 16x16 tokens of 1024 codes; wants a GPU",
     image_size=128,
     network=ConvVQ(widths=(64, 128, 128, 256), blocks=(1, 1, 2, 2), codes=1024, code_dim=16),
-    loss=VQLoss(perceptual=0.1),
+    loss=TokenizerLoss(perceptual=0.1),
     training=Training(
         steps=100_000,
         batch_size=64,
@@ -105,7 +126,8 @@ SMALL_VQ_128 = TokenizerRecipe(
 )
 
 TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {
-    recipe.name: recipe for recipe in (FASHION_VQ, SMALL_VQ_64, SMALL_VQ_128)
+    recipe.name: recipe
+    for recipe in (FASHION_VQ, FASHION_KL, SMALL_VQ_64, SMALL_KL_64, SMALL_VQ_128)
 }
 
 

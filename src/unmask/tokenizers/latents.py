@@ -19,6 +19,8 @@ class ContinuousTokenizer(Protocol):
 
     channels: int
     """C, numbers a token."""
+    moment_channels: int
+    """What a cache stores of each place: 2C, or C where the encoder is deterministic."""
     stride: int
     """Pixels along one side of the patch that a token stands for."""
     scale: float
@@ -40,13 +42,16 @@ class ContinuousTokenizer(Protocol):
         """
 
     def moments(self, images: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, 2C, h, w)``: mean and unclamped log variance.
+        """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, moment_channels, h, w)``.
 
-        They are not scaled; this is what a cache of latents holds.
+        Mean and unclamped log variance, or where the encoder is deterministic the latents. They are
+        not scaled; this is what a cache of latents holds.
         """
 
     def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Latents from moments and ``(B, C, h, w)`` standard normal numbers.
+
+        Where the encoder is deterministic the noise is not looked at.
 
         Returns:
             ``(B, L, C)`` scaled, row-major.
@@ -74,6 +79,12 @@ class Posterior(NamedTuple):
     def std(self) -> Tensor:
         """``(B, C, h, w)``."""
         return torch.exp(0.5 * self.logvar)
+
+    @property
+    def kl(self) -> Tensor:
+        """``(B,)`` divergence from the standard normal, in nats (VAE, arXiv 1312.6114, app. B)."""
+        excess = self.mean.square() + self.logvar.exp() - 1 - self.logvar
+        return 0.5 * excess.flatten(1).sum(1)
 
     def sample(self, noise: Tensor) -> Tensor:
         """``mean + std * noise``, ``(B, C, h, w)``, for standard normal noise of that shape.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from unmask.checkpoints import flax_vqgan, vqgan
 from unmask.checkpoints.kl_vae import is_kl_vae
 from unmask.checkpoints.names import to_own
-from unmask.checkpoints.store import load_state, widen
+from unmask.checkpoints.store import widen
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.recipe import Result
+from unmask.tokenizers.image_tokenizer import filled
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
 from unmask.tokenizers.quantizer import NEVER
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
@@ -164,17 +166,14 @@ def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) ->
     if path is None:
         known = did_you_mean(name, PUBLISHED)
         raise InputError(f"{name} is no file or folder of tokenizer weights; {known}")
-    network, state = translate(read_tensors(path), _config_beside(path), str(path))
+    network, state = translate(read_tensors(path), config_beside(path), str(path))
     if name in PUBLISHED and network != PUBLISHED[name].network:
         raise InputError(f"{path} is not {name}: its network has other sizes; download it again")
     if pixels is not None:
         if not isinstance(network, VQGAN):
             raise InputError(f"pixels={pixels!r}: {path} sees [0, 1] only; leave it out")
         network = replace(network, pixels=pixels)
-    with torch.device("meta"):
-        tokenizer = build(network)
-    load_state(tokenizer, state, str(path))
-    return tokenizer.eval().requires_grad_(False)
+    return filled(partial(build, network), state, str(path))
 
 
 def build(network: Network) -> VQTokenizer:
@@ -182,11 +181,6 @@ def build(network: Network) -> VQTokenizer:
     if isinstance(network, VQGAN):
         return VQGANTokenizer(network)
     return MaskGITVQGANTokenizer(network)
-
-
-def is_published(name_or_path: str | Path) -> bool:
-    """Whether it is a name that :func:`load_published` knows, or a place of foreign weights."""
-    return str(name_or_path) in PUBLISHED or weights_file(Path(name_or_path)) is not None
 
 
 def holds_tokenizer(name_or_path: str | Path) -> bool:
@@ -265,7 +259,12 @@ def find_file(name: str, entry: Published[Sizes]) -> Path:
         raise InputError(f"{name} is not here, and the hub says: {reason}; {where}") from error
 
 
-def _config_beside(path: Path) -> dict[str, object]:
+def config_beside(path: Path) -> dict[str, object]:
+    """The ``config.json`` beside a safetensors file; empty where there is none.
+
+    Raises:
+        InputError: when it is not JSON.
+    """
     config = path.parent / "config.json"
     if path.suffix != ".safetensors" or not config.is_file():
         return {}

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import Field, asdict
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
 from unmask.tokenizers.quantizer import Quantized, VectorQuantizer
-from unmask.tokenizers.tokenizer import (
-    check_images,
-    from_native,
-    resolve_grid,
-    square_grid,
-    to_native,
-    weights_identity,
-)
+from unmask.tokenizers.tokenizer import check_images, resolve_grid
 
 
-class VQConfig(Protocol):
-    """What every family's frozen dataclass of sizes tells."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field]]
+class VQConfig(ImageConfig, Protocol):
+    """What the sizes of a tokenizer of codes tell besides."""
 
     @property
     def codes(self) -> int:
@@ -37,18 +27,6 @@ class VQConfig(Protocol):
     def l2_normalised(self) -> bool:
         """Whether codes are directions."""
 
-    @property
-    def image_channels(self) -> int:
-        """1 for grey, 3 for colour."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels along one side of a token's patch."""
-
-    @property
-    def native_range(self) -> tuple[float, float]:
-        """Values that the network sees in place of 0 and 1."""
-
 
 class Reconstruction(NamedTuple):
     """Images after one pass through a tokenizer in training."""
@@ -60,8 +38,14 @@ class Reconstruction(NamedTuple):
     quantized: Quantized
     """With values ``(B, h, w, D)`` and ids ``(B, h, w)``."""
 
+    @property
+    def penalties(self) -> dict[str, Tensor]:
+        """What the bottleneck adds to the loss."""
+        codes = self.quantized
+        return {"codebook": codes.codebook_loss, "commitment": codes.commitment_loss}
 
-class VQTokenizer(nn.Module):
+
+class VQTokenizer(ImageTokenizer):
     """A ``Tokenizer`` made of three parts, which a family's class builds.
 
     A family's ``__init__`` sets ``encoder``, ``quantizer`` and ``decoder``, in this order (that of
@@ -69,38 +53,21 @@ class VQTokenizer(nn.Module):
     w)`` latents, the decoder takes code vectors of that shape back.
     """
 
-    family: ClassVar[str]
-    """Names the class in ``config.json``."""
+    makes = "codes"
     config: VQConfig
-    encoder: nn.Module
     quantizer: VectorQuantizer
-    decoder: nn.Module
 
     def __init__(self, config: VQConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.codes = config.codes
-        self.stride = config.stride
-        self.image_channels = config.image_channels
-        self.native_range = config.native_range
-
-    @property
-    def identity(self) -> str:
-        """Sixteen hexadecimal digits of configuration and weights, computed on each access."""
-        config = json.dumps({"family": self.family, **asdict(self.config)}, sort_keys=True)
-        return weights_identity(config, self.named_parameters())
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a square image; InputError off the stride."""
-        return square_grid(image_size, self.stride)
 
     def latents(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to ``(B, h, w, D)`` encoder outputs."""
-        return self.encoder(to_native(images, self.native_range)).permute(0, 2, 3, 1)
+        return self.look(images).permute(0, 2, 3, 1)
 
     def render(self, values: Tensor) -> Tensor:
         """``(B, h, w, D)`` code vectors to ``(B, C, H, W)`` on the scale of [0, 1], unclamped."""
-        return from_native(self.decoder(values.permute(0, 3, 1, 2)), self.native_range)
+        return self.paint(values.permute(0, 3, 1, 2))
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Encode, quantise and decode with gradients; ``(B, C, H, W)`` in [0, 1]."""
@@ -128,3 +95,12 @@ class VQTokenizer(nn.Module):
         rows, columns = resolve_grid(ids, self.codes, grid)
         values = self.quantizer.lookup(ids.view(-1, rows, columns))
         return self.render(values).float().clamp(0, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """``(B, 3 or 1, H, W)`` in [0, 1] as they come back.
+
+        Raises:
+            InputError: as of :meth:`encode`.
+        """
+        grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
+        return self.decode(self.encode(images), grid)

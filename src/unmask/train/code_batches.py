@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from unmask.data.batches import check_batch_size, epoch_rows, share_rows
 from unmask.draws import keyed_generator
-from unmask.masking import TrainMasking
+from unmask.masking import AnyMasking, Masks
 from unmask.objectives.masked import LocatedBatch, locate
 from unmask.train.settings import Training
 from unmask.types import MaskedBatch
@@ -61,7 +61,7 @@ class CodeBatches(Dataset):
     def __init__(
         self,
         cache: CodeCache,
-        masking: TrainMasking,
+        masking: AnyMasking,
         *,
         training: Training,
         classes: int,
@@ -87,10 +87,18 @@ class CodeBatches(Dataset):
         views = torch.randint(self.cache.views, (size,), generator=self._stream("view", step))
         labels = self._labels(rows, step)
         codes = [self.cache.codes(rows[cut], views[cut]) for cut in self.own]  # each (b, L)
-        masked, weights = self._masks(codes[0].shape[1], step)
+        masks, weights = self._masks(codes[0].shape[1], step)
         return [
-            locate(MaskedBatch(c, masked[cut], None if labels is None else labels[cut], weight))
-            for c, cut, weight in zip(codes, self.own, weights, strict=True)
+            locate(
+                MaskedBatch(
+                    tokens=tokens,
+                    masked=masks.masked[cut],
+                    class_labels=None if labels is None else labels[cut],
+                    weight=weights[cut],
+                    kept=None if masks.kept is None else masks.kept[cut],
+                )
+            )
+            for tokens, cut in zip(codes, self.own, strict=True)
         ]
 
     def _stream(self, purpose: str, *key: int) -> torch.Generator:
@@ -103,14 +111,16 @@ class CodeBatches(Dataset):
         u = torch.rand(len(rows), generator=self._stream("drop", step))
         return labels.masked_fill(u < self.training.label_dropout, self.classes)
 
-    def _masks(self, length: int, step: int) -> tuple[Tensor, list[Tensor]]:
-        """``(B, L)`` masks and one weight a micro-batch."""
+    def _masks(self, length: int, step: int) -> tuple[Masks, Tensor]:
+        """Masks of the whole batch, and ``(B,)`` what each token of an image counts."""
         size, parts = self.training.batch_size, self.training.accumulate
         if self.training.normalize == "global":
-            masked = self.masking.masks(size, length, self._stream("mask", step))
-            return masked, [1 / masked.sum().float()] * parts
+            masks = self.masking.draw(size, length, self._stream("mask", step))
+            weight = torch.ones(size) if masks.weight is None else masks.weight
+            return masks, weight / masks.masked.sum()
         drawn = [
-            self.masking.masks(size // parts, length, self._stream("mask", step, part))
+            self.masking.draw(size // parts, length, self._stream("mask", step, part))
             for part in range(parts)
         ]
-        return torch.cat(drawn), [1 / (parts * masked.sum().float()) for masked in drawn]
+        weights = [torch.ones(size // parts) / (parts * m.masked.sum()) for m in drawn]
+        return Masks(torch.cat([m.masked for m in drawn])), torch.cat(weights)

@@ -236,11 +236,11 @@ def keep_record(run: Run, log: RunLog, done: int, preview: Preview | None) -> No
         rate = learning_rate(settings, done - 1)
         log.write(done, {**finite_means(run, done), "lr": rate})
         run.meter.clear()
+    if preview and due(done, settings.preview_every, settings.steps):
+        run.preview(preview, done)  # before the save: a checkpoint's own preview is never missing
     if due(done, settings.save_every, settings.steps):
         finite_means(run, done)
         run.save(done)
-    if preview and due(done, settings.preview_every, settings.steps):
-        run.preview(preview, done)
 
 
 def finite_means(run: Run, done: int) -> dict[str, float]:

@@ -15,7 +15,8 @@ def learning_rate(settings: Training, step: int) -> float:
 
     maskgit-pytorch, ``utils/scheduler.py``: after a linear warm-up of w steps, with progress
     p = (k - w) / (S - w), the factor is 1, max(0, 1 - p) or (1 + cos(pi p)) / 2. UnlockMGM's
-    "restarts" repeats the cosine ``cycles`` times and stays at 0 (once, as it was run).
+    "restarts" repeats the cosine ``cycles`` times and stays at 0 (once, as it was run). MAGE's
+    cosine (``util/lr_sched.py``) ends at a rate above 0.
 
     Args:
         settings: peak, schedule, warm-up and length of the run.
@@ -26,7 +27,8 @@ def learning_rate(settings: Training, step: int) -> float:
         return settings.lr * step / warmup
     progress = (step - warmup) / max(1, settings.steps - warmup)
     if settings.schedule == "cosine":
-        return settings.lr * 0.5 * (1 + math.cos(math.pi * progress))
+        span = settings.lr - settings.min_lr
+        return settings.min_lr + span * 0.5 * (1 + math.cos(math.pi * progress))
     if settings.schedule == "restarts":
         turn = (settings.cycles * progress) % 1 if progress < 1 else 1.0
         return settings.lr * 0.5 * (1 + math.cos(math.pi * turn))
@@ -55,13 +57,17 @@ def parameter_groups(model: nn.Module, settings: Training) -> list[dict[str, obj
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> AdamW:
-    """AdamW over the trainable parameters, in one fused kernel where the device has one.
+    """AdamW over the trainable parameters of a model that is already on its device."""
+    return adamw(parameter_groups(model, settings), settings)
+
+
+def adamw(groups: list[dict[str, object]], settings: Training) -> AdamW:
+    """AdamW in one fused kernel where the device has one.
 
     Args:
-        model: already on its device.
-        settings: betas, epsilon, decay and peak learning rate.
+        groups: parameters, weight decay and, if wanted, ``lr_scale``.
+        settings: betas, epsilon and peak learning rate.
     """
-    groups = parameter_groups(model, settings)
     try:
         return _adamw(groups, settings, fused=True)
     except RuntimeError:  # torch raises this for a device without the fused kernel
@@ -75,6 +81,6 @@ def _adamw(groups: list[dict[str, object]], settings: Training, *, fused: bool) 
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group the same learning rate, times its ``lr_scale`` if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)

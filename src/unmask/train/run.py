@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -28,7 +29,8 @@ class Objective(Protocol):
 
     "loss" is differentiable; every entry is weighted so that its sum over the micro-batches of all
     processes is the figure of the step. An optional ``after_step(step, generator)`` runs after each
-    optimiser step, the same on every process.
+    optimiser step, the same on every process; an optional ``make_optimizer(settings)`` gives
+    another optimiser than AdamW over all that is trainable.
     """
 
     averaged: nn.Module
@@ -60,7 +62,8 @@ class Run:
         self.own = objective.train()
         self.averaged = cast(Objective, objective).averaged
         self.objective: nn.Module = accelerator.prepare_model(objective)
-        optimizer = make_optimizer(objective, settings)
+        own_optimizer = getattr(objective, "make_optimizer", partial(make_optimizer, objective))
+        optimizer = own_optimizer(settings)
         self.optimizer: AcceleratedOptimizer = accelerator.prepare_optimizer(optimizer)
         self.ema = EmaWeights(self.averaged, settings.ema) if settings.ema else None
         self.meter = Meter()

@@ -35,6 +35,8 @@ class Training:
     """Micro-batches a step on each process; batch_size must divide by accumulate x processes."""
     lr: float = 1e-4
     """Peak learning rate."""
+    min_lr: float = 0.0
+    """Where the cosine schedule ends."""
     schedule: Literal["constant", "cosine", "linear", "restarts"] = "cosine"
     """Course of the learning rate after the warm-up."""
     cycles: int = 1

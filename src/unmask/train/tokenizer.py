@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from unmask.checkpoints.locate import EXPORT
-from unmask.data.batches import ImageBatches
+from unmask.data.batches import ImageBatches, share_rows
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
-from unmask.draws import keyed_seed
+from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
 from unmask.pictures import sheet
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.recipes.tokenizers import TokenizerRecipe
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
-from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
-from unmask.tokenizers.vq_objective import VQObjective
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.conv_kl import ConvKLTokenizer
+from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
+from unmask.tokenizers.image_tokenizer import filled
+from unmask.tokenizers.objective import TokenizerObjective
 from unmask.train.loop import TrainResult, train
 from unmask.train.processes import launched
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
 
 PREVIEW_IMAGES = 16
+SCALE_IMAGES = 1024  # on which the spread of latents is measured
+
+
+class NoisyBatches(Dataset[list[tuple[Tensor | None, ...]]]):
+    """Batches of images and the noise with which latents are drawn, a function of (seed, k) too.
+
+    Args:
+        batches: of images.
+        shape: ``(C, h, w)`` of an image's latents.
+    """
+
+    def __init__(self, batches: ImageBatches, shape: tuple[int, int, int]) -> None:
+        self.batches, self.shape = batches, shape
+
+    def __getitem__(self, step: int) -> list[tuple[Tensor | None, ...]]:
+        """Images, labels and ``(b, C, h, w)`` standard normal noise a micro-batch."""
+        of = self.batches
+        generator = keyed_generator(of.seed, "posterior", step)
+        noise = torch.randn(of.batch_size, *self.shape, generator=generator)
+        shares = share_rows(noise, rank=of.rank, world=of.world, accumulate=of.accumulate)
+        return [(*part, noise[rows]) for part, rows in zip(of[step], shares, strict=True)]
 
 
 def train_tokenizer(
@@ -60,11 +86,14 @@ def train_tokenizer(
         accumulate=recipe.training.accumulate,
     )
     set_seed(keyed_seed(recipe.training.seed, "weights") % 2**32)  # torch's layers draw their own
-    tokenizer = ConvVQTokenizer(recipe.network)
-    examples = _examples(source, transform)
+    tokenizer = recipe.build()
+    inputs: Dataset = batches
+    if isinstance(tokenizer, ConvKLTokenizer):
+        inputs = NoisyBatches(batches, (tokenizer.channels, *recipe.grid))
+    examples = _examples(source, transform, range(len(source)), PREVIEW_IMAGES).float() / 255
     result = train(
-        VQObjective(tokenizer, recipe.loss, batch_size=recipe.training.batch_size),
-        batches,
+        TokenizerObjective(tokenizer, recipe.loss, batch_size=recipe.training.batch_size),
+        inputs,
         settings=recipe.training,
         out=out,
         config={**to_dict(recipe), MADE_FROM: {"data": source.name, "images": len(source)}},
@@ -74,18 +103,20 @@ def train_tokenizer(
     if state.is_main_process:
         if news := batches.bad.news():
             print(news)
-        export_tokenizer(recipe, out)
+        export_tokenizer(recipe, out, source)
     return result
 
 
-def _examples(source: ImageSource, transform: Transform) -> torch.Tensor:
-    """The first images, ``(N, C, S, S)`` float32 in [0, 1]."""
+def _examples(
+    source: ImageSource, transform: Transform, rows: Iterable[int], count: int
+) -> torch.Tensor:
+    """The first readable ones of some images, ``(N, C, S, S)`` uint8."""
     still = Transform(size=transform.size, crop="center", channels=transform.channels)
-    readable = (image for row in range(len(source)) if (image := _readable(source, row)))
-    images = [still(image) for image in islice(readable, PREVIEW_IMAGES)]
+    readable = (image for row in rows if (image := _readable(source, row)))
+    images = [still(image) for image in islice(readable, count)]
     if not images:
         raise InputError(f"none of the {len(source)} images of {source.name} can be read")
-    return torch.stack(images).float() / 255
+    return torch.stack(images)
 
 
 def _readable(source: ImageSource, row: int) -> Image.Image | None:
@@ -95,13 +126,13 @@ def _readable(source: ImageSource, row: int) -> Image.Image | None:
         return None  # counted and named when its turn in the training comes
 
 
-def _reconstruction_sheet(tokenizer: VQTokenizer, examples: torch.Tensor) -> Preview:
+def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Preview:
     """Originals above their reconstructions."""
 
     def draw(folder: Path, step: int, averaged: bool) -> None:
         """A :data:`Preview`."""
         device = next(tokenizer.parameters()).device
-        made = tokenizer.decode(tokenizer.encode(examples.to(device))).cpu()
+        made = tokenizer.reconstruct(examples.to(device)).cpu()
         pairs = torch.stack([examples, made]).flatten(0, 1)
         kind = "ema" if averaged else "raw"
         zoom = max(1, 64 // examples.shape[-1])
@@ -110,8 +141,10 @@ def _reconstruction_sheet(tokenizer: VQTokenizer, examples: torch.Tensor) -> Pre
     return draw
 
 
-def export_tokenizer(recipe: TokenizerRecipe, out: Path) -> VQTokenizer:
+def export_tokenizer(recipe: TokenizerRecipe, out: Path, source: ImageSource) -> AnyTokenizer:
     """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
+
+    The scale of continuous latents is measured here, on images spread evenly over the source.
 
     Returns:
         The tokenizer, in evaluation mode, frozen.
@@ -123,7 +156,23 @@ def export_tokenizer(recipe: TokenizerRecipe, out: Path) -> VQTokenizer:
     if folder is None:
         raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
     weights = read_checkpoint(folder).weights
-    tokenizer = ConvVQTokenizer(recipe.network)
-    tokenizer.load_state_dict(weights.get("ema", weights["model"]))
+    state = weights.get("ema", weights["model"])
+    tokenizer = filled(recipe.build, state)
+    if isinstance(tokenizer, ConvKLTokenizer):
+        scale = _measured_scale(tokenizer, recipe, source)
+        tokenizer = filled(partial(ConvKLTokenizer, replace(tokenizer.config, scale=scale)), state)
     save_tokenizer(tokenizer, out / EXPORT)
-    return load_tokenizer(out / EXPORT)
+    return load_any_tokenizer(out / EXPORT)
+
+
+def _measured_scale(
+    tokenizer: ConvKLTokenizer, recipe: TokenizerRecipe, source: ImageSource
+) -> float:
+    """1 over the spread of drawn latents (latent diffusion, arXiv 2112.10752, app. G)."""
+    transform = Transform(size=recipe.image_size, crop=recipe.crop, channels=recipe.channels)
+    every = -(-len(source) // SCALE_IMAGES)
+    images = _examples(source, transform, range(0, len(source), every), SCALE_IMAGES)
+    moments = torch.cat([tokenizer.moments(part.float() / 255) for part in images.split(64)])
+    shape = (len(moments), tokenizer.channels, *recipe.grid)
+    noise = torch.randn(shape, generator=keyed_generator("scale"))
+    return float(f"{tokenizer.scale / tokenizer.sample(moments, noise).std():.4g}")

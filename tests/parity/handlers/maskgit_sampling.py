@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-import pytest
 import torch
 from golden import Case
 from torch import Tensor
@@ -92,15 +91,14 @@ def pytorch_draw(sampler: dict) -> CategoricalDraw:
 
 def unlockmgm_sample(case: Case) -> dict[str, Tensor]:
     weights, sampler = case.weights(), case.spec["sampler"]
-    if sampler.get("guidance_scale"):
-        pytest.skip("no handler for unlockmgm.sample with self guidance")
-    network = in_a_line(unlockmgm.network_of(case.config, origin=case.name))
+    network = in_a_line(unlockmgm.network_of(case.config, keys=weights, origin=case.name))
     model = network.build()
     load_state(model, to_own(weights, unlockmgm.TABLE, case.name))
     order = Confidence(temperature=sampler["temperature"], anneal="compound", known="rescore")
     curve = UNLOCKMGM_CURVES.get(sampler["noise_schedule"], sampler["noise_schedule"])
     rule = FixedCounts(curve=curve, least=1, precision="float32")
-    plan = Plan(steps=sampler["timesteps"], counts=rule, order=order)
+    guidance = Guidance(weak="self", scale=1 + sampler.get("guidance_scale", 0.0))
+    plan = Plan(steps=sampler["timesteps"], counts=rule, order=order, guidance=guidance)
     noise = gumbel_from_uniform(case.input("uniform"))
     batch, length = noise.shape[1:]
     tape = Tape({"token": case.input("exp_noise"), "order": noise}, batch)

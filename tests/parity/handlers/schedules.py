@@ -46,7 +46,8 @@ def pytorch_guidance(ramp: str, scale: float, size: str) -> Tensor:
         ramp, power = "power-cosine", float(ramp.removeprefix("power-cosine-"))
     guidance = Guidance(scale=scale, ramp=PYTORCH_RAMPS.get(ramp, ramp), power=power)
     remaining = counts(FixedCounts(pace="overall"), steps, length)[:, None]
-    return guidance.table(remaining, steps, length)[:, 0]
+    flat = torch.ones(steps, 1, dtype=torch.float64)  # of a scale of 1 there is no table
+    return guidance.table(remaining, steps, length).get("null", flat)[:, 0]
 
 
 def lr_table(settings: Training, steps: int) -> Tensor:

@@ -14,20 +14,26 @@ from unmask.types import Canvas
 
 
 def network(case: Case) -> MaskedModel:
-    """The case's plain network with its weights, in evaluation mode; an adapter is left aside."""
-    model = network_of(case.config, origin=case.name).build()
-    load_state(model, to_own(case.weights(), TABLE, case.name), case.name)
+    """The case's network with its weights, and its adapter if it has one, for evaluation."""
+    weights = case.weights()
+    model = network_of(case.config, keys=weights, origin=case.name).build()
+    load_state(model, to_own(weights, TABLE, case.name), case.name)
     return model.eval()
+
+
+def read_ids(case: Case, ids: Tensor) -> tuple[Canvas, Tensor]:
+    """Canvas and classes of ``(B, 1 + L)``: class + V, then tokens with the mask as the last id."""
+    tokens = ids[:, 1:]
+    return Canvas(tokens, tokens == case.config["mask_token_id"]), (
+        ids[:, 0] - case.config["codebook_size"]
+    )
 
 
 @torch.inference_mode()
 def logits(case: Case) -> dict[str, Tensor]:
     model = network(case)
-    ids = case.input("input_ids")  # (B, 1 + L): class + V, tokens with the mask as the last id
-    case.leave("class_ids", "image_ids", "mask")  # the same once more, in parts
-    classes, tokens = ids[:, 0] - case.config["codebook_size"], ids[:, 1:]
-    masked = tokens == case.config["mask_token_id"]
-    hidden = torch.cat(model.hidden(Canvas(tokens, masked), classes), dim=1)  # (B, 1 + L, D)
+    case.leave("class_ids", "image_ids", "mask")  # the ids once more, in parts
+    hidden = torch.cat(model.hidden(*read_ids(case, case.input("input_ids"))), 1)  # (B, 1 + L, D)
     outputs = {"hidden_states": hidden, "logits": model.head.logits(hidden)}
     labels = case.maybe("labels")
     for name in case.names("loss_ls*") if labels is not None else []:

@@ -11,10 +11,10 @@ from unmask.errors import InputError
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.discriminator import PatchDiscriminator, fooling_loss, judging_loss
 from unmask.tokenizers.quantizer import perplexity
-from unmask.tokenizers.vq_objective import VQLoss, VQObjective
+from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
 
 TINY = ConvVQ(image_channels=1, widths=(8, 16), blocks=(0, 1), codes=16, code_dim=4)
-ADVERSARIAL = VQLoss(adversarial=0.5, discriminator_width=8)
+ADVERSARIAL = TokenizerLoss(adversarial=0.5, discriminator_width=8)
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +32,11 @@ def batch(count: int = 8, size: int = 16, channels: int = 1) -> tuple[torch.Tens
     return (255 * torch.exp(-squared / 12)).to(torch.uint8), None
 
 
-def objective(options: VQLoss | None = None, batch_size: int = 8) -> VQObjective:
-    return VQObjective(ConvVQTokenizer(TINY), options, batch_size=batch_size).train()
+def objective(options: TokenizerLoss | None = None, batch_size: int = 8) -> TokenizerObjective:
+    return TokenizerObjective(ConvVQTokenizer(TINY), options, batch_size=batch_size).train()
 
 
-def fit(made: VQObjective, steps: int, lr: float = 4e-3) -> list[float]:
+def fit(made: TokenizerObjective, steps: int, lr: float = 4e-3) -> list[float]:
     optimizer = torch.optim.AdamW(made.parameters(), lr)
     losses = []
     for step in range(steps):
@@ -50,7 +50,7 @@ def fit(made: VQObjective, steps: int, lr: float = 4e-3) -> list[float]:
 
 
 def test_loss_is_the_sum_of_its_parts_and_only_it_has_a_gradient() -> None:
-    out = objective(VQLoss(l1=0.7, l2=3.0))(batch())
+    out = objective(TokenizerLoss(l1=0.7, l2=3.0))(batch())
     parts = ("l1", "l2", "codebook", "commitment")
     assert set(out) == {"loss", "psnr", "perplexity", *parts}
     assert out["loss"].item() == pytest.approx(sum(out[name].item() for name in parts))
@@ -58,7 +58,7 @@ def test_loss_is_the_sum_of_its_parts_and_only_it_has_a_gradient() -> None:
 
 
 def test_parts_in_closed_form() -> None:
-    made, (images, _) = objective(VQLoss(l1=0.7, l2=3.0, commitment=0.5)), batch()
+    made, (images, _) = objective(TokenizerLoss(l1=0.7, l2=3.0, commitment=0.5)), batch()
     real = images.float() / 255
     output = made.averaged(real)
     out = made((images, None))
@@ -173,7 +173,7 @@ def test_first_step_starts_the_codebook_from_data() -> None:
 def test_revival_keeps_its_rhythm(
     every: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, revived = objective(VQLoss(revive_every=every)), []
+    made, revived = objective(TokenizerLoss(revive_every=every)), []
     quantizer = made.averaged.quantizer
     for step in range(8):
         monkeypatch.setattr(quantizer, "revive", lambda *_, step=step, **__: revived.append(step))
@@ -183,7 +183,7 @@ def test_revival_keeps_its_rhythm(
 
 
 def test_every_micro_batch_counts_as_use() -> None:
-    made, (images, _) = objective(VQLoss(revive_every=0)), batch()
+    made, (images, _) = objective(TokenizerLoss(revive_every=0)), batch()
     ids = [made.averaged(images[rows].float() / 255).quantized.ids for rows in ([0], [5])]
     for rows in ([0], [5]):
         made((images[rows], None))
@@ -217,7 +217,7 @@ def test_overfits_with_a_discriminator_in_the_same_loop() -> None:
 
 
 def test_perceptual_term_sees_blur_and_trains_the_tokenizer_only() -> None:
-    made = objective(VQLoss(perceptual=1.0))
+    made = objective(TokenizerLoss(perceptual=1.0))
     assert made.perceptual is not None
     assert not made.perceptual.training, "stays in evaluation mode"
     images = batch(2, 32)[0].float() / 255
@@ -242,4 +242,4 @@ def test_perceptual_term_sees_blur_and_trains_the_tokenizer_only() -> None:
 )
 def test_impossible_weights_are_named(options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        VQLoss(**options)
+        TokenizerLoss(**options)

@@ -1,8 +1,8 @@
-"""What a VQ tokenizer minimises."""
+"""What a tokenizer minimises while it is trained."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from unmask.errors import InputError
 from unmask.tokenizers.discriminator import PatchDiscriminator, fooling_loss, judging_loss
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.perceptual import PerceptualDistance
-from unmask.tokenizers.quantizer import perplexity
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
+from unmask.tokenizers.vq_tokenizer import Reconstruction, VQTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQLoss:
-    """Weights of the parts, and the care of dead codes."""
+class TokenizerLoss:
+    """Weights of the parts, and the care of dead codes. Those of another bottleneck are unused."""
 
     l1: float = 1.0
     """Mean absolute difference of pixels in [0, 1]."""
@@ -28,6 +29,9 @@ class VQLoss:
     """Pulls codes to the latents that chose them."""
     commitment: float = 0.25
     """Pulls latents to their codes."""
+    kl: float = 1e-6
+    """Pulls the encoder's Gaussian to the standard normal: nats a number of the image, the balance
+    against l1 that latent diffusion has (though its pixels are twice as far apart)."""
     perceptual: float = 0.0
     """Distance of EfficientNet-lite0 features; above 0 a step takes several times as long."""
     adversarial: float = 0.0
@@ -44,17 +48,15 @@ class VQLoss:
 
     def __post_init__(self) -> None:
         """Reject weights that minimise nothing or push the wrong way."""
-        names = ("l1", "l2", "codebook", "commitment", "perceptual", "adversarial")
-        for name in (*names, "adversarial_start", "revive_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"loss.{name}={getattr(self, name)} must be at least 0")
+        for name in (field.name for field in fields(self)):
+            least = 1 if name in ("patience", "discriminator_width") else 0
+            if not getattr(self, name) >= least:
+                raise InputError(f"loss.{name}={getattr(self, name)} must be at least {least}")
         if self.l1 == self.l2 == self.perceptual == 0:
             raise InputError("loss.l1, l2 and perceptual are all 0; give one a weight above 0")
-        if self.patience < 1:
-            raise InputError(f"loss.patience={self.patience} must be at least 1")
 
 
-class VQObjective(nn.Module):
+class TokenizerObjective(nn.Module):
     """The loss of a tokenizer, and of its discriminator where there is one, in one number.
 
     One optimiser and one backward serve both players: each one's term holds the other's part
@@ -62,7 +64,8 @@ class VQObjective(nn.Module):
     eq. 4-6). They share learning rate, step count and gradient clipping.
 
     Args:
-        tokenizer: what is trained.
+        tokenizer: what is trained; its forward pass tells the penalties of its bottleneck, each by
+            the name of its weight.
         options: weights of the parts.
         batch_size: images of a whole step over all processes and micro-batches. A micro-batch's
             loss carries its share of them, so that the sum over a step is the mean over its images.
@@ -71,10 +74,14 @@ class VQObjective(nn.Module):
     progress: Tensor
 
     def __init__(
-        self, tokenizer: VQTokenizer, options: VQLoss | None = None, *, batch_size: int
+        self,
+        tokenizer: VQTokenizer | LatentTokenizer,
+        options: TokenizerLoss | None = None,
+        *,
+        batch_size: int,
     ) -> None:
         super().__init__()
-        self.options = options or VQLoss()
+        self.options = options or TokenizerLoss()
         self.averaged = tokenizer
         self.batch_size = batch_size
         self.perceptual = PerceptualDistance() if self.options.perceptual else None
@@ -86,35 +93,33 @@ class VQObjective(nn.Module):
         self.register_buffer("progress", torch.zeros((), dtype=torch.int64))
         self._seen: list[tuple[Tensor, Tensor]] = []  # latents and ids since the last step
 
-    def forward(self, batch: tuple[Tensor, Tensor | None]) -> dict[str, Tensor]:
+    def forward(self, batch: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
         """The loss of one micro-batch and the parts to log.
 
         Args:
-            batch: images ``(b, C, S, S)`` uint8, and labels, which are not looked at.
+            batch: images ``(b, C, S, S)`` uint8; labels, which are not looked at; and what the
+                tokenizer's forward pass takes besides.
 
         Returns:
             "loss" with gradient; every other entry a detached scalar. All carry the micro-batch's
             share of the step, so that they too add up to means ("perplexity" to the mean of the
             micro-batches' own).
         """
-        images = batch[0].float() / 255
-        tokenizer: VQTokenizer = self.averaged
-        output = tokenizer(images)
-        quantized = output.quantized
-        if self.training:
-            self._seen.append((output.latents.detach(), quantized.ids))
-        parts = {
-            **self._picture_terms(output.images.float(), images),
-            "codebook": self.options.codebook * quantized.codebook_loss,
-            "commitment": self.options.commitment * quantized.commitment_loss,
-        }
+        bytes_, _, *more = batch
+        assert bytes_ is not None, "a batch begins with images"
+        images = bytes_.float() / 255
+        output = self.averaged(images, *more)
+        parts = self._picture_terms(output.images.float(), images)
+        for name, penalty in output.penalties.items():
+            parts[name] = getattr(self.options, name) * penalty
         error = F.mse_loss(output.images.detach().float().clamp(0, 1), images)
         figures = {
             "loss": torch.stack(list(parts.values())).sum(),
             **{name: value.detach() for name, value in parts.items()},
             "psnr": -10 * torch.log10(error.clamp_min(1e-10)),
-            "perplexity": perplexity(quantized.ids, tokenizer.codes),
         }
+        if isinstance(self.averaged, VQTokenizer):
+            figures["perplexity"] = perplexity(self._seen_ids(output), self.averaged.codes)
         share = len(images) / self.batch_size
         return {name: value * share for name, value in figures.items()}
 
@@ -134,9 +139,16 @@ class VQObjective(nn.Module):
             terms["judge"] = playing * judging_loss(self.discriminator, images, made)
         return terms
 
+    def _seen_ids(self, output: Reconstruction) -> Tensor:
+        """The codes, remembered in training as used by this step."""
+        ids = output.quantized.ids
+        if self.training:
+            self._seen.append((output.latents.detach(), ids))
+        return ids
+
     @torch.no_grad()
     def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Count the codes that the step used and, every so often, revive the dead ones.
+        """Count the step and, where there are codes, those that it used.
 
         Every process calls it after every step, with equal generators. Use is counted over all
         processes and the first one's latents replace dead codes everywhere, so that the copies of
@@ -146,7 +158,14 @@ class VQObjective(nn.Module):
             step: 0-based index of the step just made.
             generator: stream of this step.
         """
-        quantizer = self.averaged.quantizer
+        if isinstance(self.averaged, VQTokenizer):
+            self._tend_codes(self.averaged.quantizer, step, generator)
+        self.progress.fill_(step + 1)
+
+    def _tend_codes(
+        self, quantizer: VectorQuantizer, step: int, generator: torch.Generator
+    ) -> None:
+        """Track use and, every so often, revive the dead."""
         used = torch.zeros_like(quantizer.idle, dtype=torch.uint8)
         for _, ids in self._seen:
             used[ids.flatten()] = 1
@@ -159,4 +178,3 @@ class VQObjective(nn.Module):
                 dist.broadcast(latents, src=0)
             quantizer.revive(latents, generator, patience=self.options.patience)
         self._seen.clear()
-        self.progress.fill_(step + 1)

@@ -1,0 +1,121 @@
+"""MAGE's fine-tuned classifiers: ``vit_base_patch16`` and ``vit_large_patch16``.
+
+The tokenizer lies in the same file under ``vqgan.``. What timm's base class brings along and the
+network never uses (patches, fixed positions, class token) is left aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unmask.checkpoints.names import Table, drop, rename, rename_layer, to_own
+from unmask.checkpoints.store import load_state, widen
+from unmask.checkpoints.vqgan import count_of, shape_of
+from unmask.errors import InputError
+from unmask.probe.classifier import TokenClassifier
+from unmask.probe.encoder import Encoder, EncoderSizes, Pool
+from unmask.tokenizers.published import build, translate
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
+
+TOKENIZER = "vqgan."
+HEAD_WIDTH = 64  # of every published size; shapes do not tell the number of heads
+SPECIAL_ROWS = 1001  # of the token table: class rows and the mask
+BLOCK, OWN_BLOCK = "blocks.{i}", "encoder.blocks.{i}"
+
+
+def table_of(pool: Pool) -> Table:
+    """The rules of one variant: its last norm has another name, and another place."""
+    embed = "encoder.embed"
+    return (
+        rename("token_emb.word_embeddings.weight", f"{embed}.tokens.weight"),
+        rename("token_emb.position_embeddings.weight", f"{embed}.positions.weight"),
+        *rename_layer("token_emb.LayerNorm", f"{embed}.norm"),
+        *rename_layer(f"{BLOCK}.norm1", f"{OWN_BLOCK}.attention_norm"),
+        *rename_layer(f"{BLOCK}.attn.qkv", f"{OWN_BLOCK}.attention.qkv"),
+        *rename_layer(f"{BLOCK}.attn.proj", f"{OWN_BLOCK}.attention.out"),
+        *rename_layer(f"{BLOCK}.norm2", f"{OWN_BLOCK}.feed_forward_norm"),
+        *rename_layer(f"{BLOCK}.mlp.fc1", f"{OWN_BLOCK}.feed_forward.expand"),
+        *rename_layer(f"{BLOCK}.mlp.fc2", f"{OWN_BLOCK}.feed_forward.contract"),
+        *rename_layer("fc_norm" if pool == "mean" else "norm", "encoder.norm"),
+        *rename_layer("head", "head"),
+        *map(drop, ("cls_token", "pos_embed", "patch_embed.*", "token_emb.position_ids")),
+    )
+
+
+def split_tokenizer(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Classifier and tokenizer of one file, each by its own keys."""
+    tokenizer = {k.removeprefix(TOKENIZER): t for k, t in state.items() if k.startswith(TOKENIZER)}
+    return {k: t for k, t in state.items() if not k.startswith(TOKENIZER)}, tokenizer
+
+
+def sizes_of(
+    own: Mapping[str, Tensor],
+    origin: str,
+    *,
+    heads: int | None = None,
+    grid: tuple[int, int] = (16, 16),
+) -> EncoderSizes:
+    """The sizes of a translated state.
+
+    Args:
+        own: by our names.
+        origin: file, named in errors.
+        heads: H; None means heads of 64, as published.
+        grid: (h, w) tokens, which shapes do not tell either.
+
+    Raises:
+        InputError: when parts are missing.
+    """
+    rows, width = shape_of(own, "encoder.embed.tokens.weight", origin)
+    return EncoderSizes(
+        codes=rows - SPECIAL_ROWS,
+        width=width,
+        depth=count_of(own, f"{OWN_BLOCK}.attention.qkv.weight"),
+        heads=heads or width // HEAD_WIDTH,
+        feed_forward=shape_of(own, "encoder.blocks.0.feed_forward.expand.weight", origin)[0],
+        positions=shape_of(own, "encoder.embed.positions.weight", origin)[0] - 1,
+        grid=grid,
+    )
+
+
+def translate_vit(
+    state: Mapping[str, Tensor], origin: str
+) -> tuple[Pool, EncoderSizes, dict[str, Tensor]]:
+    """A fine-tuned file's classifier by our names, float32, with its pooling and sizes.
+
+    Raises:
+        InputError: when it is no such file.
+    """
+    if "token_emb.word_embeddings.weight" not in state or "head.weight" not in state:
+        raise InputError(
+            f"{origin} is no fine-tuned MAGE classifier; a pre-trained MAGE file must first go "
+            "through unmask convert"
+        )
+    pool: Pool = "mean" if "fc_norm.weight" in state else "class"
+    own = {name: widen(t) for name, t in to_own(state, table_of(pool), origin).items()}
+    return pool, sizes_of(own, origin), own
+
+
+def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier, VQTokenizer]:
+    """Classifier and frozen tokenizer of a fine-tuned file.
+
+    Args:
+        state: all of its tensors, by its own keys.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when it is no such file, or does not fill its networks exactly.
+    """
+    vit, vqgan = split_tokenizer(state)
+    pool, sizes, own = translate_vit(vit, origin)
+    network, tokens = translate(vqgan, {}, origin)
+    with torch.device("meta"):
+        encoder = Encoder(sizes, pool=pool)
+        head = torch.nn.Linear(sizes.width, own["head.weight"].shape[0])
+        classifier, tokenizer = TokenClassifier(encoder, head), build(network)
+    load_state(classifier, own, origin)
+    load_state(tokenizer, tokens, origin)
+    return classifier, tokenizer.eval().requires_grad_(False)

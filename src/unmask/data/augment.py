@@ -1,0 +1,165 @@
+"""Random changes of colour and shape, and holes, for training classifiers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from unmask.data.transform import Transform
+from unmask.errors import InputError
+
+HIGHEST = 10.0
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+FILL = (124, 116, 104)  # the mean in bytes
+
+Operation = Callable[[Image.Image, float], Image.Image]
+"""An image and a strength in [-10, 10]; the sign counts where the operation has a direction."""
+
+
+def _of_bytes(image: Image.Image, change: Callable[[int], int]) -> Image.Image:
+    return image.point([change(value) for value in range(256)] * len(image.getbands()))
+
+
+def _fill(image: Image.Image) -> int | tuple[int, int, int]:
+    return FILL if image.mode == "RGB" else round(sum(FILL) / 3)
+
+
+def _enhance(kind: type[ImageEnhance._Enhance]) -> Operation:
+    return lambda image, m: kind(image).enhance(1 + 0.09 * m)
+
+
+def _affine(row: int, column: int, per_strength: float, *, of_size: bool = False) -> Operation:
+    """One entry of the 2x3 matrix moves away from the identity."""
+
+    def apply(image: Image.Image, m: float) -> Image.Image:
+        matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        matrix[3 * row + column] += per_strength * m * (image.size[row] if of_size else 1)
+        affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+        return image.transform(image.size, affine, matrix, bicubic, fillcolor=_fill(image))
+
+    return apply
+
+
+def _rotate(image: Image.Image, m: float) -> Image.Image:
+    return image.rotate(3 * m, Image.Resampling.BICUBIC, fillcolor=_fill(image))
+
+
+def _posterize(image: Image.Image, m: float) -> Image.Image:
+    lost = 8 - (4 - int(0.4 * abs(m)))
+    return _of_bytes(image, lambda value: value >> lost << lost)
+
+
+def _solarize(image: Image.Image, m: float) -> Image.Image:
+    threshold = 256 - int(25.6 * abs(m))
+    return _of_bytes(image, lambda value: value if value < threshold else 255 - value)
+
+
+def _solarize_add(image: Image.Image, m: float) -> Image.Image:
+    added = int(11 * abs(m))
+    return _of_bytes(image, lambda value: min(value + added, 255) if value < 128 else value)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto contrast": lambda image, m: ImageOps.autocontrast(image),
+    "equalize": lambda image, m: ImageOps.equalize(image),
+    "invert": lambda image, m: ImageOps.invert(image),
+    "rotate": _rotate,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize add": _solarize_add,
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
+    "shear x": _affine(0, 1, 0.03),
+    "shear y": _affine(1, 0, 0.03),
+    "translate x": _affine(0, 2, 0.045, of_size=True),
+    "translate y": _affine(1, 2, 0.045, of_size=True),
+}
+
+
+def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def _integer(generator: torch.Generator, choices: int) -> int:
+    return int(torch.randint(choices, (), generator=generator))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment(Transform):
+    """A transform that also changes colours and shapes (RandAugment, arXiv 1909.13719) and cuts
+    holes (random erasing, arXiv 1708.04896), as timm 0.3.2 does for MAGE's fine-tuning."""
+
+    operations: int = 2
+    """Changes an image, drawn with replacement, each made with probability 1/2."""
+    magnitude: float = 9.0
+    """Mean strength, in [0, 10]."""
+    spread: float = 0.5
+    """Standard deviation of the strength."""
+    erase: float = 0.0
+    """Probability of a hole filled with noise."""
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        super().__post_init__()
+        if self.operations < 0 or not 0 <= self.magnitude <= HIGHEST:
+            raise InputError(
+                f"operations={self.operations} must be at least 0 and magnitude={self.magnitude} "
+                f"in [0, {HIGHEST:g}]"
+            )
+
+    @property
+    def random(self) -> bool:
+        """A generator is needed whatever the crop."""
+        return True
+
+    def cut(self, image: Image.Image, generator: torch.Generator | None) -> Image.Image:
+        """The square, changed."""
+        assert generator is not None, "augmentation needs a generator"
+        image = super().cut(image, generator)
+        for _ in range(self.operations):
+            operation = list(OPERATIONS.values())[_integer(generator, len(OPERATIONS))]
+            strength = self.magnitude + self.spread * float(torch.randn((), generator=generator))
+            sign = 1 if _uniform(generator) < 0.5 else -1
+            if _uniform(generator) < 0.5:
+                image = operation(image, sign * min(max(strength, 0.0), HIGHEST))
+        return image
+
+    def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:
+        """Cut and vary one image, ``(C, S, S)`` uint8; see :class:`Transform`."""
+        pixels = super().__call__(image, generator)
+        if generator is not None and _uniform(generator) < self.erase:
+            erase_box(pixels, generator)
+        return pixels
+
+
+def erase_box(pixels: Tensor, generator: torch.Generator) -> None:
+    """Fill a random box with noise of ImageNet's mean and deviation, in place.
+
+    Area 2 to 33 %, aspect ratio 0.3 to 3.3, ten tries to fit. The source's noise is not clipped to
+    what an image can hold; a tokenizer's input is.
+
+    Args:
+        pixels: ``(C, H, W)`` uint8.
+        generator: the only randomness.
+    """
+    channels, height, width = pixels.shape
+    for _ in range(10):
+        area = height * width * _uniform(generator, 0.02, 1 / 3)
+        ratio = math.exp(_uniform(generator, math.log(0.3), math.log(3.3)))
+        high, wide = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if high < height and wide < width:
+            break
+    else:
+        return
+    top, left = _integer(generator, height - high + 1), _integer(generator, width - wide + 1)
+    noise = torch.randn(channels, high, wide, generator=generator)
+    mean, deviation = (torch.tensor(v)[:channels].view(-1, 1, 1) for v in (MEAN, DEVIATION))
+    filled = ((mean + deviation * noise) * 255).round().clamp(0, 255)
+    pixels[:, top : top + high, left : left + wide] = filled.to(torch.uint8)

@@ -1,0 +1,83 @@
+"""Crops of random area and shape, resized to a square."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+AREAS = (0.2, 1.0)  # of the image, as all of MAGE's trainings have it
+RATIOS = (3 / 4, 4 / 3)
+TRIES = 10
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def clipped_box(width: int, height: int, generator: torch.Generator) -> Box:
+    """A random box, cut to the image where it is larger (BYOL's; MAGE, ``util/crop.py``).
+
+    Args:
+        width: of the image.
+        height: of the image.
+        generator: area, shape, top and left are drawn, in this order.
+    """
+    wide, high = _sides(width * height, generator)
+    return _place(min(wide, width), min(high, height), width, height, generator)
+
+
+def tried_box(width: int, height: int, generator: torch.Generator) -> Box:
+    """A random box, drawn anew until it fits (torchvision's and timm's).
+
+    After ten tries it is the central one of the nearest shape that is allowed.
+    """
+    for _ in range(TRIES):
+        wide, high = _sides(width * height, generator)
+        if wide <= width and high <= height:
+            return _place(wide, high, width, height, generator)
+    wide = min(width, round(height * RATIOS[1]))
+    high = min(height, round(width / RATIOS[0]))
+    return Box((height - high) // 2, (width - wide) // 2, high, wide)
+
+
+def _sides(pixels: int, generator: torch.Generator) -> tuple[int, int]:
+    area = pixels * _uniform(*AREAS, generator)
+    ratio = math.exp(_uniform(math.log(RATIOS[0]), math.log(RATIOS[1]), generator))
+    return round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return float(torch.empty(()).uniform_(low, high, generator=generator))
+
+
+def _place(wide: int, high: int, width: int, height: int, generator: torch.Generator) -> Box:
+    top = int(torch.randint(height - high + 1, (), generator=generator))
+    return Box(top, int(torch.randint(width - wide + 1, (), generator=generator)), high, wide)
+
+
+def cut_box(image: Image.Image, box: Box, size: int, resample: Image.Resampling) -> Image.Image:
+    """The box, resized to ``size`` x ``size``."""
+    part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+    return part.resize((size, size), resample)
+
+
+def inner_crop(image: Image.Image, size: int) -> Image.Image:
+    """The centre seven eighths of the short side, as classifiers are usually judged.
+
+    MAGE (``util/datasets.py``): 256 pixels out of 292.
+    """
+    short = size * 8 // 7
+    width, height = image.size
+    scale = short / min(width, height)
+    wide, high = (max(short, int(side * scale)) for side in (width, height))
+    image = image.resize((wide, high), Image.Resampling.BICUBIC)
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    return image.crop((left, top, left + size, top + size))

@@ -1,0 +1,276 @@
+"""Tokenizers judged side by side: the same images through each of them and back."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unmask.data.source import ImageSource
+from unmask.data.transform import Transform
+from unmask.draws import Draws
+from unmask.errors import InputError
+from unmask.evaluate.features import FeatureExtractor
+from unmask.evaluate.frechet import frechet_between
+from unmask.evaluate.inception import Inception
+from unmask.evaluate.judgement import real_batches
+from unmask.evaluate.lpips import LPIPS, check_side
+from unmask.evaluate.reconstruction import WINDOW, psnr, ssim
+from unmask.evaluate.statistics import RunningStatistics
+from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow
+from unmask.pictures import to_uint8
+from unmask.tokenizers.latents import ContinuousTokenizer
+from unmask.tokenizers.published import PUBLISHED
+from unmask.tokenizers.published_latents import PUBLISHED_LATENTS
+from unmask.tokenizers.tokenizer import Tokenizer
+
+AnyTokenizer = Tokenizer | ContinuousTokenizer
+SHOWN = 8  # images of the picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How much is judged, and how."""
+
+    count: int = 2000
+    """Images; scores of other counts do not compare."""
+    image_size: int = 256
+    """Pixels a side, after ADM's centre crop."""
+    batch_size: int = 32
+    """Images a batch."""
+    latents: Literal["sample", "mean"] = "sample"
+    """What of an encoder's Gaussian is decoded: a draw, as generators see it, or the mean."""
+    seed: int = 0
+    """The draw of image k comes from seed + k."""
+
+    def __post_init__(self) -> None:
+        """Reject what has no statistics."""
+        for name, least in (("count", 2), ("image_size", WINDOW), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meters:
+    """What measures, and where the tokenizers are."""
+
+    extractors: Sequence[FeatureExtractor]
+    """Whose features the Fréchet distances compare."""
+    lpips: LPIPS | None = None
+    """None leaves it out."""
+    device: torch.device
+
+
+class _Trial:
+    """One tokenizer at work: what it makes of the images, added up batch by batch."""
+
+    def __init__(
+        self, tokenizer: AnyTokenizer, meters: Meters, comparison: Comparison
+    ) -> None:
+        self.tokenizer, self.meters, self.comparison = tokenizer, meters, comparison
+        self.images = 0
+        self.sums: Counter[str] = Counter()
+        self.features = [
+            (RunningStatistics(e.width), RunningStatistics(e.width)) for e in meters.extractors
+        ]  # of reconstructions and of the images
+        self.kind = "codes" if isinstance(tokenizer, Tokenizer) else "channels"
+        self.use: Tensor | RunningStatistics  # how often each code was met; moments of latents
+        if isinstance(tokenizer, Tokenizer):
+            self.use = torch.zeros(tokenizer.codes, dtype=torch.int64)
+        else:
+            self.use = RunningStatistics(tokenizer.channels)
+        self.seconds: list[tuple[float, float]] = []  # to encode and decode an image, by batch
+        self.first: list[Tensor] = []  # (N, C, H, W) uint8: the images, and what they became
+
+    def add(self, pixels: Tensor) -> None:
+        """Send ``(B, C, H, W)`` uint8 images through."""
+        images = pixels.to(self.meters.device).float() / 255
+        grid = self.tokenizer.grid(images.shape[-1])
+        noise = self._noise(len(images), grid)
+        tokens, encoding = self._timed(partial(self.tokenizer.encode, images, *noise))
+        made, decoding = self._timed(partial(self.tokenizer.decode, tokens, grid))
+        self.seconds.append((encoding / len(images), decoding / len(images)))
+        if isinstance(self.use, Tensor):
+            self.use += tokens.flatten().bincount(minlength=len(self.use)).cpu()
+        else:
+            self.use.update(tokens.flatten(0, 1))
+        measures = {"PSNR": psnr, "SSIM": ssim, "LPIPS": self.meters.lpips}
+        for title, measure in measures.items():
+            if measure is not None:
+                self.sums[title] += measure(made, images).sum().item()
+        rounded = to_uint8(made)
+        for extractor, (after, before) in zip(self.meters.extractors, self.features, strict=True):
+            after.update(extractor(rounded).pooled)
+            before.update(extractor(pixels).pooled)
+        self.images += len(images)
+        self.first = self.first or [pixels[:SHOWN], rounded[:SHOWN].cpu()]
+
+    def _noise(self, images: int, grid: tuple[int, int]) -> list[Tensor]:
+        """What the encoder takes besides images: for latents the noise of their draw."""
+        if isinstance(self.tokenizer, Tokenizer):
+            return []
+        first = self.comparison.seed + self.images
+        draws = Draws(range(first, first + images), device=self.meters.device)
+        noise = draws.normal("posterior", 0, self.tokenizer.channels, *grid)
+        return [noise if self.comparison.latents == "sample" else torch.zeros_like(noise)]
+
+    def _timed(self, work: Callable[[], Tensor]) -> tuple[Tensor, float]:
+        start = time.perf_counter()
+        made = work()
+        if made.device.type != "cpu":  # elsewhere it is only queued
+            torch.accelerator.synchronize(made.device)
+        return made, time.perf_counter() - start
+
+    def scores(self) -> dict[str, float]:
+        """By the titles of the report."""
+        found = {title: total / self.images for title, total in self.sums.items()}
+        for extractor, (after, before) in zip(self.meters.extractors, self.features, strict=True):
+            found[distance_title(extractor)] = frechet_between(after, before)
+        if isinstance(self.use, Tensor):
+            found["codes used"] = (self.use > 0).double().mean().item()
+            found["perplexity"] = perplexity(self.use)
+        else:
+            variances = self.use.covariance().diagonal()  # (C,)
+            overall = variances.mean() + self.use.mean.var(unbiased=False)
+            found["latent std"] = overall.sqrt().item()
+            found["least channel"] = variances.min().sqrt().item()
+            found["most channel"] = variances.max().sqrt().item()
+        encoding, decoding = (median(seconds) for seconds in zip(*self.seconds, strict=True))
+        return found | {"encode/s": 1 / encoding, "decode/s": 1 / decoding}
+
+
+def perplexity(counts: Tensor) -> float:
+    """Exponential of the entropy of a histogram: 1 for one code, V for V codes met alike.
+
+    Args:
+        counts: ``(V,)``, not all 0.
+    """
+    return torch.special.entr(counts.double() / counts.sum()).sum().exp().item()
+
+
+def distance_title(extractor: FeatureExtractor) -> str:
+    """What the Fréchet distance of such features may be called."""
+    if isinstance(extractor, Inception):
+        return "rFID" if extractor.published else "FD (other Inception)"
+    return "FD"
+
+
+def compare_tokenizers(
+    tokenizers: Mapping[str, AnyTokenizer],
+    source: ImageSource,
+    *,
+    meters: Meters,
+    comparison: Comparison | None = None,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> TokenizerReport:
+    """Send the same images through every tokenizer and score what comes back, in constant memory.
+
+    A tokenizer of one channel sees grey versions of the images and is scored on these.
+
+    Args:
+        tokenizers: by the name that the report gives them, on the meters' device.
+        source: the images, read once for each tokenizer.
+        meters: feature networks and perceptual distance.
+        comparison: how much, and how.
+        on_images: called with the number of images that a tokenizer has just been scored on.
+
+    Raises:
+        InputError: an image size that a tokenizer or a score cannot take (before any work), or
+            fewer than two readable images.
+    """
+    comparison = comparison or Comparison()
+    _check_size(comparison.image_size, tokenizers, meters)
+    skipped: set[str] = set()
+    trials = {name: _Trial(t, meters, comparison) for name, t in tokenizers.items()}
+    for trial in trials.values():
+        for pixels, _ in real_batches(
+            source,
+            Transform(size=comparison.image_size, channels=trial.tokenizer.image_channels),
+            count=comparison.count,
+            batch_size=comparison.batch_size,
+            skipped=skipped,
+        ):
+            trial.add(pixels)
+            on_images(len(pixels))
+        if trial.images < 2:
+            raise InputError(f"{source.name} holds {trial.images} readable images; give at least 2")
+    rows = tuple(_row(name, trial) for name, trial in trials.items())
+    coloured = max(trials.values(), key=lambda trial: trial.tokenizer.image_channels)
+    return TokenizerReport(
+        rows=rows,
+        notes=(*_notes(source, sorted(skipped), coloured), *map(_told, rows, trials.values())),
+        pictures={"originals": coloured.first[0]} | {n: t.first[1] for n, t in trials.items()},
+    )
+
+
+def _check_size(
+    size: int, tokenizers: Mapping[str, AnyTokenizer], meters: Meters
+) -> None:
+    if meters.lpips is not None:
+        check_side(size)
+    for name, tokenizer in tokenizers.items():
+        try:
+            tokenizer.grid(size)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+
+def _row(name: str, trial: _Trial) -> TokenizerRow:
+    tokenizer = trial.tokenizer
+    rows, columns = tokenizer.grid(trial.comparison.image_size)
+    width = getattr(tokenizer, trial.kind)
+    known = PUBLISHED.get(name) or PUBLISHED_LATENTS.get(name)
+    return TokenizerRow(
+        name=name,
+        identity=tokenizer.identity,
+        tokens=f"{rows}x{columns} of {width} {trial.kind}",
+        scores=trial.scores(),
+        published=known.results if known else (),
+    )
+
+
+def _told(row: TokenizerRow, trial: _Trial) -> str:
+    """What a reader must know of one row."""
+    low, high = trial.tokenizer.native_range
+    seen = "grey" if trial.tokenizer.image_channels == 1 else "colour"
+    theirs = " and ".join({f"{r.setting} ({r.source})" for r in row.published})
+    brackets = f"; in brackets what is published, of {theirs}" if theirs else ""
+    return f"{row.name}: {row.identity}; {seen}, seen as [{low:g}, {high:g}]{brackets}"
+
+
+def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[str]:
+    """Choices that all rows share."""
+    comparison, meters = trial.comparison, trial.meters
+    side = comparison.image_size
+    yield f"{trial.images:,} images of {source.name}, {side}x{side} by ADM's centre crop"
+    yield f"held out by: {source.split_rule}; rows of grey and of colour do not compare"
+    if skipped:
+        yield f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}"
+    yield (
+        "PSNR, SSIM and LPIPS: means over images, of floats in [0, 1]; reconstructions are clamped "
+        f"and not rounded to 8 bits; SSIM has uniform windows of {WINDOW}x{WINDOW}"
+    )
+    if meters.lpips is not None:
+        yield meters.lpips.identity
+    for extractor in meters.extractors:
+        title, least = distance_title(extractor), extractor.width + 1
+        yield f"{title}: of reconstructions, in 8 bits, to their images; {extractor.identity}"
+        if trial.images < least:
+            few = f"{trial.images:,} images are fewer than the {least:,} that the features need"
+            yield f"{title} is biased upward: {few}; compare equal counts only"
+    drawn = f"drawn, of image k by seed {comparison.seed} + k"
+    yield (
+        f"latents: {drawn if comparison.latents == 'sample' else 'the mean'}; their std is that "
+        "after scaling, which should make it about 1"
+    )
+    yield (
+        f"encode/s, decode/s: images a second in float32, median over batches of "
+        f"{comparison.batch_size}, {meters.device}, {torch.get_num_threads()} threads"
+    )

@@ -1,0 +1,116 @@
+"""A trunk in two halves, encoder of some positions, decoder of all (MAE; MAGE, MAR, eMIGM)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.nn.positions import first_positions, put, take
+from unmask.nn.trunk import Blocks
+from unmask.types import Canvas
+
+
+class EncoderDecoder(nn.Module):
+    """Encode, give hidden positions their stand-in, decode.
+
+    Args:
+        encoder: its blocks, of width D.
+        decoder: its blocks, of width E.
+        widths: (D, E).
+        length: L.
+        prefix: P, positions in front of the image tokens; every half sees them.
+        drops: whether the encoder sees only the known tokens (MAR, eMIGM). Otherwise it sees all,
+            unless the canvas says which (MAGE, in training).
+        mask_token: what stands for a hidden token. None is the encoder's own feature of position
+            0 (MAGE's class slot).
+        mask_at: where it enters: before the decoder, or before the encoder already, whose result
+            then goes on as it is (eMIGM without dropping).
+        tail: whether the result gets a position table of its own (MAR's head has none besides).
+    """
+
+    def __init__(
+        self,
+        encoder: Blocks,
+        decoder: Blocks,
+        *,
+        widths: tuple[int, int],
+        length: int,
+        prefix: int,
+        drops: bool,
+        mask_token: nn.Parameter | None,
+        mask_at: Literal["encoder", "decoder"] = "decoder",
+        tail: bool,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        assert not (drops and mask_at == "encoder"), "a dropped token needs no stand-in there"
+        self.prefix, self.drops, self.mask_at = prefix, drops, mask_at
+        width, inner = widths
+        self.encoder = encoder
+        self.encoder_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.join = nn.Linear(width, inner)
+        self.mask_token = mask_token  # (1, 1, E), or (1, E) where it is the null class too
+        self.positions = nn.Parameter(torch.zeros(1, prefix + length, inner))
+        self.decoder = decoder
+        self.decoder_norm = nn.LayerNorm(inner, eps=norm_eps)
+        self.tail = nn.Parameter(torch.zeros(1, length, inner)) if tail else None
+
+    def forward(self, x: Tensor, canvas: Canvas, read: Tensor | None = None) -> Tensor:
+        """Encode and decode.
+
+        Args:
+            x: ``(B, P + L, D)``, embedded.
+            canvas: ``(B, L)``; with ``drops``, every row hides equally many.
+            read: ``(B, N)`` int64 positions of the sequence, none in the prefix; None means all.
+
+        Returns:
+            ``(B, P + L, E)``, or ``(B, N, E)`` at the positions read.
+        """
+        kept = self._kept(canvas)
+        encoded = self.encode(x if kept is None else take(x, kept), canvas.masked)
+        return self.decode(encoded, kept, canvas.masked, read)
+
+    def encode(self, x: Tensor, masked: Tensor) -> Tensor:
+        """``(B, K, D)``, the positions that the encoder sees, to the same, normalised."""
+        if self.mask_at == "encoder":
+            assert self.mask_token is not None, "an encoder's stand-in is a parameter"
+            x = torch.where(self._hidden(masked), self.mask_token.view(1, 1, -1), x)
+        return self.encoder_norm(self.encoder(x))
+
+    def decode(
+        self, encoded: Tensor, kept: Tensor | None, masked: Tensor, read: Tensor | None = None
+    ) -> Tensor:
+        """From the encoder's ``(B, K, D)`` at the positions ``kept`` to the trunk's result."""
+        y = self.join(encoded)  # (B, K, E)
+        if self.mask_at == "decoder":
+            y = self._fill(y, kept, self._hidden(masked))
+        y = self.decoder_norm(self.decoder(y + self.positions, read))
+        if self.tail is None:
+            return y
+        tail = F.pad(self.tail, (0, 0, self.prefix, 0))  # (1, P + L, E)
+        return y + (tail if read is None else take(tail.expand(len(y), -1, -1), read))
+
+    def _fill(self, y: Tensor, kept: Tensor | None, hidden: Tensor) -> Tensor:
+        """``(B, P + L, E)`` with the stand-in at hidden positions."""
+        stand_in = y[:, :1] if self.mask_token is None else self.mask_token.view(1, 1, -1)
+        stand_in = stand_in.to(y.dtype)
+        if kept is not None:
+            y = put(stand_in.expand(len(y), hidden.shape[1], -1), kept, y)
+        return torch.where(hidden, stand_in, y)
+
+    def _hidden(self, masked: Tensor) -> Tensor:
+        """``(B, P + L, 1)`` bool."""
+        return F.pad(masked, (self.prefix, 0)).unsqueeze(-1)
+
+    def _kept(self, canvas: Canvas) -> Tensor | None:
+        """``(B, K)`` positions of the sequence that the encoder sees; None means all."""
+        kept = canvas.kept
+        if self.mask_at == "encoder" or (kept is None and not self.drops):
+            return None
+        if kept is None:
+            kept = first_positions(~canvas.masked, int((~canvas.masked[0]).sum()))
+        prefix = torch.arange(self.prefix, device=kept.device).expand(len(kept), -1)
+        return torch.cat([prefix, kept + self.prefix], dim=1)

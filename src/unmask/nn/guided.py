@@ -1,0 +1,25 @@
+"""Guidance's one formula, wherever a head applies it: on logits, or on predicted noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def guided(strong: Tensor, weak: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
+    """``weak + s (strong - weak)``; a second weak branch adds ``(s - 1) (strong - weak)``.
+
+    Args:
+        strong: ``(B, ...)``.
+        weak: the same shape each; none returns ``strong``.
+        scales: ``(B,)`` each, one a weak branch; 1 means none.
+    """
+    if not weak:
+        return strong
+    shape = (-1, *[1] * (strong.ndim - 1))
+    first, *others = (scale.view(shape) for scale in scales)
+    result = weak[0] + first * (strong - weak[0])
+    for scale, branch in zip(others, weak[1:], strict=True):
+        result = result + (scale - 1) * (strong - branch)
+    return result

@@ -1,0 +1,8 @@
+"""Every kind of network that a recipe may have."""
+
+from __future__ import annotations
+
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
+
+AnyNetwork = PreNormNetwork | PostNormNetwork

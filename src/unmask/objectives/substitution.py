@@ -1,0 +1,185 @@
+"""Repair replaced tokens in a second pass: what teaches self-guidance's adapter.
+
+Self-guidance (arXiv 2410.13136, section 4; UnlockMGM, ``gen_corr_loss_toast``): some visible
+tokens are replaced, a frozen network sees the result, and the adapter's second pass must name the
+tokens that were there. What it learns is to smooth out what does not fit its surroundings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unmask.draws import invert_cdf
+from unmask.errors import InputError
+from unmask.masking import lowest
+from unmask.model import MaskedModel
+from unmask.nn.embed import IdEmbed, JointEmbed
+from unmask.nn.feedback import FeedbackAdapter
+from unmask.types import Canvas, MaskedBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Substitution:
+    """Which tokens are replaced, by what, and how the adapter learns from it."""
+
+    rate: float = 0.3
+    """Share of an image's visible tokens that is replaced, half to even; at least one token."""
+    dynamic: bool = False
+    """Draw the share for each image, uniformly from 0 to twice the rate."""
+    proposal: Literal["softmax", "double-softmax"] = "softmax"
+    """What replaces a token: a code that the network finds likely there when it sees nothing but
+    the class. "double-softmax" takes the softmax of its probabilities as if they were logits, which
+    is close to any code at all; UnlockMGM's models were trained so."""
+    fully_masked: Literal["skip", "mask"] = "skip"
+    """An image that shows nothing teaches nothing; or, as UnlockMGM has it, one of its masks is
+    replaced and the mask is to be named, for which the head needs an output."""
+    variational: float = 0.1
+    """Weight of the squared error by which the way down fails to invert the blocks; 0 for none."""
+    base_dropout: bool = True
+    """Whether the frozen network's dropout is active, as in UnlockMGM."""
+
+    def __post_init__(self) -> None:
+        """Reject numbers out of range."""
+        most = 0.5 if self.dynamic else 1
+        if not 0 < self.rate <= most:
+            raise InputError(f"substitution.rate={self.rate} must lie above 0 and up to {most}")
+        if not self.variational >= 0:
+            raise InputError(f"substitution.variational={self.variational} must be at least 0")
+
+    def counts(self, visible: Tensor, u: Tensor) -> Tensor:
+        """How many tokens are replaced.
+
+        Args:
+            visible: ``(B,)`` int64, tokens that are not masked.
+            u: ``(B,)`` float32 in [0, 1); read only if ``dynamic``.
+
+        Returns:
+            ``(B,)`` int64, at least 1.
+        """
+        share = 2 * self.rate * u if self.dynamic else self.rate
+        return (visible.float() * share).round().long().clamp(min=1)
+
+    def choose(self, masked: Tensor, score: Tensor, u: Tensor) -> Tensor:
+        """Which tokens are replaced.
+
+        Args:
+            masked: ``(B, L)`` bool.
+            score: ``(B, L)`` uniform in [0, 1); the lowest of visible tokens are replaced.
+            u: as of :meth:`counts`.
+
+        Returns:
+            ``(B, L)`` bool.
+        """
+        visible = (~masked).sum(1)
+        counts = self.counts(visible, u)
+        if self.fully_masked == "skip":
+            counts = torch.minimum(counts, visible)
+        return lowest(score.masked_fill(masked, 2.0), counts)
+
+
+class SubstitutionBatch(NamedTuple):
+    """Masked examples, and which of their tokens are to be replaced."""
+
+    batch: MaskedBatch
+    """The examples as they were; its weight counts replaced tokens."""
+    where: Tensor
+    """``(M,)`` int64, positions of the replaced tokens in the flattened ``(B, L)``, ascending."""
+    uniform: Tensor
+    """``(M,)`` float32 in [0, 1), which decides what replaces each."""
+    share: Tensor
+    """Float scalar: what an image counts in a mean over the images of the whole batch."""
+
+
+class SubstitutionObjective(nn.Module):
+    """Cross entropy of the second pass at replaced tokens, and the variational term.
+
+    Args:
+        model: with a feedback adapter; everything else of it is frozen here.
+        options: see :class:`Substitution`.
+        label_smoothing: share of the target spread over all outputs, in [0, 1).
+
+    Raises:
+        InputError: the head has no output for the mask and ``options`` want one.
+    """
+
+    def __init__(
+        self, model: MaskedModel, options: Substitution, *, label_smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        assert isinstance(model.feedback, FeedbackAdapter), "there is no adapter to train"
+        self.model = model.requires_grad_(False)
+        self.averaged = model.feedback.requires_grad_(True)
+        self.options = options
+        self.label_smoothing = label_smoothing
+        if options.fully_masked == "mask" and model.head.out.out_features <= self._mask_id:
+            raise InputError(
+                "substitution.fully_masked='mask' needs a head that can name the mask, and this "
+                "network's cannot; use 'skip'"
+            )
+
+    @property
+    def _mask_id(self) -> int:
+        embed = self.model.embed
+        assert isinstance(embed, (IdEmbed, JointEmbed)), "tokens are ids"
+        return embed.mask_id
+
+    def train(self, mode: bool = True) -> SubstitutionObjective:
+        """Set the mode; the frozen part stays in evaluation unless its dropout is wanted."""
+        super().train(mode)
+        if mode and not self.options.base_dropout:
+            self.model.eval()
+        return self
+
+    def forward(self, batch: SubstitutionBatch) -> dict[str, Tensor]:
+        """The loss of one micro-batch.
+
+        Returns:
+            "loss", a float32 scalar already weighted, and its terms.
+        """
+        with torch.no_grad():
+            codes = invert_cdf(self.proposals(batch), batch.uniform)
+        return self.losses(batch, codes)
+
+    def proposals(self, batch: SubstitutionBatch) -> Tensor:
+        """``(M, V)`` float32, the probability of each replacement."""
+        tokens, masked, labels, *_ = batch.batch
+        hidden = self.model.hidden(Canvas(tokens, torch.ones_like(masked)), labels).tokens
+        features = hidden.flatten(0, 1).index_select(0, batch.where)  # (M, D)
+        probs = self.model.head.code_logits(features).softmax(-1)
+        return probs if self.options.proposal == "softmax" else probs.softmax(-1)
+
+    def corrupt(self, batch: SubstitutionBatch, codes: Tensor) -> Canvas:
+        """The canvas with ``(M,)`` codes in the place of the replaced tokens."""
+        tokens, masked, *_ = batch.batch
+        return Canvas(
+            tokens.flatten().index_copy(0, batch.where, codes).view_as(tokens),
+            masked.flatten().index_fill(0, batch.where, False).view_as(masked),
+        )
+
+    def targets(self, batch: SubstitutionBatch) -> Tensor:
+        """``(M,)`` int64, what stood there: a code, or the mask."""
+        tokens, masked, *_ = batch.batch
+        ids = tokens.masked_fill(masked, self._mask_id)
+        return ids.flatten().index_select(0, batch.where)
+
+    def losses(self, batch: SubstitutionBatch, codes: Tensor) -> dict[str, Tensor]:
+        """The loss of given replacements, ``(M,)`` int64; see :meth:`forward`."""
+        canvas, labels = self.corrupt(batch, codes), batch.batch.class_labels
+        with torch.no_grad():
+            hidden = self.model.hidden(canvas, labels)
+        states = self.averaged.states(self.model, hidden, canvas, labels)  # (B, P + L, D) each
+        repaired = states[-1][:, hidden.prefix.shape[1] :].flatten(0, 1)  # (B L, D)
+        features = repaired.index_select(0, batch.where)  # (M, D)
+        targets = self.targets(batch)  # (M,)
+        each = self.model.head.loss(features, targets, label_smoothing=self.label_smoothing)
+        rows, length = canvas.masked.shape
+        weight = batch.batch.weight.expand(rows)[batch.where // length]  # (M,)
+        terms = {"repair": (each * weight).sum()}
+        if self.options.variational:
+            error = self.averaged.inversion_error(states)
+            terms["variational"] = self.options.variational * rows * batch.share * error
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}

@@ -1,0 +1,1 @@
+"""What MAGE's representation is worth: linear probe, fine-tuning, nearest neighbours."""

@@ -1,0 +1,145 @@
+"""MAGE's encoder as a source of features: the whole image in, one vector out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.errors import InputError
+from unmask.nn.block import PreNormBlock
+from unmask.nn.mage_embed import NORM_EPS, MageEmbed
+from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.trunk import Blocks
+from unmask.types import Canvas
+
+Pool = Literal["mean", "class"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSizes:
+    """Sizes of an :class:`Encoder`; the defaults are the published ViT-B."""
+
+    codes: int = 1024
+    """V of the tokenizer."""
+    width: int = 768
+    """D, divisible by heads."""
+    depth: int = 12
+    """Blocks."""
+    heads: int = 12
+    """Attention heads a block."""
+    feed_forward: int = 3072
+    """Width of each block's hidden layer."""
+    positions: int = 256
+    """Rows of the position table, less the class slot's; at least the tokens of the grid."""
+    grid: tuple[int, int] = (16, 16)
+    """(h, w) tokens that it was trained on."""
+    dropout: float = 0.1
+    """Of the embedding, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Reject sizes that make no network."""
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads, codes=self.codes)
+        token_grid(self.grid[0] * self.grid[1], self.grid)
+
+
+class Encoder(nn.Module):
+    """Embeds all tokens behind the class slot, runs the blocks, pools.
+
+    MAGE, ``models_vit_mage.py``: nothing is masked or dropped. "mean" averages the image positions
+    and then normalises; "class" normalises the class slot's feature.
+
+    Args:
+        sizes: of the network.
+        pool: how many vectors become one.
+        drop_path: rate of the last block; it grows linearly from 0 at the first.
+    """
+
+    def __init__(self, sizes: EncoderSizes, *, pool: Pool = "mean", drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.sizes, self.pool = sizes, pool
+        self.embed = MageEmbed(
+            sizes.codes, sizes.width, length=sizes.positions, dropout=sizes.dropout
+        )
+        self.blocks = Blocks(
+            PreNormBlock(
+                sizes.width,
+                sizes.heads,
+                feed_forward=sizes.feed_forward,
+                qkv_bias=True,
+                norm_eps=NORM_EPS,
+                drop_path=rate,
+            )
+            for rate in torch.linspace(0, drop_path, sizes.depth, device="cpu").tolist()
+        )
+        self.norm = nn.LayerNorm(sizes.width, eps=NORM_EPS)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """``(B, L)`` int64 codes to ``(B, D)`` features."""
+        visible = torch.zeros_like(codes, dtype=torch.bool)
+        x, prefix = self.embed(Canvas(codes, visible))  # (B, 1 + L, D)
+        if self.pool == "mean":
+            return self.norm(self.blocks(x)[:, prefix:].mean(1))
+        slot = torch.zeros_like(codes[:, :1])
+        return self.norm(self.blocks(x, slot)[:, 0])
+
+
+@torch.no_grad()
+def initialize_encoder(encoder: Encoder, generator: torch.Generator) -> None:
+    """Fill all weights as MAGE's pre-training begins (``models_mage.py``).
+
+    Matrices are Xavier-uniform, tables normal with deviation 0.02, biases 0, norms 1 and 0.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+
+
+def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Positions of another grid, bicubic (MAGE, ``util/pos_embed.py``).
+
+    Args:
+        table: ``(R, D)``; row 0 is the class slot's and kept, the grid's follow row-major, any
+            beyond them are left out.
+        old: (h, w) of the table.
+        new: (h, w) wanted.
+
+    Returns:
+        ``(1 + h w, D)`` of the new grid.
+    """
+    at_grid = table[1 : 1 + old[0] * old[1]].unflatten(0, old).permute(2, 0, 1)  # (D, h, w)
+    resized = F.interpolate(at_grid[None], new, mode="bicubic", align_corners=False)[0]
+    return torch.cat([table[:1], resized.flatten(1).T])  # (1 + h w, D)
+
+
+def fit_grid(encoder: Encoder, grid: tuple[int, int], *, interpolate: bool) -> None:
+    """Make an encoder take images of another token grid.
+
+    Args:
+        encoder: changed in place.
+        grid: (h, w) of the images to come.
+        interpolate: whether its positions may be resized.
+
+    Raises:
+        InputError: the grid differs and ``interpolate`` is not set.
+    """
+    old = encoder.sizes.grid
+    if grid == old:
+        return
+    if not interpolate:
+        raise InputError(
+            f"the images have {grid[0]}x{grid[1]} tokens, the encoder was trained on "
+            f"{old[0]}x{old[1]}; choose the image size that gives those, or allow its positions to "
+            "be resized with --interpolate"
+        )
+    table = resize_positions(encoder.embed.positions.weight.detach(), old, grid)
+    encoder.embed.positions = nn.Embedding.from_pretrained(table, freeze=False)
+    encoder.sizes = replace(encoder.sizes, grid=grid, positions=len(table) - 1)

@@ -1,0 +1,132 @@
+"""Mixup and cutmix: two images in one, and a target that names both.
+
+``G`` groups of ``M`` images each mix among themselves, the first with the last and so on. A group
+plays the part of one process's batch in the source, so the mixing does not depend on the number of
+processes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmask.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """How images are mixed (timm's batch mode, as MAGE fine-tunes)."""
+
+    mixup: float = 0.8
+    """Alpha of mixup's Beta(alpha, alpha); 0 means no mixup."""
+    cutmix: float = 1.0
+    """The same of cutmix."""
+    switch: float = 0.5
+    """Probability of cutmix where both are on."""
+    group: int = 32
+    """M, images that share one coefficient; an even number that divides every micro-batch."""
+
+    def __post_init__(self) -> None:
+        """Reject values that mix nothing."""
+        for name in ("mixup", "cutmix"):
+            if not (getattr(self, name) == 0 or 0.05 <= getattr(self, name) <= 4):
+                raise InputError(f"mixing.{name}={getattr(self, name)} must be 0 or in [0.05, 4]")
+        if self.group < 2 or self.group % 2:
+            raise InputError(f"mixing.group={self.group} must be an even number from 2")
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check(self, images: int) -> None:
+        """Refuse a micro-batch that groups do not divide.
+
+        Raises:
+            InputError: naming both numbers.
+        """
+        if self.on and images % self.group:
+            raise InputError(
+                f"mixing.group={self.group} does not divide the {images} images of a micro-batch; "
+                f"give --mixing.group {images if images % 2 == 0 else 2}, another batch size, or "
+                "--mixing.mixup 0 --mixing.cutmix 0"
+            )
+
+
+class MixPlan(NamedTuple):
+    """What becomes of each group: its own pixels weigh ``keep``, and 0 inside the box."""
+
+    keep: Tensor
+    """``(G,)`` float32: lambda of mixup, 1 of cutmix."""
+    box: Tensor
+    """``(G, 4)`` int64: top, bottom, left, right; empty for mixup."""
+
+
+def draw_mixing(options: Mixing, size: tuple[int, int], generator: torch.Generator) -> MixPlan:
+    """The plan of one group of (h, w) images, G = 1."""
+    cut = options.cutmix > 0
+    if options.mixup > 0 and options.cutmix > 0:
+        cut = bool(torch.rand((), generator=generator) < options.switch)
+    share = beta(options.cutmix if cut else options.mixup, generator)
+    box = cut_box(size, share, generator) if cut else (0, 0, 0, 0)
+    return MixPlan(torch.tensor([1.0 if cut else share]), torch.tensor([box]))
+
+
+def beta(alpha: float, generator: torch.Generator) -> float:
+    """A number of the distribution Beta(alpha, alpha), by Jöhnk's rejection."""
+    while True:
+        pair = torch.rand(2, generator=generator, dtype=torch.float64) ** (1 / alpha)
+        total = float(pair.sum())
+        if 0 < total <= 1:
+            return float(pair[0]) / total
+
+
+def cut_box(
+    size: tuple[int, int], share: float, generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """Cutmix's box: sides sqrt(1 - share) of the image's, centre anywhere, cut at the borders."""
+    edges: list[int] = []
+    for side in size:
+        half = int(side * math.sqrt(1 - share)) // 2
+        centre = int(torch.randint(side, (), generator=generator))
+        edges += [max(centre - half, 0), min(centre + half, side)]
+    top, bottom, left, right = edges
+    return top, bottom, left, right
+
+
+def mix(images: Tensor, plan: MixPlan) -> tuple[Tensor, Tensor]:
+    """Mix every group with itself in reverse order.
+
+    Args:
+        images: ``(G M, C, H, W)`` float.
+        plan: on the same device.
+
+    Returns:
+        The mixed images, and ``(G,)`` float32, the share that an image keeps of itself, which for
+        cutmix is of the pixels really left.
+    """
+    height, width = images.shape[-2:]
+    top, bottom, left, right = plan.box.T[..., None]  # (G, 1) each
+    rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
+    row_inside, column_inside = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    outside = ~(row_inside[:, :, None] & column_inside[:, None, :])  # (G, H, W)
+    weight = plan.keep[:, None, None] * outside  # (G, H, W)
+    own = images.unflatten(0, (len(plan.keep), -1))  # (G, M, C, H, W)
+    mixed = torch.lerp(own.flip(1), own, weight[:, None, None].to(own.dtype))
+    return mixed.flatten(0, 1), weight.mean((1, 2))
+
+
+def soft_targets(labels: Tensor, classes: int, *, smoothing: float = 0.0) -> Tensor:
+    """``(B,)`` labels as ``(B, K)`` probabilities: 1 - s + s / K on, s / K off."""
+    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+
+
+def mix_targets(targets: Tensor, share: Tensor) -> Tensor:
+    """``(G M, K)`` targets of images that keep ``(G,)`` shares of themselves."""
+    own = targets.unflatten(0, (len(share), -1))  # (G, M, K)
+    return torch.lerp(own.flip(1), own, share[:, None, None]).flatten(0, 1)

@@ -1,0 +1,108 @@
+"""What all tokenizers share, of codes and of latents: two networks with images at their ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, asdict
+from typing import ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from unmask.checkpoints.store import load_state
+from unmask.tokenizers.tokenizer import from_native, square_grid, to_native, weights_identity
+
+Made = TypeVar("Made", bound="ImageTokenizer")
+
+
+class ImageConfig(Protocol):
+    """What every family's frozen dataclass of sizes tells."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field]]
+
+    @property
+    def image_channels(self) -> int:
+        """1 for grey, 3 for colour."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side of a token's patch."""
+
+    @property
+    def native_range(self) -> tuple[float, float]:
+        """Values that the network sees in place of 0 and 1."""
+
+
+class ImageTokenizer(nn.Module):
+    """An encoder and a decoder, and what is between them.
+
+    A family's ``__init__`` sets ``encoder`` and ``decoder``, the parts in the order of the weights
+    in :attr:`identity`. Maps are kept with their channels last in memory, in which convolutions on
+    CPUs and on tensor cores are faster: one such input, or one such weight, hands the order on to
+    every later map.
+    """
+
+    family: ClassVar[str]
+    """Names the class in ``config.json``."""
+    makes: ClassVar[str]
+    """What its tokens are, for messages."""
+    config: ImageConfig
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stride = config.stride
+        self.image_channels = config.image_channels
+        self.native_range = config.native_range
+
+    @property
+    def identity(self) -> str:
+        """Sixteen hexadecimal digits of configuration and weights, computed on each access."""
+        config = json.dumps({"family": self.family, **asdict(self.config)}, sort_keys=True)
+        return weights_identity(config, self.deciding())
+
+    def deciding(self) -> Iterable[tuple[str, Tensor]]:
+        """Names and tensors on which the outcome depends."""
+        return self.named_parameters()
+
+    def grid(self, image_size: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a square image; InputError off the stride."""
+        return square_grid(image_size, self.stride)
+
+    def look(self, images: Tensor) -> Tensor:
+        """The encoder's map ``(B, D, h, w)`` of ``(B, C, H, W)`` images in [0, 1]; unchecked."""
+        native = to_native(images, self.native_range)
+        return self.encoder(native.contiguous(memory_format=torch.channels_last))
+
+    def paint(self, values: Tensor) -> Tensor:
+        """The decoder's images of a map ``(B, D, h, w)``, on the scale of [0, 1], unclamped."""
+        made = self.decoder(values.contiguous(memory_format=torch.channels_last))
+        return from_native(made, self.native_range)
+
+
+def filled(
+    build: Callable[[], Made], state: Mapping[str, Tensor], origin: str = "the weights"
+) -> Made:
+    """A tokenizer with these weights, in evaluation mode, frozen.
+
+    Args:
+        build: makes it; called where tensors are on the meta device.
+        state: by our names.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when the weights do not fill it exactly.
+    """
+    with torch.device("meta"):
+        made = build()
+    load_state(made, state, origin)
+    channels_last(made)
+    return made.eval().requires_grad_(False)
+
+
+def channels_last(network: nn.Module) -> None:
+    """Turn the weights of convolutions to the order in memory in which they are fastest."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub

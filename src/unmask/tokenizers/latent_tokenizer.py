@@ -1,0 +1,150 @@
+"""What all tokenizers of continuous latents share: an encoder and a decoder of scaled vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from unmask.errors import InputError
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
+from unmask.tokenizers.latents import Posterior, posterior, to_map, to_tokens
+from unmask.tokenizers.tokenizer import check_images
+
+
+class LatentConfig(ImageConfig, Protocol):
+    """What the sizes of a tokenizer of latents tell besides."""
+
+    @property
+    def channels(self) -> int:
+        """C, numbers a token."""
+
+    @property
+    def scale(self) -> float:
+        """Of latents to tokens."""
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a scale that cannot be taken back.
+
+    Raises:
+        InputError: naming it.
+    """
+    if not (scale > 0 and math.isfinite(scale)):
+        raise InputError(f"scale={scale} must be a positive number")
+
+
+class LatentReconstruction(NamedTuple):
+    """Images after one pass through a tokenizer in training."""
+
+    images: Tensor
+    """``(B, C, H, W)`` on the scale of [0, 1], not clamped."""
+    posterior: Posterior
+    """What the encoder tells."""
+
+    @property
+    def penalties(self) -> dict[str, Tensor]:
+        """What the bottleneck adds to the loss: the divergence in nats a number of the image."""
+        return {"kl": self.posterior.kl.sum() / self.images.numel()}
+
+
+class LatentTokenizer(ImageTokenizer):
+    """A ``ContinuousTokenizer`` made of two parts, which a family's class builds.
+
+    The encoder takes images in the native range to ``(B, moment_channels, h, w)``, the decoder
+    takes unscaled ``(B, C, h, w)`` latents back. Encode in float32, without autocast, to get the
+    latents that published models were trained on.
+    """
+
+    makes = "latents"
+    deterministic: ClassVar[bool] = False
+    """Whether the encoder tells the latents themselves, not a Gaussian."""
+    config: LatentConfig
+
+    def __init__(self, config: LatentConfig) -> None:
+        super().__init__(config)
+        self.channels = config.channels
+        self.scale = config.scale
+        self.moment_channels = config.channels * (1 if self.deterministic else 2)
+
+    def infer(self, images: Tensor) -> Tensor:
+        """:meth:`moments` with gradients and without checks."""
+        return self.look(images)
+
+    def forward(self, images: Tensor, noise: Tensor) -> LatentReconstruction:
+        """Encode, draw and decode with gradients; of an encoder that tells a Gaussian.
+
+        Args:
+            images: ``(B, C, H, W)`` in [0, 1].
+            noise: ``(B, C, h, w)`` standard normal.
+        """
+        told = posterior(self.infer(images))
+        return LatentReconstruction(self.render(told.sample(noise)), told)
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """``(B, 3 or 1, H, W)`` float32 in [0, 1] to ``(B, moment_channels, h, w)`` float32.
+
+        Mean and log variance, neither scaled nor clamped; or the unscaled latents.
+
+        Raises:
+            InputError: wrong channels, a side off the stride, or values outside [0, 1].
+        """
+        check_images(images, channels=self.image_channels, stride=self.stride)
+        return self.infer(images).float()
+
+    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Moments and ``(B, C, h, w)`` standard normal to ``(B, L, C)`` scaled latents.
+
+        ``scale * (mean + exp(logvar / 2) * noise)``, the log variance clamped to [-30, 20]; or
+        ``scale * moments`` of a deterministic encoder, whatever the noise.
+
+        Raises:
+            InputError: shapes that do not fit this tokenizer or each other.
+        """
+        if moments.ndim != 4 or moments.shape[1] != self.moment_channels:
+            raise InputError(
+                f"moments of shape {tuple(moments.shape)} are not (B, {self.moment_channels}, h, "
+                "w), what this tokenizer encodes to; use the tokenizer that made them"
+            )
+        latents = moments if self.deterministic else posterior(moments).sample(noise)
+        return to_tokens(latents * self.scale)
+
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, L, C)`` scaled latents, row-major.
+
+        Args:
+            images: float32.
+            noise: ``(B, C, h, w)`` standard normal; zeros give the mean.
+
+        Raises:
+            InputError: as of :meth:`moments` and :meth:`sample`.
+        """
+        return self.sample(self.moments(images), noise)
+
+    def render(self, latents: Tensor) -> Tensor:
+        """``(B, C, h, w)`` unscaled latents to images on the scale of [0, 1], not clamped."""
+        return self.paint(latents)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """``(B, L, C)`` scaled latents to ``(B, 3 or 1, H, W)`` float32, clamped to [0, 1].
+
+        Raises:
+            InputError: latents of other channels, or that do not fill the grid.
+        """
+        unscaled = to_map(latents, self.channels, grid) / self.scale
+        return self.render(unscaled).float().clamp(0, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """``(B, 3 or 1, H, W)`` in [0, 1] as they come back from the mean of their latents.
+
+        Raises:
+            InputError: as of :meth:`moments`.
+        """
+        moments = self.moments(images)
+        noise = torch.zeros_like(moments[:, : self.channels])
+        rows, columns = moments.shape[2:]
+        return self.decode(self.sample(moments, noise), (rows, columns))

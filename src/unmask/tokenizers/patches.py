@@ -1,0 +1,72 @@
+"""Patches of pixels as tokens: nothing to train and nothing to download."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from unmask.errors import InputError
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer
+
+NAME = re.compile(r"patches-(\d+)-(grey|rgb)")
+CHANNELS = {"grey": 1, "rgb": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patches:
+    """Shape of a :class:`PatchTokenizer`."""
+
+    patch: int
+    """Pixels a side."""
+    image_channels: int = 3
+    """1 for grey, 3 for colour."""
+
+    def __post_init__(self) -> None:
+        """Reject shapes that cannot be built."""
+        if self.patch < 1:
+            raise InputError(f"patch={self.patch} must be at least 1 pixel")
+        if self.image_channels not in (1, 3):
+            raise InputError(f"image_channels={self.image_channels}: wanted is 1 or 3")
+
+    @property
+    def channels(self) -> int:
+        """C, numbers a token."""
+        return self.image_channels * self.patch**2
+
+    @property
+    def scale(self) -> float:
+        """Of latents to tokens: none."""
+        return 1.0
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side of a token's patch."""
+        return self.patch
+
+    @property
+    def native_range(self) -> tuple[float, float]:
+        """Values of a token in place of 0 and 1."""
+        return (-1.0, 1.0)
+
+
+class PatchTokenizer(LatentTokenizer):
+    """A token is the pixels of its patch in [-1, 1]: channel slowest, then row, then column.
+
+    The order is that of MAR's patches of latents (mar: models/mar.py, ``patchify``).
+    """
+
+    family = "patches"
+    deterministic = True
+
+    def __init__(self, config: Patches) -> None:
+        super().__init__(config)
+        self.encoder = nn.PixelUnshuffle(config.patch)
+        self.decoder = nn.PixelShuffle(config.patch)
+
+
+def named_patches(name: str) -> Patches | None:
+    """What ``patches-<pixels>-grey`` or ``patches-<pixels>-rgb`` means; None for other names."""
+    found = NAME.fullmatch(name)
+    return Patches(patch=int(found[1]), image_channels=CHANNELS[found[2]]) if found else None
