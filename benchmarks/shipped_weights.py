@@ -22,7 +22,7 @@ Made from the 60,000 images of the full Fashion-MNIST training set (the package 
 them), on one CPU thread:
 
 ```text
-unmask tokenizer fashion-vq --data FASHION_MNIST --out runs/vq \\
+unmask tokenizer train fashion-vq --data FASHION_MNIST --out runs/vq \\
     --training.steps 3000 --training.seed 1
 unmask train fashion-maskgit --data FASHION_MNIST --tokenizer runs/vq --out runs/maskgit \\
     --training.steps 5000 --training.batch-size 64 --training.ema.decay 0.999

@@ -1,6 +1,6 @@
 """Put a finished tokenizer run and generator run into the package, as float16.
 
-    unmask tokenizer fashion-vq --data FASHION_MNIST --out runs/vq --training.steps 3000
+    unmask tokenizer train fashion-vq --data FASHION_MNIST --out runs/vq --training.steps 3000
     unmask train fashion-maskgit --data FASHION_MNIST --tokenizer runs/vq --out runs/maskgit ...
     python examples/ship_weights.py --tokenizer runs/vq --generator runs/maskgit
 

@@ -14,7 +14,7 @@ COMMANDS: dict[str, str] = {
     "demo": "train, sample and judge a small MaskGIT on embedded images; writes report.html",
     "sample": "generate images with a model folder, a run or a shipped model",
     "train": "train a masked image generator on your images",
-    "tokenizer": "train a small VQ tokenizer on your images",
+    "tokenizer": "train a small VQ tokenizer, or judge several side by side",
     "cache": "build, describe or verify a cache of encoded images",
     "eval": "judge a model or a folder of images against real ones",
     "convert": "turn a published checkpoint into a model folder",
@@ -41,7 +41,7 @@ usage: unmask COMMAND [ARGUMENTS]      unmask COMMAND --help shows a command's a
 {commands}
 
 From images to images:
-  unmask tokenizer fashion-vq --data IMAGES --out runs/tokenizer
+  unmask tokenizer train fashion-vq --data IMAGES --out runs/tokenizer
   unmask train fashion-maskgit --data IMAGES --tokenizer runs/tokenizer --out runs/maskgit
   unmask sample runs/maskgit --out samples
   unmask eval runs/maskgit --data IMAGES

@@ -12,6 +12,7 @@ from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.model import MaskedModel
+from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
 
@@ -24,8 +25,8 @@ class System(Protocol):
         """The network, in evaluation mode."""
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """Turns ids into images; an InputError where there is none."""
+    def tokenizer(self) -> Tokenizer | ContinuousTokenizer:
+        """Turns tokens into images; an InputError where there is none."""
 
     @property
     def plan(self) -> Plan:

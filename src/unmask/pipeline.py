@@ -18,11 +18,11 @@ from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
+from unmask.nn.sizes import token_space
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import from_dict, to_dict
-from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
 
 FORMAT = "unmask-model"
 TOKENIZER = "tokenizer"  # the folder of the tokenizer inside a model's
@@ -38,20 +38,21 @@ class Pipeline:
         class_names: by label, if known.
 
     Raises:
-        InputError: when the tokenizer has another number of codes than the network.
+        InputError: when the tokenizer has another number of codes or channels than the network.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         model: MaskedModel,
-        tokenizer: VQTokenizer | None,
+        tokenizer: AnyTokenizer | None,
         class_names: Sequence[str] = (),
     ) -> None:
-        if tokenizer is not None and tokenizer.codes != recipe.network.codes:
+        wanted, found = token_space(recipe.network), tokenizer and token_space(tokenizer)
+        if found not in (None, wanted):
             raise InputError(
-                f"the tokenizer has {tokenizer.codes} codes and the network "
-                f"{recipe.network.codes}; use the tokenizer that the network was trained with"
+                f"the tokenizer has {found[1]} {found[0]} and the network {wanted[1]} {wanted[0]}; "
+                "use the tokenizer that the network was trained with"
             )
         self.recipe = recipe
         self.model = model.eval()
@@ -60,7 +61,7 @@ class Pipeline:
         self.class_names = tuple(class_names)
 
     @property
-    def tokenizer(self) -> VQTokenizer:
+    def tokenizer(self) -> AnyTokenizer:
         """What turns ids into images.
 
         Raises:
@@ -103,7 +104,7 @@ class Pipeline:
         load_state(model, state)
         inside = folder / TOKENIZER
         wanted = config.get("has_tokenizer", True) and inside.exists()
-        tokenizer = load_tokenizer(inside) if wanted else None
+        tokenizer = load_any_tokenizer(inside) if wanted else None
         pipeline = cls(recipe, model.requires_grad_(False), tokenizer, config["class_names"])
         return pipeline.to(device)
 

@@ -48,7 +48,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = replace(TOY.training, steps=STEPS, save_every=2, preview_every=STEPS, log_every=1)
     network = replace(TOY.network, classes=2)
     write_yaml(replace(TOY, network=network, training=training), root / "toy.yaml")
-    assert run("tokenizer", root / "vq.yaml", "--data", root / "images", "--out", root / "vq") == 0
+    data = ["--data", root / "images"]
+    assert run("tokenizer", "train", root / "vq.yaml", *data, "--out", root / "vq") == 0
     assert run("train", *words_of(root, "run")) == 0
     return root
 
@@ -103,7 +104,7 @@ def test_a_tokenizer_is_trained_in_spite_of_a_damaged_image(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["--data", place / "images", "--out", tmp_path / "vq", "--training.steps", 5]
-    assert run("tokenizer", place / "vq.yaml", *words) == 0  # 5 batches of 8 of 37: a whole epoch
+    assert run("tokenizer", "train", place / "vq.yaml", *words) == 0  # 5 batches of 8 of 37: a whole epoch
     told = capsys.readouterr().out
     assert "1 of 37 images cannot be read and were replaced: train/left/000-cut.png" in told
 

@@ -1,10 +1,12 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
-from tiny_data import ListSource, PatchTokenizer
+from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, pixels
 
-from unmask.data.build_cache import CacheLayout, build_cache
-from unmask.data.cache import LatentCache
+from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
+from unmask.data.cache import Encoding, LatentCache
 from unmask.errors import InputError
 
 VALUES = [10 * i for i in range(10)]
@@ -41,30 +43,121 @@ def test_a_second_build_encodes_nothing(tmp_path):
     assert contents(tmp_path / "c") == before
 
 
-class StopAfter(PatchTokenizer):
-    """Dies when it has encoded a number of images."""
+def stop_after(tokenizer, limit):
+    """The tokenizer, dying when it has encoded a number of images."""
+    name = "moments" if hasattr(tokenizer, "moments") else "encode"
+    encode = getattr(tokenizer, name)
 
-    def __init__(self, limit):
-        super().__init__()
-        self.limit = limit
-
-    def encode(self, images):
-        if self.encoded >= self.limit:
+    def _encode(images):
+        if tokenizer.encoded >= limit:
             raise KeyboardInterrupt
-        return super().encode(images)
+        return encode(images)
+
+    setattr(tokenizer, name, _encode)
+    return tokenizer
 
 
-@pytest.mark.parametrize("limit", [0, 3, 8, 11, 17])
-def test_a_stopped_build_continues_to_the_same_bytes(tmp_path, limit):
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("limit", [0, 3, 8, 11, 16])
+def test_a_stopped_build_continues_to_the_same_bytes(tmp_path, limit, kind):
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "c", tokenizer=StopAfter(limit))
+        build(tmp_path / "c", tokenizer=stop_after(TOKENIZERS[kind](), limit))
     with pytest.raises(InputError, match="no finished latent cache"):
         LatentCache.open(tmp_path / "c")
-    report = build(tmp_path / "c")
+    report = build(tmp_path / "c", tokenizer=TOKENIZERS[kind]())
     assert report.complete
     assert report.kept == limit // 8  # both views of four images a shard
-    build(tmp_path / "whole")
+    build(tmp_path / "whole", tokenizer=TOKENIZERS[kind]())
     assert contents(tmp_path / "c") == contents(tmp_path / "whole")
+
+
+def test_leftovers_of_killed_processes_are_cleared_up(tmp_path):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    (tmp_path / "c" / "codes-00001.npy").unlink()
+    (tmp_path / "c" / "codes-00001.npy.4711.part").write_bytes(b"half")
+    (tmp_path / "c" / "cache.json.4712.part").write_bytes(b"")
+    assert build(tmp_path / "c").written == 1
+    assert contents(tmp_path / "c") == before
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", np.float32), ("float16", np.float16)])
+def test_files_of_moments_are_plain_arrays(tmp_path, precision, dtype):
+    layout = CacheLayout(image_size=8, shard_size=4, batch_size=3, precision=precision)
+    tokenizer = MomentTokenizer()
+    build(tmp_path / "c", tokenizer=tokenizer, layout=layout)
+    moments = np.load(tmp_path / "c" / "moments-00002.npy")
+    assert (moments.shape, moments.dtype) == ((2, 2, 6, 4, 4), dtype)
+    image = torch.from_numpy(pixels(90)).permute(2, 0, 1)[None] / 255
+    straight, mirrored = tokenizer.moments(image), tokenizer.moments(image.flip(-1))
+    assert np.array_equal(moments[1, 0], straight[0].numpy().astype(dtype))
+    assert np.array_equal(moments[1, 1], mirrored[0].numpy().astype(dtype))
+    assert not torch.equal(straight, mirrored)
+
+
+def test_the_mirror_image_is_encoded_not_the_moments_mirrored(tmp_path):
+    class Uneven(MomentTokenizer):
+        def moments(self, images):
+            return super().moments(images) + torch.arange(4.0)
+
+    build(tmp_path / "c", tokenizer=Uneven())
+    straight, mirrored = np.load(tmp_path / "c" / "moments-00000.npy")[1]
+    assert not np.allclose(straight[..., ::-1], mirrored)
+    assert np.allclose(straight[..., ::-1] - np.arange(4)[::-1], mirrored - np.arange(4))
+
+
+def test_both_views_are_one_batch_of_the_encoder(tmp_path):
+    sizes = []
+
+    class Counting(PatchTokenizer):
+        def encode(self, images):
+            sizes.append(len(images))
+            return super().encode(images)
+
+    build(tmp_path / "c", tokenizer=Counting())
+    assert sizes == [6, 2, 6, 2, 4]  # 4 + 4 + 2 images in shards, at most 3 at a time
+
+
+def test_images_are_read_while_those_before_are_encoded(tmp_path):
+    """Reading of row 5 must begin before row 0 is encoded: two batches ahead, across shards."""
+    begun = threading.Event()
+
+    class Source(ListSource):
+        def image(self, row):
+            if row == 5:
+                begun.set()
+            return super().image(row)
+
+    class Waiting(PatchTokenizer):
+        def encode(self, images):
+            assert begun.wait(20), "nothing was read ahead"
+            return super().encode(images)
+
+    build(tmp_path / "c", tokenizer=Waiting(), source=Source(VALUES, LABELS))
+
+
+def test_moments_beyond_float16_are_refused(tmp_path):
+    class Large(MomentTokenizer):
+        def moments(self, images):
+            return super().moments(images) * 1e4
+
+    layout = CacheLayout(image_size=8, precision="float16")
+    with pytest.raises(InputError, match=r"moments reach 3\.5e\+05, float16 .* use precision"):
+        build(tmp_path / "c", tokenizer=Large(), layout=layout)
+    nothing = CacheLayout(image_size=8)
+    Large.moments = lambda self, images: torch.full((len(images), 6, 4, 4), torch.nan)
+    with pytest.raises(InputError, match="moments reach nan"):
+        build(tmp_path / "d", tokenizer=Large(), layout=nothing)
+
+
+def test_shards_hold_64_mib_unless_told_otherwise():
+    source, layout = ListSource([1]), CacheLayout(image_size=8)
+    codes = Encoding(kind="codes", tokenizer="x", codes=1024)
+    moments = Encoding(kind="moments", tokenizer="x", channels=16, moment_channels=32)
+    assert plan_cache(codes, source, layout, grid=(16, 16)).shard_size == 65536
+    assert plan_cache(moments, source, layout, grid=(16, 16)).shard_size == 1024
+    half = CacheLayout(image_size=8, precision="float16", flip=False)
+    assert plan_cache(moments, source, half, grid=(16, 16)).shard_size == 4096
 
 
 @pytest.mark.parametrize(
@@ -104,6 +197,7 @@ def test_processes_together_build_what_one_builds(tmp_path):
         ({"layout": CacheLayout(image_size=16, shard_size=4)}, "image_size 8, not 16"),
         ({"layout": CacheLayout(image_size=8, shard_size=4, flip=False)}, "views 2, not 1"),
         ({"layout": CacheLayout(image_size=8)}, "shard_size 4, not 65536"),
+        ({"tokenizer": MomentTokenizer()}, "kind 'codes', not 'moments'"),
     ],
 )
 def test_a_cache_of_something_else_is_left_alone(tmp_path, changed, named):
@@ -130,7 +224,7 @@ def test_unreadable_images_are_left_out_and_named(tmp_path):
     assert report.rows == 5
     assert report.skipped == [(f"item{i}", "broken") for i in (1, 4, 5, 6, 7)]
     cache = LatentCache.open(tmp_path / "c")
-    assert cache.count == 5
+    assert len(cache) == 5
     assert cache.skipped == report.skipped
     rows = torch.arange(5)
     assert cache.codes(rows, torch.zeros_like(rows))[:, 0].tolist() == [
@@ -155,3 +249,5 @@ def test_too_many_codes(tmp_path):
 def test_layout_sizes():
     with pytest.raises(InputError, match="shard_size=0 must be at least 1"):
         CacheLayout(image_size=8, shard_size=0)
+    with pytest.raises(InputError, match="precision='bf16' must be"):
+        CacheLayout(image_size=8, precision="bf16")

@@ -1,23 +1,46 @@
 import json
 import pickle
+import random
+import shutil
 
 import pytest
 import torch
-from tiny_data import ListSource, PatchTokenizer
+from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer
 
 from unmask.data.build_cache import CacheLayout, build_cache
-from unmask.data.cache import LatentCache
+from unmask.data.cache import CacheIndex, LatentCache, read_record, verify
+from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
+from unmask.tokenizers.patches import Patches
+from unmask.tokenizers.patches import PatchTokenizer as PixelTokenizer
 
 VALUES = [7, 100, 3, 250, 61, 9, 18, 77]
+LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def make(folder, tokenizer, **layout):
+    source = ListSource(VALUES, LABELS)
+    layout = CacheLayout(**{"image_size": 8, "shard_size": 3, "batch_size": 2, **layout})
+    build_cache(tokenizer, source, out=folder, layout=layout, progress=False)
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    source = ListSource(VALUES, [0, 1, 2, 0, 1, 2, 0, 1])
-    layout = CacheLayout(image_size=8, shard_size=3, batch_size=2)
-    build_cache(PatchTokenizer(), source, out=tmp_path / "cache", layout=layout, progress=False)
-    return tmp_path / "cache"
+    return make(tmp_path / "cache", PatchTokenizer())
+
+
+@pytest.fixture(params=TOKENIZERS)
+def either(request, tmp_path):
+    """A cache of codes, then one of moments."""
+    return make(tmp_path / "cache", TOKENIZERS[request.param]())
+
+
+def flip_bit(file, place, bit):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << bit
+    file.write_bytes(content)
 
 
 def expected(row, view):
@@ -39,12 +62,13 @@ def test_codes_of_any_rows_in_any_order(folder):
 
 def test_what_it_says_of_itself(folder):
     cache = LatentCache.open(folder)
-    assert (len(cache), cache.count, cache.length, cache.grid, cache.views) == (8, 8, 16, (4, 4), 2)
-    assert cache.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert (len(cache), cache.length, cache.grid, cache.views) == (8, 16, (4, 4), 2)
+    assert (cache.kind, cache.channels) == ("codes", 0)
+    assert cache.labels.tolist() == LABELS
     assert cache.labels.dtype == torch.int64
     assert cache.class_names == ("0", "1", "2")
-    assert cache.image_size == 8
-    assert cache.index.plan.split_rule == "all of a list"
+    assert cache.plan.image_size == 8
+    assert cache.plan.split_rule == "all of a list"
     assert cache.skipped == []
 
 
@@ -76,14 +100,79 @@ def test_no_cache_and_unfinished_cache(folder, tmp_path):
         LatentCache.open(folder)
 
 
-def test_verify_finds_a_flipped_bit(folder):
-    cache = LatentCache.open(folder)
-    assert cache.verify() == []
-    for name, place in (("codes-00001.npy", -1), ("labels.npy", 130), ("codes-00002.npy", 3)):
-        content = bytearray((folder / name).read_bytes())
-        content[place] ^= 4
-        (folder / name).write_bytes(content)
-    assert cache.verify() == ["codes-00001.npy", "codes-00002.npy", "labels.npy"]
+def test_every_one_of_twenty_flipped_bits_is_found_and_named(either, tmp_path):
+    assert verify(either) == []
+    dice = random.Random(20)
+    files = sorted(either.glob("*.npy"))
+    for _ in range(20):
+        file = dice.choice(files)
+        place, bit = dice.randrange(file.stat().st_size), dice.randrange(8)
+        flip_bit(file, place, bit)
+        assert verify(either) == [file.name]
+        flip_bit(file, place, bit)
+    assert verify(either) == []
+
+
+def test_verify_names_all_that_is_damaged_or_missing(folder):
+    flip_bit(folder / "codes-00001.npy", -1, 2)
+    flip_bit(folder / "labels.npy", 130, 2)
+    (folder / "codes-00002.npy").unlink()
+    assert verify(folder) == ["codes-00001.npy", "codes-00002.npy", "labels.npy"]
+
+
+def test_no_bit_of_the_index_flips_unseen(folder):
+    file = folder / "cache.json"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        for bit in random.Random(place).sample(range(8), 3):
+            content = bytearray(whole)
+            content[place] ^= 1 << bit
+            file.write_bytes(content)
+            with pytest.raises(InputError, match="damaged or of another format"):
+                read_record(file, CacheIndex)
+
+
+def test_no_bit_of_a_header_ends_in_a_traceback(either):
+    """Whatever a flipped bit makes of the shape, the type or the order of the numbers."""
+    file = sorted(either.glob("*-00001.npy"))[0]
+    whole = file.read_bytes()
+    for place in range(128):
+        for bit in range(8):
+            content = bytearray(whole)
+            content[place] ^= 1 << bit
+            file.write_bytes(content)
+            try:
+                LatentCache.open(either)
+            except InputError as error:
+                assert file.name in str(error) and "\n" not in str(error)
+            assert verify(either) == [file.name]
+
+
+def test_a_damaged_shard_is_made_again_alone(either):
+    before = {file.name: file.read_bytes() for file in either.iterdir()}
+    (damaged,) = either.glob("*-00001.npy")
+    flip_bit(damaged, 200, 1)
+    for name in verify(either):
+        (either / name).unlink()
+    tokenizer = TOKENIZERS[damaged.name.partition("-")[0]]()
+    make(either, tokenizer)
+    assert tokenizer.encoded == 6
+    assert {file.name: file.read_bytes() for file in either.iterdir()} == before
+
+
+def test_the_rest_is_readable_without_a_damaged_shard(either):
+    every = LatentCache.open(either)
+    (either / f"{every.kind}-00001.npy").unlink()
+    rest = LatentCache.open(either, without=[f"{every.kind}-00001.npy"])
+    assert len(rest) == 5
+    assert rest.labels.tolist() == [LABELS[i] for i in (0, 1, 2, 6, 7)]
+    old, new = torch.tensor([7, 0, 2, 6]), torch.tensor([4, 0, 2, 3])
+    views = torch.tensor([0, 1, 1, 0])
+    read = {"codes": LatentCache.codes, "moments": LatentCache.moments}[every.kind]
+    assert torch.equal(read(rest, new, views), read(every, old, views))
+    assert torch.equal(read(pickle.loads(pickle.dumps(rest)), new, views), read(rest, new, views))
+    with pytest.raises(InputError, match=r"no shard 'labels\.npy' to leave out"):
+        LatentCache.open(either, without=["labels.npy"])
 
 
 def test_truncated_and_missing_files_are_refused_at_once(folder):
@@ -99,6 +188,9 @@ def test_truncated_and_missing_files_are_refused_at_once(folder):
     file.write_bytes(content)
     (folder / "labels.npy").unlink()
     with pytest.raises(InputError, match=r"labels\.npy is missing or damaged"):
+        LatentCache.open(folder)
+    shutil.copy(folder / "codes-00000.npy", folder / "labels.npy")
+    with pytest.raises(InputError, match=r"labels\.npy holds uint16 \(3, 2, 16\), not int64"):
         LatentCache.open(folder)
 
 
@@ -121,3 +213,70 @@ def test_unlabelled_cache(tmp_path):
     assert cache.class_names == ()
     assert cache.labels.tolist() == [-1]
     assert cache.codes(torch.tensor([0]), torch.tensor([0])).shape == (1, 16)
+
+
+def random_weights(tokenizer, *key):
+    generator = keyed_generator(0, *key)
+    for parameter in tokenizer.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return tokenizer.requires_grad_(False)
+
+
+def small_kl():
+    sizes = KLVAE(stem=8, widths=(8, 8), blocks=1, attention=(), channels=4, groups=4, scale=0.3)
+    return random_weights(KLVAETokenizer(sizes), "kl")
+
+
+def rows_views_noise(cache):
+    rows, views = torch.tensor([5, 0, 7, 5, 2]), torch.tensor([1, 0, 0, 0, 1])
+    shape = (len(rows), cache.length, cache.channels)
+    return rows, views, torch.randn(shape, generator=keyed_generator("noise"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("made_by", [small_kl, lambda: PixelTokenizer(Patches(patch=2))])
+def test_latents_are_those_of_the_tokenizer_to_the_bit(tmp_path, made_by, precision):
+    tokenizer = made_by()
+    make(tmp_path / "c", tokenizer, precision=precision)
+    cache = LatentCache.open(tmp_path / "c", tokenizer_identity=tokenizer.identity)
+    assert (cache.kind, cache.channels) == ("moments", tokenizer.channels)
+    rows, views, noise = rows_views_noise(cache)
+    moments = cache.moments(rows, views)
+    assert moments.shape == (5, tokenizer.moment_channels, 4, 4)
+    latents = cache.latents(rows, views, noise)
+    assert latents.is_contiguous() and latents.dtype == torch.float32
+    maps = noise.transpose(1, 2).unflatten(2, cache.grid)
+    assert torch.equal(latents, tokenizer.sample(moments, maps))
+    images = torch.stack([torch.full((3, 8, 8), 0.0) for _ in rows])
+    for image, row, view in zip(images, rows.tolist(), views.tolist(), strict=True):
+        image[0, :, :4] = image[1, :, :4] = VALUES[row] / 255
+        image[2] = 1 - VALUES[row] / 255
+        image[:] = image.flip(-1) if view else image
+    told = tokenizer.moments(images)
+    tolerance = {"float32": 1e-6, "float16": 1e-3}[precision]
+    assert torch.allclose(moments, told, rtol=tolerance, atol=tolerance)
+
+
+def test_variances_are_stored_as_they_are_and_clamped_when_drawn(tmp_path):
+    cache = LatentCache.open(make(tmp_path / "c", MomentTokenizer()))
+    rows, views, noise = rows_views_noise(cache)
+    mean, logvar = cache.moments(rows, views).chunk(2, 1)
+    assert logvar.min() < -30 and logvar.max() > 20
+    std = torch.exp(logvar.clamp(-30, 20) / 2).flatten(2).transpose(1, 2)
+    expected = 0.5 * (mean.flatten(2).transpose(1, 2) + std * noise)
+    assert torch.allclose(cache.latents(rows, views, noise), expected, rtol=1e-6)
+    assert torch.equal(cache.latents(rows, views, 0 * noise)[0, 0], 0.5 * mean[0, :, 0, 0])
+
+
+def test_the_wrong_kind_is_refused_in_one_line(tmp_path):
+    one = torch.zeros(1, dtype=torch.int64)
+    codes = LatentCache.open(make(tmp_path / "codes", PatchTokenizer()))
+    moments = LatentCache.open(make(tmp_path / "moments", MomentTokenizer()))
+    with pytest.raises(InputError, match="is a cache of codes, not of moments"):
+        codes.moments(one, one)
+    with pytest.raises(InputError, match="is a cache of codes, not of moments"):
+        codes.latents(one, one, torch.zeros(1, 16, 3))
+    with pytest.raises(InputError, match="is a cache of moments, not of codes"):
+        moments.codes(one, one)
+    with pytest.raises(InputError):
+        moments.latents(one, one, torch.zeros(1, 16, 4))

@@ -133,12 +133,12 @@ def evaluate(words: Sequence[str]) -> None:
 
 
 def show(report: TokenizerReport, console: Console) -> None:
-    """Print the table, at its full width where nobody looks at it, and the notes."""
-    titles, *lines = report.table()
-    table = Table(*titles)
+    """Print the scores, a column a tokenizer, and the notes."""
+    names, *lines = zip(*report.table(), strict=True)
+    table = Table(*names)
     for line in lines:
         table.add_row(*line)
-    console.print(table, soft_wrap=not console.is_terminal)
+    console.print(table)
     for note in report.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 

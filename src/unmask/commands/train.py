@@ -18,8 +18,7 @@ from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import load_tokenizer
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.train.generator import (
     check_fit,
     check_source,
@@ -54,7 +53,7 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse_with_recipe(Arguments, words, command="train", known=RECIPES, find=get)
-    tokenizer = load_tokenizer(arguments.recipe.tokenizer)
+    tokenizer = load_any_tokenizer(arguments.recipe.tokenizer)
     cache = _open_cache(arguments, tokenizer)
     check_fit(arguments.recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
@@ -73,7 +72,7 @@ def main(words: Sequence[str]) -> None:
     part()
 
 
-def _open_cache(arguments: Arguments, tokenizer: VQTokenizer) -> LatentCache:
+def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> LatentCache:
     if arguments.cache is not None:
         return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
     if arguments.data is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import tokenize
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.data.decoding import DAMAGE
 from unmask.errors import InputError
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
@@ -28,6 +30,7 @@ INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"
 UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
 HASH_BLOCK = 1 << 22  # bytes read at a time
+ARRAY_DAMAGE = (*DAMAGE, TypeError, tokenize.TokenError)  # what numpy raises on damaged headers
 Kind = Literal["codes", "moments"]
 Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
 
@@ -173,7 +176,7 @@ def _load(file: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     try:
         # A plain array over the map: the subclass np.memmap costs microseconds at every access.
         array = np.asarray(np.load(file, mmap_mode="r"))
-    except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
+    except ARRAY_DAMAGE as error:
         raise InputError(
             f"{file} is missing or damaged; delete it and build the cache again, which keeps the "
             "others"

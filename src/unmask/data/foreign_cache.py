@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +13,15 @@ import torch
 from torch import Tensor
 
 from unmask.data.build_cache import MOST_CODES, CacheLayout, encoding_of, plan_cache
-from unmask.data.cache import UNKNOWN, CachePlan, Encoding
+from unmask.data.cache import ARRAY_DAMAGE, UNKNOWN, CachePlan, Encoding
 from unmask.data.classes import names_for
-from unmask.data.decoding import DAMAGE, UnreadableImageError
+from unmask.data.decoding import UnreadableImageError
 from unmask.data.write_cache import CacheReport, write_cache
 from unmask.errors import InputError, did_you_mean
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer, fill_grid
 
-# What zip files and the arrays in them raise besides.
-NPZ_DAMAGE = (*DAMAGE, BadZipFile, KeyError, TypeError, RuntimeError, tokenize.TokenError)
+NPZ_DAMAGE = (*ARRAY_DAMAGE, BadZipFile, RuntimeError)  # what damaged zip files raise besides
 
 
 @dataclass(frozen=True, kw_only=True)

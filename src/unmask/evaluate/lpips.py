@@ -81,25 +81,16 @@ class LPIPS(nn.Module):
         Raises:
             InputError: for sides below 31 pixels.
         """
-        check_side(min(images.shape[2:]))
+        if min(images.shape[2:]) < LEAST_SIDE:
+            raise InputError(
+                f"LPIPS needs images of at least {LEAST_SIDE} pixels, these have "
+                f"{min(images.shape[2:])}; use a larger image size or leave LPIPS out"
+            )
         total = images.new_zeros(len(images))
         pairs = zip(self.directions(images), self.directions(target), self.linear, strict=True)
         for a, b, weight in pairs:
             total += (weight * (a - b).square()).sum(1).mean((1, 2))
         return total
-
-
-def check_side(pixels: int) -> None:
-    """Refuse images that AlexNet's poolings would leave nothing of.
-
-    Raises:
-        InputError: naming the limit.
-    """
-    if pixels < LEAST_SIDE:
-        raise InputError(
-            f"LPIPS needs images of at least {LEAST_SIDE} pixels, these have {pixels}; "
-            "use a larger image size or leave LPIPS out"
-        )
 
 
 def load_lpips(paths: Sequence[Path]) -> LPIPS:

@@ -20,7 +20,7 @@ def psnr(images: Tensor, target: Tensor) -> Tensor:
     Returns:
         ``(B,)`` float64, infinite for equal images.
     """
-    error = (images - target).double().square().mean((1, 2, 3))
+    error = _exact(images - target).square().mean((1, 2, 3))
     return -10 * torch.log10(error)
 
 
@@ -37,7 +37,7 @@ def ssim(images: Tensor, target: Tensor) -> Tensor:
     Returns:
         ``(B,)`` float64.
     """
-    x, y = images.double(), target.double()
+    x, y = _exact(images), _exact(target)
     mean_x, mean_y = _windowed(x), _windowed(y)
     sample = WINDOW**2 / (WINDOW**2 - 1)
     var_x = sample * (_windowed(x * x) - mean_x.square())
@@ -46,6 +46,14 @@ def ssim(images: Tensor, target: Tensor) -> Tensor:
     likeness = (2 * mean_x * mean_y + K1**2) * (2 * covariance + K2**2)
     scale = (mean_x.square() + mean_y.square() + K1**2) * (var_x + var_y + K2**2)
     return (likeness / scale).mean((1, 2, 3))
+
+
+def _exact(values: Tensor) -> Tensor:
+    """As float64, on the CPU if an accelerator has none."""
+    try:
+        return values.double()
+    except TypeError:
+        return values.cpu().double()
 
 
 def _windowed(values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from unmask.evaluate.features import FeatureExtractor
 from unmask.evaluate.frechet import frechet_between
 from unmask.evaluate.inception import Inception
 from unmask.evaluate.judgement import real_batches
-from unmask.evaluate.lpips import LPIPS, check_side
+from unmask.evaluate.lpips import LPIPS
 from unmask.evaluate.reconstruction import WINDOW, psnr, ssim
 from unmask.evaluate.statistics import RunningStatistics
 from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow
@@ -46,9 +46,8 @@ class Comparison:
     batch_size: int = 32
     """Images a batch."""
     latents: Literal["sample", "mean"] = "sample"
-    """What of an encoder's Gaussian is decoded: a draw, as generators see it, or the mean."""
-    seed: int = 0
-    """The draw of image k comes from seed + k."""
+    """What of an encoder's Gaussian is decoded: a draw (of image k by seed k), as generators see
+    it, or the mean."""
 
     def __post_init__(self) -> None:
         """Reject what has no statistics."""
@@ -71,16 +70,14 @@ class Meters:
 class _Trial:
     """One tokenizer at work: what it makes of the images, added up batch by batch."""
 
-    def __init__(
-        self, tokenizer: AnyTokenizer, meters: Meters, comparison: Comparison
-    ) -> None:
+    def __init__(self, tokenizer: AnyTokenizer, meters: Meters, comparison: Comparison) -> None:
         self.tokenizer, self.meters, self.comparison = tokenizer, meters, comparison
+        self.grid = tokenizer.grid(comparison.image_size)
         self.images = 0
-        self.sums: Counter[str] = Counter()
+        self.sums: defaultdict[str, float] = defaultdict(float)
         self.features = [
             (RunningStatistics(e.width), RunningStatistics(e.width)) for e in meters.extractors
         ]  # of reconstructions and of the images
-        self.kind = "codes" if isinstance(tokenizer, Tokenizer) else "channels"
         self.use: Tensor | RunningStatistics  # how often each code was met; moments of latents
         if isinstance(tokenizer, Tokenizer):
             self.use = torch.zeros(tokenizer.codes, dtype=torch.int64)
@@ -92,10 +89,11 @@ class _Trial:
     def add(self, pixels: Tensor) -> None:
         """Send ``(B, C, H, W)`` uint8 images through."""
         images = pixels.to(self.meters.device).float() / 255
-        grid = self.tokenizer.grid(images.shape[-1])
-        noise = self._noise(len(images), grid)
-        tokens, encoding = self._timed(partial(self.tokenizer.encode, images, *noise))
-        made, decoding = self._timed(partial(self.tokenizer.decode, tokens, grid))
+        encode = partial(self.tokenizer.encode, images, *self._noise(len(images)))
+        tokens, encoding = _timed(encode)
+        made, decoding = _timed(partial(self.tokenizer.decode, tokens, self.grid))
+        if not made.isfinite().all():
+            raise InputError("a tokenizer makes NaN of images; are its weights whole?")
         self.seconds.append((encoding / len(images), decoding / len(images)))
         if isinstance(self.use, Tensor):
             self.use += tokens.flatten().bincount(minlength=len(self.use)).cpu()
@@ -112,21 +110,13 @@ class _Trial:
         self.images += len(images)
         self.first = self.first or [pixels[:SHOWN], rounded[:SHOWN].cpu()]
 
-    def _noise(self, images: int, grid: tuple[int, int]) -> list[Tensor]:
-        """What the encoder takes besides images: for latents the noise of their draw."""
+    def _noise(self, count: int) -> list[Tensor]:
+        """What an encoder of latents takes besides images."""
         if isinstance(self.tokenizer, Tokenizer):
             return []
-        first = self.comparison.seed + self.images
-        draws = Draws(range(first, first + images), device=self.meters.device)
-        noise = draws.normal("posterior", 0, self.tokenizer.channels, *grid)
+        draws = Draws(range(self.images, self.images + count), device=self.meters.device)
+        noise = draws.normal("posterior", 0, self.tokenizer.channels, *self.grid)
         return [noise if self.comparison.latents == "sample" else torch.zeros_like(noise)]
-
-    def _timed(self, work: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        start = time.perf_counter()
-        made = work()
-        if made.device.type != "cpu":  # elsewhere it is only queued
-            torch.accelerator.synchronize(made.device)
-        return made, time.perf_counter() - start
 
     def scores(self) -> dict[str, float]:
         """By the titles of the report."""
@@ -144,6 +134,15 @@ class _Trial:
             found["most channel"] = variances.max().sqrt().item()
         encoding, decoding = (median(seconds) for seconds in zip(*self.seconds, strict=True))
         return found | {"encode/s": 1 / encoding, "decode/s": 1 / decoding}
+
+
+def _timed(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """What it makes, and the seconds that it takes."""
+    start = time.perf_counter()
+    made = work()
+    if made.device.type != "cpu":  # elsewhere it is only queued
+        torch.accelerator.synchronize(made.device)
+    return made, time.perf_counter() - start
 
 
 def perplexity(counts: Tensor) -> float:
@@ -186,7 +185,6 @@ def compare_tokenizers(
             fewer than two readable images.
     """
     comparison = comparison or Comparison()
-    _check_size(comparison.image_size, tokenizers, meters)
     skipped: set[str] = set()
     trials = {name: _Trial(t, meters, comparison) for name, t in tokenizers.items()}
     for trial in trials.values():
@@ -203,34 +201,24 @@ def compare_tokenizers(
             raise InputError(f"{source.name} holds {trial.images} readable images; give at least 2")
     rows = tuple(_row(name, trial) for name, trial in trials.items())
     coloured = max(trials.values(), key=lambda trial: trial.tokenizer.image_channels)
+    pictures = {"originals": coloured.first[0]}
+    for row in rows:
+        title = f"{row.name}: {row.tokens}, PSNR {row.cell('PSNR')}"
+        pictures[title] = trials[row.name].first[1]
     return TokenizerReport(
         rows=rows,
         notes=(*_notes(source, sorted(skipped), coloured), *map(_told, rows, trials.values())),
-        pictures={"originals": coloured.first[0]} | {n: t.first[1] for n, t in trials.items()},
+        pictures=pictures,
     )
 
 
-def _check_size(
-    size: int, tokenizers: Mapping[str, AnyTokenizer], meters: Meters
-) -> None:
-    if meters.lpips is not None:
-        check_side(size)
-    for name, tokenizer in tokenizers.items():
-        try:
-            tokenizer.grid(size)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-
-
 def _row(name: str, trial: _Trial) -> TokenizerRow:
-    tokenizer = trial.tokenizer
-    rows, columns = tokenizer.grid(trial.comparison.image_size)
-    width = getattr(tokenizer, trial.kind)
+    kind = "codes" if isinstance(trial.tokenizer, Tokenizer) else "channels"
     known = PUBLISHED.get(name) or PUBLISHED_LATENTS.get(name)
     return TokenizerRow(
         name=name,
-        identity=tokenizer.identity,
-        tokens=f"{rows}x{columns} of {width} {trial.kind}",
+        identity=trial.tokenizer.identity,
+        tokens="{}x{} of {} {}".format(*trial.grid, getattr(trial.tokenizer, kind), kind),
         scores=trial.scores(),
         published=known.results if known else (),
     )
@@ -240,17 +228,16 @@ def _told(row: TokenizerRow, trial: _Trial) -> str:
     """What a reader must know of one row."""
     low, high = trial.tokenizer.native_range
     seen = "grey" if trial.tokenizer.image_channels == 1 else "colour"
-    theirs = " and ".join({f"{r.setting} ({r.source})" for r in row.published})
-    brackets = f"; in brackets what is published, of {theirs}" if theirs else ""
+    theirs = dict.fromkeys(f"{result.setting} ({result.source})" for result in row.published)
+    brackets = f"; in brackets: published, {', '.join(theirs)}" if theirs else ""
     return f"{row.name}: {row.identity}; {seen}, seen as [{low:g}, {high:g}]{brackets}"
 
 
 def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[str]:
     """Choices that all rows share."""
-    comparison, meters = trial.comparison, trial.meters
-    side = comparison.image_size
-    yield f"{trial.images:,} images of {source.name}, {side}x{side} by ADM's centre crop"
-    yield f"held out by: {source.split_rule}; rows of grey and of colour do not compare"
+    side, meters = trial.comparison.image_size, trial.meters
+    yield f"{trial.images:,} images of {source.name} ({source.split_rule})"
+    yield f"{side}x{side} by ADM's centre crop; rows of grey and of colour images do not compare"
     if skipped:
         yield f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}"
     yield (
@@ -265,12 +252,9 @@ def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[s
         if trial.images < least:
             few = f"{trial.images:,} images are fewer than the {least:,} that the features need"
             yield f"{title} is biased upward: {few}; compare equal counts only"
-    drawn = f"drawn, of image k by seed {comparison.seed} + k"
+    drawn = "drawn, of image k by seed k" if trial.comparison.latents == "sample" else "the mean"
+    yield f"latents are {drawn}; latent std is that after scaling, which should make it about 1"
     yield (
-        f"latents: {drawn if comparison.latents == 'sample' else 'the mean'}; their std is that "
-        "after scaling, which should make it about 1"
-    )
-    yield (
-        f"encode/s, decode/s: images a second in float32, median over batches of "
-        f"{comparison.batch_size}, {meters.device}, {torch.get_num_threads()} threads"
+        "encode/s and decode/s: images a second in float32, median over batches of "
+        f"{trial.comparison.batch_size}, {meters.device}, {torch.get_num_threads()} threads"
     )

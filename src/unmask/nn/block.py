@@ -96,7 +96,6 @@ class PreNormBlock(Block):
         norm_eps: 1e-5 in maskgit-pytorch, 1e-6 in MAGE and MAR.
         dropout: of attention probabilities, both branches' results, in [0, 1).
         inner_dropout: after the activation, in [0, 1).
-        drop_path: of each branch for a whole image, in [0, 1); only in fine-tuning.
     """
 
     def __init__(
@@ -109,7 +108,6 @@ class PreNormBlock(Block):
         norm_eps: float = 1e-5,
         dropout: float = 0.0,
         inner_dropout: float = 0.0,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps=norm_eps)
@@ -120,7 +118,7 @@ class PreNormBlock(Block):
         self.feed_forward = FeedForward(
             width, feed_forward, inner_dropout=inner_dropout, dropout=dropout
         )
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(0.0)  # fine-tuning sets its rate
 
     def attended(self, x: Tensor) -> Tensor:
         """``(B, S, D)``, normalised."""

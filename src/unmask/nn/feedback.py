@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -192,8 +192,8 @@ class FeedbackAdapter(nn.Module):
             states: what :meth:`states` gave.
         """
         errors = [
-            F.mse_loss(level(after.detach())[0], before.detach())
-            for level, before, after in zip(self.levels, states, states[1:], strict=True)
+            F.mse_loss(cast(Level, level).down(after.detach()), before.detach())
+            for level, before, after in zip(self.levels, states[:-1], states[1:], strict=True)
         ]
         return torch.stack(errors).sum()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from typing import Protocol
+
 from unmask.errors import InputError
 
 
@@ -40,3 +42,25 @@ def check_sizes(**sizes: int) -> None:
             f"network.width={sizes['width']} does not divide by heads={sizes['heads']}; "
             "choose a multiple"
         )
+
+
+class Codes(Protocol):
+    """A network or a tokenizer of codes."""
+
+    @property
+    def codes(self) -> int:
+        """V."""
+
+
+class Latents(Protocol):
+    """A network or a tokenizer of latents."""
+
+    @property
+    def channels(self) -> int:
+        """C."""
+
+
+def token_space(of: Codes | Latents) -> tuple[str, int]:
+    """What a token of a network or tokenizer is: ("codes", V) or ("channels", C)."""
+    codes = getattr(of, "codes", None)
+    return ("channels", of.channels) if codes is None else ("codes", codes)  # type: ignore[union-attr]

@@ -55,10 +55,9 @@ class Encoder(nn.Module):
     Args:
         sizes: of the network.
         pool: how many vectors become one.
-        drop_path: rate of the last block; it grows linearly from 0 at the first.
     """
 
-    def __init__(self, sizes: EncoderSizes, *, pool: Pool = "mean", drop_path: float = 0.0) -> None:
+    def __init__(self, sizes: EncoderSizes, *, pool: Pool = "mean") -> None:
         super().__init__()
         self.sizes, self.pool = sizes, pool
         self.embed = MageEmbed(
@@ -71,11 +70,20 @@ class Encoder(nn.Module):
                 feed_forward=sizes.feed_forward,
                 qkv_bias=True,
                 norm_eps=NORM_EPS,
-                drop_path=rate,
             )
-            for rate in torch.linspace(0, drop_path, sizes.depth, device="cpu").tolist()
+            for _ in range(sizes.depth)
         )
         self.norm = nn.LayerNorm(sizes.width, eps=NORM_EPS)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Let both branches be left out at random: never in the first block, ``rate`` in the last.
+
+        Rates grow linearly between, see :class:`unmask.nn.block.DropPath`.
+        """
+        rates = torch.linspace(0, rate, len(self.blocks)).tolist()
+        for block, p in zip(self.blocks, rates, strict=True):
+            assert isinstance(block, PreNormBlock), "all blocks of the encoder are"
+            block.drop_path.p = p
 
     def forward(self, codes: Tensor) -> Tensor:
         """``(B, L)`` int64 codes to ``(B, D)`` features."""

@@ -1,4 +1,4 @@
-"""Training a masked image generator from cached codes."""
+"""Training a masked image generator from cached codes or moments."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.generation import generate
 from unmask.model import MaskedModel, initialize
+from unmask.nn.sizes import token_space
 from unmask.objectives.masked import MaskedObjective
 from unmask.pictures import sheet
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import MADE_FROM, to_dict
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.train.code_batches import CodeBatches
+from unmask.tokenizers.folder import AnyTokenizer
+from unmask.train.masked_batches import MaskedBatches
 from unmask.train.loop import TrainResult, train
 from unmask.train.overfit import Verdict, overfit_one_batch
 from unmask.train.processes import launched
@@ -31,7 +32,7 @@ from unmask.train.state import latest, read_checkpoint
 PREVIEW_IMAGES = 40
 
 
-def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer) -> None:
+def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer) -> None:
     """Refuse a network of other sizes than the data, naming the option to change.
 
     Raises:
@@ -40,7 +41,7 @@ def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer) -> Non
     check_sizes(recipe, tokenizer, length=cache.length, classes=len(cache.class_names))
 
 
-def check_source(recipe: Recipe, source: ImageSource, tokenizer: VQTokenizer) -> None:
+def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -> None:
     """The same of images that are yet to be encoded, and that they fill a batch.
 
     Raises:
@@ -51,7 +52,7 @@ def check_source(recipe: Recipe, source: ImageSource, tokenizer: VQTokenizer) ->
     check_batch_size(len(source), recipe.training.batch_size)
 
 
-def check_sizes(recipe: Recipe, tokenizer: VQTokenizer, *, length: int, classes: int) -> None:
+def check_sizes(recipe: Recipe, tokenizer: AnyTokenizer, *, length: int, classes: int) -> None:
     """Refuse a network of other sizes than its data.
 
     Args:
@@ -64,10 +65,11 @@ def check_sizes(recipe: Recipe, tokenizer: VQTokenizer, *, length: int, classes:
         InputError: naming the option to change.
     """
     network = recipe.network
-    if network.codes != tokenizer.codes:
+    (what, wanted), found = token_space(network), token_space(tokenizer)
+    if found != (what, wanted):
         raise InputError(
-            f"network.codes={network.codes} but the tokenizer has {tokenizer.codes} codes; "
-            f"give --network.codes {tokenizer.codes}"
+            f"network.{what}={wanted} but the tokenizer has {found[1]} {found[0]}; "
+            + (f"give --network.{what} {found[1]}" if found[0] == what else "use another tokenizer")
         )
     if network.length != length:
         raise InputError(
@@ -92,7 +94,7 @@ def build_model(recipe: Recipe) -> MaskedModel:
 def train_generator(
     recipe: Recipe,
     cache: LatentCache,
-    tokenizer: VQTokenizer,
+    tokenizer: AnyTokenizer,
     *,
     out: Path,
     num_workers: int = 0,
@@ -125,7 +127,7 @@ def train_generator(
 
 
 def overfit_generator(
-    recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer, *, out: Path
+    recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer, *, out: Path
 ) -> Verdict:
     """Learn one batch by heart, the first thing to try when a run does not work.
 
@@ -139,11 +141,11 @@ def overfit_generator(
 
 
 def _prepare(
-    recipe: Recipe, cache: LatentCache, tokenizer: VQTokenizer
-) -> tuple[MaskedModel, CodeBatches, dict[str, object]]:
+    recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer
+) -> tuple[MaskedModel, MaskedBatches, dict[str, object]]:
     check_fit(recipe, cache, tokenizer)
     state = launched()
-    batches = CodeBatches(
+    batches = MaskedBatches(
         cache,
         recipe.masking,
         training=recipe.training,
@@ -151,7 +153,7 @@ def _prepare(
         rank=state.process_index,
         world=state.num_processes,
     )
-    data = cache.index.plan.source_hash
+    data = cache.plan.source_hash
     made_from = {"tokenizer": tokenizer.identity, "data": data, "images": len(cache)}
     return build_model(recipe), batches, {**to_dict(recipe), MADE_FROM: made_from}
 
@@ -174,7 +176,9 @@ def _sample_sheet(pipeline: Pipeline) -> Preview:
     return draw
 
 
-def export(recipe: Recipe, out: Path, tokenizer: VQTokenizer, class_names: tuple[str, ...]) -> Path:
+def export(
+    recipe: Recipe, out: Path, tokenizer: AnyTokenizer, class_names: tuple[str, ...]
+) -> Path:
     """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
 
     Raises:

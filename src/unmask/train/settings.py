@@ -57,6 +57,9 @@ class Training:
     """Share of the target spread over all codes, in [0, 1)."""
     label_dropout: float = 0.0
     """Probability that a class label becomes the null class, in [0, 1)."""
+    noise_repeats: int = 1
+    """Diffusion steps learnt of each hidden token in one go (MAR's diffusion_batch_mul); of heads
+    that diffuse."""
     normalize: Literal["global", "micro"] = "global"
     """Mean over the masked tokens of the whole batch, or of each micro-batch (maskgit-pytorch)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
@@ -84,6 +87,7 @@ class Training:
             **positive,
             "accumulate": self.accumulate,
             "cycles": self.cycles,
+            "noise_repeats": self.noise_repeats,
         }.items():
             if value < 1:
                 raise InputError(f"training.{name}={value} must be at least 1")

@@ -31,7 +31,7 @@ from unmask.train.settings import Training
 OTHER_NORM = {"mean": "norm.", "class": "fc_norm."}  # the file holds both variants
 
 
-def classifier(case: Case, pool: Pool, drop_path: float = 0.0) -> TokenClassifier:
+def classifier(case: Case, pool: Pool) -> TokenClassifier:
     """The case's network with its weights, in evaluation mode."""
     config = case.config
     vit, _ = split_tokenizer(case.weights())
@@ -40,11 +40,9 @@ def classifier(case: Case, pool: Pool, drop_path: float = 0.0) -> TokenClassifie
     sizes = sizes_of(own, case.name, heads=config["num_heads"], grid=(config["grid"],) * 2)
     assert (sizes.codes, sizes.depth) == (config["codebook_size"], config["depth"])
     assert sizes.feed_forward == int(sizes.width * config["mlp_ratio"])
-    encoder = Encoder(sizes, pool=pool, drop_path=drop_path)
+    encoder = Encoder(sizes, pool=pool)
     assert encoder.norm.eps == config["norm_eps"]
-    model = TokenClassifier(
-        encoder, build_head(sizes.width, config["num_classes"], normed=False)
-    )
+    model = TokenClassifier(encoder, build_head(sizes.width, config["num_classes"], normed=False))
     load_state(model, own, case.name)
     return model.eval()
 
@@ -137,8 +135,9 @@ class Replay(nn.Module):
 def finetune_forward(case: Case) -> dict[str, Tensor]:
     config = case.config
     pool: Pool = "mean" if config["global_pool"] else "class"
-    model = classifier(case, pool, config["drop_path_rate"]).train()
+    model = classifier(case, pool).train()
     encoder, rates = model.encoder, config["drop_path_per_block"]
+    encoder.set_drop_path(config["drop_path_rate"])
     assert encoder.embed.dropout.p == config["embedding_dropout"]
     encoder.embed.dropout = Replay(
         [case.input("keep:token_emb.dropout")], config["embedding_dropout"]
@@ -177,9 +176,7 @@ def mixup(case: Case) -> dict[str, Tensor]:
         "cutmix": MixPlan(torch.ones(1), torch.tensor([realised["cutmix"]["bbox"]])),
     }
     outputs: dict[str, Tensor] = {}
-    hard = soft_targets(
-        case.input("labels"), config["num_classes"], smoothing=config["smoothing"]
-    )
+    hard = soft_targets(case.input("labels"), config["num_classes"], smoothing=config["smoothing"])
     for name, plan in plans.items():
         images, share = mix(case.input("images"), plan)
         assert abs(float(share) - realised[name]["lam"]) < 1e-6

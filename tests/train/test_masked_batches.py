@@ -8,7 +8,7 @@ import torch
 from unmask.errors import InputError
 from unmask.masking import TrainMasking
 from unmask.objectives.masked import LocatedBatch
-from unmask.train.code_batches import CodeBatches
+from unmask.train.masked_batches import MaskedBatches
 from unmask.train.settings import Training
 
 CLASSES, LENGTH, IMAGES = 10, 16, 40
@@ -18,6 +18,7 @@ class Codes:
     """Forty images whose codes name the image and the view."""
 
     labels = torch.arange(IMAGES) % CLASSES
+    kind, channels, length = "codes", 0, LENGTH
 
     def __init__(self, views: int = 2) -> None:
         self.views = views
@@ -29,12 +30,21 @@ class Codes:
         return (rows * 1000 + views * 100)[:, None] + torch.arange(LENGTH)
 
 
+class Moments(Codes):
+    """Forty images whose latents are the noise they were drawn with, plus a thousand an image."""
+
+    kind, channels = "moments", 3
+
+    def latents(self, rows: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return (rows * 1000 + views * 100)[:, None, None] + noise.double()
+
+
 def batches(*, shared: bool = False, cache: Codes | None = None, classes: int = CLASSES, **options):
     """Batches of eight."""
     place = {k: options.pop(k) for k in ("rank", "world") if k in options}
     training = Training(**{"steps": 100, "batch_size": 8, "seed": 3, **options})
     masking = TrainMasking(shared=shared, rounding="up")
-    return CodeBatches(cache or Codes(), masking, training=training, classes=classes, **place)
+    return MaskedBatches(cache or Codes(), masking, training=training, classes=classes, **place)
 
 
 def joined(parts: list[LocatedBatch]) -> dict[str, torch.Tensor]:
@@ -127,3 +137,28 @@ def test_batches_that_cannot_be_cut_are_refused() -> None:
         batches(accumulate=3, batch_size=9, world=2)
     with pytest.raises(InputError, match="41"):
         batches(batch_size=41)
+
+
+def test_latents_and_what_the_head_learns_from_are_the_same_for_any_number_of_processes() -> None:
+    options = {"cache": Moments(), "accumulate": 2, "noise_repeats": 3}
+    alone = batches(**options)[7]
+    ranks = [batches(**options, rank=r, world=2)[7] for r in (0, 1)]
+    for part in (0, 1):
+        together = [ranks[0][part], ranks[1][part]]
+        tokens = torch.cat([p.batch.tokens for p in together])
+        assert torch.equal(tokens, alone[part].batch.tokens)
+        for name in ("times", "noise"):
+            joint = torch.cat([getattr(p, name) for p in together], dim=1)
+            assert torch.equal(joint, getattr(alone[part], name))
+
+
+def test_every_hidden_token_has_its_own_times_and_noise_and_every_visit_another_sample() -> None:
+    (one,), (other,) = (batches(cache=Moments(), noise_repeats=4)[k] for k in (0, 5))
+    hidden = int(one.batch.masked.sum())
+    assert one.times.shape == (4, hidden)
+    assert one.noise.shape == (4, hidden, 3)
+    assert one.noise.unique().numel() == one.noise.numel()
+    assert 0 <= int(one.times.min()) <= int(one.times.max()) < 1000
+    drawn = [torch.remainder(p.batch.tokens + 50, 100) for p in (one, other)]
+    assert drawn[0].unique().numel() == drawn[0].numel(), "no two numbers share their noise"
+    assert not torch.isin(drawn[0], drawn[1]).any(), "an image is sampled anew each time"

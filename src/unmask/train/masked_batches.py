@@ -1,4 +1,4 @@
-"""Training batches of cached codes, each a pure function of (seed, step).
+"""Training batches of cached codes or latents, each a pure function of (seed, step).
 
 Rows, views, masks and dropped labels are drawn for the whole global batch and then cut, so any
 number of processes sees the same examples.
@@ -15,18 +15,29 @@ from torch.utils.data import Dataset
 from unmask.data.batches import check_batch_size, epoch_rows, share_rows
 from unmask.draws import keyed_generator
 from unmask.masking import AnyMasking, Masks
+from unmask.nn.gaussian import STEPS as DIFFUSION_STEPS
 from unmask.objectives.masked import LocatedBatch, locate
 from unmask.train.settings import Training
 from unmask.types import MaskedBatch
 
 
-class CodeCache(Protocol):
-    """What is read of a latent cache of codes."""
+class TokenCache(Protocol):
+    """What is read of a latent cache."""
 
     labels: Tensor
     """``(N,)`` int64."""
     views: int
     """1, or 2 with the mirrored image."""
+    length: int
+    """L."""
+
+    @property
+    def kind(self) -> str:
+        """ "codes" or "moments"."""
+
+    @property
+    def channels(self) -> int:
+        """C of latents."""
 
     def __len__(self) -> int:
         """N, images."""
@@ -36,8 +47,12 @@ class CodeCache(Protocol):
         """``(n, L)`` int64 codes of some images in the given views."""
         ...
 
+    def latents(self, rows: Tensor, views: Tensor, noise: Tensor) -> Tensor:
+        """``(n, L, C)`` latents of some images, drawn with noise of that shape."""
+        ...
 
-class CodeBatches(Dataset):
+
+class MaskedBatches(Dataset):
     """Masked training batches, by step.
 
     With ``normalize="global"`` one draw masks the whole batch and its masked tokens count equally.
@@ -45,7 +60,7 @@ class CodeBatches(Dataset):
     shared) and counts equally as a whole, as in maskgit-pytorch; a part spans all processes.
 
     Args:
-        cache: codes and labels.
+        cache: codes or moments, and labels.
         masking: which tokens are hidden.
         training: batch size, micro-batches, normalisation, label dropout, seed.
         classes: 0 for an unconditional model; the null class is ``classes``.
@@ -60,7 +75,7 @@ class CodeBatches(Dataset):
 
     def __init__(
         self,
-        cache: CodeCache,
+        cache: TokenCache,
         masking: AnyMasking,
         *,
         training: Training,
@@ -86,20 +101,45 @@ class CodeBatches(Dataset):
         rows = epoch_rows(len(self.cache), size, seed=seed, step=step)  # (B,)
         views = torch.randint(self.cache.views, (size,), generator=self._stream("view", step))
         labels = self._labels(rows, step)
-        codes = [self.cache.codes(rows[cut], views[cut]) for cut in self.own]  # each (b, L)
-        masks, weights = self._masks(codes[0].shape[1], step)
+        masks, weights = self._masks(self.cache.length, step)
         return [
-            locate(
+            self._locate(
                 MaskedBatch(
-                    tokens=tokens,
+                    tokens=self._tokens(rows, views, cut, step),
                     masked=masks.masked[cut],
                     class_labels=None if labels is None else labels[cut],
                     weight=weights[cut],
                     kept=None if masks.kept is None else masks.kept[cut],
-                )
+                ),
+                cut,
+                step,
             )
-            for tokens, cut in zip(codes, self.own, strict=True)
+            for cut in self.own
         ]
+
+    def _tokens(self, rows: Tensor, views: Tensor, cut: slice, step: int) -> Tensor:
+        if self.cache.kind == "codes":
+            return self.cache.codes(rows[cut], views[cut])
+        shape = (self.cache.length, self.cache.channels)
+        noise = [
+            torch.randn(shape, generator=stream) for stream in self._each("posterior", step, cut)
+        ]
+        return self.cache.latents(rows[cut], views[cut], torch.stack(noise))
+
+    def _locate(self, batch: MaskedBatch, cut: slice, step: int) -> LocatedBatch:
+        """With what a head that diffuses learns from: drawn an image, over its hidden tokens."""
+        if self.cache.kind == "codes":
+            return locate(batch)
+        repeats, times, noise = self.training.noise_repeats, [], []
+        for masked, stream in zip(batch.masked, self._each("diffusion", step, cut), strict=True):
+            shape = (repeats, int(masked.sum()))
+            times.append(torch.randint(DIFFUSION_STEPS, shape, generator=stream))
+            noise.append(torch.randn(*shape, self.cache.channels, generator=stream))
+        return locate(batch, times=torch.cat(times, 1), noise=torch.cat(noise, 1))
+
+    def _each(self, purpose: str, step: int, cut: slice) -> list[torch.Generator]:
+        """One stream for each image of a part of the batch, whoever draws it."""
+        return [self._stream(purpose, step, place) for place in range(cut.start, cut.stop)]
 
     def _stream(self, purpose: str, *key: int) -> torch.Generator:
         return keyed_generator(self.training.seed, purpose, *key)
