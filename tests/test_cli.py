@@ -153,7 +153,7 @@ MISTAKES = {
     "train toy.yaml --out new --data images --image-size 18": "18 does not divide",
     "train toy.yaml --out new --data images --training.batch-size 500": "batch_size=500 does not",
     "train toy.yaml --out new --data images/left": "give --network.classes 0",
-    "tokenizer train fashion --out new --data images": "unknown tokenizer recipe 'fashion'; did you",
+    "tokenizer train fashion --out new --data images": "unknown tokenizer recipe 'fashion'; did",
     "tokenizer train fashion-vq --out new --data absent": "absent does not exist",
     "tokenizer train fashion-vq --out new --data images": "image",
     "tokenizer fashion-vq --out new --data images": "wants train or eval first, not 'fashion-vq'",

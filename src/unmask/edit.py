@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from unmask.decode import Plan
+from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.generation import Images, System, generate
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer
+from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas
 
 
@@ -90,8 +93,7 @@ def inpaint(
     _check_hole(hole, images)
     hole = hole.expand(len(images), *hole.shape[-2:])
     device = next(system.model.parameters()).device
-    with torch.inference_mode():
-        known = system.tokenizer.encode(images.to(device))  # (B, L)
+    known = _encode(system.tokenizer, images.to(device), seeds)  # (B, L[, C])
     masked = masked_tokens(hole.to(device), system.tokenizer.stride, ring=ring)
     canvas = Canvas(known, masked)
     made = next(
@@ -102,6 +104,19 @@ def inpaint(
     weight = soft_edge(hole, blend_radius).to(device)
     pixels = images.to(device) * (1 - weight) + made.pixels * weight
     return made._replace(pixels=pixels)
+
+
+@torch.inference_mode()
+def _encode(
+    tokenizer: Tokenizer | LatentTokenizer, images: Tensor, seeds: Sequence[int]
+) -> Tensor:
+    """Tokens of the given images; latents are drawn from each image's own seed."""
+    if not isinstance(tokenizer, LatentTokenizer):
+        return tokenizer.encode(images)
+    moments = tokenizer.moments(images)
+    shape = (tokenizer.channels, *moments.shape[2:])
+    noise = Draws(seeds, device=images.device).normal("posterior", 0, *shape)
+    return tokenizer.sample(moments, noise)
 
 
 def _check_images(system: System, images: Tensor, seeds: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.model import MaskedModel
-from unmask.tokenizers.latents import ContinuousTokenizer
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
 
@@ -25,7 +25,7 @@ class System(Protocol):
         """The network, in evaluation mode."""
 
     @property
-    def tokenizer(self) -> Tokenizer | ContinuousTokenizer:
+    def tokenizer(self) -> Tokenizer | LatentTokenizer:
         """Turns tokens into images; an InputError where there is none."""
 
     @property

@@ -18,6 +18,8 @@ from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
+from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.diffusion import DiffusionDraw
 from unmask.nn.sizes import token_space
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
@@ -247,17 +249,31 @@ def adjusted(
     if guidance_scale is not None:
         plan = replace(plan, guidance=replace(plan.guidance, scale=guidance_scale))
     if temperature is not None:
-        if not isinstance(plan.order, Confidence):
+        plan = _at_temperature(plan, temperature)
+    if top_k is not None or softmax_temperature is not None:
+        if not isinstance(plan.draw, CategoricalDraw):
             raise InputError(
-                f"temperature={temperature} has no effect on {type(plan.order).__name__}; "
-                "leave it out or use the confidence order"
+                "top_k and softmax_temperature are of codes, and this plan draws latents; leave "
+                "them out"
             )
-        plan = replace(plan, order=replace(plan.order, temperature=temperature))
-    if top_k is not None:
-        plan = replace(plan, draw=replace(plan.draw, top_k=top_k))
-    if softmax_temperature is not None:
-        plan = replace(plan, draw=replace(plan.draw, temperature=softmax_temperature))
+        draw = plan.draw
+        draw = draw if top_k is None else replace(draw, top_k=top_k)
+        if softmax_temperature is not None:
+            draw = replace(draw, temperature=softmax_temperature)
+        plan = replace(plan, draw=draw)
     return plan
+
+
+def _at_temperature(plan: Plan, temperature: float) -> Plan:
+    """The temperature that people mean: of the confidence order, or of a diffusion head's noise."""
+    if isinstance(plan.order, Confidence):
+        return replace(plan, order=replace(plan.order, temperature=temperature))
+    if isinstance(plan.draw, DiffusionDraw):
+        return replace(plan, draw=replace(plan.draw, temperature=temperature))
+    raise InputError(
+        f"temperature={temperature} has no effect on {type(plan.order).__name__}; "
+        "leave it out or use the confidence order"
+    )
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:

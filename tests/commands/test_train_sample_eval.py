@@ -104,7 +104,9 @@ def test_a_tokenizer_is_trained_in_spite_of_a_damaged_image(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["--data", place / "images", "--out", tmp_path / "vq", "--training.steps", 5]
-    assert run("tokenizer", "train", place / "vq.yaml", *words) == 0  # 5 batches of 8 of 37: a whole epoch
+    assert (
+        run("tokenizer", "train", place / "vq.yaml", *words) == 0
+    )  # 5 batches of 8 of 37: a whole epoch
     told = capsys.readouterr().out
     assert "1 of 37 images cannot be read and were replaced: train/left/000-cut.png" in told
 

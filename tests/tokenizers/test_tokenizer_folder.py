@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,32 +12,41 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy_tokenizers import make
 
+from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import (
     FAMILIES,
+    AnyTokenizer,
+    load_any_tokenizer,
     load_latent_tokenizer,
     load_tokenizer,
     save_tokenizer,
 )
 from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
+from unmask.tokenizers.patches import Patches, PatchTokenizer
 from unmask.tokenizers.published import load_published
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 
-def toys(fixtures: Path, folder: Path) -> dict[str, VQTokenizer]:
-    """One of each family."""
-    small = ConvVQTokenizer(ConvVQ(widths=(8, 8), blocks=(0, 0), codes=8, code_dim=4))
+def toys(fixtures: Path, folder: Path) -> dict[str, AnyTokenizer]:
+    """One of each family, but for DC-AE, which wants a package (test_dc_ae.py has it)."""
+    small: tuple[AnyTokenizer, ...] = (
+        ConvVQTokenizer(ConvVQ(widths=(8, 8), blocks=(0, 0), codes=8, code_dim=4)),
+        ConvKLTokenizer(ConvKL(widths=(8, 8), blocks=(0, 0), channels=3, scale=0.7)),
+        KLVAETokenizer(KLVAE(stem=4, widths=(4, 8), attention=(), channels=2, groups=4)),
+        PatchTokenizer(Patches(patch=2)),
+    )
     paths = [make(fixtures, folder, name).path for name in ("titok", "llamagen")]
-    return {made.family: made for made in (small, *map(load_published, paths))}
+    return {made.family: made for made in (*small, *map(load_published, paths))}
 
 
 def test_every_family_comes_back_the_same(fixtures: Path, tmp_path: Path) -> None:
     made = toys(fixtures, tmp_path)
-    assert made.keys() == FAMILIES.keys()
+    assert made.keys() == FAMILIES.keys() - {"dc_ae"}
     for family, tokenizer in made.items():
         save_tokenizer(tokenizer, tmp_path / family)
-        again = load_tokenizer(tmp_path / family)
+        again = load_any_tokenizer(tmp_path / family)
         assert type(again) is type(tokenizer)
         assert again.config == tokenizer.config
         assert again.identity == tokenizer.identity
@@ -90,11 +101,14 @@ def test_latents_come_back_the_same_and_are_not_taken_for_codes(
     save_tokenizer(made, tmp_path / "kl")
     again = load_latent_tokenizer(tmp_path / "kl")
     assert (again.config, again.identity, again.training) == (made.config, made.identity, False)
-    with pytest.raises(InputError, match="kl makes latents, which do not fit here; published: mas"):
+    with pytest.raises(
+        InputError, match="kl makes latents, wanted is a tokenizer of codes; published: mas"
+    ):
         load_tokenizer(tmp_path / "kl")
     save_tokenizer(load_published(make(fixtures, tmp_path, "titok").path), tmp_path / "vq")
     with pytest.raises(
-        InputError, match=r"vq makes codes, which do not fit here; published: kl16$"
+        InputError,
+        match=r"vq makes codes, wanted is a tokenizer of latents; published: kl16, dc-ae",
     ):
         load_latent_tokenizer(tmp_path / "vq")
     monkeypatch.chdir(tmp_path / "vq")
@@ -104,5 +118,49 @@ def test_latents_come_back_the_same_and_are_not_taken_for_codes(
         load_latent_tokenizer("mage-vqgan")
     with pytest.raises(InputError, match=r"^kl16 is not here: download https://www\.dropbox"):
         load_latent_tokenizer("kl16")
-    with pytest.raises(InputError, match=r"nothing is saved at 'kl'.*; published: kl16$"):
+    with pytest.raises(InputError, match=r"nothing is saved at 'kl'.*; published: .*kl16, dc-ae"):
         load_latent_tokenizer("kl")
+
+
+class Bomb:
+    """Pickles as the wish to make a folder."""
+
+    def __init__(self, at: Path) -> None:
+        self.at = at
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.at),)
+
+
+@pytest.mark.parametrize("load", [load_any_tokenizer, load_tokenizer, load_latent_tokenizer])
+@pytest.mark.parametrize("name", ["a.ckpt", "a.bin", "a.pt"])
+def test_a_pickle_that_runs_code_is_refused(
+    name: str, load: Callable[[Path], AnyTokenizer], tmp_path: Path
+) -> None:
+    torch.save(
+        {"state_dict": {"quant_conv.weight": torch.ones(1), "x": Bomb(tmp_path / "ran")}},
+        tmp_path / name,
+    )
+    with pytest.raises(InputError, match=f"{name} cannot be read as plain weights"):
+        load(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_loaded_weights_have_channels_last_and_the_same_outcome(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    for tokenizer in toys(fixtures, tmp_path).values():
+        save_tokenizer(tokenizer, tmp_path / tokenizer.family)
+        fast = load_any_tokenizer(tmp_path / tokenizer.family)
+        assert all(
+            p.is_contiguous(memory_format=torch.channels_last)
+            for p in fast.parameters()
+            if p.ndim == 4
+        )
+        seen: list[torch.Tensor] = []
+        fast.encoder.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.extend(inputs))
+        images = torch.rand(2, fast.image_channels, 16, 16, generator=keyed_generator("pictures"))
+        made = fast.reconstruct(images)
+        assert seen[0].is_contiguous(memory_format=torch.channels_last)
+        plain = tokenizer.eval().to(memory_format=torch.contiguous_format)
+        torch.testing.assert_close(made, plain.reconstruct(images), rtol=1e-5, atol=1e-6)

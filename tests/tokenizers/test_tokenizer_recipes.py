@@ -8,12 +8,14 @@ import torch
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.objective import TokenizerObjective
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
-SHAPES = {  # name: channels, size, grid, codes, parameters
+SHAPES = {  # name: channels, size, grid, codes or numbers a token, parameters
     "fashion-vq": (1, 28, (7, 7), 256, 220_073),
+    "fashion-kl": (1, 28, (7, 7), 8, 218_545),
     "small-vq-64": (3, 64, (8, 8), 1024, 2_627_539),
+    "small-kl-64": (3, 64, (8, 8), 16, 2_613_219),
     "small-vq-128": (3, 128, (16, 16), 1024, 8_143_251),
 }
 
@@ -27,22 +29,30 @@ def test_the_table_is_complete() -> None:
 def test_shape(name: str) -> None:
     recipe = TOKENIZER_RECIPES[name]
     with torch.device("meta"):
-        tokenizer = ConvVQTokenizer(recipe.network)
+        tokenizer = recipe.build()
     parameters = sum(p.numel() for p in tokenizer.parameters())
-    shape = (recipe.channels, recipe.image_size, recipe.grid, tokenizer.codes, parameters)
+    tells = tokenizer.codes if isinstance(tokenizer, VQTokenizer) else tokenizer.channels
+    shape = (recipe.channels, recipe.image_size, recipe.grid, tells, parameters)
     assert shape == SHAPES[name]
     images = torch.empty(2, recipe.channels, recipe.image_size, recipe.image_size, device="meta")
     tokenizer.to("meta")
-    assert tokenizer.encode(images).shape == (2, recipe.grid[0] * recipe.grid[1])
+    length = recipe.grid[0] * recipe.grid[1]
+    if isinstance(tokenizer, VQTokenizer):
+        assert tokenizer.encode(images).shape == (2, length)
+    else:
+        assert tokenizer.moments(images).shape == (2, 2 * tells, *recipe.grid)
 
 
-@pytest.mark.parametrize("name", ["fashion-vq", "small-vq-64"])
+@pytest.mark.parametrize("name", ["fashion-vq", "fashion-kl", "small-vq-64", "small-kl-64"])
 def test_takes_a_training_step(name: str) -> None:
     recipe = TOKENIZER_RECIPES[name]
-    objective = TokenizerObjective(ConvVQTokenizer(recipe.network), recipe.loss, batch_size=2)
+    tokenizer = recipe.build()
+    objective = TokenizerObjective(tokenizer, recipe.loss, batch_size=2)
     shape = (2, recipe.channels, recipe.image_size, recipe.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=keyed_generator(name))
-    objective((images, None))["loss"].backward()
+    noise = () if isinstance(tokenizer, VQTokenizer) else (tokenizer.channels, *recipe.grid)
+    more = [torch.randn(2, *noise, generator=keyed_generator("noise"))] if noise else []
+    objective((images, None, *more))["loss"].backward()
     trained = [p for p in objective.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     objective.after_step(0, keyed_generator(0))

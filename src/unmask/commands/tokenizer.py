@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -135,9 +136,9 @@ def evaluate(words: Sequence[str]) -> None:
 def show(report: TokenizerReport, console: Console) -> None:
     """Print the scores, a column a tokenizer, and the notes."""
     names, *lines = zip(*report.table(), strict=True)
-    table = Table(*names)
+    table = Table(*map(escape, names))
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     console.print(table)
     for note in report.notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)

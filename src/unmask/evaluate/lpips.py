@@ -113,9 +113,7 @@ def load_lpips(paths: Sequence[Path]) -> LPIPS:
     origin = " and ".join(map(str, paths))
     for part, url in DOWNLOADS.items():
         if not any(name.startswith(part) for name in state):
-            raise InputError(
-                f"{origin}: a part of LPIPS is missing; download {url} and name it too"
-            )
+            raise InputError(f"{origin}: a part is missing; download {url} and name it too")
     network = LPIPS()
     load_state(network, state, origin)
     digests = ", ".join(sha256(path.read_bytes()).hexdigest()[:12] for path in paths)

@@ -92,7 +92,11 @@ def side_by_side(pictures: Mapping[str, Tensor]) -> Image.Image:
     """
     count, _, _, width = next(iter(pictures.values())).shape
     zoom = max(1, math.ceil(LEAST_WIDTH / (count * width)))
-    rows = {t: sheet(p.expand(-1, 3, -1, -1), count, zoom=zoom) for t, p in pictures.items()}
+    rows = {
+        title.encode("latin-1", "replace").decode("latin-1"):  # all that every default font has
+        sheet(images.expand(-1, 3, -1, -1), count, zoom=zoom)
+        for title, images in pictures.items()
+    }
     font = ImageFont.load_default()
     widths = [*(row.width for row in rows.values()), *(font.getlength(t) + LABEL for t in rows)]
     height = sum(row.height + LABEL for row in rows.values())

@@ -60,10 +60,15 @@ class DiffusionDraw:
         return SOLVERS[self.solver](self.respacing)
 
 
+def frequencies(device: torch.device | str = "cpu") -> Tensor:
+    """``(128,)`` float32 angles a diffusion step, falling geometrically from 1."""
+    places = torch.arange(WAVES, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(SLOWEST) * places / WAVES)
+
+
 def embed_waves(times: Tensor) -> Tensor:
     """``(...)`` diffusion times to their ``(..., 256)`` float32 cosines and sines."""
-    places = torch.arange(WAVES, dtype=torch.float32, device=times.device)
-    angles = times.float().unsqueeze(-1) * torch.exp(-math.log(SLOWEST) * places / WAVES)
+    angles = times.float().unsqueeze(-1) * frequencies(times.device)  # (..., 128)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -107,9 +112,7 @@ class DiffusionHead(nn.Module):
     def __init__(self, channels: int, condition: int, *, width: int, depth: int) -> None:
         super().__init__()
         self.channels = channels
-        self.time = nn.Sequential(
-            nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.time = nn.Sequential(nn.Linear(2 * WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(condition, width)
         self.input = nn.Linear(channels, width)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))

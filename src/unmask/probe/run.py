@@ -1,44 +1,33 @@
-"""Linear probe and fine-tuning from a model to a judged classifier, on the training loop."""
+"""What a probe and a fine-tuning share: their data, the training loop, judging, saving."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from unmask.data.batches import ImageBatches
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
-from unmask.data.transform import Transform
-from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.probe.batches import LabelledBatches, StoredBatches
-from unmask.probe.classifier import (
-    Saved,
-    TokenClassifier,
-    build_head,
-    initialize_head,
-    save_classifier,
-)
-from unmask.probe.encoder import fit_grid, initialize_encoder
+from unmask.probe.classifier import Saved, TokenClassifier, save_classifier
+from unmask.probe.encoder import fit_grid
 from unmask.probe.extract import held_out
-from unmask.probe.judge import LAST, EpochJudge, Score, score, scores
-from unmask.probe.lars import LARS
-from unmask.probe.layer_decay import layer_decay_groups
+from unmask.probe.judge import LAST, EpochJudge, Examples, Save, scores
+from unmask.probe.mixing import Mixing
 from unmask.probe.objective import ClassifierObjective, Represent
-from unmask.probe.settings import Course, FinetuneOptions, ProbeOptions
+from unmask.probe.settings import Course
 from unmask.probe.subject import Subject
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.train.loop import train
-from unmask.train.optim import adamw
 from unmask.train.processes import launched
 from unmask.train.settings import Training
 
-PIXELS = 32  # most pixels a side that the baseline of pixels reads
+Inputs = ImageBatches | StoredBatches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,183 +43,149 @@ class LabelledData:
     workers: int = 0
     """Processes that prepare batches."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In label order, the same of every part.
+
+        Raises:
+            InputError: without labels, or where two parts differ.
+        """
+        names = tuple(self.train.class_names)
+        if not names:
+            raise InputError(f"{self.train.name} has no labels; a classifier needs them")
+        others = {self.held_out.name: self.held_out.class_names}
+        if self.cache is not None:
+            others[f"the cache {self.cache.path}"] = self.cache.class_names
+        for name, found in others.items():
+            if tuple(found) != names:
+                raise InputError(
+                    f"{name} has {len(found)} classes, {self.train.name} has {len(names)}, or "
+                    "their names differ; give parts of one data set"
+                )
+        return names
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What a run came to."""
 
     best: float
-    """Highest accuracy after an epoch."""
+    """Highest accuracy after an epoch, in [0, 1]."""
     best_epoch: int
-    """Which, 1-based."""
+    """Which, from 1."""
     last: float
-    """After the last one."""
-    score: Score
-    """The last one in full."""
+    """Accuracy after the last one."""
 
 
-class Frozen:
-    """Features of an encoder that is not trained.
+class Bench:
+    """A model, its data and its options, checked against each other before long work.
 
     Args:
-        encoder: codes to features.
-        encode: images to codes; None where the input is codes already.
-        noisy: whether its dropout is on, as in the published probe.
-    """
-
-    def __init__(self, encoder: nn.Module, encode: Represent | None, *, noisy: bool) -> None:
-        self.encoder, self.encode, self.noisy = encoder, encode, noisy
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Images or codes to ``(B, D)``."""
-        codes = inputs if self.encode is None else self.encode(inputs)
-        return self.encoder.train(self.noisy)(codes)
-
-
-def pixel_features(images: Tensor) -> Tensor:
-    """``(B, C, H, W)`` averaged to at most 32x32 and flattened."""
-    return F.adaptive_avg_pool2d(images, min(PIXELS, images.shape[-1])).flatten(1)
-
-
-def image_size(subject: Subject, options: Course) -> int:
-    """Pixels a side, with the encoder made to take them.
+        subject: whose encoder and tokenizer move to this process's device.
+        data: labelled images.
+        options: of the probe or the fine-tuning.
 
     Raises:
-        InputError: the size gives another grid than the trained one.
+        InputError: another token grid than the trained one, parts of different data, a batch that
+            does not fit.
     """
-    tokenizer, encoder = subject.tokenizer, subject.encoder
-    size = options.image_size or encoder.sizes.grid[0] * tokenizer.stride
-    fit_grid(encoder, tokenizer.grid(size), interpolate=options.interpolate)
-    return size
 
-
-def class_names(data: LabelledData, subject: Subject) -> tuple[str, ...]:
-    """Of the data, which its parts must share.
-
-    Raises:
-        InputError: without labels, or where two parts differ.
-    """
-    names = tuple(data.train.class_names)
-    if not names:
-        raise InputError(f"{data.train.name} has no labels; a classifier needs them")
-    others = [(data.held_out.name, tuple(data.held_out.class_names))]
-    if data.cache is not None:
-        others.append((f"the cache {data.cache.path}", tuple(data.cache.class_names)))
-        length, grid = data.cache.length, subject.encoder.sizes.grid
-        if length != grid[0] * grid[1]:
+    def __init__(self, subject: Subject, data: LabelledData, options: Course) -> None:
+        self.subject, self.data, self.options = subject, data, options
+        self.names = data.class_names
+        self.state = launched()
+        self.channels = subject.tokenizer.image_channels
+        sizes = subject.encoder.sizes
+        self.size = options.image_size or sizes.grid[0] * subject.tokenizer.stride
+        grid = subject.tokenizer.grid(self.size)
+        fit_grid(subject.encoder, grid, interpolate=options.interpolate)
+        if data.cache is not None and tuple(data.cache.grid) != grid:
             raise InputError(
-                f"the cache has {length} tokens an image, the encoder takes {grid[0]}x{grid[1]}; "
-                "build another cache with --layout.image-size, or leave --cache out"
+                f"the cache has {data.cache.grid[0]}x{data.cache.grid[1]} tokens an image, the "
+                f"encoder takes {grid[0]}x{grid[1]}; build another cache or leave --cache out"
             )
-    for name, found in others:
-        if found != names:
-            raise InputError(
-                f"{name} has {len(found)} classes, {data.train.name} has {len(names)}; "
-                "give two sides of one data set"
+        self.training = options.training(len(data.cache or data.train))
+        self.encoder = subject.encoder.to(self.state.device)
+        self.encode: Represent = subject.tokenizer.to(self.state.device).encode
+
+    def inputs(self) -> Inputs:
+        """Batches of images, or of codes where there is a cache."""
+        share = {"rank": self.state.process_index, "world": self.state.num_processes}
+        cache, training = self.data.cache, self.training
+        if cache is not None:
+            return StoredBatches(
+                cache.codes, cache.labels, views=cache.views, training=training, **share
             )
-    return names
-
-
-def probe(subject: Subject, data: LabelledData, options: ProbeOptions, *, out: Path) -> Outcome:
-    """Train a linear classifier on frozen features; continues by itself what ``out`` holds.
-
-    Raises:
-        InputError: see :func:`image_size`, :func:`class_names` and
-            :func:`unmask.train.loop.train`.
-    """
-    size, names = image_size(subject, options), class_names(data, subject)
-    device, channels = launched().device, subject.tokenizer.image_channels
-    encoder, encode = subject.encoder.to(device), subject.tokenizer.to(device).encode
-    if options.baseline == "random":
-        initialize_encoder(encoder.cpu(), keyed_generator(options.seed, "weights"))
-        encoder.to(device)
-    encoder.requires_grad_(False)
-    still: Represent = Frozen(encoder, encode, noisy=False)
-    noisy: Represent = Frozen(
-        encoder, None if data.cache else encode, noisy=options.embedding_dropout
-    )
-    width = encoder.sizes.width
-    if options.baseline == "pixels":
-        if data.cache is not None:
-            raise InputError("the baseline of pixels reads images; leave --cache out")
-        still = noisy = pixel_features
-        width = channels * min(PIXELS, size) ** 2
-    training = options.training(len(data.cache or data.train))
-    inputs = _inputs(data, training, options.transform(size, channels))
-    if isinstance(inputs, StoredBatches) and not options.embedding_dropout:
-        table = _table(inputs, noisy, device)
-        inputs.lookup, noisy = (lambda rows, views: table[rows, views]), nn.Identity()
-    head = build_head(width, len(names), normed=True)
-    initialize_head(head, keyed_generator(options.seed, "head"))
-    objective = ClassifierObjective(
-        head,
-        noisy,
-        batch_size=training.batch_size,
-        optimizer=lambda settings: LARS(
-            head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        ),
-    )
-    examples = held_out(
-        data.held_out, options.judged_transform(size, channels), still, device=device
-    )
-    model = None if options.baseline == "pixels" else TokenClassifier(encoder, head)
-    judge = EpochJudge(
-        model=head,
-        examples=examples,
-        names=names,
-        out=out,
-        epoch=training.preview_every,
-        save=None if model is None else _saver(subject, model, names),
-    )
-    config = _config("probe", subject, data, options, training)
-    return _run(objective, inputs, judge, training=training, config=config, workers=data.workers)
-
-
-def finetune(
-    subject: Subject, data: LabelledData, options: FinetuneOptions, *, out: Path
-) -> Outcome:
-    """Train encoder and head together; continues by itself what ``out`` holds.
-
-    Raises:
-        InputError: see :func:`probe`; mixing asked of codes, or a head of another number of
-            classes.
-    """
-    size, names = image_size(subject, options), class_names(data, subject)
-    device, channels = launched().device, subject.tokenizer.image_channels
-    if data.cache is not None and options.mixing.on:
-        raise InputError(
-            "images are mixed before they are tokenised; with --cache give --mixing.mixup 0 "
-            "--mixing.cutmix 0"
+        return ImageBatches(
+            self.data.train,
+            self.options.transform(self.size, self.channels),
+            batch_size=training.batch_size,
+            seed=training.seed,
+            steps=training.steps,
+            accumulate=training.accumulate,
+            **share,
         )
-    encode = subject.tokenizer.to(device).encode
-    subject.encoder.set_drop_path(options.drop_path)
-    model = TokenClassifier(subject.encoder, _head(subject, names, options))
-    training = options.training(len(data.cache or data.train))
-    inputs = _inputs(data, training, options.transform(size, channels))
 
-    def optimizer(settings: Training) -> torch.optim.AdamW:
-        groups = layer_decay_groups(
-            model, layer_decay=options.layer_decay, weight_decay=settings.weight_decay
+    def held_out(self, represent: Represent) -> Examples:
+        """The held-out images as ``represent`` has them."""
+        transform = self.options.judged_transform(self.size, self.channels)
+        return held_out(self.data.held_out, transform, represent, device=self.state.device)
+
+    def saver(self, model: TokenClassifier) -> Save:
+        """Writes the classifier as it is."""
+        saved = Saved(model=model, tokenizer=self.subject.tokenizer, class_names=self.names)
+        return lambda folder, facts: save_classifier(saved, folder, facts)
+
+    def run(
+        self,
+        objective: ClassifierObjective,
+        inputs: Inputs,
+        examples: Examples,
+        *,
+        out: Path,
+        save: Save | None,
+        mixing: Mixing | None = None,
+    ) -> Outcome:
+        """Train, continue or just finish; judge after every epoch.
+
+        Args:
+            objective: what is trained.
+            inputs: what it reads.
+            examples: what its trained part is judged on.
+            out: the run folder; gets ``best/``, ``last/`` and ``accuracy.jsonl`` besides.
+            save: writes a classifier; None where there is none to write.
+            mixing: of images.
+        """
+        share = {"rank": self.state.process_index, "world": self.state.num_processes}
+        judge = EpochJudge(
+            model=objective.averaged,
+            examples=examples,
+            names=self.names,
+            out=out,
+            epoch=self.training.preview_every,
+            save=save,
         )
-        return adamw(groups, settings)
+        train(
+            objective,
+            LabelledBatches(inputs, self.training, mixing=mixing, **share),
+            settings=self.training,
+            out=out,
+            config=self._config(),
+            preview=judge,
+            num_workers=self.data.workers,
+        )
+        if self.state.is_main_process and isinstance(inputs, ImageBatches):
+            print(inputs.bad.news() or "", end="")
+        found = scores(out)
+        best = max(found, key=lambda line: line["accuracy"])
+        if save and self.state.is_main_process:
+            save(out / LAST, found[-1])
+        return Outcome(
+            best=best["accuracy"], best_epoch=best["epoch"], last=found[-1]["accuracy"]
+        )
 
-    objective = ClassifierObjective(
-        model.requires_grad_(True),
-        nn.Identity() if data.cache else encode,
-        batch_size=training.batch_size,
-        smoothing=options.smoothing,
-        optimizer=optimizer,
-    )
-    examples = held_out(
-        data.held_out, options.judged_transform(size, channels), encode, device=device
-    )
-    judge = EpochJudge(
-        model=model,
-        examples=examples,
-        names=names,
-        out=out,
-        epoch=training.preview_every,
-        save=_saver(subject, model, names),
-    )
-    config = _config("finetune", subject, data, options, training)
-    return _run(objective, inputs, judge, training=training, config=config, workers=data.workers)
+    def _config(self) -> dict[str, object]:
+        data = {"data": self.data.train.name, "images": len(self.data.cache or self.data.train)}
+        made_from = {"model": self.subject.name, **data, "cached": self.data.cache is not None}
+        kind = type(self.options).__name__
+        return {"task": kind, **to_dict(self.options), MADE_FROM: made_from}

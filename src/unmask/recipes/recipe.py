@@ -9,6 +9,7 @@ from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.masking import AnyMasking, TrainMasking
 from unmask.nn.networks import AnyNetwork
+from unmask.objectives.substitution import Substitution
 from unmask.train.settings import Training
 
 
@@ -48,6 +49,11 @@ class Recipe:
     """What a training example hides."""
     training: Training
     """Optimiser, schedule, precision."""
+    base: str | None = None
+    """Saved model whose weights training starts from; with ``substitution`` it stays frozen."""
+    substitution: Substitution | None = None
+    """Trains the self-guidance adapter alone, to repair replaced tokens; None trains the network
+    to predict masked ones."""
     plan: Plan = field(default_factory=Plan)
     """The default way to sample."""
     results: tuple[Result, ...] = ()
@@ -62,11 +68,20 @@ class Recipe:
             )
         if "null" in self.plan.guidance.scales:
             self._check_null_class()
+        self._check_adapter()
         if self.training.label_dropout and not getattr(self.network, "has_null_class", False):
             raise InputError(
                 f"training.label_dropout={self.training.label_dropout} needs a network with a "
                 f"null class, and {type(self.network).__name__} with "
                 f"classes={self.network.classes} has none; set it to 0"
+            )
+
+    def _check_adapter(self) -> None:
+        wanted = "self" in self.plan.guidance.scales or self.substitution is not None
+        if wanted and getattr(self.network, "feedback", None) is None:
+            raise InputError(
+                "self-guidance and training by substitution need a network with a feedback "
+                f"adapter, and this {type(self.network).__name__} has none; set network.feedback"
             )
 
     def _check_null_class(self) -> None:

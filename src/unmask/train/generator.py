@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 
 from unmask.checkpoints.locate import EXPORT
 from unmask.data.batches import check_batch_size
@@ -17,17 +19,20 @@ from unmask.generation import generate
 from unmask.model import MaskedModel, initialize
 from unmask.nn.sizes import token_space
 from unmask.objectives.masked import MaskedObjective
+from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pictures import sheet
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.tokenizers.folder import AnyTokenizer
-from unmask.train.masked_batches import MaskedBatches
+from unmask.train.base import load_base
 from unmask.train.loop import TrainResult, train
+from unmask.train.masked_batches import MaskedBatches
 from unmask.train.overfit import Verdict, overfit_one_batch
 from unmask.train.processes import launched
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
+from unmask.train.substitution_batches import SubstitutionBatches
 
 PREVIEW_IMAGES = 40
 
@@ -84,11 +89,53 @@ def check_sizes(recipe: Recipe, tokenizer: AnyTokenizer, *, length: int, classes
         )
 
 
-def build_model(recipe: Recipe) -> MaskedModel:
-    """The recipe's network with its initial weights, a function of the training seed."""
-    model = recipe.network.build()
+class Task(NamedTuple):
+    """What a recipe asks of the training loop."""
+
+    model: MaskedModel
+    """The network, as it starts."""
+    objective: nn.Module
+    """What is minimised; ``objective.averaged`` is the part of the network that learns."""
+    base: str | None
+    """What stands for the weights that the network started from; None where it started anew."""
+
+
+def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
+    """Network and objective of a recipe; initial weights are a function of the training seed.
+
+    Args:
+        recipe: what to train.
+        tokenizer: that encoded the data.
+
+    Raises:
+        InputError: an adapter is to be trained and no base is named, or the base does not fit.
+    """
+    model, smoothing = recipe.network.build(), recipe.training.label_smoothing
     initialize(model, keyed_generator(recipe.training.seed, "weights"))
-    return model
+    base = load_base(model, recipe, tokenizer.identity) if recipe.base else None
+    if recipe.substitution is None:
+        return Task(model, MaskedObjective(model, label_smoothing=smoothing), base)
+    if base is None:
+        raise InputError(
+            f"{recipe.name} trains the adapter of a network that is trained already: give --base "
+            "MODEL, a folder of unmask train or unmask convert"
+        )
+    objective = SubstitutionObjective(model, recipe.substitution, label_smoothing=smoothing)
+    return Task(model, objective, base)
+
+
+def make_batches(recipe: Recipe, cache: LatentCache) -> MaskedBatches:
+    """This process's batches of a recipe."""
+    state = launched()
+    of_batch: dict[str, Any] = {
+        "training": recipe.training,
+        "classes": recipe.network.classes,
+        "rank": state.process_index,
+        "world": state.num_processes,
+    }
+    if recipe.substitution is None:
+        return MaskedBatches(cache, recipe.masking, **of_batch)
+    return SubstitutionBatches(cache, recipe.masking, recipe.substitution, **of_batch)
 
 
 def train_generator(
@@ -111,14 +158,15 @@ def train_generator(
     Raises:
         InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`.
     """
-    model, batches, config = _prepare(recipe, cache, tokenizer)
+    check_fit(recipe, cache, tokenizer)
+    task = make_task(recipe, tokenizer)
     result = train(
-        MaskedObjective(model, label_smoothing=recipe.training.label_smoothing),
-        batches,
+        task.objective,
+        make_batches(recipe, cache),
         settings=recipe.training,
         out=out,
-        config=config,
-        preview=_sample_sheet(Pipeline(recipe, model, tokenizer, cache.class_names)),
+        config=_config(recipe, cache, tokenizer, task),
+        preview=_sample_sheet(Pipeline(recipe, task.model, tokenizer, cache.class_names)),
         num_workers=num_workers,
     )
     if launched().is_main_process:
@@ -134,28 +182,23 @@ def overfit_generator(
     Raises:
         InputError: see :func:`train_generator`.
     """
-    recipe = replace(recipe, training=replace(recipe.training, preview_every=0))
-    model, batches, config = _prepare(recipe, cache, tokenizer)
-    objective = MaskedObjective(model)
-    return overfit_one_batch(objective, batches, settings=recipe.training, out=out, config=config)
-
-
-def _prepare(
-    recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer
-) -> tuple[MaskedModel, MaskedBatches, dict[str, object]]:
     check_fit(recipe, cache, tokenizer)
-    state = launched()
-    batches = MaskedBatches(
-        cache,
-        recipe.masking,
-        training=recipe.training,
-        classes=recipe.network.classes,
-        rank=state.process_index,
-        world=state.num_processes,
-    )
+    training = replace(recipe.training, preview_every=0, label_smoothing=0.0)
+    recipe = replace(recipe, training=training)
+    task, batches = make_task(recipe, tokenizer), make_batches(recipe, cache)
+    config = _config(recipe, cache, tokenizer, task)
+    return overfit_one_batch(task.objective, batches, settings=training, out=out, config=config)
+
+
+def _config(
+    recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer, task: Task
+) -> dict[str, object]:
+    """What must be the same where the run is continued."""
     data = cache.plan.source_hash
     made_from = {"tokenizer": tokenizer.identity, "data": data, "images": len(cache)}
-    return build_model(recipe), batches, {**to_dict(recipe), MADE_FROM: made_from}
+    if task.base is not None:
+        made_from["base"] = task.base
+    return {**to_dict(recipe), MADE_FROM: made_from}
 
 
 def _sample_sheet(pipeline: Pipeline) -> Preview:
@@ -188,7 +231,8 @@ def export(
     if folder is None:
         raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
     weights = read_checkpoint(folder).weights
-    model = recipe.network.build()
-    model.load_state_dict(weights.get("ema", weights["model"]))
-    Pipeline(recipe, model, tokenizer, class_names).save_pretrained(out / EXPORT)
+    task = make_task(recipe, tokenizer)
+    learnt = cast(nn.Module, task.objective.averaged)
+    learnt.load_state_dict(weights.get("ema", weights["model"]))
+    Pipeline(recipe, task.model, tokenizer, class_names).save_pretrained(out / EXPORT)
     return out / EXPORT

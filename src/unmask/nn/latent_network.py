@@ -1,0 +1,125 @@
+"""The network of MAR and eMIGM, put together from its sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unmask.errors import InputError
+from unmask.model import MaskedModel
+from unmask.nn.block import PreNormBlock
+from unmask.nn.diffusion import DiffusionHead
+from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.latent_embed import LatentEmbed
+from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.trunk import Blocks
+
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentNetwork:
+    """Latents in, an encoder of the known tokens, a decoder of all, a head that diffuses."""
+
+    channels: int
+    """C, latents a token: of several latents a token, their product."""
+    width: tuple[int, int]
+    """D of the encoder and of the decoder, each divisible by its heads."""
+    depth: tuple[int, int]
+    """Blocks of both."""
+    heads: tuple[int, int]
+    """Attention heads a block of both."""
+    length: int
+    """L, tokens of an image."""
+    head_width: int
+    """Of the diffusion head."""
+    head_depth: int
+    """Its blocks."""
+    classes: int = 0
+    """N; 0 for an unconditional model."""
+    buffer: int = 64
+    """Positions in front of the tokens that hold the class."""
+    mlp_ratio: float = 4.0
+    """Hidden width of a block's feed-forward part over its width."""
+    dropout: float = 0.0
+    """Of attention probabilities and three times in a block's branches, in [0, 1)."""
+    drops: bool = True
+    """Whether the encoder sees known tokens only; else it sees the mask token for the others."""
+    tied: bool = False
+    """Whether the mask token is the vector of the null class too (eMIGM)."""
+    grid: tuple[int, int] | None = None
+    """(h, w) tokens; None means square."""
+
+    def __post_init__(self) -> None:
+        """Reject sizes that make no network."""
+        for width, depth, heads in zip(self.width, self.depth, self.heads, strict=True):
+            check_sizes(width=width, depth=depth, heads=heads)
+        for name in ("channels", "head_width", "head_depth", "buffer"):
+            if getattr(self, name) < 1:
+                raise InputError(f"network.{name}={getattr(self, name)} must be at least 1")
+        token_grid(self.length, self.grid)
+        if self.classes < 0:
+            raise InputError(f"network.classes={self.classes} must be 0 (unconditional) or more")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"network.dropout={self.dropout} must lie in [0, 1)")
+        if self.width[0] != self.width[1] and (self.tied or not self.drops):
+            why = "a mask token tied to the null class" if self.tied else "drops=False"
+            raise InputError(
+                f"network.width={self.width}: {why} needs an encoder and a decoder of equal width"
+            )
+
+    @property
+    def has_null_class(self) -> bool:
+        """Whether a label can be dropped, which guidance needs."""
+        return self.classes > 0
+
+    def build(self) -> MaskedModel:
+        """The network, without useful weights until initialised or loaded."""
+        embed = LatentEmbed(
+            self.channels,
+            self.width[0],
+            length=self.length,
+            classes=self.classes,
+            buffer=self.buffer,
+            norm_eps=NORM_EPS,
+        )
+        own = nn.Parameter(torch.zeros(1, 1, self.width[1]))
+        trunk = EncoderDecoder(
+            self._blocks(0),
+            self._blocks(1),
+            widths=self.width,
+            length=self.length,
+            prefix=self.buffer,
+            drops=self.drops,
+            mask_token=embed.null if self.tied else own,
+            mask_at="decoder" if self.drops else "encoder",
+            tail=True,
+            norm_eps=NORM_EPS,
+        )
+        return MaskedModel(
+            embed,
+            trunk,
+            DiffusionHead(
+                self.channels, self.width[1], width=self.head_width, depth=self.head_depth
+            ),
+            length=self.length,
+            grid=token_grid(self.length, self.grid),
+            classes=self.classes,
+        )
+
+    def _blocks(self, half: int) -> Blocks:
+        width, heads = self.width[half], self.heads[half]
+        return Blocks(
+            PreNormBlock(
+                width,
+                heads,
+                feed_forward=int(width * self.mlp_ratio),
+                qkv_bias=True,
+                norm_eps=NORM_EPS,
+                dropout=self.dropout,
+                inner_dropout=self.dropout,
+            )
+            for _ in range(self.depth[half])
+        )
