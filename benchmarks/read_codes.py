@@ -88,8 +88,8 @@ class RandomTokenizer:
 def write_npz(cache: LatentCache, folder: Path) -> None:
     """One file an image, as maskgit-pytorch's cache holds."""
     folder.mkdir()
-    for start in range(0, cache.count, 1000):
-        rows = torch.arange(start, min(start + 1000, cache.count))
+    for start in range(0, len(cache), 1000):
+        rows = torch.arange(start, min(start + 1000, len(cache)))
         straight = cache.codes(rows, torch.zeros_like(rows)).numpy()
         mirrored = cache.codes(rows, torch.ones_like(rows)).numpy()
         for row, idx, idx_flip in zip(rows.tolist(), straight, mirrored, strict=True):
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=16, help="a round")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--shard-size", type=int, default=CacheLayout(image_size=1).shard_size)
+    parser.add_argument("--shard-size", type=int, help="default: 64 MiB")
     parser.add_argument("--report", metavar="DIR", help="write a report file there")
     args = parser.parse_args()
     side = round(args.tokens**0.5)

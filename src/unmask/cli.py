@@ -14,9 +14,12 @@ COMMANDS: dict[str, str] = {
     "demo": "train, sample and judge a small MaskGIT on embedded images; writes report.html",
     "sample": "generate images with a model folder, a run or a shipped model",
     "train": "train a masked image generator on your images",
-    "tokenizer": "train a small VQ tokenizer, or judge several side by side",
+    "tokenizer": "train a small tokenizer, or judge several side by side",
     "cache": "build, describe or verify a cache of encoded images",
     "eval": "judge a model or a folder of images against real ones",
+    "probe": "judge MAGE's features by a linear classifier",
+    "finetune": "train MAGE's encoder to name classes",
+    "features": "write MAGE's features of a data set, with nearest-neighbour accuracy",
     "convert": "turn a published checkpoint into a model folder",
     "recipes": "list the systems this library knows, with their published results",
 }

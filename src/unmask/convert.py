@@ -13,13 +13,18 @@ from unmask.checkpoints.store import load_state
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.nn.pre_norm import PreNormNetwork
 from unmask.pipeline import Pipeline
-from unmask.recipes import maskgit
+from unmask.recipes import maskgit, self_guidance
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_tokenizer
 
 PRESETS: dict[str, tuple[Recipe, ...]] = {
     "maskgit-pytorch": (maskgit.PYTORCH_IMAGENET256, maskgit.PYTORCH_FFHQ256),
-    "unlockmgm": (maskgit.UNLOCKMGM_IMAGENET256, maskgit.UNLOCKMGM_IMAGENET512),
+    "unlockmgm": (
+        maskgit.UNLOCKMGM_IMAGENET256,
+        maskgit.UNLOCKMGM_IMAGENET512,
+        self_guidance.IMAGENET256,
+        self_guidance.IMAGENET512,
+    ),
     "maskgit-jax": (maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
 }
 UNKNOWN = "unknown"  # the tokenizer of a network whose codes no preset of its source has
@@ -76,13 +81,15 @@ def matching_recipe(found: Foreign) -> Recipe:
     base = min(
         likely,
         key=lambda preset: (
+            (getattr(preset.network, "feedback", None) is None) != (network.feedback is None),
             (preset.network.classes > 0) != (network.classes > 0),
             preset.network.length != network.length,
         ),
     )
     known = base.network.codes == network.codes
     dropout = base.training.label_dropout or 0.1
-    scale = base.plan.guidance.scale if network.has_null_class else 1.0
+    possible = network.feedback if base.plan.guidance.weak == "self" else network.has_null_class
+    scale = base.plan.guidance.scale if possible else 1.0
     return replace(
         base,
         name=f"{found.details['kind']}-converted",

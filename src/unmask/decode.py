@@ -18,11 +18,12 @@ from unmask.guidance import Guidance, Weak, branches
 from unmask.masking import lowest
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.diffusion import DiffusionDraw
 from unmask.nn.positions import first_positions, put
 from unmask.orders import AnyOrder, Confidence, Progress
 from unmask.types import Canvas, Step
 
-AnyDraw = CategoricalDraw
+AnyDraw = CategoricalDraw | DiffusionDraw
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.nn.categorical import CategoricalHead
+from unmask.nn.diffusion import DiffusionHead
 from unmask.nn.embed import IdEmbed, JointEmbed
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.latent_embed import LatentEmbed
@@ -14,7 +15,7 @@ from unmask.types import Canvas, Hidden
 
 AnyEmbed = IdEmbed | JointEmbed | LatentEmbed
 AnyTrunk = Trunk | EncoderDecoder
-AnyHead = CategoricalHead
+AnyHead = CategoricalHead | DiffusionHead
 
 
 class MaskedModel(nn.Module):
@@ -90,19 +91,29 @@ class MaskedModel(nn.Module):
 def initialize(model: nn.Module, generator: torch.Generator) -> None:
     """Fill all weights as the published trainings began.
 
-    Matrices, tables and positions are normal with deviation 0.02, cut at +-2 (maskgit-pytorch and
-    UnlockMGM: an absolute bound, so practically never reached); biases 0, norms 1 and 0.
+    Biases 0, norms 1 and 0. In MaskGIT matrices, tables and positions are normal with deviation
+    0.02, cut at +-2 (an absolute bound, so practically never reached). In trunks of two halves
+    (MAGE, MAR, eMIGM) matrices are uniform (Xavier), and vectors and tables normal with deviation
+    0.02; a diffusion head begins in its own way.
 
     Args:
         model: on the generator's device.
         generator: read in the order of ``model.modules()``.
     """
+    halves = any(isinstance(module, EncoderDecoder) for module in model.modules())
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+            if halves and isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
-        if isinstance(module, IdEmbed):
-            nn.init.trunc_normal_(module.positions, std=0.02, generator=generator)
+        if isinstance(module, (IdEmbed, LatentEmbed, EncoderDecoder)):
+            for vectors in module.parameters(recurse=False):
+                nn.init.trunc_normal_(vectors, std=0.02, generator=generator)
+    for module in model.modules():
+        if isinstance(module, DiffusionHead):
+            module.initialize(generator)

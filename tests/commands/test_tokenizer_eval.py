@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from toy_system import toy_tokenizer, write_images
 
 from unmask.cli import main
+from unmask.evaluate.features import Features
 from unmask.evaluate.lpips import LPIPS
 from unmask.tokenizers.folder import save_tokenizer
 
@@ -47,8 +49,31 @@ def test_two_tokenizers_by_one_command(tmp_path: Path, capsys: pytest.CaptureFix
     assert (tmp_path / "out" / "table.md").read_text().count("\n| ") == 3
     with Image.open(tmp_path / "out" / "pictures.png") as picture:
         assert picture.height > 3 * 32
-    main(list(map(str, [*words, "--split", "train"])))
-    assert "2 images of images (train)" in capsys.readouterr().out
+
+
+class Means:
+    """A feature network of one number an image and channel."""
+
+    name, identity, width, classes = "means", "means of channels", 3, 1
+
+    def __init__(self, *, device: torch.device) -> None:
+        self.device = device
+
+    def __call__(self, images: Tensor) -> Features:
+        return Features(images.float().mean((2, 3)), torch.ones(len(images), 1))
+
+
+def test_the_other_side_and_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("unmask.commands.tokenizer.EfficientNetLite0", Means)
+    write_images(tmp_path / "images" / "val", 2)
+    write_images(tmp_path / "images" / "train", 6)
+    words = ["patches-4-rgb", "--data", str(tmp_path / "images"), "--image-size", "16"]
+    assert main(["tokenizer", "eval", *words, "--split", "train", "--latents", "mean"]) == 0
+    told = capsys.readouterr().out
+    assert "6 images of images (train)" in told
+    assert "latents are the mean" in told
 
 
 def test_help_tells_both_halves(capsys: pytest.CaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from unmask.evaluate.tokenizer_comparison import (
 from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow, side_by_side
 from unmask.recipes.recipe import Result
 from unmask.tokenizers.published import PUBLISHED
+from unmask.tokenizers.published_latents import PUBLISHED_LATENTS
 
 SIZE = 8
 SMALL = Comparison(count=10, image_size=SIZE, batch_size=4)
@@ -304,3 +306,17 @@ def test_without_float64_scores_are_made_on_the_cpu(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Tensor, "double", refused)
     assert torch.equal(reconstruction.psnr(images, images.flip(0)), wanted)
     assert len(calls) == 2
+
+
+def test_the_page_has_every_published_tokenizer_and_its_scores() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tokenizers.md").read_text(encoding="utf8")
+    for name, entry in {**PUBLISHED, **PUBLISHED_LATENTS}.items():
+        assert f"`{name}`" in page
+        network = entry.network
+        lines = [line for line in page.splitlines() if f"`{name}`" in line]
+        assert f"| {network.stride} |" in lines[0]
+        width = getattr(network, "codes", None) or network.channels
+        assert f"| {width:,} " in lines[0]
+        scores = [f"{r.value:.2f}" for r in entry.results if r.setting.endswith("256x256")]
+        if len(scores) == 4:
+            assert lines[1] == f"| `{name}` | {' | '.join(scores)} |"

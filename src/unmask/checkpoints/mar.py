@@ -1,8 +1,19 @@
-"""MAR (LTH14) and eMIGM (ML-GSAI): name table of the diffusion head that they share."""
+"""MAR (LTH14) and eMIGM (ML-GSAI), whose files have the same keys: name table and sizes.
+
+``checkpoint-last.pth`` and ``eMIGM_*_checkpoint.pth`` hold weights under "model" and averaged ones
+under "model_ema".
+"""
 
 from __future__ import annotations
 
-from unmask.checkpoints.names import Table, rename_layer
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from unmask.checkpoints.names import Table, rename, rename_layer
+from unmask.checkpoints.vqgan import count_of, shape_of
+from unmask.errors import InputError
+from unmask.nn.latent_network import LatentNetwork
 
 HEAD = "diffloss.net"
 HEAD_BLOCK, OWN_HEAD_BLOCK = f"{HEAD}.res_blocks.{{i}}", "head.blocks.{i}"
@@ -19,3 +30,101 @@ HEAD_TABLE: Table = (
     *rename_layer(f"{HEAD}.final_layer.adaLN_modulation.1", "head.modulation"),
     *rename_layer(f"{HEAD}.final_layer.linear", "head.out"),
 )
+
+BLOCK_LAYERS = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.out",
+    "norm2": "feed_forward_norm",
+    "mlp.fc1": "feed_forward.expand",
+    "mlp.fc2": "feed_forward.contract",
+}
+
+TABLE: Table = (
+    rename("fake_latent", "embed.null"),
+    rename("encoder_pos_embed_learned", "embed.positions"),
+    rename("mask_token", "trunk.mask_token"),
+    rename("decoder_pos_embed_learned", "trunk.positions"),
+    rename("diffusion_pos_embed_learned", "trunk.tail"),
+    rename("class_emb.weight", "embed.classes.weight"),
+    *rename_layer("z_proj", "embed.project"),
+    *rename_layer("z_proj_ln", "embed.norm"),
+    *rename_layer("encoder_norm", "trunk.encoder_norm"),
+    *rename_layer("decoder_embed", "trunk.join"),
+    *rename_layer("decoder_norm", "trunk.decoder_norm"),
+    *(
+        rule
+        for half in ("encoder", "decoder")
+        for source, own in BLOCK_LAYERS.items()
+        for rule in rename_layer(f"{half}_blocks.{{i}}.{source}", f"trunk.{half}.{{i}}.{own}")
+    ),
+    *HEAD_TABLE,
+)
+
+HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}  # of the published widths
+
+
+def network_of(
+    own: Mapping[str, Tensor],
+    *,
+    heads: tuple[int, int] | None = None,
+    drops: bool = True,
+    dropout: float = 0.0,
+    origin: str,
+) -> LatentNetwork:
+    """The network of a state dict.
+
+    Args:
+        own: by our names.
+        heads: of encoder and decoder; None takes those of the published model of that width.
+        drops: whether the encoder sees known tokens only, as in every published model.
+        dropout: for further training.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when parts are missing, or no published model has that width.
+    """
+    shapes = {half: shape_of(own, f"trunk.{half}_norm.weight", origin) for half in HALVES}
+    width = (shapes["encoder"][0], shapes["decoder"][0])
+    if heads is None:
+        if not all(w in HEADS for w in width):
+            known = ", ".join(map(str, HEADS))
+            raise InputError(
+                f"{origin}: shapes do not tell the attention heads, and its width {width[0]} is "
+                f"none of the published ones ({known}); give the number of heads"
+            )
+        heads = (HEADS[width[0]], HEADS[width[1]])
+    length = shape_of(own, "trunk.tail", origin)[1]
+    hidden = shape_of(own, "trunk.encoder.0.feed_forward.expand.weight", origin)[0]
+    return LatentNetwork(
+        channels=shape_of(own, "embed.project.weight", origin)[1],
+        width=width,
+        depth=tuple(count_of(own, f"trunk.{half}.{{i}}.attention.qkv.weight") for half in HALVES),
+        heads=heads,
+        length=length,
+        head_width=shape_of(own, "head.condition.weight", origin)[0],
+        head_depth=count_of(own, f"{OWN_HEAD_BLOCK}.modulation.weight"),
+        classes=shape_of(own, "embed.classes.weight", origin)[0],
+        buffer=shape_of(own, "trunk.positions", origin)[1] - length,
+        mlp_ratio=hidden / width[0],
+        dropout=dropout,
+        drops=drops,
+        tied=is_tied(own),
+    )
+
+
+HALVES = ("encoder", "decoder")
+
+
+def is_tied(own: Mapping[str, Tensor]) -> bool:
+    """Whether the mask token is the null class's vector, which its shape tells (eMIGM)."""
+    return own["trunk.mask_token"].ndim == 2
+
+
+def settle_tie(own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One value for a tied vector.
+
+    Averaged weights of eMIGM are averaged by parameter name, and the tied vector has the name of
+    the null class: under that of the mask token lies the raw one. Loading takes it last, for both.
+    """
+    return own | {"embed.null": own["trunk.mask_token"]} if is_tied(own) else own

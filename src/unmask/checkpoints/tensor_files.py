@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by its own names, "/" between the parts of a flax tree.
 
     Pickles are read as plain weights: one that wants to run code is refused. A state dict may stand
-    under "model" or "state_dict".
+    under "model_ema" (averaged weights, which are preferred), "model" or "state_dict".
 
     Raises:
         InputError: when the file is damaged or holds anything else.
@@ -47,12 +48,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        with torch.serialization.safe_globals([CALLBACK]):
+        with torch.serialization.safe_globals([CALLBACK, argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as plain weights: {reason}") from None
-    for name in ("model", "state_dict"):
+    for name in ("model_ema", "model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
     if not isinstance(loaded, dict):

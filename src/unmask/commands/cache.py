@@ -128,7 +128,7 @@ class Info:
             "skipped": len(cache.skipped),
         }
         for name, value in lines.items():
-            console.print(f"{name:12}{value}", highlight=False)
+            console.print(f"{name:12}{value}", highlight=False, markup=False, soft_wrap=True)
         if self.picture is not None:
             picture(self.path, self.tokenizer, self.picture)
 

@@ -34,7 +34,7 @@ HELP = """\
 usage: unmask tokenizer train RECIPE --data IMAGES --out FOLDER
        unmask tokenizer eval NAME [NAME ...] --data IMAGES [--out FOLDER]
 
-train  a small VQ tokenizer on your images
+train  a small tokenizer on your images
 eval   how well tokenizers give images back: one table and one picture of them all
 
 Either with --help lists its options."""

@@ -29,7 +29,7 @@ def _fill(image: Image.Image) -> int | tuple[int, int, int]:
     return FILL if image.mode == "RGB" else round(sum(FILL) / 3)
 
 
-def _enhance(kind: type[ImageEnhance._Enhance]) -> Operation:
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda image, m: kind(image).enhance(1 + 0.09 * m)
 
 

@@ -57,11 +57,16 @@ class CategoricalHead(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., outputs)``, in the arithmetic's own precision."""
-        return self.out(self.transform(features))
+        return F.linear(self.transform(features), self.matrix, self.out.bias)
+
+    @property
+    def matrix(self) -> Tensor:
+        """``(outputs, D)`` of the output layer."""
+        return self.out.weight
 
     def code_logits(self, features: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., V)`` float32, the drawable outputs alone."""
-        weight, bias = self.out.weight[: self.codes], self.out.bias[: self.codes]
+        weight, bias = self.matrix[: self.codes], self.out.bias[: self.codes]
         return F.linear(self.transform(features), weight, bias).float()
 
     def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -163,3 +168,36 @@ class MlmHead(CategoricalHead):
     def transform(self, features: Tensor) -> Tensor:
         """``(..., D)``: dense, GELU, LayerNorm."""
         return self.norm(self.gelu(self.dense(features)))
+
+
+class FixedTableHead(CategoricalHead):
+    """An output layer that reads the token table but does not teach it (MAGE).
+
+    The table's gradient comes from the input side alone, and the loss is over the codes alone.
+
+    Args:
+        codes: V.
+        width: E of the features.
+        inner: D of the token table, whose weight the builder puts in place of ``out.weight``.
+        outputs: rows of the table.
+    """
+
+    def __init__(self, codes: int, width: int, *, inner: int, outputs: int) -> None:
+        super().__init__(codes, inner, outputs=outputs)
+        self.dense = nn.Linear(width, inner)
+        self.gelu = gelu_module("erf")
+        self.norm = nn.LayerNorm(inner)
+
+    @property
+    def matrix(self) -> Tensor:
+        """``(outputs, D)``, without a gradient."""
+        return self.out.weight.detach()
+
+    def transform(self, features: Tensor) -> Tensor:
+        """``(..., E)`` to ``(..., D)``: dense, GELU, LayerNorm."""
+        return self.norm(self.gelu(self.dense(features)))
+
+    def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Cross entropy over the codes, arguments as of :meth:`CategoricalHead.loss`."""
+        logits = self.code_logits(features)
+        return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)

@@ -7,6 +7,7 @@ learns the distribution of its latents given that, so tokens need no codes.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -128,16 +129,18 @@ class DiffusionHead(nn.Module):
         Args:
             generator: read in the order of the linear layers.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
+        for name, module in self.named_modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            if not isinstance(module, nn.Linear):
+                continue
+            nn.init.zeros_(module.bias)
+            if name.endswith("modulation") or name == "out":
+                nn.init.zeros_(module.weight)
+            elif name.startswith("time."):
+                nn.init.normal_(module.weight, std=0.02, generator=generator)
+            else:
                 nn.init.xavier_uniform_(module.weight, generator=generator)
-                nn.init.zeros_(module.bias)
-            if isinstance(module, ModulatedBlock):
-                module.norm.reset_parameters()
-        for layer in (self.time[0], self.time[2]):
-            nn.init.normal_(layer.weight, std=0.02, generator=generator)
-        for layer in (*(block.modulation for block in self.blocks), self.modulation, self.out):
-            nn.init.zeros_(layer.weight)
 
     def embed_times(self, times: Tensor) -> Tensor:
         """``(...)`` times, whole or not, to ``(..., w)``."""
@@ -228,9 +231,8 @@ class DiffusionHead(nn.Module):
         noise = draws.normal_at("diffusion", step, where, slots, self.channels)
         features = torch.stack([strong, *weak]).flatten(1, 2)  # (G, B N, D)
         rows = [scale.repeat_interleave(where.shape[1]) for scale in scales]  # (B N,) each
-        values = noise[:, :, 0]
-        for values in self.denoise(features, rows, noise=noise.flatten(0, 1), options=options):
-            pass
+        states = self.denoise(features, rows, noise=noise.flatten(0, 1), options=options)
+        values = deque(states, maxlen=1).pop()  # the last one alone is kept
         return Drawn(values.reshape(*where.shape, self.channels), None)
 
     def denoise(

@@ -85,11 +85,16 @@ def orders(evaluations: int) -> list[int]:
     return [3] * (thirds - 1) + [2, 1]
 
 
+def _evenly(start: Tensor, end: Tensor, count: int) -> Tensor:
+    """``(count,)`` times whose lambdas are uniform between those of two times."""
+    low, high = half_log_snr(torch.stack([start, end])).tolist()
+    return time_at(torch.linspace(low, high, count, dtype=torch.float32, device="cpu"))
+
+
 def step_times(evaluations: int) -> Tensor:
     """``(K + 1,)`` times between which the K steps lead, from 1 to the cleanest."""
-    ends = half_log_snr(torch.stack([knots().times[-1], knots().times[0]])).tolist()
-    count = len(orders(evaluations)) + 1
-    return time_at(torch.linspace(*ends, count, dtype=torch.float32, device="cpu"))
+    times = knots().times
+    return _evenly(times[-1], times[0], len(orders(evaluations)) + 1)
 
 
 def ratios(start: Tensor, end: Tensor, order: int) -> Tensor:
@@ -97,9 +102,7 @@ def ratios(start: Tensor, end: Tensor, order: int) -> Tensor:
 
     The source goes through times and back, so they are thirds or a half up to rounding.
     """
-    ends = half_log_snr(torch.stack([start, end])).tolist()
-    even = torch.linspace(*ends, order + 1, dtype=torch.float32, device="cpu")
-    there = half_log_snr(time_at(even))
+    there = half_log_snr(_evenly(start, end, order + 1))
     return (there[1:] - there[0]) / (there[-1] - there[0])
 
 

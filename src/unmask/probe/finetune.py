@@ -35,7 +35,8 @@ def finetune(
             "--mixing.cutmix 0"
         )
     head = head_of(subject, data, options)
-    bench = Bench(subject, data, options)
+    bench = Bench(subject, data, options, out=out)
+    batches = bench.batches(options.mixing)
     bench.encoder.set_drop_path(options.drop_path)
     model = TokenClassifier(bench.encoder, head).requires_grad_(True)
 
@@ -53,12 +54,7 @@ def finetune(
         optimizer=optimizer,
     )
     return bench.run(
-        objective,
-        bench.inputs(),
-        bench.held_out(bench.encode),
-        out=out,
-        save=bench.saver(model),
-        mixing=options.mixing,
+        objective, batches, bench.held_out(bench.encode), out=out, save=bench.saver(model)
     )
 
 

@@ -15,7 +15,7 @@ from unmask.train import durable
 
 SCORES = "accuracy.jsonl"
 BEST, LAST = "best", "last"
-Save = Callable[[Path, dict[str, object]], None]
+Save = Callable[[Path, dict[str, float]], None]
 """Writes the classifier as it is now, with facts about it, into a folder."""
 
 
@@ -92,8 +92,8 @@ class EpochJudge:
         """Judge the weights after ``step`` steps."""
         found = score(self.model, self.examples, classes=len(self.names))
         facts = {"step": step, "epoch": step // self.epoch, "accuracy": found.top1}
-        earlier = scores(self.out, before=step)
-        best = max((float(str(line["accuracy"])) for line in earlier), default=-1.0)
+        earlier = [line for line in scores(self.out) if line["step"] < step]
+        best = max((line["accuracy"] for line in earlier), default=-1.0)
         if self.save and found.top1 > best:
             self.save(self.out / BEST, facts)
         with durable.explained(folder, "checkpoints are whole"):
@@ -104,9 +104,7 @@ class EpochJudge:
         print(f"epoch {facts['epoch']}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
 
 
-def scores(out: Path, before: int | None = None) -> list[dict[str, object]]:
-    """The lines of a run's ``accuracy.jsonl``, or those of earlier steps than ``before``."""
+def scores(out: Path) -> list[dict[str, float]]:
+    """The lines of a run's ``accuracy.jsonl``: step, epoch, accuracy, top5."""
     path = out / SCORES
-    lines = path.read_text(encoding="utf8").splitlines() if path.exists() else []
-    found = [json.loads(line) for line in lines]
-    return [line for line in found if before is None or line["step"] < before]
+    return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []

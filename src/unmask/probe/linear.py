@@ -54,19 +54,19 @@ def probe(subject: Subject, data: LabelledData, options: ProbeOptions, *, out: P
     """
     if options.baseline == "random":
         initialize_encoder(subject.encoder, keyed_generator(options.seed, "weights"))
-    bench, pixels = Bench(subject, data, options), options.baseline == "pixels"
+    bench, pixels = Bench(subject, data, options, out=out), options.baseline == "pixels"
     if pixels and data.cache is not None:
         raise InputError("the baseline of pixels reads images; leave --cache out")
     encoder = bench.encoder.requires_grad_(False)
     encode, noisy = None if data.cache else bench.encode, options.embedding_dropout
     represent: Represent = pixel_features if pixels else Frozen(encoder, encode, noisy=noisy)
     still: Represent = pixel_features if pixels else Frozen(encoder, bench.encode, noisy=False)
-    inputs = bench.inputs()
-    if isinstance(inputs, StoredBatches) and not noisy:
-        precompute(inputs, represent, bench.state.device)
+    batches = bench.batches()
+    if isinstance(batches.inputs, StoredBatches) and not noisy:
+        precompute(batches.inputs, represent, bench.state.device)
         represent = nn.Identity()
-    examples = bench.held_out(still)
-    head = build_head(examples.inputs.shape[1], len(bench.names), normed=True)
+    width = bench.channels * min(PIXELS, bench.size) ** 2 if pixels else encoder.sizes.width
+    head = build_head(width, len(bench.names), normed=True)
     initialize_head(head, keyed_generator(options.seed, "head"))
     objective = ClassifierObjective(
         head,
@@ -77,7 +77,7 @@ def probe(subject: Subject, data: LabelledData, options: ProbeOptions, *, out: P
         ),
     )
     save = None if pixels else bench.saver(TokenClassifier(encoder, head))
-    return bench.run(objective, inputs, examples, out=out, save=save)
+    return bench.run(objective, batches, bench.held_out(still), out=out, save=save)
 
 
 @torch.no_grad()

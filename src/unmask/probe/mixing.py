@@ -113,7 +113,10 @@ def mix(images: Tensor, plan: MixPlan) -> tuple[Tensor, Tensor]:
     height, width = images.shape[-2:]
     top, bottom, left, right = plan.box.T[..., None]  # (G, 1) each
     rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
-    row_inside, column_inside = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    row_inside, column_inside = (
+        (rows >= top) & (rows < bottom),
+        (columns >= left) & (columns < right),
+    )
     outside = ~(row_inside[:, :, None] & column_inside[:, None, :])  # (G, H, W)
     weight = plan.keep[:, None, None] * outside  # (G, H, W)
     own = images.unflatten(0, (len(plan.keep), -1))  # (G, M, C, H, W)

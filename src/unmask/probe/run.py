@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -25,9 +23,7 @@ from unmask.probe.subject import Subject
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.train.loop import train
 from unmask.train.processes import launched
-from unmask.train.settings import Training
-
-Inputs = ImageBatches | StoredBatches
+from unmask.train.run_folder import check_run_folder, plain_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +80,16 @@ class Bench:
         subject: whose encoder and tokenizer move to this process's device.
         data: labelled images.
         options: of the probe or the fine-tuning.
+        out: the run folder; None for judging alone.
 
     Raises:
         InputError: another token grid than the trained one, parts of different data, a batch that
-            does not fit.
+            does not fit, a folder that holds anything but this run.
     """
 
-    def __init__(self, subject: Subject, data: LabelledData, options: Course) -> None:
+    def __init__(
+        self, subject: Subject, data: LabelledData, options: Course, *, out: Path | None = None
+    ) -> None:
         self.subject, self.data, self.options = subject, data, options
         self.names = data.class_names
         self.state = launched()
@@ -105,12 +104,21 @@ class Bench:
                 f"encoder takes {grid[0]}x{grid[1]}; build another cache or leave --cache out"
             )
         self.training = options.training(len(data.cache or data.train))
+        if out is not None:
+            check_run_folder(out, plain_config(self._config()))
         self.encoder = subject.encoder.to(self.state.device)
         self.encode: Represent = subject.tokenizer.to(self.state.device).encode
 
-    def inputs(self) -> Inputs:
-        """Batches of images, or of codes where there is a cache."""
+    def batches(self, mixing: Mixing | None = None) -> LabelledBatches:
+        """This process's batches: of images, or of codes where there is a cache.
+
+        Raises:
+            InputError: mixing groups do not divide a micro-batch.
+        """
         share = {"rank": self.state.process_index, "world": self.state.num_processes}
+        return LabelledBatches(self._inputs(share), self.training, mixing=mixing, **share)
+
+    def _inputs(self, share: dict[str, int]) -> ImageBatches | StoredBatches:
         cache, training = self.data.cache, self.training
         if cache is not None:
             return StoredBatches(
@@ -127,7 +135,9 @@ class Bench:
         )
 
     def held_out(self, represent: Represent) -> Examples:
-        """The held-out images as ``represent`` has them."""
+        """The held-out images as ``represent`` has them; none but on the main process."""
+        if not self.state.is_main_process:
+            return Examples(torch.empty(0), torch.empty(0))
         transform = self.options.judged_transform(self.size, self.channels)
         return held_out(self.data.held_out, transform, represent, device=self.state.device)
 
@@ -139,24 +149,21 @@ class Bench:
     def run(
         self,
         objective: ClassifierObjective,
-        inputs: Inputs,
+        batches: LabelledBatches,
         examples: Examples,
         *,
         out: Path,
         save: Save | None,
-        mixing: Mixing | None = None,
     ) -> Outcome:
         """Train, continue or just finish; judge after every epoch.
 
         Args:
             objective: what is trained.
-            inputs: what it reads.
+            batches: what it reads.
             examples: what its trained part is judged on.
             out: the run folder; gets ``best/``, ``last/`` and ``accuracy.jsonl`` besides.
             save: writes a classifier; None where there is none to write.
-            mixing: of images.
         """
-        share = {"rank": self.state.process_index, "world": self.state.num_processes}
         judge = EpochJudge(
             model=objective.averaged,
             examples=examples,
@@ -167,22 +174,21 @@ class Bench:
         )
         train(
             objective,
-            LabelledBatches(inputs, self.training, mixing=mixing, **share),
+            batches,
             settings=self.training,
             out=out,
             config=self._config(),
             preview=judge,
             num_workers=self.data.workers,
         )
-        if self.state.is_main_process and isinstance(inputs, ImageBatches):
-            print(inputs.bad.news() or "", end="")
         found = scores(out)
-        best = max(found, key=lambda line: line["accuracy"])
-        if save and self.state.is_main_process:
-            save(out / LAST, found[-1])
-        return Outcome(
-            best=best["accuracy"], best_epoch=best["epoch"], last=found[-1]["accuracy"]
-        )
+        if self.state.is_main_process:
+            if isinstance(batches.inputs, ImageBatches) and (news := batches.inputs.bad.news()):
+                print(news)
+            if save:
+                save(out / LAST, found[-1])
+        best, last = max(found, key=lambda line: line["accuracy"]), found[-1]
+        return Outcome(best=best["accuracy"], best_epoch=int(best["epoch"]), last=last["accuracy"])
 
     def _config(self) -> dict[str, object]:
         data = {"data": self.data.train.name, "images": len(self.data.cache or self.data.train)}

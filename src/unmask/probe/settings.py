@@ -14,7 +14,7 @@ from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
 from unmask.train.settings import Training
 
-JUDGED = {"resized": "inner", "clipped": "inner", "random": "center"}  # crops of held-out images
+JUDGED: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}  # crops of held-out images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,10 +52,9 @@ def open_subject(name: str | Path, *, pool: Pool) -> Subject:
     if json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT:
         return _of_classifier(str(name), load_saved(folder), pool)
     pipeline = Pipeline.from_pretrained(name)
-    encoder = encoder_of(pipeline, pool=pool)
-    tokenizer = pipeline.tokenizer
-    assert isinstance(tokenizer, VQTokenizer), "MAGE's tokens are codes"
-    return Subject(name=str(name), encoder=encoder, tokenizer=tokenizer)
+    encoder, found = encoder_of(pipeline, pool=pool), pipeline.tokenizer
+    assert isinstance(found, VQTokenizer), "MAGE's tokens are codes"
+    return Subject(name=str(name), encoder=encoder, tokenizer=found)
 
 
 def _of_classifier(name: str, saved: Saved, pool: Pool) -> Subject:

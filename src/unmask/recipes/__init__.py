@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmask.errors import InputError, did_you_mean
-from unmask.recipes import maskgit
+from unmask.recipes import maskgit, self_guidance
 from unmask.recipes.recipe import Recipe, Result
 from unmask.recipes.serial import read_yaml
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in maskgit.RECIPES}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*maskgit.RECIPES, *self_guidance.RECIPES)
+}
 
 __all__ = ["RECIPES", "Recipe", "Result", "get"]
 

@@ -14,7 +14,9 @@ from cattrs.strategies import configure_tagged_union
 
 from unmask.errors import InputError, did_you_mean
 from unmask.counts import AnyCounts, FixedCounts
+from unmask.decode import AnyDraw
 from unmask.masking import AnyMasking, TrainMasking
+from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.networks import AnyNetwork
 from unmask.orders import AnyOrder
 from unmask.tokenizers.conv_kl import ConvKL
@@ -26,6 +28,7 @@ UNIONS: dict[Any, Any] = {
     AnyOrder: NOTHING,
     AnyNetwork: NOTHING,
     AnyCounts: FixedCounts,
+    AnyDraw: CategoricalDraw,
     AnyMasking: TrainMasking,
     ConvVQ | ConvKL: ConvVQ,
 }

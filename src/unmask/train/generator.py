@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -127,15 +129,17 @@ def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
 def make_batches(recipe: Recipe, cache: LatentCache) -> MaskedBatches:
     """This process's batches of a recipe."""
     state = launched()
-    of_batch: dict[str, Any] = {
-        "training": recipe.training,
-        "classes": recipe.network.classes,
-        "rank": state.process_index,
-        "world": state.num_processes,
-    }
-    if recipe.substitution is None:
-        return MaskedBatches(cache, recipe.masking, **of_batch)
-    return SubstitutionBatches(cache, recipe.masking, recipe.substitution, **of_batch)
+    kind: Callable[..., MaskedBatches] = MaskedBatches
+    if recipe.substitution is not None:
+        kind = partial(SubstitutionBatches, options=recipe.substitution)
+    return kind(
+        cache,
+        recipe.masking,
+        training=recipe.training,
+        classes=recipe.network.classes,
+        rank=state.process_index,
+        world=state.num_processes,
+    )
 
 
 def train_generator(

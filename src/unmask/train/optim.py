@@ -41,17 +41,19 @@ def parameter_groups(model: nn.Module, settings: Training) -> list[dict[str, obj
     """Trainable parameters by weight decay.
 
     Returns:
-        One group as maskgit-pytorch has it, or with ``decay_only_matrices`` a second one without
-        decay for what has fewer than two dimensions.
+        One group as maskgit-pytorch has it, and a second one without decay for what
+        ``decay_only_matrices`` and ``decay_head`` spare.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    if not settings.decay_only_matrices:
-        return [{"params": trainable, "weight_decay": settings.weight_decay}]
-    matrices = [p for p in trainable if p.ndim >= 2]
-    others = [p for p in trainable if p.ndim < 2]
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        flat = settings.decay_only_matrices and parameter.ndim < 2
+        in_head = not settings.decay_head and "head" in name.split(".")
+        if parameter.requires_grad:
+            (spared if flat or in_head else decayed).append(parameter)
     groups: list[dict[str, object]] = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -51,6 +51,8 @@ class Training:
     """AdamW's decoupled decay."""
     decay_only_matrices: bool = False
     """Spare biases, norms and other one-dimensional parameters from weight decay."""
+    decay_head: bool = True
+    """False also spares everything in the head (MAR)."""
     clip_grad_norm: float | None = None
     """Largest global gradient norm; None means no clipping."""
     label_smoothing: float = 0.0

@@ -205,8 +205,4 @@ def head_loss(case: Case) -> dict[str, Tensor]:
 HANDLERS = {
     "mar.head_sample": head_sample,
     "emigm.head_dpm": head_dpm,
-    "mar.tables": process_tables,
-    "emigm.tables": solver_tables,
-    "mar.loss": head_loss,
-    "emigm.loss": head_loss,
 }

@@ -1,0 +1,155 @@
+"""Shuffled reading of moments: the latent cache against one .npz file an image.
+
+    python benchmarks/read_moments.py --images 20000 --report benchmarks/reports
+
+Both hold the same moments (32, 16, 16) of the same images with their mirror images, float32. One
+.npz an image with ``moments`` and ``moments_flip``, loaded anew at every access and then stacked,
+is how MAR and eMIGM keep their caches. Two comparisons: the moments themselves, and the latents
+that are drawn from them, a batch at a time, by the same noise. Rounds alternate between the two in
+one process; every round reads other batches, the same ones from both, and the results are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from read_codes import RandomImages, Reader, measure
+from report import hardware_line, markdown_table, versions_line, write_report
+from torch import Tensor
+
+from unmask.data.build_cache import CacheLayout, build_cache
+from unmask.data.cache import LatentCache
+from unmask.data.foreign_cache import KL16, convert_cache
+from unmask.draws import keyed_generator
+from unmask.tokenizers.latents import posterior, to_map, to_tokens
+
+SIDE = 16
+CHANNELS, MOMENT_CHANNELS, SCALE = KL16.channels, KL16.moment_channels, KL16.scale
+
+
+class RandomMoments:
+    """Random moments that depend on the colour of an image only."""
+
+    identity = "random moments"
+    channels = CHANNELS
+    moment_channels = MOMENT_CHANNELS
+    scale = SCALE
+    stride = 1
+    image_channels = 3
+    native_range = (0.0, 1.0)
+
+    def grid(self, image_size: int) -> tuple[int, int]:
+        """One token a pixel."""
+        return image_size, image_size
+
+    def moments(self, images: Tensor) -> Tensor:
+        """``(B, C, S, S)`` to ``(B, M, S, S)``."""
+        keys = (images[:, :, 0, 0] * 255).round().long().tolist()
+        shape = (MOMENT_CHANNELS, *images.shape[2:])
+        return torch.stack([torch.randn(shape, generator=keyed_generator("m", *k)) for k in keys])
+
+    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
+        """Not used, as are the next two."""
+        raise NotImplementedError
+
+    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        """Not used."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Not used."""
+        raise NotImplementedError
+
+
+def write_npz(cache: LatentCache, folder: Path) -> None:
+    """One file an image, in ten folders of classes, as MAR's cache holds."""
+    for row in range(len(cache)):
+        twice = torch.tensor([row, row])
+        straight, mirrored = cache.moments(twice, torch.tensor([0, 1])).numpy()
+        file = folder / f"n{row * 10 // len(cache)}" / f"{row:07d}.JPEG.npz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, moments=straight, moments_flip=mirrored)
+
+
+def npz_reader(folder: Path) -> Reader:
+    """Read a batch of moments file by file."""
+    files = sorted(folder.glob("*/*.npz"))
+
+    def read(rows: Tensor, views: Tensor) -> Tensor:
+        moments = []
+        for row, view in zip(rows.tolist(), views.tolist(), strict=True):
+            with np.load(files[row]) as arrays:
+                moments.append(torch.from_numpy(arrays["moments_flip" if view else "moments"]))
+        return torch.stack(moments)
+
+    return read
+
+
+def drawn(read: Reader, noise: Tensor) -> Reader:
+    """Read moments and draw latents from them, as MAR's training step does."""
+
+    def read_and_draw(rows: Tensor, views: Tensor) -> Tensor:
+        maps = posterior(read(rows, views)).sample(to_map(noise, CHANNELS))
+        return to_tokens(maps * SCALE).contiguous()
+
+    return read_and_draw
+
+
+def main() -> None:
+    """Build both, read both, print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--images", type=int, default=20000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=8, help="a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--report", metavar="DIR", help="write a report file there")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    noise = torch.randn(args.batch_size, SIDE**2, CHANNELS, generator=keyed_generator("noise"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_cache(
+            RandomMoments(),
+            RandomImages(args.images, SIDE),
+            out=folder / "cache",
+            layout=CacheLayout(image_size=SIDE),
+            progress=False,
+        )
+        cache = LatentCache.open(folder / "cache")
+        write_npz(cache, folder / "npz")
+        files = npz_reader(folder / "npz")
+        moments = {"moments, latent cache": cache.moments, "moments, .npz an image": files}
+        latents = {
+            "latents, latent cache": lambda rows, views: cache.latents(rows, views, noise),
+            "latents, .npz an image": drawn(files, noise),
+        }
+        rates = [measure(moments, args), measure(latents, args)]
+        report = convert_cache(folder / "npz", "mar", out=folder / "again", progress=False)
+    rows: list[list[object]] = []
+    for pair in rates:
+        medians = [statistics.median(values) for values in pair.values()]
+        rows += [
+            [name, median, min(values), max(values), f"{median / min(medians):.1f}x"]
+            for (name, values), median in zip(pair.items(), medians, strict=True)
+        ]
+    rows.append(["conversion of the files", report.rows / report.seconds, "", "", ""])
+    header = ["reader", "samples/s, median", "least", "most", "ratio"]
+    print(hardware_line(), versions_line(), markdown_table(header, rows), sep="\n")
+    if args.report:
+        note = (
+            f"Shuffled batches of {args.batch_size} out of {args.images} images with moments of "
+            f"{MOMENT_CHANNELS} x {SIDE} x {SIDE} float32 and two views each, one process, one "
+            f"thread, files in the page cache; {args.rounds} rounds of {args.batches} batches, "
+            "alternating, after one round of warm-up. Both readers return the same tensors, which "
+            "is checked. Latents are drawn a batch at a time in both, the noise at hand."
+        )
+        print(write_report(args.report, "read_moments", rows=rows, header=header, note=note))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""``unmask features``: an encoder's features of a data set, and what they are worth untrained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from unmask.commands.arguments import parse
+from unmask.commands.device import resolve_device
+from unmask.data.source import open_source
+from unmask.data.transform import Crop, Transform
+from unmask.errors import InputError
+from unmask.probe.encoder import Pool, fit_grid
+from unmask.probe.extract import write_features
+from unmask.probe.linear import Frozen
+from unmask.probe.neighbours import knn_accuracy
+from unmask.probe.subject import open_subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write features of all images, and say how often their nearest neighbours name them rightly.
+
+    The accuracy is DINO's: votes of the nearest training images by cosine similarity s, weighted by
+    exp(s / 0.07), for every held-out image.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
+    data: Path
+    """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    out: Path
+    """The .npy file of the training side, (N, D) float32 in the order of the data. Beside it go
+    .labels.npy, and both again of the held-out side, under .val.npy."""
+    pool: Pool = "mean"
+    """Average the image tokens, or take the class slot's feature."""
+    crop: Crop = "inner"
+    """How images get square."""
+    image_size: int | None = None
+    """Pixels a side; None means the size that gives the encoder its trained grid."""
+    interpolate: bool = False
+    """Allow a grid other than the trained one, with resized positions."""
+    neighbours: int = 20
+    """How many vote."""
+    device: str = "auto"
+    """cpu, cuda, mps, or auto."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    arguments = parse(Arguments, words, prog="unmask features")
+    if arguments.out.suffix != ".npy" or not arguments.out.parent.is_dir():
+        raise InputError(f"--out {arguments.out} must end in .npy and lie in a folder that exists")
+    sides = {
+        arguments.out: open_source(arguments.data),
+        arguments.out.with_suffix(".val.npy"): open_source(arguments.data, split="val"),
+    }
+    subject, device = (
+        open_subject(arguments.model, pool=arguments.pool),
+        resolve_device(arguments.device),
+    )
+    encoder, tokenizer = subject.encoder.to(device), subject.tokenizer.to(device)
+    size = arguments.image_size or encoder.sizes.grid[0] * tokenizer.stride
+    fit_grid(encoder, tokenizer.grid(size), interpolate=arguments.interpolate)
+    transform = Transform(size=size, crop=arguments.crop, channels=tokenizer.image_channels)
+    represent, found = Frozen(encoder, tokenizer.encode, noisy=False), []
+    for path, source in sides.items():
+        features, labels = write_features(source, transform, represent, path=path, device=device)
+        found.append((torch.from_numpy(features), torch.from_numpy(labels)))
+        print(f"{len(features)} features of {features.shape[1]} numbers in {path}")
+    known, asked = ((features[labels >= 0], labels[labels >= 0]) for features, labels in found)
+    if len(known[1]) and len(asked[1]):
+        share = knn_accuracy(*known, *asked, k=arguments.neighbours)
+        print(f"nearest-neighbour accuracy {share:.4f} (k = {arguments.neighbours})")

@@ -1,0 +1,71 @@
+"""``unmask probe``: what a frozen encoder's features say about classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from unmask.commands.arguments import parse
+from unmask.data.cache import LatentCache
+from unmask.data.source import open_source
+from unmask.probe.linear import probe
+from unmask.probe.run import LabelledData, Outcome
+from unmask.probe.settings import ProbeOptions
+from unmask.probe.subject import Subject, open_subject
+from unmask.train.processes import launched, part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Train a linear classifier on MAGE's frozen features; started again, it continues.
+
+    Several processes: accelerate launch -m unmask.cli probe MODEL ...
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
+    data: Path
+    """Labelled images: a folder of class folders, WebDataset tars, IDX files or Parquet."""
+    out: Path
+    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table a class."""
+    options: Annotated[ProbeOptions, tyro.conf.arg(name="")] = field(default_factory=ProbeOptions)
+    """How it is trained."""
+    cache: Path | None = None
+    """Codes of the training images, made by unmask cache build."""
+    workers: int = 0
+    """Processes that prepare batches."""
+
+
+def open_data(data: Path, cache: Path | None, workers: int, subject: Subject) -> LabelledData:
+    """Both sides of the data set, and the cache if there is one."""
+    identity = subject.tokenizer.identity
+    return LabelledData(
+        train=open_source(data),
+        held_out=open_source(data, split="val"),
+        cache=None if cache is None else LatentCache.open(cache, tokenizer_identity=identity),
+        workers=workers,
+    )
+
+
+def say(outcome: Outcome, out: Path) -> None:
+    """Print what a run came to, on the main process, and leave the others."""
+    if launched().is_main_process:
+        Console(highlight=False, soft_wrap=True).print(
+            f"accuracy {outcome.last:.4f} at the end, {outcome.best:.4f} at best (after epoch "
+            f"{outcome.best_epoch}); by epoch in {out / 'accuracy.jsonl'}, by class in "
+            f"{out / 'samples'}"
+        )
+    part()
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    arguments = parse(Arguments, words, prog="unmask probe")
+    subject = open_subject(arguments.model, pool=arguments.options.pool)
+    data = open_data(arguments.data, arguments.cache, arguments.workers, subject)
+    say(probe(subject, data, arguments.options, out=arguments.out), arguments.out)

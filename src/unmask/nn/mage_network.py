@@ -1,0 +1,90 @@
+"""MAGE's network, put together from its sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from unmask.model import MaskedModel
+from unmask.nn.block import PreNormBlock
+from unmask.nn.categorical import FixedTableHead
+from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.mage_embed import NORM_EPS, MageEmbed
+from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.trunk import Blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class MageNetwork:
+    """An encoder of what a training example leaves, a decoder of all (arXiv 2211.09117).
+
+    Hidden tokens are padded with the encoder's feature of the class slot; the output layer reads
+    the token table, without teaching it.
+    """
+
+    codes: int
+    """V of the tokenizer."""
+    width: int
+    """D of the encoder, divisible by heads."""
+    depth: int
+    """Blocks of the encoder."""
+    heads: int
+    """Attention heads of its blocks."""
+    decoder_width: int
+    """E, divisible by decoder_heads."""
+    decoder_depth: int
+    """Blocks of the decoder."""
+    decoder_heads: int
+    """Attention heads of its blocks."""
+    length: int
+    """L, tokens of an image."""
+    position_rows: int | None = None
+    """Of the encoder's position table, at least L + 1 (its default); 257 as published."""
+    dropout: float = 0.1
+    """Of embeddings, attention probabilities and every branch's layers, in [0, 1)."""
+    grid: tuple[int, int] | None = None
+    """(h, w) tokens; None means square."""
+
+    classes: ClassVar[int] = 0
+    has_null_class: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Reject sizes that make no network."""
+        check_sizes(codes=self.codes, width=self.width, depth=self.depth, heads=self.heads)
+        check_sizes(width=self.decoder_width, depth=self.decoder_depth, heads=self.decoder_heads)
+        token_grid(self.length, self.grid)
+
+    def build(self) -> MaskedModel:
+        """The network, with torch's own initial weights until initialised or loaded."""
+        positions = (self.position_rows or self.length + 1) - 1
+        embed = MageEmbed(self.codes, self.width, length=positions, dropout=self.dropout)
+        trunk = EncoderDecoder(
+            self._blocks(self.width, self.depth, self.heads),
+            self._blocks(self.decoder_width, self.decoder_depth, self.decoder_heads),
+            widths=(self.width, self.decoder_width),
+            length=self.length,
+            prefix=1,
+            drops=False,
+            mask_token=None,
+            tail=False,
+            norm_eps=NORM_EPS,
+        )
+        outputs = embed.tokens.num_embeddings
+        head = FixedTableHead(self.codes, self.decoder_width, inner=self.width, outputs=outputs)
+        head.out.weight = embed.tokens.weight
+        grid = token_grid(self.length, self.grid)
+        return MaskedModel(embed, trunk, head, length=self.length, grid=grid, classes=0)
+
+    def _blocks(self, width: int, depth: int, heads: int) -> Blocks:
+        return Blocks(
+            PreNormBlock(
+                width,
+                heads,
+                feed_forward=4 * width,
+                qkv_bias=True,
+                norm_eps=NORM_EPS,
+                dropout=self.dropout,
+                inner_dropout=self.dropout,
+            )
+            for _ in range(depth)
+        )

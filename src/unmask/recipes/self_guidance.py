@@ -1,0 +1,83 @@
+"""Self-guidance (arXiv 2410.13136; UnlockMGM): adapters for networks that are trained already.
+
+The published numbers of a plan translate so: its s = 1 is guidance scale 2 here. The published
+trainings started from the original MaskGIT: ``unmask convert maskgit_imagenet256_checkpoint BASE``,
+then ``unmask train selfguidance-imagenet256 --base BASE``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unmask.decode import Plan
+from unmask.guidance import Guidance
+from unmask.nn.feedback import Feedback
+from unmask.objectives.substitution import Substitution
+from unmask.orders import Confidence
+from unmask.recipes import maskgit
+from unmask.recipes.recipe import Recipe
+from unmask.train.settings import Ema, Training
+
+# Its four processes did not exchange gradients, and the first one's weights were published: 64 is
+# the batch behind them, 256 the one that the configuration files say.
+BATCH_AS_RUN = 64
+BATCH_AS_DOCUMENTED = 256
+
+
+def published_plan(temperature: float) -> Plan:
+    """18 steps at s = 1; the heat restores the diversity that guidance costs."""
+    return replace(
+        maskgit.UNLOCKMGM_IMAGENET256.plan,
+        order=Confidence(temperature=temperature, anneal="compound", known="rescore"),
+        guidance=Guidance(weak="self", scale=2.0),
+    )
+
+
+IMAGENET256 = replace(
+    maskgit.UNLOCKMGM_IMAGENET256,
+    name="selfguidance-imagenet256",
+    summary="self-guidance on the original MaskGIT, ImageNet 256x256, 42 M parameters trained",
+    crop="random",
+    flip=False,
+    network=replace(maskgit.UNLOCKMGM_IMAGENET256.network, feedback=Feedback()),
+    substitution=Substitution(proposal="double-softmax", fully_masked="mask"),
+    training=Training(
+        steps=50_000,
+        batch_size=BATCH_AS_RUN,
+        lr=1e-4,
+        schedule="cosine",
+        warmup_steps=5000,
+        label_smoothing=0.1,
+        precision="bf16",
+        ema=Ema(decay=0.9999, warmup="inverse", after_step=5000),
+        seed=208,
+        preview_every=2000,
+        save_every=10_000,
+    ),
+    plan=published_plan(25.0),
+)
+
+IMAGENET512 = replace(
+    IMAGENET256,
+    name="selfguidance-imagenet512",
+    summary="self-guidance on the original MaskGIT, ImageNet 512x512, 42 M parameters trained",
+    tokenizer=maskgit.UNLOCKMGM_IMAGENET512.tokenizer,
+    image_size=512,
+    network=replace(IMAGENET256.network, length=1024),
+    training=replace(IMAGENET256.training, accumulate=2),
+    plan=published_plan(45.0),
+)
+
+FASHION = replace(
+    maskgit.FASHION,
+    name="fashion-selfguidance",
+    summary="self-guidance on the shipped fashion-maskgit, in minutes on two CPU cores",
+    base="fashion-maskgit",
+    network=replace(maskgit.FASHION.network, feedback=Feedback()),
+    substitution=Substitution(),
+    training=replace(maskgit.FASHION.training, steps=1000, lr=2e-3),
+    plan=replace(maskgit.FASHION.plan, guidance=Guidance(weak="self", scale=2.0)),
+    results=(),
+)
+
+RECIPES: tuple[Recipe, ...] = (FASHION, IMAGENET256, IMAGENET512)

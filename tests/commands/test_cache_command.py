@@ -1,0 +1,98 @@
+"""``unmask cache`` from images, and from another project's files, to what it says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unmask.cli import main
+from unmask.data.cache import LatentCache
+from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.idx import read_idx
+from unmask.draws import keyed_generator
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a few images of two classes."""
+    pixels = read_idx(fashion_mnist_10k() / "train-images-idx3-ubyte.gz")[:20]
+    for row, image in enumerate(pixels):
+        folder = tmp_path / "images" / ("even", "odd")[row % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{row}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def said(words: str, capsys: pytest.CaptureFixture, status: int = 0) -> str:
+    assert main(words.split()) == status
+    out, err = capsys.readouterr()
+    return err if status else out
+
+
+def build(capsys: pytest.CaptureFixture, more: str = "") -> str:
+    words = "cache build --tokenizer patches-4-grey --data images --out cache --device cpu"
+    return said(f"{words} --image-size 28 {more}", capsys)
+
+
+def test_a_cache_of_moments_and_what_it_says(place: Path, capsys: pytest.CaptureFixture) -> None:
+    report = build(capsys, "--precision float16")
+    count = len(LatentCache.open("cache"))
+    assert f"{count} images in 1 shards (0 kept), 0 skipped" in report
+    told = said("cache info cache", capsys)
+    size = (place / "cache" / "moments-00000.npy").stat().st_size
+    assert f"kind        moments, float16, {size:,} bytes" in told
+    assert "tokens      49 (7 x 7) of 16 numbers, scale 1, from latents" in told
+    assert "classes     even, odd" in told
+    assert said("cache verify cache", capsys) == "all shards are whole\n"
+
+
+def test_a_picture_shows_the_images(place: Path, capsys: pytest.CaptureFixture) -> None:
+    build(capsys)
+    said("cache info cache --picture sheet.png --tokenizer patches-4-grey", capsys)
+    sheet = np.asarray(Image.open("sheet.png"))
+    first = LatentCache.open("cache").moments(torch.tensor([0]), torch.tensor([0]))
+    pixels = torch.pixel_shuffle(first, 4)[0, 0].add(1).mul(255 / 2).round()
+    assert np.abs(sheet[2:30, 2:30].astype(float) - pixels.numpy()).max() <= 1
+    assert sheet[2:30, 2:30].max() > 100
+    message = said("cache info cache --picture other.png", capsys, status=2)
+    assert "--picture wants --tokenizer NAME" in message
+    message = said("cache info cache --picture b.png --tokenizer patches-2-grey", capsys, status=2)
+    assert "was made by tokenizer" in message
+
+
+def test_a_flipped_bit_is_one_line(place: Path, capsys: pytest.CaptureFixture) -> None:
+    build(capsys, "--shard-size 4")
+    file = place / "cache" / "moments-00001.npy"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 8
+    file.write_bytes(content)
+    message = said("cache verify cache", capsys, status=2)
+    assert "1 files are damaged or missing: moments-00001.npy; delete them and build" in message
+    shards = len(LatentCache.open("cache").index.shards)
+    file.unlink()
+    message = said("cache info cache", capsys, status=2)
+    assert "moments-00001.npy has 0 bytes, not" in message
+    assert f"({shards - 1} kept)" in build(capsys, "--shard-size 4")
+    assert said("cache verify cache", capsys) == "all shards are whole\n"
+
+
+def test_another_projects_cache(place: Path, capsys: pytest.CaptureFixture) -> None:
+    for row in range(4):
+        folder = place / "mar" / f"n{row % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        moments = torch.randn(2, 32, 16, 16, generator=keyed_generator(row)).numpy()
+        np.savez(folder / f"{row}.JPEG.npz", moments=moments[0], moments_flip=moments[1])
+    (place / "mar" / "n0" / "9.JPEG.npz").write_bytes(b"PK")
+    report = said("cache convert mar --from mar --out cache", capsys)
+    assert "4 images in 1 shards (0 kept), 1 skipped" in report
+    assert "skipped n0/9.JPEG.npz: " in report
+    told = said("cache info cache", capsys)
+    assert "256 (16 x 16) of 16 numbers, scale 0.2325, from mean and log variance" in told
+    assert "tokenizer   unknown (converted from mar)" in told
+    message = said("cache convert mar --from mra --out d", capsys, status=2)
+    assert "emigm-512" in message

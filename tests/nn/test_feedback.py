@@ -1,0 +1,208 @@
+"""The adapter's second pass: what it sees, what is added to values, and the folded way down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.model import MaskedModel
+from unmask.nn.feedback import Feedback, FeedbackAdapter
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
+from unmask.train.ema import EmaWeights
+from unmask.train.settings import Ema
+from unmask.types import Canvas, Hidden
+
+LENGTH, CODES, CLASSES = 9, 12, 5
+SIZES = {"codes": CODES, "width": 16, "depth": 3, "heads": 2, "length": LENGTH}
+ADAPTER = Feedback(factor=4)
+POST = PostNormNetwork(**SIZES, feed_forward=24, classes=CLASSES, feedback=ADAPTER)
+PRE = PreNormNetwork(**SIZES, classes=CLASSES, dropout=0.1, feedback=ADAPTER)
+NETWORKS = {
+    "post": POST,
+    "post, seeing": replace(POST, feedback=replace(ADAPTER, blank=False)),
+    "pre": PRE,
+    "pre, seeing": replace(PRE, feedback=replace(ADAPTER, blank=False)),
+    "unconditional": replace(PRE, classes=0),
+}
+
+
+def built(name: str) -> MaskedModel:
+    """With weights large enough that everything matters."""
+    model = NETWORKS[name].build()
+    generator = keyed_generator("feedback")
+    for name, parameter in model.named_parameters():
+        noise = 0.2 * torch.randn(parameter.shape, generator=generator)
+        parameter.data = noise + 1 if name.endswith("norm.weight") else noise
+    return model.eval()
+
+
+def first_pass(model: MaskedModel, seed: int = 0) -> tuple[Hidden, Canvas, Tensor | None]:
+    generator = keyed_generator("canvas", seed)
+    tokens = torch.randint(CODES, (4, LENGTH), generator=generator)
+    canvas = Canvas(tokens, torch.rand(4, LENGTH, generator=generator) < 0.5)
+    labels = torch.tensor([0, 4, 2, 2]) if model.classes else None
+    with torch.no_grad():
+        return model.hidden(canvas, labels), canvas, labels
+
+
+def adapter_of(model: MaskedModel) -> FeedbackAdapter:
+    assert isinstance(model.feedback, FeedbackAdapter)
+    return model.feedback
+
+
+def plain(model: MaskedModel, *arguments: object) -> Tensor:
+    with torch.no_grad():
+        return adapter_of(model).states(model, *arguments)[-1][:, -LENGTH:]
+
+
+def fast(model: MaskedModel, *arguments: object) -> Tensor:
+    with torch.inference_mode():
+        return adapter_of(model)(model, *arguments)
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_folded_equals_plain(name: str) -> None:
+    model = built(name)
+    for seed in (0, 1):  # the second time from what was kept
+        arguments = first_pass(model, seed)
+        torch.testing.assert_close(
+            fast(model, *arguments), plain(model, *arguments), atol=2e-5, rtol=1e-4
+        )
+    hidden, canvas, labels = arguments
+    shorter = Canvas(canvas.tokens[:2, :6], canvas.masked[:2, :6])
+    less = Hidden(hidden.prefix[:2], hidden.tokens[:2, :6])
+    labels = None if labels is None else labels[:2]
+    expected = plain(model, less, shorter, labels)[:, -6:]
+    torch.testing.assert_close(fast(model, less, shorter, labels), expected, atol=2e-5, rtol=1e-4)
+
+
+def step(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(module.parameters(), lr=0.05).step()
+
+
+def reload(module: nn.Module) -> None:
+    module.load_state_dict({name: t * 1.3 for name, t in module.state_dict().items()})
+
+
+def replace_data(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data * 1.3
+
+
+def swap_in(module: nn.Module) -> None:
+    average = EmaWeights(module, Ema())
+    step(module)
+    with average.swapped_in():
+        pass
+
+
+CHANGES = {f.__name__: f for f in (step, reload, replace_data, swap_in)}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("part", ["embed", "trunk", "feedback"])
+def test_nothing_folded_outlives_its_weights(change: str, part: str) -> None:
+    model = built("post")
+    arguments = first_pass(model)
+    before = fast(model, *arguments)
+    CHANGES[change](model.get_submodule(part))
+    after = fast(model, *arguments)
+    torch.testing.assert_close(after, plain(model, *arguments), atol=2e-5, rtol=1e-4)
+    assert not same(after, before)
+
+
+def test_what_is_folded_is_made_once_and_dropped_for_training() -> None:
+    model = built("post")
+    adapter, arguments = adapter_of(model), first_pass(model)
+    fast(model, *arguments)
+    kept = adapter._folded
+    fast(model, *first_pass(model, 1))
+    assert kept is not None
+    assert adapter._folded is kept
+    assert set(model.state_dict()) == set(built("post").state_dict())
+    model.train()
+    assert adapter._folded is None
+    fast(model, *arguments)  # dropout is active: nothing is a constant
+    assert adapter._folded is None
+    model.eval()
+    adapter(model, *arguments).sum().backward()
+    assert adapter._folded is None
+    assert all(p.grad is not None for n, p in model.named_parameters() if n.startswith("feedback"))
+
+
+def test_weights_that_count_no_versions_take_the_plain_way() -> None:
+    with torch.inference_mode():
+        model = built("post")
+        arguments = first_pass(model)
+        made = adapter_of(model)(model, *arguments)
+        assert adapter_of(model)._folded is None
+        for parameter in model.trunk.parameters():
+            parameter.mul_(1.3)
+        assert not same(adapter_of(model)(model, *arguments), made)
+
+
+@pytest.mark.parametrize(("name", "biased"), [("post", True), ("pre", False)])
+def test_without_features_a_pass_has_its_value_bias_twice(name: str, biased: bool) -> None:
+    model = built(name)
+    hidden, canvas, labels = first_pass(model)
+    for level in adapter_of(model).levels:
+        level.out.weight.data.zero_()
+    made = fast(model, hidden, canvas, labels)
+    for block in model.trunk.blocks:
+        bias = block.attention.qkv.bias
+        assert (bias is not None) == biased
+        if bias is not None:
+            bias.data[2 * 16 :] *= 2
+    blank = Canvas(canvas.tokens, torch.ones_like(canvas.masked))
+    with torch.no_grad():  # label N is the null class of one network, the mask of the other
+        expected = model.hidden(blank, torch.full_like(labels, CLASSES)).tokens
+    torch.testing.assert_close(made, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["post", "pre"])
+def test_a_blank_second_pass_knows_canvas_and_class_by_the_first_alone(name: str) -> None:
+    model = built(name)
+    hidden, canvas, labels = first_pass(model)
+    states = adapter_of(model).states(model, hidden, canvas, labels)
+    assert torch.equal(states[0], states[0][:1].expand_as(states[0]))
+    seeing = built(f"{name}, seeing")
+    embedded = seeing.embed(canvas, labels)[0]
+    assert torch.equal(adapter_of(seeing).states(seeing, hidden, canvas, labels)[0], embedded)
+
+
+def test_the_anchor_of_no_class_is_the_shared_part() -> None:
+    anchor = adapter_of(built("pre")).anchor
+    both = anchor(torch.tensor([1, CLASSES]))
+    torch.testing.assert_close(both[1:], anchor(None))
+    assert not same(both[0], both[1])
+    anchor.classes.weight.data[1] = 0
+    torch.testing.assert_close(anchor(torch.tensor([1])), anchor(None))
+    assert adapter_of(built("unconditional")).anchor.classes is None
+
+
+def test_the_gate_is_a_cosine_that_is_never_negative() -> None:
+    model = built("post")
+    adapter, (hidden, _, labels) = adapter_of(model), first_pass(model)
+    gate = adapter.gate(hidden, labels)
+    assert gate.shape == (4, 1 + LENGTH, 1)
+    cosine = torch.cosine_similarity(torch.cat(hidden, 1), adapter.anchor(labels), dim=-1)
+    torch.testing.assert_close(gate.squeeze(-1), cosine.clamp(min=0))
+    assert (gate == 0).any()
+    assert (gate > 0).any()
+
+
+def test_sizes_that_make_no_adapter_are_refused() -> None:
+    with pytest.raises(InputError, match=r"network\.feedback\.factor=0"):
+        Feedback(factor=0)

@@ -1,0 +1,77 @@
+"""A MAGE encoder small enough for every test: 16x16 pixels, 4x4 tokens of 16 codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from toy_system import toy_tokenizer
+
+from unmask.draws import keyed_generator
+from unmask.nn.block import PreNormBlock
+from unmask.nn.categorical import LinearHead
+from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.mage_embed import NORM_EPS, MageEmbed
+from unmask.nn.trunk import Blocks
+from unmask.model import MaskedModel
+from unmask.probe.classifier import Saved, TokenClassifier, build_head, save_classifier
+from unmask.probe.encoder import Encoder, EncoderSizes, initialize_encoder
+from unmask.probe.subject import Subject
+
+SIZES = EncoderSizes(
+    codes=16, width=24, depth=2, heads=2, feed_forward=48, positions=20, grid=(4, 4)
+)
+
+
+def toy_encoder(pool: str = "mean", sizes: EncoderSizes = SIZES) -> Encoder:
+    """With random weights."""
+    encoder = Encoder(sizes, pool=pool)
+    initialize_encoder(encoder, keyed_generator("toy encoder"))
+    return encoder.eval()
+
+
+def toy_subject(pool: str = "mean") -> Subject:
+    return Subject(name="toy", encoder=toy_encoder(pool), tokenizer=toy_tokenizer())
+
+
+def toy_classifier(classes: int = 2) -> Saved:
+    """A fine-tuned one."""
+    head = build_head(SIZES.width, classes, normed=False)
+    model = TokenClassifier(toy_encoder(), head)
+    return Saved(model=model, tokenizer=toy_tokenizer(), class_names=("left", "right"))
+
+
+def save_toy(folder: Path, classes: int = 2) -> Path:
+    save_classifier(toy_classifier(classes), folder)
+    return folder
+
+
+def toy_generator() -> MaskedModel:
+    """MAGE's two halves, with weights of torch's own choice."""
+    halves = [
+        Blocks(
+            PreNormBlock(24, 2, feed_forward=48, qkv_bias=True, norm_eps=NORM_EPS) for _ in range(2)
+        )
+        for _ in range(2)
+    ]
+    trunk = EncoderDecoder(
+        *halves, widths=(24, 24), length=16, prefix=1, drops=False, mask_token=None, tail=False
+    )
+    embed = MageEmbed(16, 24, length=16, dropout=0.1)
+    return MaskedModel(embed, trunk, LinearHead(16, 24), length=16, grid=(4, 4), classes=0)
+
+
+def write_labelled(root: Path, train: int = 48, val: int = 24) -> Path:
+    """Two classes of 16x16 pixels that differ by which half is bright."""
+    for side, count in (("train", train), ("val", val)):
+        for index in range(count):
+            noise = torch.rand(16, 16, 3, generator=keyed_generator(side, index)) * 60
+            columns, name = (slice(8), "left") if index % 2 else (slice(8, 16), "right")
+            noise[:, columns] += 150
+            file = root / side / name / f"{index:03d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(noise.numpy().astype(np.uint8)).save(file)
+    return root
