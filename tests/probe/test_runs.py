@@ -57,7 +57,7 @@ def final(out: Path) -> dict[str, torch.Tensor]:
 def test_a_probe_learns_the_head_alone(data: LabelledData, tmp_path: Path, baseline: str) -> None:
     subject, before = toy_subject(), toy_encoder().state_dict()
     outcome = probe(subject, data, replace(PROBE, baseline=baseline), out=tmp_path / "run")
-    assert outcome.best == 1, "which half is bright is easy to see"
+    assert outcome.best == 1, "brightness is easy to see"
     assert set(final(tmp_path / "run")) == {
         "0.running_mean", "0.running_var", "0.num_batches_tracked", "1.weight", "1.bias"
     }  # fmt: skip
@@ -66,7 +66,7 @@ def test_a_probe_learns_the_head_alone(data: LabelledData, tmp_path: Path, basel
     assert same == (baseline != "random")
     assert (tmp_path / "run" / "last").exists() == (baseline != "pixels")
     table = (tmp_path / "run" / "samples" / "step-0000042.tsv").read_text().splitlines()
-    assert [row.split("\t")[:2] for row in table[1:]] == [["left", "12"], ["right", "12"]]
+    assert [row.split("\t")[:2] for row in table[1:]] == [["dark", "12"], ["light", "12"]]
 
 
 def test_the_embedding_dropout_is_an_option(data: LabelledData, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_embedding_dropout_is_an_option(data: LabelledData, tmp_path: Path) 
 def test_fine_tuning_leaves_its_best_and_its_last(data: LabelledData, tuned: Path) -> None:
     last, weights = load_saved(tuned / "last"), final(tuned)
     assert all(torch.equal(t, weights[k]) for k, t in last.model.state_dict().items())
-    assert last.class_names == ("left", "right")
+    assert last.class_names == ("dark", "light")
     config = json.loads((tuned / "best" / "config.json").read_text())
     first_best = max(lines(tuned), key=lambda line: line["accuracy"])
     assert config["accuracy"] == first_best["accuracy"]

@@ -41,7 +41,7 @@ def toy_classifier(classes: int = 2) -> Saved:
     """A fine-tuned one."""
     head = build_head(SIZES.width, classes, normed=False)
     model = TokenClassifier(toy_encoder(), head)
-    return Saved(model=model, tokenizer=toy_tokenizer(), class_names=("left", "right"))
+    return Saved(model=model, tokenizer=toy_tokenizer(), class_names=("dark", "light"))
 
 
 def save_toy(folder: Path, classes: int = 2) -> Path:
@@ -65,12 +65,12 @@ def toy_generator() -> MaskedModel:
 
 
 def write_labelled(root: Path, train: int = 48, val: int = 24) -> Path:
-    """Two classes of 16x16 pixels that differ by which half is bright."""
+    """Two classes of 16x16 pixels that differ by how bright they are."""
     for side, count in (("train", train), ("val", val)):
         for index in range(count):
             noise = torch.rand(16, 16, 3, generator=keyed_generator(side, index)) * 60
-            columns, name = (slice(8), "left") if index % 2 else (slice(8, 16), "right")
-            noise[:, columns] += 150
+            name = "light" if index % 2 else "dark"
+            noise += 150 if index % 2 else 0
             file = root / side / name / f"{index:03d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(noise.numpy().astype(np.uint8)).save(file)

@@ -37,8 +37,8 @@ class CacheLayout:
     """Of moments; codes are whole numbers."""
     shard_size: int | None = None
     """Images a shard, which is held in memory; None: 64 MiB of them, at most 65536."""
-    batch_size: int = 64
-    """Images encoded at a time."""
+    batch_size: int = 32
+    """Images encoded at a time, each in all its views."""
 
     def __post_init__(self) -> None:
         """Reject sizes below one."""

@@ -11,6 +11,7 @@ repeats, ``M`` tokens, ``C`` latent channels.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -103,11 +104,8 @@ class Process:
 
 def cosine_betas() -> Tensor:
     """``(1000,)`` float64, the cosine schedule (improved DDPM, eq. 17), at most 0.999 each."""
-
-    def signal(progress: float) -> float:
-        return math.cos((progress + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    betas = [min(1 - signal((i + 1) / STEPS) / signal(i / STEPS), 0.999) for i in range(STEPS)]
+    shares = [math.cos((i / STEPS + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(STEPS + 1)]
+    betas = [min(1 - after / before, 0.999) for before, after in itertools.pairwise(shares)]
     return torch.tensor(betas, dtype=torch.float64, device="cpu")
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmask.errors import InputError, did_you_mean
-from unmask.recipes import maskgit, self_guidance
+from unmask.recipes import emigm, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe, Result
 from unmask.recipes.serial import read_yaml
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*maskgit.RECIPES, *self_guidance.RECIPES)
+    recipe.name: recipe
+    for family in (maskgit, self_guidance, mar, emigm)
+    for recipe in family.RECIPES
 }
 
 __all__ = ["RECIPES", "Recipe", "Result", "get"]

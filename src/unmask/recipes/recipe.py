@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unmask.decode import Plan
-from unmask.errors import InputError
-from unmask.masking import AnyMasking, TrainMasking
+from unmask.errors import InputError, did_you_mean
+from unmask.masking import AnyMasking, NormalMasking, TrainMasking
+from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.networks import AnyNetwork
+from unmask.nn.sizes import token_space
 from unmask.objectives.substitution import Substitution
 from unmask.train.settings import Training
 
@@ -25,6 +27,16 @@ class Result:
     """What of the sampling plan or the data it depends on."""
     source: str
     """Paper, repository or report file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedPlan:
+    """Another way to sample a system."""
+
+    name: str
+    """What ``unmask sample --plan`` calls it."""
+    plan: Plan
+    """The way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +68,73 @@ class Recipe:
     to predict masked ones."""
     plan: Plan = field(default_factory=Plan)
     """The default way to sample."""
+    plans: tuple[NamedPlan, ...] = ()
+    """Others that were published or are worth a name."""
     results: tuple[Result, ...] = ()
     """Published and measured scores."""
 
     def __post_init__(self) -> None:
         """Reject parts that do not fit each other, naming both."""
-        if self.plan.steps > self.network.length:
-            raise InputError(
-                f"plan.steps={self.plan.steps} exceeds network.length={self.network.length} "
-                "tokens; use at most one step a token"
-            )
-        if "null" in self.plan.guidance.scales:
-            self._check_null_class()
+        for plan in (self.plan, *(named.plan for named in self.plans)):
+            self._check_plan(plan)
+        self._check_masking()
         self._check_adapter()
         if self.training.label_dropout and not getattr(self.network, "has_null_class", False):
             raise InputError(
                 f"training.label_dropout={self.training.label_dropout} needs a network with a "
                 f"null class, and {type(self.network).__name__} with "
                 f"classes={self.network.classes} has none; set it to 0"
+            )
+
+    def named_plan(self, name: str) -> Plan:
+        """One of ``plans``.
+
+        Raises:
+            InputError: for another name.
+        """
+        plans = {named.name: named.plan for named in self.plans}
+        if name not in plans:
+            known = did_you_mean(name, plans) if plans else "it has only its default"
+            raise InputError(f"{self.name} has no plan {name!r}; {known}")
+        return plans[name]
+
+    def _check_plan(self, plan: Plan) -> None:
+        network = type(self.network).__name__
+        if plan.steps > self.network.length:
+            raise InputError(
+                f"plan.steps={plan.steps} exceeds network.length={self.network.length} "
+                "tokens; use at most one step a token"
+            )
+        of_codes = token_space(self.network)[0] == "codes"
+        if plan.order.needs_density and not of_codes:
+            raise InputError(
+                f"plan.order={type(plan.order).__name__} needs probabilities, which the diffusion "
+                f"head of {network} does not give; use RandomOrder or StaticOrder"
+            )
+        if isinstance(plan.draw, CategoricalDraw) != of_codes:
+            wanted = "CategoricalDraw" if of_codes else "DiffusionDraw"
+            raise InputError(
+                f"plan.draw={type(plan.draw).__name__} is not for the head of {network}; "
+                f"use {wanted}"
+            )
+        if "null" in plan.guidance.scales:
+            self._check_null_class(plan)
+
+    def _check_masking(self) -> None:
+        if not getattr(self.network, "drops", False):
+            return
+        masking = self.masking
+        network = f"the encoder of {type(self.network).__name__}"
+        if not getattr(masking, "shared", True):
+            raise InputError(
+                f"masking.shared=False of {type(masking).__name__} hides unequally many tokens, "
+                f"and {network} needs equally many in every image: set masking.shared, or "
+                "network.drops to False"
+            )
+        if isinstance(masking, NormalMasking) and masking.drop != "hidden":
+            raise InputError(
+                f"masking.drop={masking.drop!r} shows hidden tokens to {network}, which must not "
+                "see any; set it to 'hidden'"
             )
 
     def _check_adapter(self) -> None:
@@ -84,10 +145,10 @@ class Recipe:
                 f"adapter, and this {type(self.network).__name__} has none; set network.feedback"
             )
 
-    def _check_null_class(self) -> None:
+    def _check_null_class(self, plan: Plan) -> None:
         if not self.training.label_dropout:
             raise InputError(
-                f"plan.guidance.scale={self.plan.guidance.scale} needs "
+                f"plan.guidance.scale={plan.guidance.scale} needs "
                 "training.label_dropout above 0, which teaches the null class; "
                 "or set the scale to 1"
             )

@@ -52,11 +52,13 @@ def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -
     """The same of images that are yet to be encoded, and that they fill a batch.
 
     Raises:
-        InputError: codes, tokens, classes or the batch do not fit.
+        InputError: codes, tokens, classes, the batch or the base do not fit.
     """
     rows, columns = tokenizer.grid(recipe.image_size)
     check_sizes(recipe, tokenizer, length=rows * columns, classes=len(source.class_names))
     check_batch_size(len(source), recipe.training.batch_size)
+    if recipe.base is not None or recipe.substitution is not None:
+        make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
 
 
 def check_sizes(recipe: Recipe, tokenizer: AnyTokenizer, *, length: int, classes: int) -> None:

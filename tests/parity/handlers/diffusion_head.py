@@ -1,7 +1,6 @@
-"""The diffusion head of MAR and eMIGM: network, process, solvers, loss.
+"""The diffusion head of MAR and eMIGM: network, process and solvers.
 
-Kinds whose cases hold more than the head's part are completed by whoever computes the rest:
-:func:`process_tables`, :func:`solver_tables` and :func:`head_loss` give this part.
+:func:`process_tables` and :func:`solver_tables` give the head's part of the two ``tables`` kinds.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from golden import Case
 from torch import Tensor
 
 from unmask.checkpoints.mar import HEAD_TABLE
-from unmask.checkpoints.names import to_own, to_source
+from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
 from unmask.draws import Tape
 from unmask.nn import dpm_solver
@@ -179,27 +178,6 @@ def solver_tables(case: Case) -> dict[str, Tensor]:
             places[: order - 1, k] = inner
         found[f"r1.{steps}"], found[f"r2.{steps}"] = places
     return found
-
-
-def head_loss(case: Case) -> dict[str, Tensor]:
-    """The terms of ``mar.loss`` and ``emigm.loss`` at all tokens, from the case's own features.
-
-    Where no weights enter, also the loss and the gradients of the head.
-    """
-    head, z, times = head_of(case), case.input("z"), case.input("t")
-    targets = case.input("latents").flatten(2).transpose(1, 2).flatten(0, 1)  # (B L, C)
-    noise = case.input("noise").flatten(1, 2)  # (R, B L, C)
-    mse, vb = head.loss_terms(z.flatten(0, 1), targets, times=times.flatten(1), noise=noise)
-    found = {"mse": mse.view(times.shape).detach(), "vb": vb.view(times.shape).detach()}
-    if case.config.get("use_weighted_loss", False):
-        return found
-    mask = case.input("mask").flatten()
-    rows = head.loss(z.flatten(0, 1), targets, times=times.flatten(1), noise=noise)
-    loss = (rows * mask).sum() / mask.sum()
-    loss.backward()
-    grads = {f"head.{name}": p.grad for name, p in head.named_parameters()}
-    named = {f"grad.{name}": grad for name, grad in to_source(grads, HEAD_TABLE).items()}
-    return found | {"loss": loss} | named
 
 
 HANDLERS = {

@@ -1,0 +1,127 @@
+"""MAR (arXiv 2406.11838): the published systems, their parts told by one table, and a small one.
+
+Its numbers come from the repository's README and defaults; what was trained longer than those say
+(800 epochs, larger heads) from the authors' answers and the paper's appendix B.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from unmask.counts import FixedCounts
+from unmask.decode import Plan
+from unmask.guidance import Guidance
+from unmask.masking import NormalMasking
+from unmask.nn.diffusion import DiffusionDraw
+from unmask.nn.latent_network import LatentNetwork
+from unmask.orders import RandomOrder
+from unmask.recipes.recipe import NamedPlan, Recipe, Result
+from unmask.train.settings import Ema, Training
+
+README, PAPER = "LTH14/mar, README", "arXiv 2406.11838"
+IMAGENET = 1_281_167  # training images
+
+
+def epochs(number: int, batch_size: int) -> int:
+    """Steps of so many epochs of ImageNet, each without its last, incomplete batch.
+
+    800 epochs at 2,048 images are 800 x 625 = 500,000 steps; at 1,024, 800 x 1,251 = 1,000,800.
+    """
+    return number * (IMAGENET // batch_size)
+
+
+def training_at(batch_size: int) -> Training:
+    """The published training (``main_mar.py``): 800 epochs, of which 100 are warm-up."""
+    return Training(
+        steps=epochs(800, batch_size),
+        batch_size=batch_size,
+        lr=1e-4 * batch_size / 256,
+        schedule="constant",
+        warmup_steps=epochs(100, batch_size),
+        betas=(0.9, 0.95),
+        weight_decay=0.02,
+        decay_only_matrices=True,
+        decay_head=False,
+        clip_grad_norm=3.0,
+        label_dropout=0.1,
+        noise_repeats=4,
+        precision="fp16",
+        ema=Ema(decay=0.9999, warmup="none"),
+        log_every=100,
+        save_every=epochs(5, batch_size),
+        preview_every=epochs(40, batch_size),
+    )
+
+
+class Sizes(NamedTuple):
+    """One row of the table."""
+
+    width: int
+    """Of encoder and decoder."""
+    depth: int
+    """Blocks of each."""
+    heads: int
+    """Attention heads."""
+    head: tuple[int, int]
+    """Blocks and width of the diffusion head."""
+
+    def network(self, *, channels: int = 16, tied: bool = False) -> LatentNetwork:
+        """The network on 16 x 16 tokens with ImageNet's classes."""
+        return LatentNetwork(
+            channels=channels,
+            width=(self.width, self.width),
+            depth=(self.depth, self.depth),
+            heads=(self.heads, self.heads),
+            length=256,
+            head_depth=self.head[0],
+            head_width=self.head[1],
+            classes=1000,
+            dropout=0.1,
+            tied=tied,
+        )
+
+
+def plan(steps: int, guidance: Guidance, temperature: float = 1.0) -> Plan:
+    """Cosine counts, random positions, 100 ancestral steps of the head."""
+    return Plan(
+        steps=steps,
+        counts=FixedCounts(least=1),
+        order=RandomOrder(),
+        guidance=guidance,
+        draw=DiffusionDraw(solver="ddpm", respacing="100", temperature=temperature),
+    )
+
+
+UNGUIDED = NamedPlan(name="unguided", plan=plan(256, Guidance(), 0.95))
+QUICK = NamedPlan(name="quick", plan=plan(64, Guidance(scale=4.0)))  # its notebook's
+
+# width, blocks a half, heads, head; guidance; FID and IS guided (README), unguided (paper)
+TABLE: dict[str, tuple[Sizes, float, tuple[float, float], tuple[float, float]]] = {
+    "base": (Sizes(768, 12, 12, (6, 1024)), 2.9, (2.31, 281.7), (3.48, 192.4)),
+    "large": (Sizes(1024, 16, 16, (8, 1280)), 3.0, (1.78, 296.0), (2.60, 221.4)),
+    "huge": (Sizes(1280, 20, 16, (12, 1536)), 3.2, (1.55, 303.7), (2.35, 227.8)),
+}
+PARAMETERS = {"base": "208 M", "large": "478 M", "huge": "942 M"}
+
+
+def _recipe(name: str) -> Recipe:
+    sizes, scale, guided, unguided = TABLE[name]
+    return Recipe(
+        name=f"mar-{name}",
+        summary=f"MAR, ImageNet 256x256 in KL-16 latents, {PARAMETERS[name]} parameters",
+        tokenizer="kl16",
+        image_size=256,
+        network=sizes.network(),
+        masking=NormalMasking(mean=1.0, std=0.25, least=0.7),
+        training=training_at(2048),
+        plan=plan(256, Guidance(scale=scale, ramp="revealed")),
+        plans=(UNGUIDED, QUICK),
+        results=tuple(
+            Result(metric=metric, value=value, setting=setting, source=source)
+            for pair, setting, source in ((guided, "", README), (unguided, "unguided", PAPER))
+            for metric, value in zip(("FID-50k", "IS"), pair, strict=True)
+        ),
+    )
+
+
+RECIPES: tuple[Recipe, ...] = tuple(map(_recipe, TABLE))
