@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unmask.checkpoints.foreign import Foreign, Kind, load_foreign
 from unmask.checkpoints.store import load_state
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.networks import AnyNetwork
+from unmask.nn.sizes import token_space
 from unmask.pipeline import Pipeline
-from unmask.recipes import maskgit, self_guidance
+from unmask.recipes import emigm, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.folder import load_any_tokenizer
 
 PRESETS: dict[str, tuple[Recipe, ...]] = {
     "maskgit-pytorch": (maskgit.PYTORCH_IMAGENET256, maskgit.PYTORCH_FFHQ256),
@@ -26,8 +27,10 @@ PRESETS: dict[str, tuple[Recipe, ...]] = {
         self_guidance.IMAGENET512,
     ),
     "maskgit-jax": (maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
+    "mar": mar.RECIPES,
+    "emigm": emigm.RECIPES,
 }
-UNKNOWN = "unknown"  # the tokenizer of a network whose codes no preset of its source has
+UNKNOWN = "unknown"  # the tokenizer of a network of other tokens than its source's presets
 
 
 def convert(
@@ -54,7 +57,7 @@ def convert(
     Raises:
         InputError: for a checkpoint that cannot be read, or a tokenizer of other codes.
     """
-    decoder = None if tokenizer is None else load_tokenizer(tokenizer)
+    decoder = None if tokenizer is None else load_any_tokenizer(tokenizer)
     found = load_foreign(source, kind, heads=heads, classes=classes)
     recipe = matching_recipe(found)
     if decoder is not None:
@@ -77,18 +80,20 @@ def matching_recipe(found: Foreign) -> Recipe:
     for preset in presets:
         if _without_dropout(preset.network) == _without_dropout(network):
             return replace(preset, network=network)
-    likely = [p for p in presets if p.network.codes == network.codes] or list(presets)
+    tokens = token_space(network)
+    likely = [p for p in presets if token_space(p.network) == tokens] or list(presets)
+    feedback = getattr(network, "feedback", None)
     base = min(
         likely,
         key=lambda preset: (
-            (getattr(preset.network, "feedback", None) is None) != (network.feedback is None),
+            (getattr(preset.network, "feedback", None) is None) != (feedback is None),
             (preset.network.classes > 0) != (network.classes > 0),
             preset.network.length != network.length,
         ),
     )
-    known = base.network.codes == network.codes
+    known = token_space(base.network) == tokens
     dropout = base.training.label_dropout or 0.1
-    possible = network.feedback if base.plan.guidance.weak == "self" else network.has_null_class
+    possible = feedback if base.plan.guidance.weak == "self" else network.has_null_class
     scale = base.plan.guidance.scale if possible else 1.0
     return replace(
         base,
@@ -103,16 +108,14 @@ def matching_recipe(found: Foreign) -> Recipe:
             steps=min(base.plan.steps, network.length),
             guidance=replace(base.plan.guidance, scale=scale),
         ),
+        plans=(),
         results=(),
     )
 
 
-def _without_dropout(
-    network: PreNormNetwork | PostNormNetwork,
-) -> PreNormNetwork | PostNormNetwork:
-    if isinstance(network, PreNormNetwork):
-        return replace(network, dropout=0.0)
-    return replace(network, dropout=0.0, attention_dropout=0.0)
+def _without_dropout(network: AnyNetwork) -> AnyNetwork:
+    none: dict[str, Any] = {f.name: 0.0 for f in fields(network) if "dropout" in f.name}
+    return replace(network, **none)
 
 
 def _image_size(base: Recipe, length: int) -> int:

@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from unmask.draws import keyed_generator
@@ -140,6 +142,23 @@ def test_the_published_name_and_its_size(
     assert load_any_tokenizer(name).identity == wanted
     (folder / "config.json").unlink()  # as the hub's file comes
     assert load_any_tokenizer(name).identity == wanted
+
+
+def offline(*words: str) -> str:
+    raise LocalEntryNotFoundError("no network\nand more")
+
+
+def test_absent_files_say_what_to_download_and_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    message = (
+        r"no network; download https://huggingface\.co/mit-han-lab/dc-ae-f32c32-in-1\.0-.* put"
+    )
+    with pytest.raises(InputError, match=message) as error:
+        load_any_tokenizer("dc-ae-f32c32-in-1.0")
+    assert "\n" not in str(error.value)
 
 
 def test_bad_input_is_named(folder: Path) -> None:

@@ -12,28 +12,30 @@ import torch
 import yaml
 from torch import Tensor
 
-from unmask.checkpoints import maskgit_jax, maskgit_pytorch, unlockmgm
+from unmask.checkpoints import mar, maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.checkpoints.names import Table, to_own
 from unmask.checkpoints.store import check_state, widen
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.networks import AnyNetwork
 
-Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax"]
+Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax", "mar", "emigm"]
 
 TABLES: dict[str, Table] = {
     "maskgit-pytorch": maskgit_pytorch.TABLE,
     "unlockmgm": unlockmgm.TABLE,
     "maskgit-jax": maskgit_jax.TABLE,
+    "mar": mar.TABLE,
+    "emigm": mar.TABLE,
 }
-PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED}
+PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED, **mar.PUBLISHED}
 
 # A key that only this kind has.
 SIGNATURES = {
     "pos_emb": "maskgit-pytorch",
     "embed.word_embeddings.weight": "unlockmgm",
     "params/Embed_0/word_embeddings/embedding": "maskgit-jax",
+    "diffusion_pos_embed_learned": "mar",
 }
 # Patterns of other systems, the more telling first.
 OTHERS = {
@@ -49,7 +51,7 @@ OTHERS = {
 class Foreign(NamedTuple):
     """A translated checkpoint."""
 
-    network: PreNormNetwork | PostNormNetwork
+    network: AnyNetwork
     """Sizes; ``network.build()`` takes the state."""
     state: dict[str, Tensor]
     """By our names, float32, strictly filling the network."""
@@ -68,13 +70,16 @@ class _Raw(NamedTuple):
 def load_foreign(
     path: Path, kind: Kind | None = None, *, heads: int | None = None, classes: int = 1000
 ) -> Foreign:
-    """Read a checkpoint of maskgit-pytorch, UnlockMGM or the original MaskGIT.
+    """Read a checkpoint of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAR or eMIGM.
 
     Args:
         path: a maskgit-pytorch run, one of its ``ckpt/step*`` folders or files (averaged weights
-            are preferred); a folder of UnlockMGM; or a flax msgpack file.
-        kind: what it must be; None recognises it.
-        heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml``.
+            are preferred); a folder of UnlockMGM; a flax msgpack file; or a MAR or eMIGM
+            checkpoint (averaged weights too) or the folder of its ``checkpoint-last.pth``.
+        kind: what it must be; None recognises it. An eMIGM whose mask token is not tied to the
+            null class looks like MAR unless called "emigm".
+        heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml`` or a MAR or
+            eMIGM is of no published width.
         classes: N of a flax file, whose shapes do not tell codes from classes.
 
     Raises:
@@ -86,11 +91,18 @@ def load_foreign(
         raise InputError(_absent(path))
     raw = _read_folder(path) if path.is_dir() else _read_file(path)
     found = recognise(raw.state, str(raw.file))
+    if (kind, found) == ("emigm", "mar"):
+        found = "emigm"
     if kind is not None and found != kind:
         raise InputError(f"{raw.file} looks like {found}, not {kind}")
-    network = _network(found, raw, heads=heads, classes=classes)
     own = to_own(raw.state, TABLES[found], str(raw.file))
     state = {name: widen(tensor) for name, tensor in own.items()}
+    if found in ("mar", "emigm"):
+        state = mar.settle_tie(state)
+        pair = None if heads is None else (heads, heads)
+        network: AnyNetwork = mar.network_of(state, heads=pair, origin=str(raw.file))
+    else:
+        network = _network(found, raw, heads=heads, classes=classes)
     with torch.device("meta"):
         wanted = network.build().state_dict()
     check_state(wanted, state, str(raw.file))
@@ -105,7 +117,8 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> str:
     """
     for key, kind in SIGNATURES.items():
         if key in state:
-            return kind
+            tied = kind == "mar" and state["mask_token"].ndim == 2
+            return "emigm" if tied else kind
     for pattern, what in OTHERS.items():
         if any(re.match(pattern, key) for key in state):
             raise InputError(f"{origin} looks like {what}, not a MaskGIT transformer")
@@ -116,13 +129,14 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> str:
 def _absent(path: Path) -> str:
     if path.name in PUBLISHED:
         return f"{path} does not exist; download it from {PUBLISHED[path.name]} to that place"
-    published = "; ".join(f"{name}: {where}" for name, where in PUBLISHED.items())
+    places: dict[str, list[str]] = {}
+    for name, where in PUBLISHED.items():
+        places.setdefault(where, []).append(name)
+    published = "; ".join(f"{', '.join(names)}: {where}" for where, names in places.items())
     return f"{path} does not exist; published files to download: {published}"
 
 
-def _network(
-    kind: str, raw: _Raw, *, heads: int | None, classes: int
-) -> PreNormNetwork | PostNormNetwork:
+def _network(kind: str, raw: _Raw, *, heads: int | None, classes: int) -> AnyNetwork:
     origin = str(raw.file)
     if kind == "maskgit-jax":
         return maskgit_jax.network_of(raw.state, classes=classes, origin=origin)
@@ -147,9 +161,9 @@ def _find_value(tree: Mapping[str, Any], key: str) -> Any:
 def _read_folder(folder: Path) -> _Raw:
     if (folder / "model.safetensors").exists():
         raise InputError(f"{folder} is a model in unmask's own format; no import is needed")
-    weights = folder / "pytorch_model.bin"
-    if weights.exists():
-        return _read_file(weights)
+    for name in ("pytorch_model.bin", "checkpoint-last.pth"):
+        if (folder / name).exists():
+            return _read_file(folder / name)
     inside = folder / "ckpt" if (folder / "ckpt").is_dir() else folder
     steps = sorted(inside.glob("step*"), key=_step_number, reverse=True)
     for step in [folder, *steps]:
@@ -158,7 +172,7 @@ def _read_folder(folder: Path) -> _Raw:
                 return _read_file(step / name)
     raise InputError(
         f"{folder} holds neither ckpt/step*/model_ema.pt (maskgit-pytorch) nor "
-        "config.json with pytorch_model.bin (UnlockMGM)"
+        "config.json with pytorch_model.bin (UnlockMGM) nor checkpoint-last.pth (MAR, eMIGM)"
     )
 
 

@@ -15,6 +15,23 @@ from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
 from unmask.nn.latent_network import LatentNetwork
 
+DROPBOX = "https://www.dropbox.com/scl/fi/{}/checkpoint-last.pth?rlkey={}&dl=0"
+MAR_PLACES = {
+    "MAR-B": ("f6dpuyjb7fudzxcyhvrhk", "a6i4bo71vhfo4anp33n9ukujb"),
+    "MAR-L": ("pxacc5b2mrt3ifw4cah6k", "m48ovo6g7ivcbosrbdaz0ehqt"),
+    "MAR-H": ("1qmfx6fpy3k7j9vcjjs3s", "4lae281yzxb406atp32vzc83o"),
+}
+EMIGM_SIZES = ("xsmall", "small", "base", "large", "huge")
+PUBLISHED = {
+    "checkpoint-last.pth": ", ".join(
+        f"{name} {DROPBOX.format(*place)}" for name, place in MAR_PLACES.items()
+    )
+} | {
+    f"eMIGM_{size}_{side}_checkpoint.pth": "https://huggingface.co/GSAI-ML/eMIGM"
+    for side, sizes in ((256, EMIGM_SIZES), (512, EMIGM_SIZES[:-1]))
+    for size in sizes
+}
+
 HEAD = "diffloss.net"
 HEAD_BLOCK, OWN_HEAD_BLOCK = f"{HEAD}.res_blocks.{{i}}", "head.blocks.{i}"
 
@@ -69,7 +86,7 @@ def network_of(
     *,
     heads: tuple[int, int] | None = None,
     drops: bool = True,
-    dropout: float = 0.0,
+    dropout: float = 0.1,
     origin: str,
 ) -> LatentNetwork:
     """The network of a state dict.
@@ -78,14 +95,19 @@ def network_of(
         own: by our names.
         heads: of encoder and decoder; None takes those of the published model of that width.
         drops: whether the encoder sees known tokens only, as in every published model.
-        dropout: for further training.
+        dropout: for further training; both projects trained with 0.1.
         origin: file, named in errors.
 
     Raises:
         InputError: when parts are missing, or no published model has that width.
     """
-    shapes = {half: shape_of(own, f"trunk.{half}_norm.weight", origin) for half in HALVES}
-    width = (shapes["encoder"][0], shapes["decoder"][0])
+    width, depth = (
+        (count("encoder"), count("decoder"))
+        for count in (
+            lambda half: shape_of(own, f"trunk.{half}_norm.weight", origin)[0],
+            lambda half: count_of(own, f"trunk.{half}.{{i}}.attention.qkv.weight"),
+        )
+    )
     if heads is None:
         if not all(w in HEADS for w in width):
             known = ", ".join(map(str, HEADS))
@@ -99,7 +121,7 @@ def network_of(
     return LatentNetwork(
         channels=shape_of(own, "embed.project.weight", origin)[1],
         width=width,
-        depth=tuple(count_of(own, f"trunk.{half}.{{i}}.attention.qkv.weight") for half in HALVES),
+        depth=depth,
         heads=heads,
         length=length,
         head_width=shape_of(own, "head.condition.weight", origin)[0],
@@ -111,9 +133,6 @@ def network_of(
         drops=drops,
         tied=is_tied(own),
     )
-
-
-HALVES = ("encoder", "decoder")
 
 
 def is_tied(own: Mapping[str, Tensor]) -> bool:

@@ -24,20 +24,22 @@ from unmask.tokenizers.published import holds_tokenizer, load_published
 class Arguments:
     """Turn a published checkpoint into a folder of this library.
 
-    A model of maskgit-pytorch, UnlockMGM or the original MaskGIT becomes a model folder; a
-    tokenizer of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a tokenizer folder.
-    The source is only read. What it is, is seen from its keys.
+    A model of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAR or eMIGM becomes a model
+    folder; a tokenizer of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a
+    tokenizer folder. The source is only read. What it is, is seen from its keys.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A maskgit-pytorch run, checkpoint folder or file; an UnlockMGM folder; a flax file; a
-    tokenizer's file or folder, or the name of a published one."""
+    """A maskgit-pytorch run, checkpoint folder or file; an UnlockMGM folder; a flax file; a MAR or
+    eMIGM file; a tokenizer's file or folder, or the name of a published one."""
     out: Annotated[Path, tyro.conf.Positional]
     """New folder, or an earlier conversion to replace."""
     kind: Kind | None = None
-    """Refuse anything but this."""
+    """Refuse anything but this. An eMIGM with a mask token of its own must be named: it looks like
+    MAR."""
     heads: int | None = None
-    """Attention heads, where a maskgit-pytorch run has lost its config-*.yaml."""
+    """Attention heads, where a maskgit-pytorch run has lost its config-*.yaml, or a MAR or eMIGM
+    has another width than the published ones."""
     classes: int = 1000
     """Classes of a flax file, which its shapes do not tell."""
     tokenizer: str | None = None

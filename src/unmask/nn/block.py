@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unmask.nn.attention import Attention
 from unmask.nn.positions import take
+from unmask.nn.recompute import Recomputable
 
 Gelu = Literal["erf", "tanh"]
 POST_NORM_EPS = 1e-12  # BERT's
@@ -60,7 +61,7 @@ class DropPath(nn.Dropout):
         return x * super().forward(x.new_ones(len(x), 1, 1))
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """What both kinds share: a subclass says where it normalises."""
 
     attention: Attention

@@ -21,6 +21,7 @@ from unmask.errors import InputError
 from unmask.nn.dpm_solver import dpm_solver_stages
 from unmask.nn.gaussian import Stage, ddim_stages, ddpm_stages, loss_table, variational_bits
 from unmask.nn.guided import guided
+from unmask.nn.recompute import Recomputable
 from unmask.types import Drawn
 
 NORM_EPS = 1e-6
@@ -73,7 +74,7 @@ def embed_waves(times: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class ModulatedBlock(nn.Module):
+class ModulatedBlock(Recomputable):
     """A residual branch whose norm and gate follow the condition (DiT's adaLN; MAR, appendix A).
 
     Args:

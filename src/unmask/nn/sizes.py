@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-
 from typing import Protocol
 
 from unmask.errors import InputError

@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 from torch import Tensor, nn
 
 from unmask.model import MaskedModel
+from unmask.nn.diffusion import DiffusionHead
 from unmask.types import Canvas, MaskedBatch
 
 
@@ -83,6 +84,8 @@ class MaskedObjective(nn.Module):
         self, model: MaskedModel, features: Tensor, targets: Tensor, located: LocatedBatch
     ) -> Tensor:
         """``(M,)`` float32."""
-        if located.times is None:
-            return model.head.loss(features, targets, label_smoothing=self.label_smoothing)
-        return model.head.loss(features, targets, times=located.times, noise=located.noise)
+        times, noise = located.times, located.noise
+        if isinstance(model.head, DiffusionHead):
+            assert times is not None and noise is not None, "a head that diffuses needs both"
+            return model.head.loss(features, targets, times=times, noise=noise)
+        return model.head.loss(features, targets, label_smoothing=self.label_smoothing)

@@ -3,115 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.batches import ImageBatches, MicroBatch, check_batch_size, epoch_rows, share_rows
+from unmask.data.batches import ImageBatches, MicroBatch
 from unmask.draws import keyed_generator
-from unmask.errors import InputError
 from unmask.probe.mixing import Mixing, MixPlan, draw_mixing
-from unmask.probe.objective import LabelledBatch
-from unmask.train.settings import Training
 
 Lookup = Callable[[Tensor, Tensor], Tensor]
 """Rows and views, ``(n,)`` int64 each, to codes ``(n, L)`` or features ``(n, D)``."""
 
 
-class StoredBatches(Dataset[list[MicroBatch]]):
-    """Batches of codes or features that were computed before.
+class StoredBatches(ImageBatches):
+    """Batches of codes or features that were computed before, each in a view that is drawn.
 
     Args:
         lookup: reads them, such as ``LatentCache.codes``.
         labels: ``(N,)`` int64.
-        views: variants of each image, one of which is drawn.
-        training: batch, micro-batches, length and seed of the run.
-        rank: this process, in [0, world).
-        world: number of processes.
-
-    Raises:
-        InputError: the batch exceeds the images or does not divide among processes.
+        views: variants of each image.
+        batches: as of :class:`unmask.data.batches.ImageBatches`, whose images are not looked at.
     """
 
-    def __init__(
-        self,
-        lookup: Lookup,
-        labels: Tensor,
-        *,
-        views: int,
-        training: Training,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        check_batch_size(len(labels), training.batch_size)
-        self.lookup, self.labels, self.views, self.training = lookup, labels, views, training
-        every = torch.arange(training.batch_size)
-        self.own = share_rows(every, rank=rank, world=world, accumulate=training.accumulate)
+    def __init__(self, lookup: Lookup, labels: Tensor, *, views: int, **batches: Any) -> None:
+        super().__init__(**batches)
+        self.lookup, self.labels, self.views = lookup, labels, views
 
-    def __len__(self) -> int:
-        """Steps of the run."""
-        return self.training.steps
-
-    def __getitem__(self, step: int) -> list[MicroBatch]:
-        """This process's micro-batches of a step."""
-        size, seed = self.training.batch_size, self.training.seed
-        rows = epoch_rows(len(self.labels), size, seed, step)  # (B,)
-        views = torch.randint(self.views, (size,), generator=keyed_generator(seed, "view", step))
-        return [(self.lookup(rows[cut], views[cut]), self.labels[rows[cut]]) for cut in self.own]
+    def _micro_batch(self, rows: list[int], step: int, first: int) -> MicroBatch:
+        stream = keyed_generator(self.seed, "view", step)
+        views = torch.randint(self.views, (self.batch_size,), generator=stream)  # (B,)
+        where = torch.tensor(rows)
+        return self.lookup(where, views[first : first + len(rows)]), self.labels[where]
 
 
-class LabelledBatches(Dataset[list[LabelledBatch]]):
-    """The same or images, with a plan how they are mixed.
-
-    Args:
-        inputs: pairs of inputs and labels.
-        training: batch, micro-batches and seed of the run.
-        mixing: None mixes nothing.
-        rank: this process, in [0, world).
-        world: number of processes.
+class MixedBatches(Dataset[list[tuple[Tensor, Tensor | None, MixPlan]]]):
+    """Batches of images with a plan how they are mixed, which happens on the device.
 
     Raises:
         InputError: groups do not divide a micro-batch.
     """
 
-    def __init__(
-        self,
-        inputs: ImageBatches | StoredBatches,
-        training: Training,
-        *,
-        mixing: Mixing | None = None,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        every = torch.arange(training.batch_size)
-        self.own = share_rows(every, rank=rank, world=world, accumulate=training.accumulate)
-        self.inputs, self.training = inputs, training
-        self.mixing = mixing if mixing is not None and mixing.on else None
-        if self.mixing:
-            self.mixing.check(self.own[0].stop - self.own[0].start)
+    def __init__(self, images: ImageBatches, mixing: Mixing) -> None:
+        mixing.check(images.batch_size // (images.world * images.accumulate))
+        self.images, self.mixing = images, mixing
 
     def __len__(self) -> int:
         """Steps of the run."""
-        return len(self.inputs)
+        return len(self.images)
 
-    def __getitem__(self, step: int) -> list[LabelledBatch]:
-        """This process's micro-batches of a step."""
-        batches = []
-        for (inputs, labels), cut in zip(self.inputs[step], self.own, strict=True):
-            if labels is None:
-                raise InputError("the images have no labels; a classifier needs them")
-            size = (inputs.shape[-2], inputs.shape[-1])
-            plan = self._plan(self.mixing, size, step, cut) if self.mixing else None
-            batches.append(LabelledBatch(inputs, labels, plan))
-        return batches
-
-    def _plan(self, mixing: Mixing, size: tuple[int, int], step: int, cut: slice) -> MixPlan:
-        """Groups are counted over the whole batch, whoever computes them."""
-        numbers = range(cut.start // mixing.group, cut.stop // mixing.group)
-        seed = self.training.seed
-        plans = [
-            draw_mixing(mixing, size, keyed_generator(seed, "mix", step, number))
-            for number in numbers
+    def __getitem__(self, step: int) -> list[tuple[Tensor, Tensor | None, MixPlan]]:
+        """This process's micro-batches; groups are counted over the whole batch."""
+        world, rank = self.images.world, self.images.rank
+        return [
+            (images, labels, self._plan(images, step, part * world + rank))
+            for part, (images, labels) in enumerate(self.images[step])
         ]
+
+    def _plan(self, images: Tensor, step: int, part: int) -> MixPlan:
+        groups, size = len(images) // self.mixing.group, (images.shape[2], images.shape[3])
+        streams = [
+            keyed_generator(self.images.seed, "mix", step, number)
+            for number in range(part * groups, (part + 1) * groups)
+        ]
+        plans = [draw_mixing(self.mixing, size, stream) for stream in streams]
         return MixPlan(*map(torch.cat, zip(*plans, strict=True)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,28 +14,22 @@ from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.probe.judge import Examples
 from unmask.probe.objective import Represent
 
 BATCH = 64
 
 
-class Extracted(NamedTuple):
-    """A part of a source."""
-
-    rows: list[int]
-    """Ascending; unreadable images are left out."""
-    values: Tensor
-    """``(n, ...)`` on the CPU."""
-
-
 @torch.no_grad()
 def extract(
     source: ImageSource, transform: Transform, represent: Represent, *, device: torch.device
-) -> Iterator[Extracted]:
-    """What ``represent`` makes of the images, which it gets as float32 in [0, 1] on ``device``."""
+) -> Iterator[tuple[list[int], Tensor]]:
+    """What ``represent`` makes of images, which it gets as float32 in [0, 1] on ``device``.
 
-    def read(row: int) -> Tensor | None:
+    Yields:
+        Rows, ascending, without those of unreadable images; and ``(n, ...)`` values on the CPU.
+    """
+
+    def _read(row: int) -> Tensor | None:
         try:
             return transform(source.image(row))
         except UnreadableImageError:
@@ -44,18 +37,18 @@ def extract(
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(source), BATCH):
-            rows = range(start, min(start + BATCH, len(source)))
-            images = dict(zip(rows, pool.map(read, rows), strict=True))
-            whole = {row: image for row, image in images.items() if image is not None}
+            rows = range(len(source))[start : start + BATCH]
+            images = zip(rows, pool.map(_read, rows), strict=True)
+            whole = {row: image for row, image in images if image is not None}
             if whole:
                 pixels = torch.stack(list(whole.values())).to(device).float() / 255
-                yield Extracted(list(whole), represent(pixels).cpu())
+                yield list(whole), represent(pixels).cpu()
 
 
-def held_out(
+def labelled(
     source: ImageSource, transform: Transform, represent: Represent, *, device: torch.device
-) -> Examples:
-    """All of a labelled source at once, for judging.
+) -> tuple[Tensor, Tensor]:
+    """All values and labels of a source at once.
 
     Raises:
         InputError: none of its images can be read.
@@ -63,8 +56,8 @@ def held_out(
     parts = list(extract(source, transform, represent, device=device))
     if not parts:
         raise InputError(f"none of the {len(source)} images of {source.name} can be read")
-    labels = torch.tensor([source.label(row) for part in parts for row in part.rows])
-    return Examples(torch.cat([part.values for part in parts]), labels)
+    labels = [source.label(row) for rows, _ in parts for row in rows]
+    return torch.cat([values for _, values in parts]), torch.tensor(labels)
 
 
 def write_features(
@@ -74,7 +67,7 @@ def write_features(
     *,
     path: Path,
     device: torch.device,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Tensor, Tensor]:
     """Features of every image as a memory map, the labels beside it.
 
     Args:
@@ -91,8 +84,7 @@ def write_features(
     Raises:
         InputError: none of the images can be read.
     """
-    aside = path.with_name(f".{path.name}.part")
-    features: np.ndarray | None = None
+    aside, features = path.with_name(f".{path.name}.part"), None
     labels = np.full(len(source), -1, np.int64)
     for rows, values in extract(source, transform, represent, device=device):
         if features is None:
@@ -105,4 +97,4 @@ def write_features(
         raise InputError(f"none of the {len(source)} images of {source.name} can be read")
     np.save(path.with_suffix(".labels.npy"), labels)
     aside.replace(path)  # the map stays valid under its new name
-    return features, labels
+    return torch.from_numpy(features), torch.from_numpy(labels)

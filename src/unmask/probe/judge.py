@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,20 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from unmask.train import durable
+from unmask.train.run import Preview
 
 SCORES = "accuracy.jsonl"
 BEST, LAST = "best", "last"
 Save = Callable[[Path, dict[str, float]], None]
 """Writes the classifier as it is now, with facts about it, into a folder."""
-
-
-class Examples(NamedTuple):
-    """Held-out images in the form that the trained part reads."""
-
-    inputs: Tensor
-    """``(N, L)`` codes or ``(N, D)`` features, on the CPU."""
-    labels: Tensor
-    """``(N,)`` int64."""
 
 
 class Score(NamedTuple):
@@ -35,13 +26,10 @@ class Score(NamedTuple):
     """``(K,)`` int64, images of each class."""
     right: Tensor
     """``(K,)`` int64, those named rightly."""
+    top1: float
+    """Share of all images named rightly."""
     top5: float
     """Share of all images whose class is among the five likeliest."""
-
-    @property
-    def top1(self) -> float:
-        """Share of all images named rightly."""
-        return float(self.right.sum() / self.images.sum())
 
     def table(self, names: Sequence[str]) -> str:
         """One line a class: name, images, accuracy; tabs between."""
@@ -51,60 +39,57 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(model: nn.Module, examples: Examples, *, classes: int, batch_size: int = 256) -> Score:
-    """Judge a classifier, in the mode in which it is, on its own device."""
-    device = next(model.parameters()).device
-    ranks = []
-    batches = zip(examples.inputs.split(batch_size), examples.labels.split(batch_size), strict=True)
-    for inputs, labels in batches:
-        scores = model(inputs.to(device)).float()  # (B, K)
-        own = scores.gather(1, labels.to(device)[:, None])
+def score(model: nn.Module, inputs: Tensor, labels: Tensor, *, classes: int) -> Score:
+    """Judge a classifier, in the mode in which it is, on its own device.
+
+    Args:
+        model: to ``(B, K)`` scores.
+        inputs: ``(N, L)`` codes or ``(N, D)`` features, what it reads.
+        labels: ``(N,)`` int64.
+        classes: K.
+    """
+    device, ranks = next(model.parameters()).device, []
+    for part, truth in zip(inputs.split(256), labels.split(256), strict=True):
+        scores = model(part.to(device)).float()  # (B, K)
+        own = scores.gather(1, truth.to(device)[:, None])
         ranks.append((scores > own).sum(1).cpu())  # (B,) classes that seem likelier
     rank = torch.cat(ranks)
-    return Score(
-        images=examples.labels.bincount(minlength=classes),
-        right=examples.labels[rank == 0].bincount(minlength=classes),
-        top5=float((rank < 5).double().mean()),
-    )
+    top1, top5 = (float((rank < k).double().mean()) for k in (1, 5))
+    right = labels[rank == 0].bincount(minlength=classes)
+    return Score(labels.bincount(minlength=classes), right, top1, top5)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EpochJudge:
-    """A :data:`unmask.train.run.Preview` that scores, writes the table and keeps the best.
+def epoch_judge(
+    judged: Callable[[], Score], names: Sequence[str], *, out: Path, epoch: int, save: Save | None
+) -> Preview:
+    """What the loop calls after every epoch: scores, writes them by class, keeps the best weights.
 
     The best is told from ``accuracy.jsonl``, so a continued run knows it too.
+
+    Args:
+        judged: scores the weights as they are.
+        names: of the classes.
+        out: the run folder.
+        epoch: steps an epoch.
+        save: None keeps no weights but the run's own checkpoints.
     """
 
-    model: nn.Module
-    """The trained part."""
-    examples: Examples
-    """What it is judged on."""
-    names: Sequence[str]
-    """Of the classes."""
-    out: Path
-    """The run folder."""
-    epoch: int
-    """Steps an epoch."""
-    save: Save | None
-    """None keeps no weights but the run's own checkpoints."""
-
-    def __call__(self, folder: Path, step: int, averaged: bool) -> None:
-        """Judge the weights after ``step`` steps."""
-        found = score(self.model, self.examples, classes=len(self.names))
-        facts = {"step": step, "epoch": step // self.epoch, "accuracy": found.top1}
-        earlier = [line for line in scores(self.out) if line["step"] < step]
-        best = max((line["accuracy"] for line in earlier), default=-1.0)
-        if self.save and found.top1 > best:
-            self.save(self.out / BEST, facts)
+    def _judge(folder: Path, step: int, averaged: bool) -> None:
+        found = judged()
+        facts = {"step": step, "epoch": step // epoch, "accuracy": found.top1, "top5": found.top5}
+        earlier = [line for line in scores_of(out) if line["step"] < step]
+        if save and all(found.top1 > line["accuracy"] for line in earlier):
+            save(out / BEST, facts)
         with durable.explained(folder, "checkpoints are whole"):
-            table = found.table(self.names) + "\n"
-            durable.replace_file(folder / f"step-{step:07d}.tsv", table.encode())
-            lines = [json.dumps(line) for line in (*earlier, {**facts, "top5": found.top5})]
-            durable.replace_file(self.out / SCORES, ("\n".join(lines) + "\n").encode())
-        print(f"epoch {facts['epoch']}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
+            durable.replace_file(folder / f"step-{step:07d}.tsv", found.table(names).encode())
+            lines = "".join(json.dumps(line) + "\n" for line in (*earlier, facts))
+            durable.replace_file(out / SCORES, lines.encode())
+        print(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
+
+    return _judge
 
 
-def scores(out: Path) -> list[dict[str, float]]:
+def scores_of(out: Path) -> list[dict[str, float]]:
     """The lines of a run's ``accuracy.jsonl``: step, epoch, accuracy, top5."""
     path = out / SCORES
     return list(map(json.loads, path.read_text().splitlines())) if path.exists() else []

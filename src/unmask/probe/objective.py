@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +14,6 @@ from unmask.train.settings import Training
 
 Represent = Callable[[Tensor], Tensor]
 """From what a batch holds to what the trained part reads: nothing is trained in it."""
-
-
-class LabelledBatch(NamedTuple):
-    """One micro-batch."""
-
-    inputs: Tensor
-    """``(B, C, H, W)`` uint8 images, ``(B, L)`` int64 codes or ``(B, D)`` features."""
-    labels: Tensor
-    """``(B,)`` int64."""
-    mixing: MixPlan | None = None
-    """How the images are mixed."""
 
 
 class ClassifierObjective(nn.Module):
@@ -53,22 +41,21 @@ class ClassifierObjective(nn.Module):
         self.batch_size, self.smoothing = batch_size, smoothing
         self.make_optimizer = optimizer
 
-    def forward(self, batch: LabelledBatch) -> dict[str, Tensor]:
-        """Loss and, of unmixed images, the share named rightly."""
-        share = None
+    def forward(self, batch: tuple[Tensor, Tensor] | tuple[Tensor, Tensor, MixPlan]) -> dict:
+        """The loss.
+
+        Args:
+            batch: ``(B, C, H, W)`` uint8 images, ``(B, L)`` codes or ``(B, D)`` features; ``(B,)``
+                int64 labels; and how the images are mixed, if they are.
+        """
+        inputs, labels, *plans = batch
         with torch.no_grad():
-            inputs = batch.inputs
             if inputs.dtype == torch.uint8:
                 inputs = inputs.float() / 255  # images travel as bytes
-            if batch.mixing is not None:
-                inputs, share = mix(inputs, batch.mixing)
-            inputs = self.represent(inputs)
+            mixed = [mix(inputs, plan) for plan in plans]  # one or none
+            inputs = self.represent(mixed[0][0] if mixed else inputs)
         scores = self.averaged(inputs).float()  # (B, K)
-        targets = soft_targets(batch.labels, scores.shape[1], smoothing=self.smoothing)
-        if share is not None:
+        targets = soft_targets(labels, scores.shape[1], smoothing=self.smoothing)
+        for _, share in mixed:
             targets = mix_targets(targets, share)
-        loss = F.cross_entropy(scores, targets, reduction="sum") / self.batch_size
-        if share is not None:
-            return {"loss": loss}
-        right = (scores.detach().argmax(1) == batch.labels).sum() / self.batch_size
-        return {"loss": loss, "accuracy": right}
+        return {"loss": F.cross_entropy(scores, targets, reduction="sum") / self.batch_size}

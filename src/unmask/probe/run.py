@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.data import Dataset
 
+from unmask.data.augment import Augment
 from unmask.data.batches import ImageBatches
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
+from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
-from unmask.probe.batches import LabelledBatches, StoredBatches
-from unmask.probe.classifier import Saved, TokenClassifier, save_classifier
+from unmask.probe.batches import StoredBatches
 from unmask.probe.encoder import fit_grid
-from unmask.probe.extract import held_out
-from unmask.probe.judge import LAST, EpochJudge, Examples, Save, scores
-from unmask.probe.mixing import Mixing
+from unmask.probe.extract import labelled
+from unmask.probe.judge import LAST, Save, Score, epoch_judge, score, scores_of
 from unmask.probe.objective import ClassifierObjective, Represent
-from unmask.probe.settings import Course
-from unmask.probe.subject import Subject
-from unmask.recipes.serial import MADE_FROM, to_dict
+from unmask.probe.settings import FinetuneOptions, ProbeOptions
+from unmask.probe.subject import Subject, save_classifier
+from unmask.recipes.serial import MADE_FROM
 from unmask.train.loop import train
 from unmask.train.processes import launched
 from unmask.train.run_folder import check_run_folder, plain_config
+
+STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,39 +42,6 @@ class LabelledData:
     workers: int = 0
     """Processes that prepare batches."""
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """In label order, the same of every part.
-
-        Raises:
-            InputError: without labels, or where two parts differ.
-        """
-        names = tuple(self.train.class_names)
-        if not names:
-            raise InputError(f"{self.train.name} has no labels; a classifier needs them")
-        others = {self.held_out.name: self.held_out.class_names}
-        if self.cache is not None:
-            others[f"the cache {self.cache.path}"] = self.cache.class_names
-        for name, found in others.items():
-            if tuple(found) != names:
-                raise InputError(
-                    f"{name} has {len(found)} classes, {self.train.name} has {len(names)}, or "
-                    "their names differ; give parts of one data set"
-                )
-        return names
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a run came to."""
-
-    best: float
-    """Highest accuracy after an epoch, in [0, 1]."""
-    best_epoch: int
-    """Which, from 1."""
-    last: float
-    """Accuracy after the last one."""
-
 
 class Bench:
     """A model, its data and its options, checked against each other before long work.
@@ -80,118 +50,104 @@ class Bench:
         subject: whose encoder and tokenizer move to this process's device.
         data: labelled images.
         options: of the probe or the fine-tuning.
-        out: the run folder; None for judging alone.
+        out: the run folder.
 
     Raises:
-        InputError: another token grid than the trained one, parts of different data, a batch that
-            does not fit, a folder that holds anything but this run.
+        InputError: images without labels, parts of different data, another token grid than the
+            trained one, a batch that does not fit, a folder that holds anything but this run.
     """
 
     def __init__(
-        self, subject: Subject, data: LabelledData, options: Course, *, out: Path | None = None
+        self,
+        subject: Subject,
+        data: LabelledData,
+        options: ProbeOptions | FinetuneOptions,
+        *,
+        out: Path,
     ) -> None:
-        self.subject, self.data, self.options = subject, data, options
-        self.names = data.class_names
-        self.state = launched()
-        self.channels = subject.tokenizer.image_channels
-        sizes = subject.encoder.sizes
-        self.size = options.image_size or sizes.grid[0] * subject.tokenizer.stride
-        grid = subject.tokenizer.grid(self.size)
-        fit_grid(subject.encoder, grid, interpolate=options.interpolate)
+        course, tokenizer = options.course, subject.tokenizer
+        self.subject, self.data, self.out, self.course = subject, data, out, course
+        self.names, self.state = check_classes(data), launched()
+        self.encoder = subject.model.encoder
+        self.size = course.image_size or self.encoder.sizes.grid[0] * tokenizer.stride
+        grid = tokenizer.grid(self.size)
+        fit_grid(self.encoder, grid, interpolate=course.interpolate)
         if data.cache is not None and tuple(data.cache.grid) != grid:
             raise InputError(
                 f"the cache has {data.cache.grid[0]}x{data.cache.grid[1]} tokens an image, the "
                 f"encoder takes {grid[0]}x{grid[1]}; build another cache or leave --cache out"
             )
-        self.training = options.training(len(data.cache or data.train))
-        if out is not None:
-            check_run_folder(out, plain_config(self._config()))
-        self.encoder = subject.encoder.to(self.state.device)
-        self.encode: Represent = subject.tokenizer.to(self.state.device).encode
+        images = len(data.cache or data.train)
+        self.training = course.training(images)
+        made_from = {"model": subject.name, "data": data.train.name, "images": images}
+        self.config = {**asdict(options), MADE_FROM: {**made_from, "cached": bool(data.cache)}}
+        check_run_folder(out, plain_config(self.config))
+        self.encoder.to(self.state.device)
+        self.encode: Represent = tokenizer.to(self.state.device).encode
 
-    def batches(self, mixing: Mixing | None = None) -> LabelledBatches:
-        """This process's batches: of images, or of codes where there is a cache.
-
-        Raises:
-            InputError: mixing groups do not divide a micro-batch.
-        """
-        share = {"rank": self.state.process_index, "world": self.state.num_processes}
-        return LabelledBatches(self._inputs(share), self.training, mixing=mixing, **share)
-
-    def _inputs(self, share: dict[str, int]) -> ImageBatches | StoredBatches:
-        cache, training = self.data.cache, self.training
-        if cache is not None:
-            return StoredBatches(
-                cache.codes, cache.labels, views=cache.views, training=training, **share
-            )
-        return ImageBatches(
-            self.data.train,
-            self.options.transform(self.size, self.channels),
-            batch_size=training.batch_size,
-            seed=training.seed,
-            steps=training.steps,
-            accumulate=training.accumulate,
-            **share,
+    def batches(self) -> ImageBatches:
+        """This process's batches: of images, or of codes where there is a cache."""
+        course, cache = self.course, self.data.cache
+        transform = Augment(
+            size=self.size,
+            crop=course.crop,
+            flip=course.flip,
+            channels=self.subject.tokenizer.image_channels,
+            operations=course.operations,
+            magnitude=course.magnitude,
+            erase=course.erase,
         )
-
-    def held_out(self, represent: Represent) -> Examples:
-        """The held-out images as ``represent`` has them; none but on the main process."""
-        if not self.state.is_main_process:
-            return Examples(torch.empty(0), torch.empty(0))
-        transform = self.options.judged_transform(self.size, self.channels)
-        return held_out(self.data.held_out, transform, represent, device=self.state.device)
-
-    def saver(self, model: TokenClassifier) -> Save:
-        """Writes the classifier as it is."""
-        saved = Saved(model=model, tokenizer=self.subject.tokenizer, class_names=self.names)
-        return lambda folder, facts: save_classifier(saved, folder, facts)
+        common = {
+            "source": self.data.train if cache is None else cache,
+            "transform": transform,
+            "batch_size": course.batch_size,
+            "seed": course.seed,
+            "steps": self.training.steps,
+            "rank": self.state.process_index,
+            "world": self.state.num_processes,
+            "accumulate": course.accumulate,
+        }
+        if cache is None:
+            return ImageBatches(**common)
+        return StoredBatches(cache.codes, cache.labels, views=cache.views, **common)
 
     def run(
         self,
         objective: ClassifierObjective,
-        batches: LabelledBatches,
-        examples: Examples,
+        batches: Dataset,
+        represent: Represent,
         *,
-        out: Path,
-        save: Save | None,
-    ) -> Outcome:
+        save: bool = True,
+    ) -> list[dict[str, float]]:
         """Train, continue or just finish; judge after every epoch.
 
         Args:
             objective: what is trained.
             batches: what it reads.
-            examples: what its trained part is judged on.
-            out: the run folder; gets ``best/``, ``last/`` and ``accuracy.jsonl`` besides.
-            save: writes a classifier; None where there is none to write.
+            represent: held-out images to what its trained part reads.
+            save: write ``best/`` and ``last/``.
+
+        Returns:
+            The lines of ``accuracy.jsonl``, one an epoch.
         """
-        judge = EpochJudge(
-            model=objective.averaged,
-            examples=examples,
-            names=self.names,
-            out=out,
+        main = self.state.is_main_process
+        judge = epoch_judge(
+            self.judged(objective.averaged, represent) if main else _elsewhere,
+            self.names,
+            out=self.out,
             epoch=self.training.preview_every,
-            save=save,
+            save=self._save if save else None,
         )
         train(
             objective,
             batches,
             settings=self.training,
-            out=out,
-            config=self._config(),
+            out=self.out,
+            config=self.config,
             preview=judge,
             num_workers=self.data.workers,
         )
-        found = scores(out)
-        if self.state.is_main_process:
-            if isinstance(batches.inputs, ImageBatches) and (news := batches.inputs.bad.news()):
-                print(news)
-            if save:
-                save(out / LAST, found[-1])
-        best, last = max(found, key=lambda line: line["accuracy"]), found[-1]
-        return Outcome(best=best["accuracy"], best_epoch=int(best["epoch"]), last=last["accuracy"])
-
-    def _config(self) -> dict[str, object]:
-        data = {"data": self.data.train.name, "images": len(self.data.cache or self.data.train)}
-        made_from = {"model": self.subject.name, **data, "cached": self.data.cache is not None}
-        kind = type(self.options).__name__
-        return {"task": kind, **to_dict(self.options), MADE_FROM: made_from}
+        found = scores_of(self.out)
+        if save and main:
+            self._save(self.out / LAST, found[-1])
+        return found

@@ -1,20 +1,22 @@
-"""Options of a linear probe and of a fine-tuning; the defaults are MAGE's published ones for ViT-B,
-but for the batch, which the published runs had on 32 devices."""
+"""Options of a linear probe and of a fine-tuning.
+
+The defaults are MAGE's published ones for ViT-B, but for the batch: 4096 images of the probe, 1024
+of the fine-tuning.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from unmask.data.augment import Augment
+import tyro
+
 from unmask.data.batches import check_batch_size
-from unmask.data.transform import Crop, Transform
+from unmask.data.transform import Crop
 from unmask.errors import InputError
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
 from unmask.train.settings import Training
-
-JUDGED: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}  # crops of held-out images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,15 @@ class Course:
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
     crop: Crop
-    """Of training images; held-out ones are cropped the same way but without chance."""
+    """Of training images; held-out ones are cropped likewise, but without chance."""
     flip: bool = True
     """Mirror half of the training images; wrong for digits and letters."""
+    operations: int = 0
+    """RandAugment's changes an image."""
+    magnitude: float = 9.0
+    """RandAugment's mean strength, in [0, 10]."""
+    erase: float = 0.0
+    """Probability of a random hole."""
     epochs: int
     """Passes over the training images."""
     warmup_epochs: float
@@ -40,7 +48,7 @@ class Course:
     accumulate: int = 1
     """Micro-batches a step on each process."""
     base_lr: float
-    """Peak learning rate for 256 images a step; it is proportional to the batch."""
+    """Peak learning rate for 256 images a step, proportional to the batch; ViT-L probes at half."""
     min_lr: float = 0.0
     """Where the cosine ends."""
     weight_decay: float = 0.0
@@ -86,27 +94,25 @@ class Course:
             tracker=self.tracker,
         )
 
-    def transform(self, size: int, channels: int) -> Transform:
-        """Of training images."""
-        return Transform(size=size, crop=self.crop, flip=self.flip, channels=channels)
 
-    def judged_transform(self, size: int, channels: int) -> Transform:
-        """Of held-out images."""
-        return Transform(size=size, crop=JUDGED.get(self.crop, self.crop), channels=channels)
+PROBE = Course(crop="clipped", epochs=90, warmup_epochs=10, base_lr=0.1)
+FINETUNE = Course(
+    crop="resized",
+    operations=2,
+    epochs=100,
+    warmup_epochs=5,
+    base_lr=2.5e-4,
+    min_lr=1e-6,
+    weight_decay=0.05,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeOptions(Course):
-    """A linear classifier on frozen features (MAGE, ``main_linprobe.py``: batch 4096)."""
+class ProbeOptions:
+    """A linear classifier on frozen features (MAGE, ``main_linprobe.py``)."""
 
-    crop: Crop = "clipped"
-    """See :class:`Course`."""
-    epochs: int = 90
-    """See :class:`Course`."""
-    warmup_epochs: float = 10
-    """See :class:`Course`."""
-    base_lr: float = 0.1
-    """See :class:`Course`; 0.05 for ViT-L."""
+    course: Annotated[Course, tyro.conf.arg(name="")] = PROBE
+    """How it is trained."""
     embedding_dropout: bool = True
     """Keep the embedding's dropout on while the head trains, as published; without it the features
     of a cached view are constant and computed once."""
@@ -116,33 +122,17 @@ class ProbeOptions(Course):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Course):
-    """Training of encoder and head together (MAGE, ``main_finetune.py``: batch 1024)."""
+class FinetuneOptions:
+    """Training of encoder and head together (MAGE, ``main_finetune.py``)."""
 
-    crop: Crop = "resized"
-    """See :class:`Course`."""
-    epochs: int = 100
-    """See :class:`Course`; 50 for ViT-L."""
-    warmup_epochs: float = 5
-    """See :class:`Course`."""
-    base_lr: float = 2.5e-4
-    """See :class:`Course`."""
-    min_lr: float = 1e-6
-    """See :class:`Course`."""
-    weight_decay: float = 0.05
-    """See :class:`Course`."""
+    course: Annotated[Course, tyro.conf.arg(name="")] = FINETUNE
+    """How they are trained; 50 epochs for ViT-L."""
     layer_decay: float = 0.65
     """Learning rate of a block as a share of the next one's; 0.75 for ViT-L."""
     drop_path: float = 0.1
     """Rate at the last block, in [0, 1); 0.2 for ViT-L."""
     smoothing: float = 0.1
     """Share of the target spread over all classes, in [0, 1)."""
-    operations: int = 2
-    """RandAugment's changes an image."""
-    magnitude: float = 9.0
-    """RandAugment's mean strength, in [0, 10]."""
-    erase: float = 0.0
-    """Probability of a random hole."""
     mixing: Mixing = field(default_factory=Mixing)
     """Mixup and cutmix."""
     new_head: bool = False
@@ -150,21 +140,8 @@ class FinetuneOptions(Course):
 
     def __post_init__(self) -> None:
         """Reject shares out of range."""
-        super().__post_init__()
         for name in ("drop_path", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1)")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"layer_decay={self.layer_decay} must lie in (0, 1]")
-
-    def transform(self, size: int, channels: int) -> Transform:
-        """Of training images, with their colours and shapes changed."""
-        return Augment(
-            size=size,
-            crop=self.crop,
-            flip=self.flip,
-            channels=channels,
-            operations=self.operations,
-            magnitude=self.magnitude,
-            erase=self.erase,
-        )

@@ -1,37 +1,42 @@
-"""What is probed: the encoder of a generator or of an earlier classifier, with its tokenizer."""
+"""What is probed: MAGE's encoder, of a generator or of an earlier classifier, and its tokenizer."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.store import CONFIG
+from unmask.checkpoints.store import CONFIG, load_state, load_weights, save_weights
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.checkpoints.vit import load_vit
 from unmask.errors import InputError
 from unmask.nn.block import PreNormBlock
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.mage_embed import MageEmbed
-from unmask.pipeline import Pipeline
-from unmask.probe.classifier import FORMAT, Saved, load_saved
+from unmask.pipeline import TOKENIZER, Pipeline
+from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
+from unmask.recipes.serial import from_dict, to_dict
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
+
+FORMAT = "unmask-classifier"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """An encoder to judge or to train further."""
+    """A model to judge or to train further."""
 
     name: str
     """What the user called it."""
-    encoder: Encoder
-    """Codes to features."""
+    model: TokenClassifier
+    """Codes to features and, with a head, to scores."""
     tokenizer: VQTokenizer
     """Images to codes, frozen."""
-    classifier: Saved | None = None
-    """What the encoder was taken from, if that was a classifier."""
 
 
 def open_subject(name: str | Path, *, pool: Pool) -> Subject:
@@ -47,23 +52,23 @@ def open_subject(name: str | Path, *, pool: Pool) -> Subject:
     """
     if Path(name).is_file():
         model, tokenizer = load_vit(read_tensors(Path(name)), str(name))
-        return _of_classifier(str(name), Saved(model=model, tokenizer=tokenizer), pool)
-    folder = find_folder(name)
-    if json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT:
-        return _of_classifier(str(name), load_saved(folder), pool)
-    pipeline = Pipeline.from_pretrained(name)
-    encoder, found = encoder_of(pipeline, pool=pool), pipeline.tokenizer
-    assert isinstance(found, VQTokenizer), "MAGE's tokens are codes"
-    return Subject(name=str(name), encoder=encoder, tokenizer=found)
-
-
-def _of_classifier(name: str, saved: Saved, pool: Pool) -> Subject:
-    if saved.encoder.pool != pool:
+    elif _holds_classifier(folder := find_folder(name)):
+        model, tokenizer = load_classifier(folder)
+    else:
+        pipeline = Pipeline.from_pretrained(name)
+        model = TokenClassifier(encoder_of(pipeline, pool=pool))
+        assert isinstance(pipeline.tokenizer, VQTokenizer), "MAGE's tokens are codes"
+        tokenizer = pipeline.tokenizer
+    if model.encoder.pool != pool:
         raise InputError(
-            f"{name} pools by {saved.encoder.pool!r}, not {pool!r}; give --pool "
-            f"{saved.encoder.pool}, or the model before it was fine-tuned"
+            f"{name} pools by {model.encoder.pool!r}, not {pool!r}; give --pool "
+            f"{model.encoder.pool}, or the model before it was fine-tuned"
         )
-    return Subject(name=name, encoder=saved.encoder, tokenizer=saved.tokenizer, classifier=saved)
+    return Subject(name=str(name), model=model, tokenizer=tokenizer)
+
+
+def _holds_classifier(folder: Path) -> bool:
+    return json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT
 
 
 def encoder_of(pipeline: Pipeline, *, pool: Pool = "mean") -> Encoder:
@@ -75,8 +80,7 @@ def encoder_of(pipeline: Pipeline, *, pool: Pool = "mean") -> Encoder:
     Raises:
         InputError: for a generator of another system.
     """
-    model = pipeline.model
-    embed, trunk = model.embed, model.trunk
+    embed, trunk = pipeline.model.embed, pipeline.model.trunk
     if not isinstance(embed, MageEmbed) or not isinstance(trunk, EncoderDecoder):
         raise InputError(
             f"the weights are of {pipeline.recipe.name!r}, which is no MAGE: it has no encoder "
@@ -91,7 +95,7 @@ def encoder_of(pipeline: Pipeline, *, pool: Pool = "mean") -> Encoder:
         heads=first.attention.heads,
         feed_forward=first.feed_forward.expand.out_features,
         positions=embed.positions.num_embeddings - 1,
-        grid=model.grid,
+        grid=pipeline.model.grid,
         dropout=embed.dropout.p,
     )
     encoder = Encoder(sizes, pool=pool)
@@ -100,3 +104,39 @@ def encoder_of(pipeline: Pipeline, *, pool: Pool = "mean") -> Encoder:
     if pool == "class":
         encoder.norm.load_state_dict(trunk.encoder_norm.state_dict())
     return encoder
+
+
+def save_classifier(subject: Subject, folder: Path, facts: Mapping[str, object]) -> None:
+    """Write a folder that :func:`open_subject` takes: the tokenizer first, the weights last.
+
+    Args:
+        subject: with a head.
+        folder: new, or an earlier classifier to replace.
+        facts: further entries of its ``config.json``, such as its accuracy and its classes.
+
+    Raises:
+        InputError: when the disk refuses; a classifier that was there is whole.
+    """
+    model, encoder = subject.model, subject.model.encoder
+    config = {
+        **facts,
+        "format": FORMAT,
+        "encoder": to_dict(encoder.sizes),
+        "pool": encoder.pool,
+        "probe": isinstance(model.head, torch.nn.Sequential),
+        "classes": model.classes,
+    }
+    if not (folder / TOKENIZER).exists():
+        save_tokenizer(subject.tokenizer, folder / TOKENIZER)
+    save_weights(folder, model.state_dict(), config)
+
+
+def load_classifier(folder: Path) -> tuple[TokenClassifier, VQTokenizer]:
+    """What :func:`save_classifier` wrote, in evaluation mode."""
+    state, config = load_weights(folder)
+    sizes = from_dict(EncoderSizes, config["encoder"], str(folder))
+    with torch.device("meta"):
+        head = build_head(sizes.width, config["classes"], normed=config["probe"])
+        model = TokenClassifier(Encoder(sizes, pool=config["pool"]), head)
+    load_state(model, state, str(folder))
+    return model.eval(), load_tokenizer(folder / TOKENIZER)

@@ -12,9 +12,9 @@ from attrs import NOTHING
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.strategies import configure_tagged_union
 
-from unmask.errors import InputError, did_you_mean
 from unmask.counts import AnyCounts, FixedCounts
 from unmask.decode import AnyDraw
+from unmask.errors import InputError, did_you_mean
 from unmask.masking import AnyMasking, TrainMasking
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.networks import AnyNetwork

@@ -253,10 +253,12 @@ def finite_means(run: Run, done: int) -> dict[str, float]:
     if math.isfinite(means.get("loss", 0.0)):
         return means
     good = latest(run.out / CHECKPOINTS)
+    bad = done - run.meter.steps + run.meter.sound_steps(run.accelerator)
     raise InputError(
-        f"the loss is {means['loss']} by step {done}; the last good checkpoint is "
-        f"{good or 'none'}; try a lower training.lr (now {run.settings.lr:g}), a longer "
-        "training.warmup_steps, training.clip_grad_norm=1, or precision bf16 in place of fp16"
+        f"the loss is {means['loss']} in step {bad + 1}, on batch {bad} of seed "
+        f"{run.settings.seed}; the last good checkpoint is {good or 'none'}; try a lower "
+        f"training.lr (now {run.settings.lr:g}), a longer training.warmup_steps, "
+        "training.clip_grad_norm=1, or precision bf16 in place of fp16"
     )
 
 

@@ -17,6 +17,8 @@ class Meter:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        self.sound: Tensor | None = None  # () int64, added steps of which the sum is still finite
+        self.resumed = 0  # steps of the interval that an earlier process added
         self.first_loss: Tensor | None = None
         self.last_loss: Tensor | None = None
 
@@ -31,6 +33,8 @@ class Meter:
             assert self.sums.keys() == values.keys(), f"{set(self.sums)} became {set(values)}"
             torch._foreach_add_(list(self.sums.values()), [values[name] for name in self.sums])
         self.steps += 1
+        sound = self.sums["loss"].isfinite()
+        self.sound = sound.long() if self.sound is None else self.sound + sound
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over the steps since the last clearing and all processes; one synchronisation."""
@@ -39,9 +43,14 @@ class Meter:
         total = accelerator.reduce(torch.stack(list(self.sums.values())), "sum")
         return dict(zip(self.sums, (total / self.steps).tolist(), strict=True))
 
+    def sound_steps(self, accelerator: Accelerator) -> int:
+        """Steps since the last clearing before the first one whose loss was not finite."""
+        sound = torch.zeros((), dtype=torch.long) if self.sound is None else self.sound
+        return self.resumed + int(accelerator.gather(sound.to(accelerator.device)).min())
+
     def clear(self) -> None:
         """Start the next interval."""
-        self.sums, self.steps = {}, 0
+        self.sums, self.steps, self.sound, self.resumed = {}, 0, None, 0
 
     def fold(self, accelerator: Accelerator) -> None:
         """Gather the sums of all processes on the main one, as a checkpoint stores them."""
@@ -58,6 +67,6 @@ class Meter:
         sums = state["sums"]
         assert isinstance(sums, dict)
         self.sums = {k: v.to(accelerator.device) * share for k, v in sums.items()}
-        self.steps = int(str(state["steps"]))
+        self.steps = self.resumed = int(str(state["steps"]))
         first = state["first_loss"]
         self.first_loss = first.to(accelerator.device) if isinstance(first, Tensor) else None

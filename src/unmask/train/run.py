@@ -13,6 +13,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from unmask.draws import keyed_generator
+from unmask.nn.recompute import recompute_blocks
 from unmask.train.ema import EmaWeights
 from unmask.train.meter import Meter
 from unmask.train.optim import make_optimizer
@@ -60,6 +61,8 @@ class Run:
         self.settings, self.out, self.config = settings, out, dict(config)
         self.accelerator = accelerator
         self.own = objective.train()
+        if settings.recompute:
+            recompute_blocks(objective)
         self.averaged = cast(Objective, objective).averaged
         self.objective: nn.Module = accelerator.prepare_model(objective)
         own_optimizer = getattr(objective, "make_optimizer", partial(make_optimizer, objective))

@@ -66,6 +66,9 @@ class Training:
     """Mean over the masked tokens of the whole batch, or of each micro-batch (maskgit-pytorch)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast type; weights stay float32."""
+    recompute: bool = False
+    """Compute each block's activations twice instead of keeping them (gradient checkpointing):
+    about a third more time, much less memory, the same results."""
     ema: Ema | None = field(default_factory=Ema)
     """None trains without an average; samples then come from the raw weights."""
     seed: int = 0

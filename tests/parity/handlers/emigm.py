@@ -96,9 +96,7 @@ def sample(case: Case) -> dict[str, Tensor]:
     config, steps = case.config, case.config["num_iter"]
     rule = AncestralCounts(curve=curve(config["mask_strategy"]))
     interval = (config["cfg_t_min"], config["cfg_t_max"])
-    guidance = Guidance(
-        scale=config["cfg"], ramp=RAMPS[config["cfg_schedule"]], interval=interval
-    )
+    guidance = Guidance(scale=config["cfg"], ramp=RAMPS[config["cfg_schedule"]], interval=interval)
     plan = Plan(
         steps=steps, counts=rule, order=RandomOrder(), guidance=guidance, draw=draw_of(config)
     )

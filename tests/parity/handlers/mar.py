@@ -42,6 +42,7 @@ def network(case: Case) -> MaskedModel:
         own,
         heads=(config["encoder_num_heads"], config["decoder_num_heads"]),
         drops=config.get("use_mae", True),
+        dropout=config["attn_dropout"],
         origin=case.name,
     ).build()
     load_state(model, own, case.name)
@@ -56,7 +57,9 @@ def to_tokens(case: Case, latents: Tensor) -> Tensor:
 def to_latents(case: Case, tokens: Tensor) -> Tensor:
     """The reverse."""
     side = case.config["img_size"] // case.config["vae_stride"] // case.config["patch_size"]
-    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (side, side)), case.config["patch_size"])
+    return F.pixel_shuffle(
+        tokens.transpose(1, 2).unflatten(2, (side, side)), case.config["patch_size"]
+    )
 
 
 def unconditional(case: Case, labels: Tensor) -> Tensor:
@@ -183,7 +186,11 @@ def train_steps(case: Case) -> dict[str, Tensor]:
         tokens = to_tokens(case, case.input("latents")[k])
         values = optimise_step(
             objective,
-            [examples(tokens, masks, labels, times=case.input("t")[k], noise=case.input("noise")[k])],
+            [
+                examples(
+                    tokens, masks, labels, times=case.input("t")[k], noise=case.input("noise")[k]
+                )
+            ],
             optimizer=optimizer,
             settings=training,
             step=step,

@@ -1,0 +1,94 @@
+"""Operations of a self-guided step, in ordinary passes of the network.
+
+    python benchmarks/self_guidance_operations.py [--recipe selfguidance-imagenet256] [--report DIR]
+
+Multiplications and additions of matrix products are counted exactly, on the meta device, for one
+image; nothing is timed. The plain second pass goes down matrix by matrix, the folded one is what
+sampling does; folding itself is counted apart, since it is done once for all steps and images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from report import markdown_table, write_report
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from unmask.decode import blank_canvas
+from unmask.model import MaskedModel
+from unmask.nn.feedback import FeedbackAdapter
+from unmask.recipes import get
+
+LIMIT = 2.1
+
+
+def operations(call: Callable[[], object]) -> int:
+    """Multiplications and additions of a call's matrix products."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return counter.get_total_flops()
+
+
+def count(model: MaskedModel) -> dict[str, int]:
+    """Operations of each way to take a step, logits of every token included."""
+    adapter = model.feedback
+    assert isinstance(adapter, FeedbackAdapter)
+    canvas = blank_canvas(1, model.length, "meta")
+    labels = torch.zeros(1, dtype=torch.long, device="meta") if model.classes else None
+    with torch.no_grad():
+        first = model.hidden(canvas, labels)
+
+    def ordinary() -> Tensor:
+        """The network and its head."""
+        return model.head.code_logits(model.hidden(canvas, labels).tokens)
+
+    def plain() -> Tensor:
+        """The second pass as published, and the head."""
+        states = adapter.states(model, first, canvas, labels)
+        return model.head.code_logits(states[-1][:, -model.length :])
+
+    def folded() -> Tensor:
+        """The second pass as sampling does it, and the head."""
+        return model.head.code_logits(adapter(model, first, canvas, labels))
+
+    once = operations(folded)  # the first time everything is folded too
+    found = {"pass": operations(ordinary), "plain": operations(plain), "folded": operations(folded)}
+    return found | {"folding": once - found["folded"]}
+
+
+def main() -> None:
+    """Count and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="selfguidance-imagenet256")
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    with torch.device("meta"):
+        model = get(options.recipe).network.build().eval()
+    found = count(model)
+    one = found["pass"]
+    rows = [
+        ("ordinary pass", one / 1e9, 1.0),
+        ("guided step, plain", (one + found["plain"]) / 1e9, 1 + found["plain"] / one),
+        ("guided step, folded", (one + found["folded"]) / 1e9, 1 + found["folded"] / one),
+        ("folding, once", found["folding"] / 1e9, found["folding"] / one),
+    ]
+    header = ("what", "10^9 operations an image", "in ordinary passes")
+    note = (
+        f"{options.recipe}: matrix products alone, on the meta device. Limit of a guided step: "
+        f"{LIMIT} ordinary passes."
+    )
+    print(markdown_table(header, rows), note, sep="\n\n")
+    if options.report:
+        write_report(
+            options.report, "self_guidance_operations", rows=rows, header=header, note=note
+        )
+    sys.exit(1 + found["folded"] / one > LIMIT)
+
+
+if __name__ == "__main__":
+    main()
