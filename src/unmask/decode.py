@@ -52,6 +52,26 @@ class Plan:
             )
 
 
+def check_head(plan: Plan, *, codes: bool) -> None:
+    """Refuse a plan that is for another head.
+
+    Args:
+        plan: any.
+        codes: whether the head gives a probability to every code; else it diffuses.
+
+    Raises:
+        InputError: naming the plan's part and the head.
+    """
+    if plan.order.needs_density and not codes:
+        raise InputError(
+            f"plan.order={type(plan.order).__name__} needs probabilities, which a diffusion head "
+            "does not give; use RandomOrder or StaticOrder"
+        )
+    if isinstance(plan.draw, CategoricalDraw) != codes:
+        fit = "head of codes; use CategoricalDraw" if codes else "diffusion head; use DiffusionDraw"
+        raise InputError(f"plan.draw={type(plan.draw).__name__} is not for a {fit}")
+
+
 def blank_canvas(
     batch: int, length: int, device: torch.device | str = "cpu", *, channels: int | None = None
 ) -> Canvas:
@@ -157,7 +177,7 @@ def _advance(
         where=where,
         length=canvas.masked.shape[1],
         step=now.at.step,
-        options=plan.draw,
+        options=plan.draw,  # type: ignore[arg-type]  # who made the plan checks that they fit
         draws=draws,
     )
     tokens = _write(canvas.tokens, wanted, where, drawn.values)

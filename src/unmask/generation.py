@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from unmask.decode import Plan, blank_canvas, decode
+from unmask.decode import Plan, blank_canvas, check_head, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.model import MaskedModel
@@ -63,8 +63,8 @@ def check_request(
     """Refuse what cannot be generated, before any work.
 
     Raises:
-        InputError: no seeds, steps above the token count, guidance without a null class, labels
-            missing, superfluous, out of range or not one a seed.
+        InputError: no seeds, steps above the token count, a plan for another head, guidance
+            without a null class, labels missing, superfluous, out of range or not one a seed.
     """
     if not len(seeds):
         raise InputError("no images asked for: give at least one seed")
@@ -73,6 +73,7 @@ def check_request(
             f"steps={plan.steps} exceeds the {model.length} tokens of this model; "
             f"use at most {model.length}"
         )
+    check_head(plan, codes=model.channels is None)
     _check_guidance(model, plan)
     if not model.classes:
         if class_labels is not None:

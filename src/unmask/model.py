@@ -101,9 +101,10 @@ def initialize(model: nn.Module, generator: torch.Generator) -> None:
         generator: read in the order of ``model.modules()``.
     """
     halves = any(isinstance(module, EncoderDecoder) for module in model.modules())
+    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            if halves and isinstance(module, nn.Linear):
+            if halves and module.weight not in tables:  # MAGE's output layer reads a table
                 nn.init.xavier_uniform_(module.weight, generator=generator)
             else:
                 nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)

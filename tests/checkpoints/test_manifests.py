@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.checkpoints import maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.checkpoints.names import Table, to_own, to_source
 from unmask.checkpoints.store import check_state
+from unmask.nn.feedback import Feedback
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.nn.pre_norm import PreNormNetwork
 
@@ -31,12 +32,17 @@ def original(length: int) -> PostNormNetwork:
     return port(length, gelu="tanh", tie_embeddings=True, drop_attention_output=True)
 
 
+def guided(length: int) -> PostNormNetwork:
+    return port(length, feedback=Feedback())
+
+
 PUBLISHED = {
     "maskgit_pytorch_imagenet256": (maskgit_pytorch.TABLE, IMAGENET, 172_595_200),
     "maskgit_pytorch_ffhq256": (maskgit_pytorch.TABLE, FFHQ, 97_816_832),
     "unlockmgm_maskgit_256": (unlockmgm.TABLE, port(256), 174_012_393),
     "unlockmgm_maskgit_512": (unlockmgm.TABLE, port(1024), 174_602_217),
-    "unlockmgm_toast_256": (unlockmgm.TABLE, port(256), 174_012_393),
+    "unlockmgm_toast_256": (unlockmgm.TABLE, guided(256), 174_012_393 + 41_793_808),
+    "unlockmgm_toast_512": (unlockmgm.TABLE, guided(1024), 174_602_217 + 41_793_808),
     "flax_maskgit_transformer_256": (maskgit_jax.TABLE, original(256), 174_012_393 - 2025 * 768),
     "flax_maskgit_transformer_512": (maskgit_jax.TABLE, original(1024), 174_602_217 - 2025 * 768),
 }
@@ -61,22 +67,20 @@ def test_our_network_gives_the_published_keys_back(fixtures: Path, name: str) ->
     table, network, _ = PUBLISHED[name]
     with torch.device("meta"):
         source = to_source(network.build().state_dict(), table)
-    plain = {k: v.shape for k, v in manifest(fixtures, name).items() if not is_adapter(k)}
-    assert {key: tensor.shape for key, tensor in source.items()} == plain
+    published = {key: tensor.shape for key, tensor in manifest(fixtures, name).items()}
+    assert {key: tensor.shape for key, tensor in source.items()} == published
 
 
-def is_adapter(key: str) -> bool:
-    return key.startswith(("top_down_transform", "cls_anchor_gen.", "decoders."))
-
-
-def test_the_adapter_is_left_aside_and_nothing_else(fixtures: Path) -> None:
+@pytest.mark.parametrize("size", [256, 512])
+def test_a_guided_model_is_its_base_and_an_adapter(fixtures: Path, size: int) -> None:
     full, plain = (
-        manifest(fixtures, "unlockmgm_toast_256"),
-        manifest(fixtures, "unlockmgm_maskgit_256"),
+        to_own(manifest(fixtures, f"unlockmgm_{what}_{size}"), unlockmgm.TABLE, what)
+        for what in ("toast", "maskgit")
     )
-    assert full.keys() - plain.keys() == {key for key in full if is_adapter(key)}
-    own = [to_own(state, unlockmgm.TABLE, "toast") for state in (full, plain)]
-    assert own[0].keys() == own[1].keys()
+    added = full.keys() - plain.keys()
+    assert added == {name for name in full if name.startswith("feedback.")}
+    assert plain.keys() == full.keys() - added
+    assert sum(full[name].numel() for name in added) == 41_793_808
 
 
 def test_sizes_are_read_off_the_shapes(fixtures: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from unmask.cli import main
+from unmask.commands.cache import Convert
 from unmask.data.cache import LatentCache
 from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.foreign_cache import FORMATS
 from unmask.data.idx import read_idx
 from unmask.draws import keyed_generator
 
@@ -51,20 +54,6 @@ def test_a_cache_of_moments_and_what_it_says(place: Path, capsys: pytest.Capture
     assert said("cache verify cache", capsys) == "all shards are whole\n"
 
 
-def test_a_picture_shows_the_images(place: Path, capsys: pytest.CaptureFixture) -> None:
-    build(capsys)
-    said("cache info cache --picture sheet.png --tokenizer patches-4-grey", capsys)
-    sheet = np.asarray(Image.open("sheet.png"))
-    first = LatentCache.open("cache").moments(torch.tensor([0]), torch.tensor([0]))
-    pixels = torch.pixel_shuffle(first, 4)[0, 0].add(1).mul(255 / 2).round()
-    assert np.abs(sheet[2:30, 2:30].astype(float) - pixels.numpy()).max() <= 1
-    assert sheet[2:30, 2:30].max() > 100
-    message = said("cache info cache --picture other.png", capsys, status=2)
-    assert "--picture wants --tokenizer NAME" in message
-    message = said("cache info cache --picture b.png --tokenizer patches-2-grey", capsys, status=2)
-    assert "was made by tokenizer" in message
-
-
 def test_a_flipped_bit_is_one_line(place: Path, capsys: pytest.CaptureFixture) -> None:
     build(capsys, "--shard-size 4")
     file = place / "cache" / "moments-00001.npy"
@@ -72,13 +61,19 @@ def test_a_flipped_bit_is_one_line(place: Path, capsys: pytest.CaptureFixture) -
     content[1000] ^= 8
     file.write_bytes(content)
     message = said("cache verify cache", capsys, status=2)
-    assert "1 files are damaged or missing: moments-00001.npy; delete them and build" in message
+    assert "cache has damaged or missing files: moments-00001.npy; delete them and build" in message
     shards = len(LatentCache.open("cache").index.shards)
     file.unlink()
     message = said("cache info cache", capsys, status=2)
     assert "moments-00001.npy has 0 bytes, not" in message
     assert f"({shards - 1} kept)" in build(capsys, "--shard-size 4")
     assert said("cache verify cache", capsys) == "all shards are whole\n"
+
+
+def test_every_format_can_be_named() -> None:
+    assert get_args(get_args(get_type_hints(Convert, include_extras=True)["format"])[0]) == tuple(
+        FORMATS
+    )
 
 
 def test_another_projects_cache(place: Path, capsys: pytest.CaptureFixture) -> None:

@@ -18,8 +18,9 @@ from toy_system import TOKENIZER
 from unmask.checkpoints.foreign import Foreign
 from unmask.cli import main
 from unmask.convert import convert, matching_recipe
+from unmask.guidance import Guidance
 from unmask.pipeline import Pipeline, load
-from unmask.recipes import get, maskgit
+from unmask.recipes import get, maskgit, self_guidance
 from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.types import Canvas
@@ -100,6 +101,64 @@ def test_unlockmgm(fixtures: Path, tmp_path: Path) -> None:
     assert pipeline.recipe.plan.steps == 16  # 18 as published, but there are 16 tokens only
 
 
+def guided_port_of(fixtures: Path, folder: Path) -> Path:
+    """What UnlockMGM publishes after fine-tuning: the averaged weights, with an adapter."""
+    folder.mkdir()
+    source = fixtures / "self_guidance" / "toast_forward"
+    torch.save(load_file(f"{source}.weights.safetensors"), folder / "pytorch_model.bin")
+    spec = json.loads(source.with_suffix(".json").read_text())["config"]
+    average = {"decay": 0.9999, "optimization_step": 50_000, "update_after_step": 5000}
+    (folder / "config.json").write_text(json.dumps(spec | average | {"_version": "0.0.1"}))
+    return folder
+
+
+def test_a_fine_tuned_unlockmgm_keeps_its_adapter(fixtures: Path, tmp_path: Path) -> None:
+    source = guided_port_of(fixtures, tmp_path / "ema_model")
+    io = load_file(fixtures / "self_guidance" / "toast_forward.io.safetensors")
+    pipeline = converted(source, tmp_path / "out")
+    model, ids = pipeline.model, io["input_ids"]
+    canvas, labels = Canvas(ids[:, 1:], ids[:, 1:] == 1034), ids[:, 0] - 1024
+    with torch.inference_mode():
+        hidden = model.hidden(canvas, labels)
+        second = model.head.logits(model.feedback(model, hidden, canvas, labels))
+    torch.testing.assert_close(second, io["logits_pass2"][:, 1:], rtol=2e-5, atol=5e-5)
+    plan = pipeline.recipe.plan
+    assert (plan.guidance.weak, plan.guidance.scale) == ("self", 2.0)
+    assert plan.order == self_guidance.IMAGENET256.plan.order
+    guided = pipeline.tokens([1, 2, 3], seeds=1).tokens
+    plain = replace(plan, guidance=Guidance())
+    assert not torch.equal(guided, pipeline.tokens([1, 2, 3], seeds=1, plan=plain).tokens)
+
+
+def test_an_adapter_that_does_not_fill_its_network_is_refused(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = guided_port_of(fixtures, tmp_path / "ema_model")
+    whole = torch.load(source / "pytorch_model.bin", weights_only=True)
+    rows = torch.zeros(11, whole["cls_anchor_gen.mlp_c.weight"].shape[1])
+    for change, message in (
+        ({"decoders.1.linear.weight": None}, "do not fill 'feedback.levels.1.down.weight'"),
+        ({"top_down_transform": None}, "do not fill 'feedback.top'"),
+        (
+            {"cls_anchor_gen.mlp_c.weight": rows},
+            "'feedback.anchor.classes.weight' has shape (11, 384), the network needs (10, 384)",
+        ),
+    ):
+        state = {name: t for name, t in (whole | change).items() if t is not None}
+        torch.save(state, source / "pytorch_model.bin")
+        capsys.readouterr()
+        assert main(["convert", str(source), str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    torch.save(whole, source / "pytorch_model.bin")
+    spec = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(spec | {"use_toast": False}))
+    assert convert(source)[0].model.feedback is not None  # the weights tell
+    (source / "config.json").unlink()
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 2
+    assert "config.json is missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_flax_original(fixtures: Path, tmp_path: Path) -> None:
     source, io = flax_of(fixtures, tmp_path / "jax"), golden(fixtures, "jax_transformer")
     pipeline = converted(source, tmp_path / "out", "--classes", 6)
@@ -161,6 +220,8 @@ def test_a_tokenizer_of_the_same_codes_gives_pixels(fixtures: Path, tmp_path: Pa
         ("maskgit-pytorch", "maskgit-pytorch-ffhq256"),
         ("unlockmgm", "maskgit-unlockmgm-imagenet256"),
         ("unlockmgm", "maskgit-unlockmgm-imagenet512"),
+        ("unlockmgm", "selfguidance-imagenet256"),
+        ("unlockmgm", "selfguidance-imagenet512"),
         ("maskgit-jax", "maskgit-jax-imagenet256"),
         ("maskgit-jax", "maskgit-jax-imagenet512"),
     ],

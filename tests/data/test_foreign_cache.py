@@ -10,7 +10,7 @@ import torch
 from tiny_data import MomentTokenizer, PatchTokenizer
 
 from unmask.data import foreign_cache
-from unmask.data.cache import LatentCache, verify
+from unmask.data.cache import CachePlan, LatentCache, verify
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.foreign_cache import convert_cache
 from unmask.draws import keyed_generator
@@ -148,9 +148,11 @@ def test_damaged_files_are_left_out_and_named(tmp_path: Path) -> None:
     np.savez(source / "000005.npz", idx=np.arange(16), y=1)
     np.savez(source / "000006.npz", idx=np.arange(16), idx_flip=np.arange(16) - 1, y=0)
     np.savez(source / "000007.npz", idx=np.arange(16.0), idx_flip=np.arange(16), y=0)
+    with (source / "000008.npz").open("wb") as file:
+        np.save(file, np.arange(16))  # an array, not an archive
     cache = convert(source, "maskgit-pytorch")
-    assert cache.labels.tolist() == [1, 0, 2]
-    assert [key for key, _ in cache.skipped] == [f"{row:06d}.npz" for row in (0, 2, 4, 5, 6, 7)]
+    assert cache.labels.tolist() == [1, 0]
+    assert [key for key, _ in cache.skipped] == [f"{row:06d}.npz" for row in (0, 2, 4, 5, 6, 7, 8)]
     reasons = dict(cache.skipped)
     assert reasons["000004.npz"] == "idx is of shape (9,), not (16,)"
     assert reasons["000005.npz"] == "idx_flip is missing, not (16,)"
@@ -168,8 +170,8 @@ def test_no_flipped_bit_of_a_file_ends_in_a_traceback(tmp_path: Path) -> None:
     """A bit of the numbers is always found by the checksum in the file."""
     source = write_codes(tmp_path / "m", labelled=True, count=1)
     file = source / "000000.npz"
-    rows = foreign_cache._ForeignRows(source, "maskgit-pytorch")
-    (whole,), content = rows._arrays(file.name, ["idx"]), file.read_bytes()
+    files = foreign_cache._ForeignFiles(source, "maskgit-pytorch")
+    (whole,), content = files._arrays(file.name, ["idx"]), file.read_bytes()
     start = content.index(whole.tobytes())
     for place in range(len(content)):
         altered = bytearray(content)
@@ -177,10 +179,10 @@ def test_no_flipped_bit_of_a_file_ends_in_a_traceback(tmp_path: Path) -> None:
         file.write_bytes(altered)
         if start <= place < start + whole.nbytes:
             with pytest.raises(UnreadableImageError):
-                rows._arrays(file.name, ["idx"])
+                files._arrays(file.name, ["idx"])
             continue
         try:
-            (read,) = rows._arrays(file.name, ["idx"])
+            (read,) = files._arrays(file.name, ["idx"])
         except UnreadableImageError:
             continue
         assert read is None or read.tobytes() == whole.tobytes()
@@ -189,15 +191,15 @@ def test_no_flipped_bit_of_a_file_ends_in_a_traceback(tmp_path: Path) -> None:
 def test_a_stopped_conversion_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_moments(tmp_path / "mar")
     convert_cache(source, "mar", out=tmp_path / "whole", shard_size=1, progress=False)
-    read = foreign_cache._ForeignRows.read
+    read = foreign_cache._ForeignFiles.read
 
-    def _dies(rows: foreign_cache._ForeignRows, row: int) -> torch.Tensor:
+    def _dies(files: foreign_cache._ForeignFiles, row: int, plan: CachePlan) -> torch.Tensor:
         if row == 2:
             raise KeyboardInterrupt
-        return read(rows, row)
+        return read(files, row, plan)
 
     with monkeypatch.context() as patch:
-        patch.setattr(foreign_cache._ForeignRows, "read", _dies)
+        patch.setattr(foreign_cache._ForeignFiles, "read", _dies)
         with pytest.raises(KeyboardInterrupt):
             convert_cache(source, "mar", out=tmp_path / "c", shard_size=1, progress=False)
     report = convert_cache(source, "mar", out=tmp_path / "c", shard_size=1, progress=False)

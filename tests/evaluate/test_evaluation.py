@@ -93,7 +93,11 @@ def test_precision_keeps_the_first_images_only():
     options = EvaluationOptions(manifold_images=10)
     report = evaluate(y.split(4), [x], extractor=Corners(), options=options)
     assert report.rows[0].precision == 1
-    assert any("first 10 images" in note for note in report.notes)
+    assert "of the first 10 images and 10,000 of the reference" in report.table()
+    options = EvaluationOptions(manifold_reference=10)
+    report = evaluate([x[10:]], x.split(4), extractor=Corners(), options=options)
+    alone = evaluate([x[10:]], [x[:10]], extractor=Corners())
+    assert report.rows[0].precision == alone.rows[0].precision < 1
 
 
 def test_class_accuracy_of_labelled_rows():
@@ -131,7 +135,7 @@ def test_shapes_are_checked_before_any_feature():
 def test_sets_that_cannot_be_scored():
     with pytest.raises(InputError, match="holds 3 images, the scores need at least 4"):
         evaluate([images(3)], [images(9)], extractor=Corners())
-    with pytest.raises(InputError, match="changes from shape"):
+    with pytest.raises(InputError, match=r"wanted is .* throughout"):
         evaluate([images(5), images(5, size=5)], [images(9)], extractor=Corners())
     with pytest.raises(InputError, match="uint8"):
         evaluate([images(5).float()], [images(9)], extractor=Corners())
@@ -140,7 +144,7 @@ def test_sets_that_cannot_be_scored():
 def test_features_with_nan_are_refused():
     class Broken(Corners):
         def __call__(self, images):
-            pooled, probs = super().__call__(images)
+            pooled, probs, _ = super().__call__(images)
             return Features(pooled * float("nan"), probs)
 
     with pytest.raises(InputError, match="NaN"):
@@ -157,7 +161,7 @@ def test_reports_say_what_they_compare(tmp_path):
     report = evaluate([images(30)], [images(40, "b")], extractor=Corners(), options=options)
     table = report.table()
     assert "fd (corners, 30 images): corners, no weights" in table
-    assert "FID" not in table
+    assert "not FID: the network is not the published Inception; no reference" in table
     assert "reference of 40" in table
     assert "seeds 0 to 29" in table
     assert table.endswith("note: a demo")

@@ -5,8 +5,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate.frechet import frechet_between, frechet_distance
-from unmask.evaluate.statistics import RunningStatistics
+from unmask.evaluate.frechet import frechet_distance
 
 
 def normal(key, *shape):
@@ -58,14 +57,6 @@ def test_scaling_images_apart_from_the_mean():
     mean, cov = gaussian("a")
     # C against s²C about one mean: (1 - s)² tr C.
     assert frechet_distance(mean, cov, mean, 9 * cov) == pytest.approx(4 * cov.trace().item())
-
-
-def test_between_statistics():
-    one, other = RunningStatistics(3), RunningStatistics(3)
-    x = normal("x", 50, 3)
-    one.update(x)
-    other.update(x + 1)
-    assert frechet_between(one, other) == pytest.approx(3, rel=1e-9)
 
 
 def test_bad_input_is_named():

@@ -8,7 +8,6 @@ from unmask.errors import InputError
 from unmask.evaluate.image_sets import (
     ImageBatch,
     as_batches,
-    as_uint8,
     gather,
     open_image_set,
     write_folder,
@@ -148,11 +147,23 @@ def test_nothing_is_written_over_a_used_folder_or_an_odd_name(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_bytes_round_half_to_even_and_clip():
-    values = torch.tensor([-1.0, 0.0, 0.5 / 255, 1.5 / 255, 1.0, 2.0])
-    assert as_uint8(values).tolist() == [0, 0, 0, 2, 255, 255]
+@pytest.mark.parametrize("kind", ["a.npz", "deflated.npz", "folder"])
+def test_any_range_can_be_read_alone(tmp_path, kind):
+    x = images(23)
+    if kind == "folder":
+        write_folder(tmp_path / kind, [x])
+    elif kind == "a.npz":
+        write_npz(tmp_path / kind, [x])
+    else:
+        np.savez_compressed(tmp_path / kind, x.permute(0, 2, 3, 1).numpy())
+    found = open_image_set(tmp_path / kind, batch_size=4)
+    assert len(found) == 23
+    for start, stop in ((0, 8), (8, 16), (16, 99)):
+        parts = [batch.images for batch in found.between(start, stop)]
+        assert torch.equal(torch.cat(parts), x[start:stop])
+        assert max(map(len, parts)) == 4
 
 
 def test_float_batches_are_refused():
-    with pytest.raises(InputError, match="as_uint8"):
+    with pytest.raises(InputError, match="to_uint8"):
         list(as_batches([images(2).float()]))

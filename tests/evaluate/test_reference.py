@@ -6,13 +6,13 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate.evaluation import measure_statistics
+from unmask.evaluate.features import Features
 from unmask.evaluate.frechet import frechet_distance
-from unmask.evaluate.image_sets import write_npz
-from unmask.evaluate.inception import SPATIAL_WIDTH, Taps
+from unmask.evaluate.image_sets import gather, write_npz
 from unmask.evaluate.reference import (
     Moments,
     ReferenceStatistics,
-    measure_statistics,
     open_reference,
     read_statistics,
     write_statistics,
@@ -26,10 +26,9 @@ class Averages:
 
     width = F
 
-    def taps(self, images):
-        x = images.double().mean((1, 3))  # (B, F)
-        spatial = x[:, torch.arange(SPATIAL_WIDTH) % F]
-        return Taps(x, x, x, pooled=x, spatial=spatial, logits_unbiased=x)
+    def __call__(self, images):
+        x = images.float().mean((1, 3))  # (B, F)
+        return Features(x, spatial=x[:, torch.arange(6) % F])
 
 
 def images(count, key="images"):
@@ -51,17 +50,41 @@ def read(path, width=F, spatial_width=3):
     return read_statistics(path, width=width, spatial_width=spatial_width)
 
 
+@pytest.mark.parametrize("ending", ["npz", "pt"])
 @pytest.mark.parametrize("spatial", [None, 3])
-def test_what_is_written_is_read_back(tmp_path, spatial):
+def test_what_is_written_is_read_back(tmp_path, spatial, ending):
     given = statistics(spatial=spatial)
-    write_statistics(tmp_path / "s.npz", given)
-    found = read(tmp_path / "s.npz")
+    write_statistics(tmp_path / f"s.{ending}", given)
+    found = read(tmp_path / f"s.{ending}")
     assert torch.equal(found.pooled.mean, given.pooled.mean)
     assert torch.equal(found.pooled.covariance, given.pooled.covariance)
     assert (found.spatial is None) == (spatial is None)
     if spatial:
         assert torch.equal(found.spatial.covariance, given.spatial.covariance)
-    assert [p.name for p in tmp_path.iterdir()] == ["s.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == [f"s.{ending}"]
+
+
+def test_pickles_of_torch_fidelity_are_arrays_by_name(tmp_path):
+    """Its cache holds a dict of NumPy arrays, float64, and computes with them as they are."""
+    given = statistics()
+    write_statistics(tmp_path / "s.pt", given)
+    held = torch.load(tmp_path / "s.pt", weights_only=False)
+    assert {k: (type(v), v.dtype) for k, v in held.items()} == dict.fromkeys(
+        ("mu", "sigma"), (np.ndarray, np.dtype("float64"))
+    )
+    old = {"mu": held["mu"].astype("f4"), "sigma": torch.from_numpy(held["sigma"])}
+    torch.save(old, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert torch.equal(read(tmp_path / "old.pt").pooled.covariance, given.pooled.covariance)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (print, ("run",))
+
+    torch.save({"mu": Trap(), "sigma": 0}, tmp_path / "s.pt")
+    with pytest.raises(InputError, match="cannot read the statistics"):
+        read(tmp_path / "s.pt")
 
 
 def test_the_written_names_are_those_of_the_published_evaluators(tmp_path):
@@ -89,20 +112,23 @@ def test_adm_files_with_images_beside_give_their_statistics(tmp_path):
     pixels = images(3).permute(0, 2, 3, 1).numpy()
     arrays = {"mu": given.mean.numpy(), "sigma": given.covariance.numpy(), "arr_0": pixels}
     np.savez(tmp_path / "s.npz", **arrays)
-    found = open_reference(tmp_path / "s.npz", Averages())
+    found, beside = open_reference(tmp_path / "s.npz", width=F)
     assert torch.equal(found.pooled.mean, given.mean)
     assert found.images is None
+    assert torch.equal(gather(beside).images, images(3))
 
 
 def test_files_of_images_alone_are_measured(tmp_path):
     x = images(70)
     write_npz(tmp_path / "x.npz", [x])
-    found = open_reference(tmp_path / "x.npz", Averages())
-    rows = x.double().mean((1, 3)).numpy()
+    found, held = open_reference(tmp_path / "x.npz", width=F)
+    assert found is None
+    found = measure_statistics(held, Averages(), source="x")
+    rows = x.float().mean((1, 3)).double().numpy()
     assert found.images == 70
     np.testing.assert_allclose(found.pooled.mean, rows.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.pooled.covariance, np.cov(rows, rowvar=False), rtol=1e-9)
-    assert found.spatial.mean.shape == (SPATIAL_WIDTH,)
+    assert found.spatial.mean.shape == (6,)
 
 
 def test_distances(tmp_path):
@@ -143,7 +169,7 @@ def test_files_that_are_no_statistics_are_refused(tmp_path):
         read(tmp_path / "other.npz")
     np.savez(tmp_path / "half.npz", mu=np.zeros(F))
     with pytest.raises(InputError, match=r"half\.npz holds no mu and sigma"):
-        open_reference(tmp_path / "half.npz", Averages())
+        open_reference(tmp_path / "half.npz", width=F)
     np.savez(tmp_path / "odd.npz", mu=np.zeros(F), sigma=np.zeros((F, F + 1)))
     with pytest.raises(InputError, match=r"odd\.npz, mu and sigma: .*must be \(F,\)"):
         read(tmp_path / "odd.npz")
@@ -161,7 +187,7 @@ def test_a_cut_file_is_refused(tmp_path):
 
 
 def test_writing_elsewhere_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match=r"must end in \.npz"):
+    with pytest.raises(InputError, match=r"must end in \.npz or \.pt"):
         write_statistics(tmp_path / "s.txt", statistics())
     with pytest.raises(InputError, match="there is no folder"):
         write_statistics(tmp_path / "no" / "s.npz", statistics())

@@ -7,7 +7,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.probe.batches import LabelledBatches, StoredBatches
+from unmask.probe.batches import MixedBatches, StoredBatches
 from unmask.probe.mixing import (
     Mixing,
     MixPlan,
@@ -18,7 +18,6 @@ from unmask.probe.mixing import (
     mix_targets,
     soft_targets,
 )
-from unmask.train.settings import Training
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 2.0])
@@ -82,35 +81,30 @@ def test_impossible_groups_are_refused() -> None:
         Mixing(mixup=9)
 
 
-class Pictures(StoredBatches):
-    """Batches of two views that look like small images."""
-
-    def __init__(self, training: Training, rank: int, world: int) -> None:
-        table = torch.arange(40.0).view(40, 1, 1, 1) + torch.tensor([0, 0.5]).view(1, 2, 1, 1)
-        super().__init__(
-            lambda rows, views: table[rows, views].expand(-1, 4, 4)[:, None],
-            torch.arange(40),
-            views=2,
-            training=training,
-            rank=rank,
-            world=world,
-        )
-
-
 def test_batches_do_not_depend_on_the_number_of_processes() -> None:
+    table = torch.arange(40.0).view(40, 1) + torch.tensor([0, 0.5])
+
+    def pictures(rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return table[rows, views].view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+
     def global_batch(step: int, world: int, accumulate: int) -> list[torch.Tensor]:
-        training = Training(steps=5, batch_size=16, accumulate=accumulate)
         parts: list[list[torch.Tensor]] = []
         for part in range(accumulate):
             for rank in range(world):
-                batches = LabelledBatches(
-                    Pictures(training, rank, world),
-                    training,
-                    mixing=Mixing(group=4),
+                images = StoredBatches(
+                    pictures,
+                    torch.arange(40),
+                    views=2,
+                    source=range(40),
+                    transform=None,
+                    batch_size=16,
+                    seed=0,
+                    steps=5,
                     rank=rank,
                     world=world,
+                    accumulate=accumulate,
                 )
-                inputs, labels, plan = batches[step][part]
+                inputs, labels, plan = MixedBatches(images, Mixing(group=4))[step][part]
                 mixed, share = mix(inputs, plan)
                 targets = mix_targets(soft_targets(labels, 40), share)
                 parts.append([mixed, labels, targets])

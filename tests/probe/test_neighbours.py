@@ -21,7 +21,9 @@ def test_length_does_not_count_and_the_nearest_decides() -> None:
     known, labels = on_circle(0, 90), torch.tensor([0, 1])
     queries = on_circle(30, 60, 80) * torch.tensor([[9.0], [0.1], [1.0]])
     assert knn_accuracy(known, labels, queries, torch.tensor([0, 1, 1]), k=1) == 1
-    assert knn_accuracy(known, labels, queries, torch.tensor([1, 1, 1]), k=1) == pytest.approx(2 / 3)
+    assert knn_accuracy(known, labels, queries, torch.tensor([1, 1, 1]), k=1) == pytest.approx(
+        2 / 3
+    )
 
 
 def test_votes_are_weighted_by_similarity() -> None:

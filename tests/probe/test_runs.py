@@ -13,21 +13,24 @@ from toy_mage import save_toy, toy_encoder, toy_subject, write_labelled
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.probe import judge as judging
-from unmask.probe.classifier import load_saved
 from unmask.probe.finetune import finetune, judge
-from unmask.probe.judge import Examples, score
+from unmask.probe.judge import score
 from unmask.probe.linear import probe
 from unmask.probe.mixing import Mixing
 from unmask.probe.run import LabelledData
-from unmask.probe.settings import FinetuneOptions, ProbeOptions
+from unmask.probe.settings import FINETUNE, PROBE, FinetuneOptions, ProbeOptions
 from unmask.probe.subject import open_subject
 from unmask.train.state import latest, read_checkpoint
 
-COMMON: dict = {"batch_size": 16, "flip": False, "crop": "none", "tracker": "none"}
-PROBE = ProbeOptions(epochs=14, warmup_epochs=1, base_lr=100, **COMMON)
-TUNE = FinetuneOptions(
-    epochs=4, warmup_epochs=1, base_lr=0.02, operations=1, mixing=Mixing(group=8), **COMMON
-)
+SMALL: dict = {"warmup_epochs": 1, "batch_size": 16, "flip": False, "crop": "none"}
+TUNING = replace(FINETUNE, epochs=4, base_lr=0.02, operations=1, tracker="none", **SMALL)
+PROBING = replace(PROBE, epochs=14, base_lr=100, tracker="none", **SMALL)
+LINEAR = ProbeOptions(course=PROBING)
+TUNE = FinetuneOptions(course=TUNING, mixing=Mixing(group=8))
+
+
+def best(lines: list[dict]) -> float:
+    return max(line["accuracy"] for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
 @pytest.fixture(scope="module")
 def tuned(data: LabelledData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "run"
-    assert finetune(toy_subject(), data, TUNE, out=out).best == 1
+    assert best(finetune(toy_subject(), data, TUNE, out=out)) == 1
     return out
 
 
@@ -56,13 +59,15 @@ def final(out: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("baseline", ["none", "random", "pixels"])
 def test_a_probe_learns_the_head_alone(data: LabelledData, tmp_path: Path, baseline: str) -> None:
     subject, before = toy_subject(), toy_encoder().state_dict()
-    outcome = probe(subject, data, replace(PROBE, baseline=baseline), out=tmp_path / "run")
-    assert outcome.best == 1, "brightness is easy to see"
+    found = probe(subject, data, replace(LINEAR, baseline=baseline), out=tmp_path / "run")
+    assert best(found) == 1, "brightness is easy to see"
     assert set(final(tmp_path / "run")) == {
         "0.running_mean", "0.running_var", "0.num_batches_tracked", "1.weight", "1.bias"
     }  # fmt: skip
     assert [line["epoch"] for line in lines(tmp_path / "run")] == list(range(1, 15))
-    same = all(torch.equal(t, before[name]) for name, t in subject.encoder.state_dict().items())
+    same = all(
+        torch.equal(t, before[name]) for name, t in subject.model.encoder.state_dict().items()
+    )
     assert same == (baseline != "random")
     assert (tmp_path / "run" / "last").exists() == (baseline != "pixels")
     table = (tmp_path / "run" / "samples" / "step-0000042.tsv").read_text().splitlines()
@@ -70,7 +75,8 @@ def test_a_probe_learns_the_head_alone(data: LabelledData, tmp_path: Path, basel
 
 
 def test_the_embedding_dropout_is_an_option(data: LabelledData, tmp_path: Path) -> None:
-    options = [replace(PROBE, epochs=2, embedding_dropout=on) for on in (True, False, False)]
+    course = replace(PROBING, epochs=2)
+    options = [ProbeOptions(course=course, embedding_dropout=on) for on in (True, False, False)]
     ends = []
     for index, chosen in enumerate(options):
         probe(toy_subject(), data, chosen, out=tmp_path / str(index))
@@ -80,15 +86,15 @@ def test_the_embedding_dropout_is_an_option(data: LabelledData, tmp_path: Path) 
 
 
 def test_fine_tuning_leaves_its_best_and_its_last(data: LabelledData, tuned: Path) -> None:
-    last, weights = load_saved(tuned / "last"), final(tuned)
+    last, weights = open_subject(tuned / "last", pool="mean"), final(tuned)
     assert all(torch.equal(t, weights[k]) for k, t in last.model.state_dict().items())
-    assert last.class_names == ("dark", "light")
     config = json.loads((tuned / "best" / "config.json").read_text())
     first_best = max(lines(tuned), key=lambda line: line["accuracy"])
     assert config["accuracy"] == first_best["accuracy"]
     assert config["epoch"] == first_best["epoch"]
     subject = open_subject(tuned / "best", pool="mean")
-    assert judge(subject, data, TUNE).top1 == config["accuracy"]
+    assert judge(subject, data.held_out, TUNING).top1 == config["accuracy"]
+    assert config["class_names"] == ["dark", "light"]
 
 
 class KilledError(Exception):
@@ -98,24 +104,18 @@ class KilledError(Exception):
 def test_a_killed_run_ends_like_one_that_was_not(
     data: LabelledData, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*args: object, **more: object) -> None:
-        raise KilledError
+    real, calls = judging.scores_of, []
 
-    real = judging.EpochJudge.__call__
-    calls: list[int] = []
-
-    def sometimes(self: judging.EpochJudge, folder: Path, step: int, averaged: bool) -> None:
-        calls.append(step)
+    def dies(out: Path) -> list[dict]:
+        calls.append(out)
         if len(calls) == 3:
             raise KilledError
-        real(self, folder, step, averaged)
+        return real(out)
 
-    monkeypatch.setattr(judging.EpochJudge, "__call__", sometimes)
+    monkeypatch.setattr(judging, "scores_of", dies)
     with pytest.raises(KilledError):
         finetune(toy_subject(), data, TUNE, out=tmp_path / "run")
-    outcome = finetune(toy_subject(), data, TUNE, out=tmp_path / "run")
-    assert lines(tmp_path / "run") == lines(tuned)
-    assert outcome.last == lines(tuned)[-1]["accuracy"]
+    assert finetune(toy_subject(), data, TUNE, out=tmp_path / "run") == lines(tuned)
     expected = final(tuned)
     assert all(torch.equal(t, expected[k]) for k, t in final(tmp_path / "run").items())
 
@@ -124,30 +124,33 @@ def test_a_head_of_other_classes_is_kept_only_when_it_fits(
     data: LabelledData, tmp_path: Path
 ) -> None:
     subject = open_subject(save_toy(tmp_path / "ten", classes=10), pool="mean")
-    with pytest.raises(InputError, match="has 10 classes, the data 2; give --new-head"):
+    with pytest.raises(InputError, match=r"names 10 classes, .* has 2; .*--new-head"):
         finetune(subject, data, TUNE, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    options = replace(TUNE, new_head=True, epochs=1)
-    assert finetune(subject, data, options, out=tmp_path / "run").best >= 0.5
+    options = replace(TUNE, new_head=True, course=replace(TUNING, epochs=1))
+    assert best(finetune(subject, data, options, out=tmp_path / "run")) >= 0.5
     with pytest.raises(InputError, match="pools by 'mean', not 'class'; give --pool mean"):
         open_subject(tmp_path / "ten", pool="class")
 
 
 def test_mistakes_end_before_any_work(data: LabelledData, tmp_path: Path, tuned: Path) -> None:
     out = tmp_path / "run"
-    with pytest.raises(InputError, match="8x8 tokens, the encoder was trained on 4x4"):
-        probe(toy_subject(), data, replace(PROBE, image_size=32), out=out)
-    with pytest.raises(InputError, match="batch_size=64 does not fit the 48 images"):
-        probe(toy_subject(), data, replace(PROBE, batch_size=64), out=out)
+    for wrong, message in (
+        ({"image_size": 32}, "8x8 tokens, the encoder was trained on 4x4"),
+        ({"batch_size": 64}, "batch_size=64 does not fit the 48 images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            probe(toy_subject(), data, replace(LINEAR, course=replace(PROBING, **wrong)), out=out)
     with pytest.raises(InputError, match="group=32 does not divide the 16 images"):
         finetune(toy_subject(), data, replace(TUNE, mixing=Mixing()), out=out)
-    with pytest.raises(InputError, match="other values of .*base_lr"):
-        finetune(toy_subject(), data, replace(TUNE, base_lr=1.0), out=tuned)
+    faster = replace(TUNE, course=replace(TUNING, base_lr=1.0))
+    with pytest.raises(InputError, match=r"other values of .*base_lr"):
+        finetune(toy_subject(), data, faster, out=tuned)
     other = replace(data, held_out=open_source(write_labelled(tmp_path / "a", 4, 4)))
     other.held_out.class_names = ("a", "b", "c")
-    with pytest.raises(InputError, match="3 classes.*has 2"):
-        probe(toy_subject(), other, PROBE, out=out)
-    with pytest.raises(InputError, match="mix.*before they are tokenised"):
+    with pytest.raises(InputError, match="has 2 classes, another part 3"):
+        probe(toy_subject(), other, LINEAR, out=out)
+    with pytest.raises(InputError, match=r"mix.*before they are tokenised"):
         finetune(toy_subject(), replace(data, cache=object()), TUNE, out=out)
     assert not out.exists()
 
@@ -155,8 +158,7 @@ def test_mistakes_end_before_any_work(data: LabelledData, tmp_path: Path, tuned:
 def test_scores_by_class() -> None:
     head = torch.nn.Linear(3, 3)
     head.weight.data, head.bias.data = torch.eye(3), torch.zeros(3)
-    examples = Examples(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]))
-    found = score(head, examples, classes=3)
+    found = score(head, torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]), classes=3)
     assert found.images.tolist() == [1, 1, 2]
     assert found.right.tolist() == [1, 1, 1]
     assert (found.top1, found.top5) == (0.75, 1.0)

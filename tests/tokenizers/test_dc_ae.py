@@ -153,9 +153,7 @@ def test_absent_files_say_what_to_download_and_where_to_put_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    message = (
-        r"no network; download https://huggingface\.co/mit-han-lab/dc-ae-f32c32-in-1\.0-.* put"
-    )
+    message = r"no network; download https://huggingface\.co/mit-han-lab/dc-ae-f32c32-in-1\.0.* put"
     with pytest.raises(InputError, match=message) as error:
         load_any_tokenizer("dc-ae-f32c32-in-1.0")
     assert "\n" not in str(error.value)

@@ -25,6 +25,7 @@ from unmask.errors import InputError
 from unmask.train import loop
 from unmask.train.loop import due, optimise_step
 from unmask.train.optim import learning_rate, make_optimizer
+from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
 
 
@@ -131,7 +132,7 @@ def test_previews_come_with_both_kinds_of_weights(tmp_path: Path) -> None:
         set_seed(step)  # what a preview does to the random state must not matter
         seen.append((step, use_ema, objective.averaged.outer.weight.clone()))
 
-    toy_train(tmp_path / "run", toy_settings(preview_every=10), objective=objective, preview=look)
+    toy_train(tmp_path / "run", objective=objective, previews=[Preview(look, 10)])
     assert [(s, e) for s, e, _ in seen] == [(n, e) for n in (10, 20, 24) for e in (True, False)]
     last = read_checkpoint(latest(tmp_path / "run" / "checkpoints")).weights
     assert torch.equal(seen[-2][2], last["ema"]["outer.weight"])

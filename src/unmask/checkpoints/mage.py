@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -11,6 +12,17 @@ from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.nn.mage_embed import CLASS_ROWS
 from unmask.nn.mage_network import MageNetwork
 
+Value = TypeVar("Value")
+
+DRIVE = "https://drive.google.com/file/d/{}/view"
+PUBLISHED = {
+    "MAGE ViT-B": DRIVE.format("1Q6tbt3vF0bSrv5sPrjpFu8ksG3vTsVX2"),
+    "MAGE ViT-L": DRIVE.format("15xBPa8EIa0IRUiRYtXiYOC9JZVyMIFrB"),
+    "MAGE-C ViT-B": DRIVE.format("1069p6ZURt-xLFYrHfUiySQt1VCmWsun3"),
+    "MAGE-C ViT-L": DRIVE.format("1GOz8l6N-3LcUrM6a--TnBztN7NJpZ-Hp"),
+}
+
+TOKENIZER = "vqgan."
 HEAD_WIDTH = 64  # of both published encoders; shapes do not tell the number of heads
 DECODER_HEADS = 16  # of both published decoders
 
@@ -63,6 +75,23 @@ TABLE: Table = (
 )
 
 
+PARTS = {pattern.partition(".")[0] for rule in TABLE for pattern in rule.source}
+
+
+def split_tokenizer(state: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Network and tokenizer of one file, each by its own keys."""
+    tokenizer = {k.removeprefix(TOKENIZER): t for k, t in state.items() if k.startswith(TOKENIZER)}
+    return {k: t for k, t in state.items() if not k.startswith(TOKENIZER)}, tokenizer
+
+
+def extra_keys(state: Mapping[str, Tensor]) -> list[str]:
+    """Keys of parts that MAGE has not, without its tokenizer's: MAGE-C's projection head.
+
+    What its files are called is written nowhere, so no rule can name them.
+    """
+    return [key for key in state if key.partition(".")[0] not in PARTS | {TOKENIZER[:-1]}]
+
+
 def network_of(
     own: Mapping[str, Tensor],
     origin: str,
@@ -92,5 +121,6 @@ def network_of(
         decoder_depth=count_of(own, "trunk.decoder.{i}.attention.qkv.weight"),
         decoder_heads=decoder_heads,
         length=positions - 1,
+        mlp_ratio=shape_of(own, "trunk.encoder.0.feed_forward.expand.weight", origin)[0] / width,
         position_rows=shape_of(own, "embed.positions.weight", origin)[0],
     )

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from unmask.checkpoints.mage import split_tokenizer
 from unmask.checkpoints.names import Table, drop, rename, rename_layer, to_own
 from unmask.checkpoints.store import load_state, widen
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
-from unmask.probe.classifier import TokenClassifier
+from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
-TOKENIZER = "vqgan."
 HEAD_WIDTH = 64  # of every published size; shapes do not tell the number of heads
 SPECIAL_ROWS = 1001  # of the token table: class rows and the mask
 BLOCK, OWN_BLOCK = "blocks.{i}", "encoder.blocks.{i}"
@@ -43,12 +43,6 @@ def table_of(pool: Pool) -> Table:
         *rename_layer("head", "head"),
         *map(drop, ("cls_token", "pos_embed", "patch_embed.*", "token_emb.position_ids")),
     )
-
-
-def split_tokenizer(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Classifier and tokenizer of one file, each by its own keys."""
-    tokenizer = {k.removeprefix(TOKENIZER): t for k, t in state.items() if k.startswith(TOKENIZER)}
-    return {k: t for k, t in state.items() if not k.startswith(TOKENIZER)}, tokenizer
 
 
 def sizes_of(
@@ -114,8 +108,8 @@ def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier,
     network, tokens = translate(vqgan, {}, origin)
     with torch.device("meta"):
         encoder = Encoder(sizes, pool=pool)
-        head = torch.nn.Linear(sizes.width, own["head.weight"].shape[0])
+        head = build_head(sizes.width, own["head.weight"].shape[0], normed=False)
         classifier, tokenizer = TokenClassifier(encoder, head), build(network)
     load_state(classifier, own, origin)
     load_state(tokenizer, tokens, origin)
-    return classifier, tokenizer.eval().requires_grad_(False)
+    return classifier.eval(), tokenizer.eval().requires_grad_(False)

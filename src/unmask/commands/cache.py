@@ -7,22 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from rich.console import Console
 
 from unmask.commands.arguments import explained
 from unmask.commands.device import resolve_device
-from unmask.data.build_cache import CacheLayout, build_cache, encoding_of
+from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache
 from unmask.data.source import open_source
 from unmask.data.write_cache import CacheReport
 from unmask.errors import InputError
-from unmask.pictures import sheet
 from unmask.tokenizers.folder import load_any_tokenizer
-
-PICTURED = 16  # images of `info --picture`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +98,9 @@ class Info:
 
     path: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache."""
-    picture: Path | None = None
-    """Also decode the first images into this file; wants --tokenizer."""
-    tokenizer: str | None = None
-    """The tokenizer that made the cache."""
 
     def run(self, console: Console) -> None:
-        """Print what the index says, and show some images if asked."""
+        """Print what the index says."""
         cache = LatentCache.open(self.path)
         plan, shards = cache.plan, cache.index.shards
         made = plan.encoding
@@ -129,8 +121,6 @@ class Info:
         }
         for name, value in lines.items():
             console.print(f"{name:12}{value}", highlight=False, markup=False, soft_wrap=True)
-        if self.picture is not None:
-            picture(self.path, self.tokenizer, self.picture)
 
 
 @dataclass(frozen=True)
@@ -149,8 +139,8 @@ class Verify:
         damaged = verify(self.path)
         if damaged:
             raise InputError(
-                f"{len(damaged)} files are damaged or missing: {', '.join(damaged)}; delete them "
-                "and build again, the others are kept"
+                f"{self.path} has damaged or missing files: {', '.join(damaged)}; delete them and "
+                "build again, the others are kept"
             )
         console.print("all shards are whole")
 
@@ -171,28 +161,6 @@ def print_skipped(report: CacheReport) -> None:
     if report.skipped:
         total = report.rows + len(report.skipped)
         print(f"{len(report.skipped)} of {total} images cannot be read and were left out")
-
-
-def picture(path: Path, name: str | None, out: Path) -> None:
-    """Write the first images as the tokenizer gives them back.
-
-    Raises:
-        InputError: no tokenizer, or not the one that made the cache.
-    """
-    if name is None:
-        raise InputError("--picture wants --tokenizer NAME, the one that made the cache")
-    tokenizer = load_any_tokenizer(name)
-    made = encoding_of(tokenizer)
-    cache = LatentCache.open(path, tokenizer_identity=made.tokenizer, accept_unknown=True)
-    if made.kind != cache.kind:
-        raise InputError(f"{path} is a cache of {cache.kind}, {name} makes {made.kind}")
-    rows = torch.arange(min(PICTURED, len(cache)))
-    views = torch.zeros_like(rows)
-    if cache.kind == "codes":
-        tokens = cache.codes(rows, views)
-    else:
-        tokens = cache.latents(rows, views, torch.zeros(len(rows), cache.length, cache.channels))
-    sheet(tokenizer.decode(tokens, cache.grid), columns=8).save(out)
 
 
 def main(words: Sequence[str]) -> None:

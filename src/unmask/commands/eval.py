@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
 from unmask.checkpoints.store import CONFIG
 from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
-from unmask.evaluate.image_sets import open_image_set
-from unmask.evaluate.judgement import Judgement, generated_batches, judge_images
-from unmask.evaluate.report import Report
+from unmask.errors import InputError
+from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.pipeline import adjusted, load
+from unmask.train.processes import launched, part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,9 @@ class Arguments:
 
     subject: Annotated[str, tyro.conf.Positional]
     """A model folder, run or shipped name; or a folder of PNG files, or an .npz of samples."""
-    data: Path
-    """Real images: a folder, WebDataset tars, IDX files or Parquet, with a held-out split."""
+    data: Path | None = None
+    """Real images: a folder, WebDataset tars, IDX files or Parquet, with a held-out split. Not
+    needed beside --reference; then there are no floors."""
     judgement: Annotated[Judgement, tyro.conf.arg(name="")] = field(default_factory=Judgement)
     """How much is judged, and by what."""
     steps: int | None = None
@@ -42,27 +43,52 @@ class Arguments:
     """Guidance instead of the plan's; 1 means none."""
     temperature: float | None = None
     """Choice temperature instead of the plan's."""
+    work: Path | None = None
+    """Folder for what is measured, from which a killed evaluation goes on; the processes of
+    accelerate launch or torchrun share the work through it."""
     out: Path | None = None
     """Also write the report here: .json, or any other ending for the table."""
 
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = parse(Arguments, words, prog="unmask eval")
-    device = str(resolve_device(arguments.judgement.device))
-    arguments = replace(arguments, judgement=replace(arguments.judgement, device=device))
-    subject = Path(arguments.subject)
-    is_images = subject.suffix == ".npz" or (
-        subject.is_dir() and not any((subject / f / CONFIG).exists() for f in (".", "model"))
+    arguments = _on_device(parse(Arguments, words, prog="unmask eval"))
+    sys.path.append(str(Path.cwd()))  # where --features may lie
+    subject, transform = _subject(arguments)
+    real = None
+    if arguments.data is not None:
+        train, held_out = open_source(arguments.data), open_source(arguments.data, split="val")
+        real = RealImages(train, held_out, transform)
+    report = judge(subject, real, judgement=arguments.judgement, work=arguments.work)
+    if report is not None:
+        print(report.table())
+        if arguments.out is not None:
+            report.write(arguments.out)
+    part()
+
+
+def _on_device(arguments: Arguments) -> Arguments:
+    """The device of this process; on CPUs one thread of it, where processes may share the work."""
+    state = launched()
+    several = state.num_processes > 1
+    if several and arguments.work is None:
+        raise InputError(f"{state.num_processes} processes meet in a folder; give it (--work)")
+    device = state.device if several else resolve_device(arguments.judgement.device)
+    if device.type == "cpu" and arguments.work is not None:
+        # Sums of several threads round differently from those of one.
+        torch.set_num_threads(1)
+    return replace(arguments, judgement=replace(arguments.judgement, device=str(device)))
+
+
+def _subject(arguments: Arguments) -> tuple[Subject, Transform]:
+    """What is judged, and how real images are brought to its shape."""
+    judgement, path = arguments.judgement, Path(arguments.subject)
+    is_images = path.suffix == ".npz" or (
+        path.is_dir() and not any((path / f / CONFIG).exists() for f in (".", "model"))
     )
-    report = _judge_files(subject, arguments) if is_images else _judge_model(arguments)
-    print(report.table())
-    if arguments.out is not None:
-        report.write(arguments.out)
-
-
-def _judge_model(arguments: Arguments) -> Report:
-    judgement = arguments.judgement
+    if is_images:
+        subject = Subject.of_files(path, judgement)
+        return subject, Transform(size=subject.shape[2], channels=subject.shape[0])
     pipeline = load(arguments.subject, device=judgement.device)
     plan = adjusted(
         pipeline.plan,
@@ -70,36 +96,6 @@ def _judge_model(arguments: Arguments) -> Report:
         guidance_scale=arguments.guidance_scale,
         temperature=arguments.temperature,
     )
-    recipe = pipeline.recipe
-    transform = Transform(
-        size=recipe.image_size, crop=recipe.crop, channels=pipeline.tokenizer.image_channels
-    )
-    train, held_out = open_source(arguments.data), open_source(arguments.data, split="val")
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("sampling and scoring", total=judgement.count)
-        return judge_images(
-            generated_batches(
-                pipeline, judgement, plan=plan, on_images=lambda n: bar.advance(task, n)
-            ),
-            train,
-            held_out,
-            transform,
-            judgement=judgement,
-            tokenizer=pipeline.tokenizer,
-            seeds=judgement.seeds,
-            notes=(f"plan: {plan}",),
-        )
-
-
-def _judge_files(path: Path, arguments: Arguments) -> Report:
-    """Images that somebody else may have made; real ones are cropped to their size."""
-    images = open_image_set(path, batch_size=arguments.judgement.batch_size)
-    shape = next(iter(images)).images.shape
-    transform = Transform(size=shape[-1], channels=1 if shape[1] == 1 else 3)
-    train, held_out = open_source(arguments.data), open_source(arguments.data, split="val")
-    report = judge_images(
-        images, train, held_out, transform, judgement=arguments.judgement, notes=(f"from {path}",)
-    )
-    skipped = ", ".join(images.skipped[:3])
-    return report.noted(f"{len(images.skipped)} unreadable files: {skipped}" * bool(skipped))
+    subject = Subject.of_pipeline(pipeline, judgement, plan)
+    crop = pipeline.recipe.crop
+    return subject, Transform(size=subject.shape[2], crop=crop, channels=subject.shape[0])

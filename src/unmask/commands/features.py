@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from unmask.commands.arguments import parse
@@ -15,10 +14,11 @@ from unmask.commands.device import resolve_device
 from unmask.data.source import open_source
 from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
-from unmask.probe.encoder import Pool, fit_grid
+from unmask.probe.encoder import Pool
 from unmask.probe.extract import write_features
 from unmask.probe.linear import Frozen
 from unmask.probe.neighbours import knn_accuracy
+from unmask.probe.run import fit_size
 from unmask.probe.subject import open_subject
 
 
@@ -60,20 +60,16 @@ def main(words: Sequence[str]) -> None:
         arguments.out: open_source(arguments.data),
         arguments.out.with_suffix(".val.npy"): open_source(arguments.data, split="val"),
     }
-    subject, device = (
-        open_subject(arguments.model, pool=arguments.pool),
-        resolve_device(arguments.device),
-    )
-    encoder, tokenizer = subject.encoder.to(device), subject.tokenizer.to(device)
-    size = arguments.image_size or encoder.sizes.grid[0] * tokenizer.stride
-    fit_grid(encoder, tokenizer.grid(size), interpolate=arguments.interpolate)
+    subject = open_subject(arguments.model, pool=arguments.pool)
+    size = fit_size(subject, arguments.image_size, interpolate=arguments.interpolate)
+    device, tokenizer = resolve_device(arguments.device), subject.tokenizer
+    encoder, encode = subject.model.encoder.to(device), tokenizer.to(device).encode
     transform = Transform(size=size, crop=arguments.crop, channels=tokenizer.image_channels)
-    represent, found = Frozen(encoder, tokenizer.encode, noisy=False), []
+    represent, found = Frozen(encoder, encode, noisy=False), []
     for path, source in sides.items():
         features, labels = write_features(source, transform, represent, path=path, device=device)
-        found.append((torch.from_numpy(features), torch.from_numpy(labels)))
         print(f"{len(features)} features of {features.shape[1]} numbers in {path}")
-    known, asked = ((features[labels >= 0], labels[labels >= 0]) for features, labels in found)
-    if len(known[1]) and len(asked[1]):
-        share = knn_accuracy(*known, *asked, k=arguments.neighbours)
+        found += [features[labels >= 0], labels[labels >= 0]]
+    if all(map(len, found)):
+        share = knn_accuracy(*found, k=arguments.neighbours)
         print(f"nearest-neighbour accuracy {share:.4f} (k = {arguments.neighbours})")

@@ -11,7 +11,6 @@ import tyro
 
 from unmask.commands.arguments import parse
 from unmask.commands.probe import open_data, say
-from unmask.errors import InputError
 from unmask.probe.finetune import finetune, judge
 from unmask.probe.settings import FinetuneOptions
 from unmask.probe.subject import open_subject
@@ -21,7 +20,8 @@ from unmask.probe.subject import open_subject
 class Arguments:
     """Train encoder and head together on labelled images; started again, it continues.
 
-    Several processes: accelerate launch -m unmask.cli finetune MODEL ...
+    Without --out it only judges a classifier. Several processes: accelerate launch -m unmask.cli
+    finetune MODEL ...
     """
 
     model: Annotated[str, tyro.conf.Positional]
@@ -30,9 +30,7 @@ class Arguments:
     data: Path
     """Labelled images: a folder of class folders, WebDataset tars, IDX files or Parquet."""
     out: Path | None = None
-    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table a class."""
-    judge_only: bool = False
-    """Only say how good a classifier is; nothing is written."""
+    """Run folder, as of unmask probe; without one, nothing is trained or written."""
     options: Annotated[FinetuneOptions, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneOptions
     )
@@ -46,13 +44,11 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask finetune")
-    if arguments.out is None and not arguments.judge_only:
-        raise InputError("give --out FOLDER for the run, or --judge-only")
-    subject = open_subject(arguments.model, pool=arguments.options.pool)
-    data = open_data(arguments.data, arguments.cache, arguments.workers, subject)
-    if arguments.out is None or arguments.judge_only:
-        found = judge(subject, data, arguments.options)
-        print(found.table(data.class_names))
-        print(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")
-        return
-    say(finetune(subject, data, arguments.options, out=arguments.out), arguments.out)
+    options, out = arguments.options, arguments.out
+    subject = open_subject(arguments.model, pool=options.course.pool)
+    data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
+    if out is not None:
+        return say(finetune(subject, data, options, out=out), out)
+    found = judge(subject, data.held_out, options.course)
+    print(found.table(data.held_out.class_names))
+    print(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")

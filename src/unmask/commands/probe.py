@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from unmask.commands.arguments import parse
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.probe.linear import probe
-from unmask.probe.run import LabelledData, Outcome
+from unmask.probe.run import LabelledData
 from unmask.probe.settings import ProbeOptions
 from unmask.probe.subject import Subject, open_subject
 from unmask.train.processes import launched, part
@@ -32,7 +31,7 @@ class Arguments:
     data: Path
     """Labelled images: a folder of class folders, WebDataset tars, IDX files or Parquet."""
     out: Path
-    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table a class."""
+    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table of the classes."""
     options: Annotated[ProbeOptions, tyro.conf.arg(name="")] = field(default_factory=ProbeOptions)
     """How it is trained."""
     cache: Path | None = None
@@ -41,7 +40,7 @@ class Arguments:
     """Processes that prepare batches."""
 
 
-def open_data(data: Path, cache: Path | None, workers: int, subject: Subject) -> LabelledData:
+def open_data(subject: Subject, data: Path, cache: Path | None, workers: int) -> LabelledData:
     """Both sides of the data set, and the cache if there is one."""
     identity = subject.tokenizer.identity
     return LabelledData(
@@ -52,13 +51,13 @@ def open_data(data: Path, cache: Path | None, workers: int, subject: Subject) ->
     )
 
 
-def say(outcome: Outcome, out: Path) -> None:
+def say(lines: list[dict[str, float]], out: Path) -> None:
     """Print what a run came to, on the main process, and leave the others."""
+    best, last = max(lines, key=lambda line: line["accuracy"]), lines[-1]
     if launched().is_main_process:
-        Console(highlight=False, soft_wrap=True).print(
-            f"accuracy {outcome.last:.4f} at the end, {outcome.best:.4f} at best (after epoch "
-            f"{outcome.best_epoch}); by epoch in {out / 'accuracy.jsonl'}, by class in "
-            f"{out / 'samples'}"
+        print(
+            f"accuracy {last['accuracy']:.4f} at the end, {best['accuracy']:.4f} at best (after "
+            f"epoch {best['epoch']}); of each class: {out}/samples"
         )
     part()
 
@@ -66,6 +65,7 @@ def say(outcome: Outcome, out: Path) -> None:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask probe")
-    subject = open_subject(arguments.model, pool=arguments.options.pool)
-    data = open_data(arguments.data, arguments.cache, arguments.workers, subject)
-    say(probe(subject, data, arguments.options, out=arguments.out), arguments.out)
+    options, out = arguments.options, arguments.out
+    subject = open_subject(arguments.model, pool=options.course.pool)
+    data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
+    say(probe(subject, data, options, out=out), out)

@@ -17,7 +17,7 @@ from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.evaluate.image_sets import ImageBatch, write_npz
+from unmask.evaluate.image_sets import ImageBatch, check_new_folder, write_folder, write_npz
 from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.orders import NAMED, named_order
@@ -39,6 +39,9 @@ class Arguments:
     """Images of each class (of an unconditional model: images)."""
     seed: int = 0
     """Image k uses seed + k; the same seed gives the same image at any batch size."""
+    plan: str | None = None
+    """A plan of the system's recipe by name (unmask recipes NAME lists them) instead of its
+    default; the options below change it further."""
     steps: int | None = None
     """Decoding steps; more is slower and not always better."""
     order: str | None = None
@@ -46,16 +49,18 @@ class Arguments:
     guidance_scale: float | None = None
     """1 means none; larger follows the class more closely."""
     temperature: float | None = None
-    """Noise on the confidence; larger gives more variety."""
+    """Noise on the confidence, or in a diffusion head; larger gives more variety."""
     softmax_temperature: float | None = None
     """Of the token distribution itself."""
     top_k: int | None = None
     """Draw among the k likeliest codes only."""
     out: Path = Path("samples")
     """Folder for the results."""
-    format: Literal["grid", "png", "npz", "tokens"] = "grid"
-    """A contact sheet, one PNG an image (class_<label>/<seed>.png), an ADM-style NPZ, or the ids
-    alone (tokens.npz: tokens, seeds, labels), for which no tokenizer is needed."""
+    format: Literal["grid", "png", "folder", "npz", "tokens"] = "grid"
+    """A contact sheet; one PNG an image (class_<label>/<seed>.png); the same in one flat folder
+    (images/<number>.png), as torch-fidelity and pytorch-fid read; samples.npz as ADM's evaluator
+    reads; or the ids alone (tokens.npz: tokens, seeds, labels), which needs no tokenizer. Pixels
+    v in [0, 1] become the bytes 255 v + 0.5, cut off."""
     film: bool = False
     """Also write the unmasking of one image a class as film.png and film.gif."""
     batch_size: int = 64
@@ -88,7 +93,8 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, words, prog="unmask sample")
     check_out(arguments.out)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
-    plan = plan_of(arguments, pipeline.plan)
+    named = arguments.plan and pipeline.recipe.named_plan(arguments.plan)
+    plan = plan_of(arguments, named or pipeline.plan)
     labels = _labels(pipeline, arguments)
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     if arguments.format == "tokens":
@@ -134,12 +140,30 @@ def _run_tokens(
 def _run_images(
     pipeline: Pipeline, labels: list[int], seeds: range, plan: Plan, arguments: Arguments
 ) -> None:
+    if arguments.format == "folder":
+        check_new_folder(arguments.out / "images")
     batches = generate(
         pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    made = [to_uint8(batch.pixels).cpu() for batch in _with_bar(batches, len(seeds))]
-    _write(torch.cat(made), labels, seeds, arguments)  # (N, C, H, W) uint8
+    made = (
+        (ImageBatch(to_uint8(b.pixels).cpu(), b.class_labels), b.seeds)
+        for b in _with_bar(batches, len(seeds))
+    )
+    if arguments.format == "npz":
+        write_npz(arguments.out / "samples.npz", (batch for batch, _ in made))
+    elif arguments.format == "folder":
+        write_folder(arguments.out / "images", (batch.images for batch, _ in made))
+    elif arguments.format == "grid":
+        pixels = torch.cat([batch.images for batch, _ in made])  # (N, C, H, W) uint8
+        zoom = max(1, 64 // pixels.shape[-1])
+        sheet(pixels, arguments.per_class, zoom=zoom).save(arguments.out / "samples.png")
+    else:
+        for (images, found), numbers in made:
+            names = [""] * len(images) if found is None else [f"class_{k}" for k in found.tolist()]
+            for image, name, seed in zip(images, names, numbers, strict=True):
+                (arguments.out / name).mkdir(exist_ok=True)
+                to_pil(image).save(arguments.out / name / f"{seed}.png")
 
 
 def _with_bar(batches: Iterator[B], total: int) -> Iterator[B]:
@@ -150,20 +174,6 @@ def _with_bar(batches: Iterator[B], total: int) -> Iterator[B]:
         for batch in batches:
             progress.advance(task, len(batch.seeds))
             yield batch
-
-
-def _write(pixels: torch.Tensor, labels: list[int], seeds: range, arguments: Arguments) -> None:
-    if arguments.format == "npz":
-        found = torch.tensor(labels) if labels else None
-        write_npz(arguments.out / "samples.npz", [ImageBatch(pixels, found)])
-    elif arguments.format == "grid":
-        zoom = max(1, 64 // pixels.shape[-1])
-        sheet(pixels, arguments.per_class, zoom=zoom).save(arguments.out / "samples.png")
-    else:
-        for index, (image, seed) in enumerate(zip(pixels, seeds, strict=True)):
-            folder = arguments.out / f"class_{labels[index]}" if labels else arguments.out
-            folder.mkdir(exist_ok=True)
-            to_pil(image).save(folder / f"{seed}.png")
 
 
 def _write_film(

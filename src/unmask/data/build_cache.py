@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.cache import CachePlan, Encoding
-from unmask.data.source import ImageSource
+from unmask.data.cache import CachePlan, Dtype, Encoding
+from unmask.data.source import ImageSource, Listed
 from unmask.data.transform import Transform
-from unmask.data.write_cache import CacheReport, write_cache
+from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -47,26 +46,6 @@ class CacheLayout:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
         if self.precision not in ("float32", "float16"):
             raise InputError(f"precision={self.precision!r} must be 'float32' or 'float16'")
-
-
-class Listed(Protocol):
-    """What a plan tells of a data set: an ``ImageSource`` without its images."""
-
-    name: str
-    """Of the data set and its side."""
-    class_names: tuple[str, ...]
-    """In label order; empty if unlabelled."""
-    split_rule: str
-    """How train and val were told apart."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def label(self, row: int) -> int | None:
-        """Class of an image, None if unlabelled."""
-
-    def key(self, row: int) -> str:
-        """Name of an image."""
 
 
 def source_hash(source: Listed) -> str:
@@ -104,9 +83,7 @@ def plan_cache(
 ) -> CachePlan:
     """What a cache of these parts will be; ``grid`` is the tokenizer's for this image size."""
     views = 2 if layout.flip else 1
-    dtype: Literal["uint16", "float32", "float16"] = layout.precision
-    if encoding.kind == "codes":
-        dtype = "uint16"
+    dtype: Dtype = "uint16" if encoding.kind == "codes" else layout.precision
     numbers = views * math.prod(grid) * max(1, encoding.moment_channels)  # an image
     fitting = max(1, min(MOST_CODES, SHARD_BYTES // (numbers * np.dtype(dtype).itemsize)))
     return CachePlan(
@@ -122,31 +99,6 @@ def plan_cache(
         views=views,
         shard_size=layout.shard_size or fitting,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EncodedImages:
-    """Images as :class:`~unmask.data.write_cache.CacheRows`."""
-
-    encode: Callable[[Tensor], Tensor]
-    source: ImageSource
-    transform: Transform
-    plan: CachePlan
-    batch_size: int
-    device: torch.device | None
-
-    def label(self, row: int) -> int | None:
-        return self.source.label(row)
-
-    def read(self, row: int) -> Tensor:
-        return self.transform(self.source.image(row))
-
-    @torch.inference_mode()
-    def pack(self, items: list[Tensor]) -> Tensor:
-        """n of ``(C, S, S)`` uint8; both views of all are one batch of the encoder."""
-        images = torch.stack(items).to(self.device).float() / 255
-        views = torch.cat([images, images.flip(-1)][: self.plan.views])  # (views * n, C, S, S)
-        return self.encode(views).cpu().unflatten(0, (self.plan.views, -1)).transpose(0, 1)
 
 
 def build_cache(
@@ -180,14 +132,22 @@ def build_cache(
             can be read.
     """
     grid = tokenizer.grid(layout.image_size)
-    rows = _EncodedImages(
-        encode=tokenizer.moments
-        if isinstance(tokenizer, ContinuousTokenizer)
-        else tokenizer.encode,
-        source=source,
-        transform=Transform(size=layout.image_size, channels=tokenizer.image_channels),
-        plan=plan_cache(encoding_of(tokenizer), source, layout, grid=grid),
+    plan = plan_cache(encoding_of(tokenizer), source, layout, grid=grid)
+    transform = Transform(size=layout.image_size, channels=tokenizer.image_channels)
+    encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
+
+    @torch.inference_mode()
+    def _encode(items: list[Tensor]) -> Tensor:
+        """n of ``(C, S, S)`` uint8; both views of all are one batch of the encoder."""
+        images = torch.stack(items).to(device).float() / 255
+        views = torch.cat([images, images.flip(-1)][: plan.views])  # (views * n, C, S, S)
+        return encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)
+
+    rows = CacheRows(
+        plan=plan,
+        label=source.label,
+        read=lambda row: transform(source.image(row)),
+        pack=_encode,
         batch_size=layout.batch_size,
-        device=device,
     )
     return write_cache(rows, out=out, progress=progress, rank=rank, world=world)

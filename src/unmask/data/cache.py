@@ -29,9 +29,9 @@ from unmask.tokenizers.latents import posterior, to_map, to_tokens
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"
 UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
-HASH_BLOCK = 1 << 22  # bytes read at a time
 ARRAY_DAMAGE = (*DAMAGE, TypeError, tokenize.TokenError)  # what numpy raises on damaged headers
 Kind = Literal["codes", "moments"]
+Dtype = Literal["uint16", "float32", "float16"]
 Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
 
 
@@ -61,7 +61,7 @@ class CachePlan:
     """Version of the layout."""
     encoding: Encoding
     """What is stored of an image."""
-    dtype: Literal["uint16", "float32", "float16"]
+    dtype: Dtype
     """Of the shards: uint16 of codes."""
     source: str
     """Name of the data set and its side."""
@@ -125,15 +125,6 @@ def digest_of(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def file_digest(file: Path) -> str:
-    """The same of a file, which need not fit into memory."""
-    digest = blake2b(digest_size=16)
-    with file.open("rb") as opened:
-        while block := opened.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _text(content: dict[str, object]) -> bytes:
     return json.dumps(content, ensure_ascii=False, indent=1).encode("utf8", "replace")
 
@@ -176,16 +167,13 @@ def _load(file: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     try:
         # A plain array over the map: the subclass np.memmap costs microseconds at every access.
         array = np.asarray(np.load(file, mmap_mode="r"))
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"it holds {array.dtype} {array.shape}, not {dtype} {shape}")
     except ARRAY_DAMAGE as error:
         raise InputError(
-            f"{file} is missing or damaged; delete it and build the cache again, which keeps the "
-            "others"
+            f"{file} is missing or damaged ({error}); delete it and build the cache again, which "
+            "keeps the others"
         ) from error
-    if array.shape != shape or array.dtype != dtype:
-        raise InputError(
-            f"{file} holds {array.dtype} {array.shape}, not {dtype} {shape}; delete it and build "
-            "the cache again, which keeps the others"
-        )
     return array
 
 
@@ -205,7 +193,7 @@ def verify(path: str | Path) -> list[str]:
     return [
         name
         for name, digest in digests.items()
-        if not (path / name).is_file() or file_digest(path / name) != digest
+        if not (path / name).is_file() or digest_of((path / name).read_bytes()) != digest
     ]
 
 

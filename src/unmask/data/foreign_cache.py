@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -13,25 +14,21 @@ import torch
 from torch import Tensor
 
 from unmask.data.build_cache import MOST_CODES, CacheLayout, encoding_of, plan_cache
-from unmask.data.cache import ARRAY_DAMAGE, UNKNOWN, CachePlan, Encoding
+from unmask.data.cache import ARRAY_DAMAGE, UNKNOWN, CachePlan, Encoding, Kind
 from unmask.data.classes import names_for
 from unmask.data.decoding import UnreadableImageError
-from unmask.data.write_cache import CacheReport, write_cache
+from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError, did_you_mean
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer, fill_grid
 
-NPZ_DAMAGE = (*ARRAY_DAMAGE, BadZipFile, RuntimeError)  # what damaged zip files raise besides
+# What damaged zip files raise besides, and files that are none.
+NPZ_DAMAGE = (*ARRAY_DAMAGE, BadZipFile, RuntimeError, AttributeError)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForeignFormat:
-    """How a project lays its cache out, and what made it unless a tokenizer is given."""
+class ForeignFormat(NamedTuple):
+    """What made a project's files unless a tokenizer is given."""
 
-    arrays: tuple[str, str]
-    """Names of the image and of its mirror image in a file; the second may be missing in all."""
-    by_class: bool
-    """One folder a class, whose sorted names are the labels; else the array ``y`` is, if any."""
     encoding: Encoding
     """Of the published tokenizer, whose weights the files do not tell."""
     stride: int
@@ -39,47 +36,41 @@ class ForeignFormat:
     scaled: float = 1.0
     """What the moments in the files are multiplied by."""
 
-    @property
-    def ndim(self) -> int:
-        """Of the arrays: ``(L,)`` codes or ``(M, h, w)`` moments."""
-        return 1 if self.encoding.kind == "codes" else 3
-
 
 KL16 = Encoding(kind="moments", tokenizer="", channels=16, moment_channels=32, scale=0.2325)
 DC_AE = Encoding(kind="moments", tokenizer="", channels=32, moment_channels=32, scale=0.3189)
 CODES = Encoding(kind="codes", tokenizer="", codes=MOST_CODES)
-MOMENTS = ("moments", "moments_flip")
 FORMATS = {
-    "mar": ForeignFormat(arrays=MOMENTS, by_class=True, encoding=KL16, stride=16),
-    "emigm": ForeignFormat(arrays=MOMENTS, by_class=True, encoding=KL16, stride=16),
-    "emigm-512": ForeignFormat(
-        arrays=MOMENTS, by_class=True, encoding=DC_AE, stride=32, scaled=0.3189
-    ),
-    "maskgit-pytorch": ForeignFormat(
-        arrays=("idx", "idx_flip"), by_class=False, encoding=CODES, stride=16
-    ),
+    "mar": ForeignFormat(KL16, stride=16),
+    "emigm": ForeignFormat(KL16, stride=16),
+    "emigm-512": ForeignFormat(DC_AE, stride=32, scaled=DC_AE.scale),
+    "maskgit-pytorch": ForeignFormat(CODES, stride=16),
 }
 """mar: main_cache.py; emigm: the same at 256 pixels, DC-AE's scaled latents at 512;
 maskgit-pytorch: make_cache.py."""
+ARRAYS: dict[Kind, tuple[str, str]] = {
+    "moments": ("moments", "moments_flip"),
+    "codes": ("idx", "idx_flip"),
+}
+"""Of an image and its mirror image; the second may be missing in all files. Moments lie in one
+folder a class, ``(M, h, w)``; codes in one folder, ``(L,)``, with an array ``y`` if labelled."""
 
 
-class _ForeignRows:
-    """The files of a foreign cache, in the order of their names, as ``CacheRows``."""
+class _ForeignFiles:
+    """The files of a foreign cache, in the order of their names."""
 
     split_rule = "all files that were there"
-    batch_size = 64
-    plan: CachePlan
-    """Made from what the files say of themselves."""
 
     def __init__(self, path: Path, name: str) -> None:
-        form = self.form = FORMATS[name]
-        self.path, self.name = path, f"{path.resolve().name} ({name})"
-        found = path.glob("*/*.npz" if form.by_class else "*.npz")
+        self.form, self.path, self.name = FORMATS[name], path, f"{path.resolve().name} ({name})"
+        by_class = self.form.encoding.kind == "moments"
+        self.names = ARRAYS[self.form.encoding.kind]
+        found = path.glob("*/*.npz" if by_class else "*.npz")
         self.keys = sorted(file.relative_to(path).as_posix() for file in found)
         if not self.keys:
-            wanted = "CLASS/NAME.npz" if form.by_class else "NAME.npz"
+            wanted = "CLASS/NAME.npz" if by_class else "NAME.npz"
             raise InputError(f"{path} holds no file {wanted}, as a cache of {name} does")
-        if form.by_class:
+        if by_class:
             self.class_names = tuple(sorted(at.name for at in path.iterdir() if at.is_dir()))
             ranks = {folder: rank for rank, folder in enumerate(self.class_names)}
             self.labels: list[int | None] = [ranks[key.partition("/")[0]] for key in self.keys]
@@ -98,33 +89,29 @@ class _ForeignRows:
 
     def first(self) -> tuple[tuple[int, ...], int]:
         """Shape of the arrays and number of views, by the first file that can be read."""
+        dimensions = 3 if self.form.encoding.kind == "moments" else 1
         for key in self.keys:
-            try:
-                straight, mirrored = self._arrays(key, self.form.arrays)
-            except UnreadableImageError:
-                continue
-            if straight is not None and straight.ndim == self.form.ndim:
-                return straight.shape, 1 if mirrored is None else 2
+            with suppress(UnreadableImageError):
+                straight, mirrored = self._arrays(key, self.names)
+                if straight is not None and straight.ndim == dimensions:
+                    return straight.shape, 1 if mirrored is None else 2
         raise InputError(
-            f"no file of {self.path} holds an array {self.form.arrays[0]!r} of {self.form.ndim} "
-            "dimensions; is it the cache of another project?"
+            f"no file of {self.path} holds an array {self.names[0]!r} of {dimensions} dimensions; "
+            "is it the cache of another project?"
         )
 
-    def read(self, row: int) -> Tensor:
+    def read(self, row: int, plan: CachePlan) -> Tensor:
         """``(views, *item)``."""
-        key, names = self.keys[row], self.form.arrays[: self.plan.views]
+        key, names = self.keys[row], self.names[: plan.views]
         arrays = dict(zip(names, self._arrays(key, names), strict=True))
         for name, array in arrays.items():
-            if array is None or array.shape != self.plan.item:
+            if array is None or array.shape != plan.item:
                 found = "missing" if array is None else f"of shape {array.shape}"
-                raise UnreadableImageError(key, f"{name} is {found}, not {self.plan.item}")
-            if not self._plausible(array):
+                raise UnreadableImageError(key, f"{name} is {found}, not {plan.item}")
+            if not _plausible(array, plan.encoding):
                 raise UnreadableImageError(key, f"{name} holds what no tokenizer makes")
         views = torch.stack([torch.from_numpy(array) for array in arrays.values()])
         return views / self.form.scaled if self.form.scaled != 1 else views
-
-    def pack(self, items: list[Tensor]) -> Tensor:
-        return torch.stack(items)
 
     def _arrays(self, key: str, names: Sequence[str]) -> list[np.ndarray | None]:
         """Arrays of one file, None for those that it has not."""
@@ -141,11 +128,11 @@ class _ForeignRows:
         except ValueError:  # of a damaged file, which is left out later and needs none
             return 0
 
-    def _plausible(self, array: np.ndarray) -> bool:
-        if self.plan.encoding.kind == "moments":
-            return array.dtype.kind == "f" and bool(np.isfinite(array).all())
-        whole = array.dtype.kind in "iu"
-        return whole and 0 <= array.min() <= array.max() < self.plan.encoding.codes
+
+def _plausible(array: np.ndarray, encoding: Encoding) -> bool:
+    if encoding.kind == "moments":
+        return array.dtype.kind == "f" and bool(np.isfinite(array).all())
+    return array.dtype.kind in "iu" and bool(0 <= array.min() <= array.max() < encoding.codes)
 
 
 def convert_cache(
@@ -178,22 +165,29 @@ def convert_cache(
     """
     if name not in FORMATS:
         raise InputError(f"unknown cache format {name!r}; {did_you_mean(name, FORMATS)}")
-    rows, form = _ForeignRows(Path(path).expanduser(), name), FORMATS[name]
-    shape, views = rows.first()
+    files, form = _ForeignFiles(Path(path).expanduser(), name), FORMATS[name]
+    shape, views = files.first()
     made = replace(form.encoding, tokenizer=f"{UNKNOWN} (converted from {name})")
     if tokenizer is not None:
         made = encoding_of(tokenizer)
-    height, width = shape[1:] if form.ndim == 3 else fill_grid(shape[0], None, "codes")
+    height, width = shape[1:] if len(shape) == 3 else fill_grid(shape[0], None, "codes")
     layout = CacheLayout(
         image_size=height * (tokenizer.stride if tokenizer else form.stride),
         flip=views == 2,
         precision=precision,
         shard_size=shard_size,
     )
-    rows.plan = plan_cache(made, rows, layout, grid=(height, width))
-    if made.kind != form.encoding.kind or rows.plan.item != shape:
+    plan = plan_cache(made, files, layout, grid=(height, width))
+    if made.kind != form.encoding.kind or plan.item != shape:
         raise InputError(
             f"{path} holds {form.encoding.kind} of shape {shape}, the tokenizer makes {made.kind} "
-            f"of shape {rows.plan.item}; give the one that made the files"
+            f"of shape {plan.item}; give the one that made the files"
         )
+    rows = CacheRows(
+        plan=plan,
+        label=files.label,
+        read=lambda row: files.read(row, plan),
+        pack=torch.stack,
+        batch_size=layout.batch_size,
+    )
     return write_cache(rows, out=out, progress=progress)

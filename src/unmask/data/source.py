@@ -48,8 +48,8 @@ class Reader(Protocol):
         """The decoded image."""
 
 
-class ImageSource(Protocol):
-    """Images with their labels, at random access. Rows count from 0."""
+class Listed(Protocol):
+    """A data set without its images. Rows count from 0."""
 
     name: str
     """Of the data set and its side, for reports."""
@@ -64,11 +64,15 @@ class ImageSource(Protocol):
     def label(self, row: int) -> int | None:
         """Class of an image, None if unlabelled."""
 
-    def image(self, row: int) -> Image.Image:
-        """The decoded image; raises ``UnreadableImageError`` when it is damaged."""
-
     def key(self, row: int) -> str:
         """File name, tar member or table row, for messages and hashes."""
+
+
+class ImageSource(Listed, Protocol):
+    """Images with their labels, at random access."""
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded image; raises ``UnreadableImageError`` when it is damaged."""
 
 
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)

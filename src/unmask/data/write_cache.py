@@ -11,12 +11,12 @@ import io
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 from rich.progress import Progress
@@ -40,25 +40,19 @@ ASIDE = ".part"  # ending of what is still being written
 AHEAD = 2  # batches that are read while one is encoded
 
 
-class CacheRows(Protocol):
+class CacheRows(NamedTuple):
     """What a cache is made of, row by row."""
 
-    @property
-    def plan(self) -> CachePlan:
-        """The cache that will be."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows that are packed at a time."""
-
-    def label(self, row: int) -> int | None:
-        """Class of a row, None if unlabelled."""
-
-    def read(self, row: int) -> Tensor:
-        """One row, called in threads; raises ``UnreadableImageError`` when it is damaged."""
-
-    def pack(self, items: list[Tensor]) -> Tensor:
-        """What :meth:`read` gave of n rows to ``(n, views, *plan.item)`` on the CPU."""
+    plan: CachePlan
+    """The cache that will be."""
+    label: Callable[[int], int | None]
+    """Class of a row, None if unlabelled."""
+    read: Callable[[int], Tensor]
+    """One row, called in threads; raises ``UnreadableImageError`` when it is damaged."""
+    pack: Callable[[list[Tensor]], Tensor]
+    """What ``read`` gave of n rows to ``(n, views, *plan.item)`` on the CPU."""
+    batch_size: int
+    """Rows that are packed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,20 +202,16 @@ def _write_shard(
     """Pack one shard, then write its file, then its note."""
     plan = rows.plan
     values = np.empty((plan.shard_size, plan.views, *plan.item), plan.dtype)
-    labels: list[int | None] = []
-    skipped: list[tuple[str, str]] = []
-    row, count = number * plan.shard_size, 0
+    outcomes: list[UnreadableImageError | None] = []
+    count = 0
     for batch in batches:
         good = [item for item in batch if isinstance(item, Tensor)]
         if good:
             values[count : count + len(good)] = _fitting(rows.pack(good).numpy(), plan)
-        for item in batch:
-            if isinstance(item, Tensor):
-                labels.append(rows.label(row))
-            else:
-                skipped.append((item.key, item.reason))
-            row += 1
+        outcomes += [None if isinstance(item, Tensor) else item for item in batch]
         count += len(good)
+    kept = [row for row, error in enumerate(outcomes, number * plan.shard_size) if error is None]
+    labels = [rows.label(row) for row in kept]
     file, content = _shard_name(plan, number, "npy"), _npy(values[:count])
     _write_whole(out / file, content)
     shard = Shard(
@@ -230,7 +220,7 @@ def _write_shard(
         size=len(content),
         digest=digest_of(content),
         labels=tuple(label for label in labels if label is not None),
-        skipped=tuple(skipped),
+        skipped=tuple((error.key, error.reason) for error in outcomes if error is not None),
     )
     _write_whole(out / _shard_name(plan, number, "json"), to_json(shard))
 

@@ -11,7 +11,6 @@ from unmask.evaluate.evaluation import EvaluationOptions, evaluate
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, Features
 from unmask.evaluate.image_sets import (
     ImageBatch,
-    as_uint8,
     open_image_set,
     write_folder,
     write_npz,
@@ -28,7 +27,6 @@ __all__ = [
     "Report",
     "Row",
     "TrainedClassifier",
-    "as_uint8",
     "evaluate",
     "load_classifier",
     "load_fashion_classifier",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +17,8 @@ from unmask.evaluate.features import FeatureExtractor
 from unmask.evaluate.image_sets import ImageBatch, as_batches
 from unmask.evaluate.inception import Inception
 from unmask.evaluate.reference import Moments, ReferenceStatistics
-from unmask.evaluate.report import Report, Row
-from unmask.evaluate.scores import (
-    Manifold,
-    RunningInceptionScore,
-    class_accuracy,
-    manifold_overlap,
-)
+from unmask.evaluate.report import SCORES, Report, Row
+from unmask.evaluate.scores import Manifold, RunningInceptionScore, correct, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
 
 Batches = Iterable[Tensor | ImageBatch]
@@ -33,62 +30,154 @@ class EvaluationOptions:
 
     neighbours: int = 3
     """k of precision and recall; 3 as published."""
-    manifold_images: int = 10_000
-    """First images of a set that precision and recall keep in memory, as ADM's evaluator does."""
+    manifold_images: int = 50_000
+    """First images of a row that precision and recall keep in memory."""
+    manifold_reference: int = 10_000
+    """First images of the reference that they keep; ADM's reference files hold 10,000."""
+    inception_split: int = 5000
+    """Images whose inception score is taken together, as in ADM's evaluator."""
     statistics: ReferenceStatistics | None = None
-    """What fd compares with instead of the reference set, which precision and recall keep."""
+    """What fd and sfd compare with, and not the reference set; precision and recall keep that."""
+    reference: str | None = None
+    """Where the reference set came from, if that is to be stated; FID needs it or statistics."""
     seeds: str | None = None
     """Seeds of the generated images, for the report."""
+    quantisation: str | None = None
+    """How their pixels became bytes, for the report."""
     notes: tuple[str, ...] = ()
     """More lines for the report."""
 
     def __post_init__(self) -> None:
         """Reject values without a manifold."""
-        if not 1 <= self.neighbours < self.manifold_images:
+        kept = min(self.manifold_images, self.manifold_reference)
+        if not 1 <= self.neighbours < kept:
             raise InputError(
-                f"neighbours={self.neighbours} must lie in "
-                f"[1, manifold_images={self.manifold_images})"
+                f"neighbours={self.neighbours} must lie in [1, {kept}), the smaller of "
+                "manifold_images and manifold_reference"
             )
 
 
-@dataclass
-class _Seen:
-    """What one pass over a set leaves behind."""
+class Measured(NamedTuple):
+    """What the networks say about consecutive images; on the CPU."""
 
-    statistics: RunningStatistics
-    score: RunningInceptionScore = field(default_factory=RunningInceptionScore)
-    features: list[Tensor] = field(default_factory=list)
-    logits: list[Tensor] = field(default_factory=list)
-    labels: list[Tensor] = field(default_factory=list)
+    pooled: Tensor
+    """``(B, F)`` float32."""
+    probs: Tensor | None = None
+    """``(B, K)`` float32."""
+    spatial: Tensor | None = None
+    """``(B, S)`` float32."""
+    correct: Tensor | None = None
+    """``(B,)`` bool, whether the classifier names the label."""
 
-    def add(
-        self,
-        batch: ImageBatch,
-        extractor: FeatureExtractor,
-        classifier: TrainedClassifier | None,
-        keep: int,
-    ) -> None:
-        """Take in a batch; features are kept while fewer than ``keep`` images were seen."""
-        pooled, probs = extractor(batch.images)
-        room = max(0, keep - self.statistics.count)
-        self.statistics.update(pooled)
-        self.score.update(probs)
-        self.features.append(pooled[:room].cpu())
-        if classifier is not None and batch.labels is not None:
-            self.logits.append(classifier.logits(batch.images).cpu())
-            self.labels.append(batch.labels.cpu())
+
+def measured(
+    batches: Batches, extractor: FeatureExtractor, classifier: TrainedClassifier | None = None
+) -> Iterator[Measured]:
+    """Features of images, batch by batch, each computed when it is asked for.
+
+    Args:
+        batches: uint8 ``(B, C, H, W)``, with labels where the classifier is to judge.
+        extractor: gives the features.
+        classifier: judges batches with labels.
+
+    Raises:
+        InputError: for other images, or labels out of range.
+    """
+    for images, labels in as_batches(batches):
+        images = images.contiguous()  # sums over another memory order round differently
+        found = [None if t is None else t.float().cpu() for t in extractor(images)]
+        assert found[0] is not None, "pooled features are never missing"
+        named = None
+        if classifier is not None and labels is not None:
+            named = correct(classifier.logits(images).cpu(), labels.cpu())
+        yield Measured(found[0], found[1], found[2], named)
+
+
+def limited(found: Iterable[Measured], limit: int | None) -> Iterator[Measured]:
+    """The first ``limit`` images, the last batch cut; None means all."""
+    for batch in found:
+        if limit is not None and len(batch.pooled) >= limit:
+            yield Measured(*(None if t is None else t[:limit] for t in batch))  # type: ignore[arg-type]
+            return
+        limit = None if limit is None else limit - len(batch.pooled)
+        yield batch
+
+
+class Tally:
+    """What one pass over a set leaves behind: everything but kept features in constant memory.
+
+    Args:
+        keep: first images whose features are kept for precision and recall.
+        split: images an inception score is taken over.
+    """
+
+    def __init__(self, *, keep: int = 0, split: int | None = None) -> None:
+        self.count, self.keep = 0, keep
+        self.running: dict[str, RunningStatistics] = {}
+        self.score = RunningInceptionScore(split)
+        self.features: list[Tensor] = []
+        self.judged, self.correct = 0, 0
+
+    @classmethod
+    def of(cls, found: Iterable[Measured], *, keep: int = 0, split: int | None = None) -> Tally:
+        """That of a whole set."""
+        tally = cls(keep=keep, split=split)
+        for batch in found:
+            tally.add(batch)
+        return tally
+
+    def add(self, found: Measured) -> None:
+        """Take in a batch.
+
+        Raises:
+            InputError: for features with NaN or of another width, or no probabilities.
+        """
+        for name, features in (("pooled", found.pooled), ("spatial", found.spatial)):
+            if features is not None:
+                self.running.setdefault(name, RunningStatistics(features.shape[1])).update(features)
+        if found.probs is not None:
+            self.score.update(found.probs)
+        self.features.append(found.pooled[: max(0, self.keep - self.count)])
+        self.count += len(found.pooled)
+        if found.correct is not None:
+            self.judged += len(found.correct)
+            self.correct += int(found.correct.sum())
+
+    def statistics(self, source: str) -> ReferenceStatistics:
+        """Means and covariances.
+
+        Raises:
+            InputError: for fewer than 2 images.
+        """
+        if self.count < 2:
+            raise InputError(f"{source}: {self.count} images have no covariance; give at least 2")
+        moments = {name: Moments.of(running) for name, running in self.running.items()}
+        return ReferenceStatistics(source=source, images=self.count, **moments)
 
     def accuracy(self) -> float | None:
-        """Class accuracy if there was a classifier and every image had a label."""
-        labelled = sum(len(part) for part in self.labels)
-        if not labelled or labelled < self.statistics.count:
-            return None
-        return class_accuracy(torch.cat(self.logits), torch.cat(self.labels))
+        """Class accuracy if every image was judged."""
+        return self.correct / self.count if self.judged == self.count else None
+
+
+def measure_statistics(
+    batches: Batches, extractor: FeatureExtractor, *, source: str
+) -> ReferenceStatistics:
+    """The statistics of a set of images, read once.
+
+    Args:
+        batches: uint8 ``(B, C, H, W)``.
+        extractor: the network.
+        source: name of the set, for a report.
+
+    Raises:
+        InputError: for fewer than 2 images or features with NaN.
+    """
+    return Tally.of(measured(batches, extractor)).statistics(source)
 
 
 def evaluate(
     generated: Batches,
-    reference: Batches,
+    reference: Batches | None,
     *,
     extractor: FeatureExtractor,
     reconstructed: Batches | None = None,
@@ -103,7 +192,8 @@ def evaluate(
 
     Args:
         generated: batches of uint8 ``(B, C, H, W)``, or :class:`ImageBatch` with labels.
-        reference: real images that every row is compared with.
+        reference: real images that every row is compared with; None leaves out precision and
+            recall and needs ``options.statistics``.
         extractor: whose features and predictions are compared.
         reconstructed: real images through the tokenizer and back: what the sampler could reach.
         real: real images that are not in the reference: what the score says of reality.
@@ -120,44 +210,94 @@ def evaluate(
             computed.
     """
     options = options or EvaluationOptions()
-    _check_width(options.statistics, extractor)
-    given = {"generated": generated, "reconstruction floor": reconstructed, "real floor": real}
-    opened = {"reference": _opened("reference", reference)}
-    opened |= {name: _opened(name, b) for name, b in given.items() if b is not None}
-    shape = _common_shape({name: first for name, (first, _) in opened.items()})
-
-    def pass_over(name: str, limit: int | None) -> _Seen:
-        """Extract one set."""
-        seen = _Seen(RunningStatistics(extractor.width))
-        for batch in _limited(opened[name][1], limit):
-            if tuple(batch.images.shape[1:]) != shape:
-                raise InputError(
-                    f"the set {name!r} changes from shape {shape} to "
-                    f"{tuple(batch.images.shape[1:])}; one set needs one shape"
-                )
-            seen.add(batch, extractor, classifier, options.manifold_images)
-        _enough(name, seen.statistics.count, options.neighbours)
-        return seen
-
-    seen = {"reference": pass_over("reference", None), "generated": pass_over("generated", None)}
-    count = seen["generated"].statistics.count
-    seen |= {name: pass_over(name, count) for name in opened if name not in seen}
-    return Report(
-        rows=_rows(seen, options),
-        extractor=extractor.name,
-        identity=extractor.identity,
-        reference_images=seen["reference"].statistics.count,
-        image_shape=shape,
-        neighbours=options.neighbours,
-        seeds=options.seeds,
+    check_width(options.statistics, extractor)
+    given = {"reference": reference, "generated": generated}
+    given |= {"reconstruction floor": reconstructed, "real floor": real}
+    opened = {name: _opened(name, b) for name, b in given.items() if b is not None}
+    channels, height, width = next(iter(opened.values()))[0].images.shape[1:]
+    shape = (channels, height, width)
+    for name, (first, _) in opened.items():
+        list(of_shape(name, [first], shape))
+    found = {
+        name: measured(of_shape(name, batches, shape), extractor, classifier)
+        for name, (_, batches) in opened.items()
+    }
+    return compare(
+        [found.pop("generated")],
+        found.pop("reference", None),
+        found,
+        extractor=extractor,
+        shape=shape,
         classifier=None if classifier is None else classifier.describe(),
-        statistics=None if options.statistics is None else options.statistics.source,
-        inception=isinstance(extractor, Inception) and extractor.published,
-        notes=(*_notes(seen, extractor, options), *options.notes),
+        options=options,
     )
 
 
-def _check_width(statistics: ReferenceStatistics | None, extractor: FeatureExtractor) -> None:
+def compare(
+    generated: Sequence[Iterable[Measured]],
+    reference: Iterable[Measured] | None,
+    floors: Mapping[str, Iterable[Measured]],
+    *,
+    extractor: FeatureExtractor,
+    shape: tuple[int, int, int],
+    options: EvaluationOptions,
+    classifier: str | None = None,
+) -> Report:
+    """:func:`evaluate` of features that are measured already, or are when they are read.
+
+    Args:
+        generated: one set, or several of other seeds, whose mean and spread are reported.
+        reference: real images, or None.
+        floors: rows under the generated ones, by name.
+        extractor: what measured them all.
+        shape: channels, height and width of the images.
+        options: the same for all rows.
+        classifier: who judged the classes.
+    """
+    split, counts = options.inception_split, {}
+    known, manifold = options.statistics, None
+    if reference is not None:
+        tally = Tally.of(reference, keep=options.manifold_reference, split=split)
+        counts["reference"] = _enough("reference", tally.count, options.neighbours)
+        manifold = Manifold(torch.cat(tally.features), k=options.neighbours)
+        known = known or tally.statistics("reference")
+    if known is None:
+        raise InputError("nothing to compare with; give reference images or statistics")
+
+    def row(name: str, found: Iterable[Measured], limit: int | None = None) -> Row:
+        """Measure one set and compare it."""
+        tally = Tally.of(limited(found, limit), keep=options.manifold_images, split=split)
+        counts[name] = _enough(name, tally.count, options.neighbours)
+        return _row(name, tally, known, manifold)
+
+    made = [row("generated", found) for found in generated]
+    rows = (_mean(made), *(row(name, f, counts["generated"]) for name, f in floors.items()))
+    stated = options.reference if options.statistics is None else options.statistics.source
+    return Report(
+        rows=rows,
+        repeats=tuple(made) if len(made) > 1 else (),
+        extractor=extractor.name,
+        identity=extractor.identity,
+        reference_images=counts.get("reference", 0),
+        image_shape=shape,
+        neighbours=options.neighbours,
+        manifold_images=(options.manifold_images, options.manifold_reference),
+        inception_split=split,
+        seeds=options.seeds,
+        quantisation=options.quantisation,
+        classifier=classifier,
+        statistics=stated,
+        inception=isinstance(extractor, Inception) and extractor.published,
+        notes=(*_notes(counts, extractor, options), *options.notes),
+    )
+
+
+def check_width(statistics: ReferenceStatistics | None, extractor: FeatureExtractor) -> None:
+    """Refuse statistics of another network than the extractor.
+
+    Raises:
+        InputError: naming both widths.
+    """
     if statistics is not None and len(statistics.pooled.mean) != extractor.width:
         raise InputError(
             f"{statistics.source} holds statistics of width {len(statistics.pooled.mean)}, "
@@ -167,72 +307,74 @@ def _check_width(statistics: ReferenceStatistics | None, extractor: FeatureExtra
 
 def _opened(name: str, source: Batches) -> tuple[ImageBatch, Iterator[ImageBatch]]:
     """The first batch, and all batches including it."""
-    batches = as_batches(source)
-    first = next((batch for batch in batches if len(batch.images)), None)
+    batches = (batch for batch in as_batches(source) if len(batch.images))
+    first = next(batches, None)
     if first is None:
         raise InputError(f"the set {name!r} holds no images; give at least 2")
     return first, chain([first], batches)
 
 
-def _common_shape(first: dict[str, ImageBatch]) -> tuple[int, int, int]:
-    shapes = {name: tuple(batch.images.shape[1:]) for name, batch in first.items()}
-    for name, shape in shapes.items():
-        if shape != shapes["reference"]:
+def of_shape(name: str, batches: Batches, shape: tuple[int, int, int]) -> Iterator[ImageBatch]:
+    """The batches, each checked.
+
+    Raises:
+        InputError: naming the set, for images of another shape.
+    """
+    for batch in as_batches(batches):
+        if tuple(batch.images.shape[1:]) != shape:
             raise InputError(
-                f"the set {name!r} has images of shape {shape}, the reference "
-                f"{shapes['reference']} (channels, height, width); resize or convert one of them"
+                f"the set {name!r} has images of shape {tuple(batch.images.shape[1:])}, wanted is "
+                f"{shape} (channels, height, width) throughout; resize or convert them"
             )
-    channels, height, width = shapes["reference"]
-    return channels, height, width
-
-
-def _limited(batches: Iterator[ImageBatch], limit: int | None) -> Iterator[ImageBatch]:
-    """Batches up to ``limit`` images, the last one cut."""
-    for batch in batches:
-        images, labels = batch
-        if limit is not None and len(images) >= limit:
-            yield ImageBatch(images[:limit], None if labels is None else labels[:limit])
-            return
-        limit = None if limit is None else limit - len(images)
         yield batch
 
 
-def _enough(name: str, count: int, neighbours: int) -> None:
+def _enough(name: str, count: int, neighbours: int) -> int:
     least = max(2, neighbours + 1)
     if count < least:
         raise InputError(
             f"the set {name!r} holds {count} images, the scores need at least {least}; "
             "give more images"
         )
+    return count
 
 
-def _rows(seen: dict[str, _Seen], options: EvaluationOptions) -> tuple[Row, ...]:
-    reference, neighbours = seen["reference"], options.neighbours
-    manifold = Manifold(torch.cat(reference.features), k=neighbours)
-    given = options.statistics
-    target = given.pooled if given is not None else Moments.of(reference.statistics)
+def _row(name: str, found: Tally, target: ReferenceStatistics, real: Manifold | None) -> Row:
+    measured = found.statistics(name)
+    overlap = None
+    if real is not None:
+        overlap = manifold_overlap(real, Manifold(torch.cat(found.features), k=real.neighbours))
+    scores = found.score.values()
+    return Row(
+        name=name,
+        images=found.count,
+        fd=measured.fid(target),
+        sfd=measured.sfid(target),
+        inception_score=statistics.fmean(scores) if scores else None,
+        inception_deviation=statistics.pstdev(scores) if scores else None,
+        precision=overlap and overlap.precision,
+        recall=overlap and overlap.recall,
+        class_accuracy=found.accuracy(),
+    )
 
-    def row(name: str, found: _Seen) -> Row:
-        """Compare one set with the reference."""
-        overlap = manifold_overlap(manifold, Manifold(torch.cat(found.features), k=neighbours))
-        return Row(
-            name=name,
-            images=found.statistics.count,
-            fd=Moments.of(found.statistics).distance(target),
-            inception_score=found.score.value(),
-            precision=overlap.precision,
-            recall=overlap.recall,
-            class_accuracy=found.accuracy(),
-        )
 
-    return tuple(row(name, found) for name, found in seen.items() if name != "reference")
+def _mean(rows: Sequence[Row]) -> Row:
+    """The mean of repeated rows, with the deviation of each score (divided by K - 1)."""
+    if len(rows) == 1:
+        return rows[0]
+    columns = {score: [getattr(row, score) for row in rows] for score in SCORES}
+    known = {score: column for score, column in columns.items() if None not in column}
+    return replace(
+        rows[0],
+        **{score: statistics.fmean(column) for score, column in known.items()},  # type: ignore
+        spread={score: statistics.stdev(column) for score, column in known.items()},
+    )
 
 
 def _notes(
-    seen: dict[str, _Seen], extractor: FeatureExtractor, options: EvaluationOptions
+    counts: dict[str, int], extractor: FeatureExtractor, options: EvaluationOptions
 ) -> list[str]:
     """Warnings about counts."""
-    counts = {name: found.statistics.count for name, found in seen.items()}
     notes = []
     unfitted = "reference" if options.statistics is not None else None
     few = {k: n for k, n in counts.items() if n < extractor.width + 1 and k != unfitted}
@@ -250,8 +392,4 @@ def _notes(
         for name, count in counts.items()
         if name not in ("generated", "reference") and count < generated
     ]
-    if max(counts.values()) > options.manifold_images:
-        notes.append(
-            f"precision and recall use the first {options.manifold_images:,} images of a set"
-        )
     return notes

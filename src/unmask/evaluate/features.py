@@ -5,6 +5,8 @@ Extractors are interchangeable; a score is comparable only between equal ``ident
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +20,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unmask.errors import InputError
+from unmask.tokenizers.tokenizer import weights_identity
+
+SPATIAL_CHANNELS = 7
+SPATIAL_BLOCK = 10  # of EfficientNet-lite0: the last one at a sixteenth of the picture's size
 
 
 class Features(NamedTuple):
@@ -25,8 +31,10 @@ class Features(NamedTuple):
 
     pooled: Tensor
     """``(B, F)`` float32."""
-    probs: Tensor
-    """``(B, K)`` float32, rows sum to 1."""
+    probs: Tensor | None = None
+    """``(B, K)`` float32, rows sum to 1; None where the network names no classes."""
+    spatial: Tensor | None = None
+    """``(B, S)`` float32: a few channels of a middle layer with their places, for sfd."""
 
 
 class FeatureExtractor(Protocol):
@@ -44,12 +52,26 @@ class FeatureExtractor(Protocol):
     def width(self) -> int:
         """F."""
 
-    @property
-    def classes(self) -> int:
-        """K."""
-
     def __call__(self, images: Tensor) -> Features:
         """Features of ``(B, C, H, W)`` uint8 images; no image influences another's."""
+
+
+def check_pixels(images: Tensor, name: str) -> None:
+    """Refuse what the network ``name`` does not read.
+
+    Raises:
+        InputError: for anything but uint8 ``(B, C, H, W)`` with 1 or 3 channels.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"images of shape {tuple(images.shape)}, {images.dtype}: {name} reads uint8 "
+            "(B, C, H, W) with 1 or 3 channels"
+        )
+
+
+def spatial_features(x: Tensor) -> Tensor:
+    """``(B, C, h, w)`` to ``(B, 7hw)``: rows, columns and then the first 7 channels, as sFID."""
+    return x[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -85,7 +107,7 @@ class EfficientNetLite0:
 
     Pixels enter as (x - 127) / 128, the scaling that the lite family was trained with (TensorFlow
     TPU models, efficientnet/lite); grey images are repeated three times. Features are the 1280
-    averages before the last layer.
+    averages before the last layer; spatial ones are taken at stride 16, as Inception's.
 
     Args:
         resize: height and width that images are brought to; the network was trained at 224,
@@ -119,24 +141,83 @@ class EfficientNetLite0:
         return f"{self.name}, weights {digest}, {self.resize} px bicubic antialiased"
 
     def __call__(self, images: Tensor) -> Features:
-        """Features and class probabilities of a batch.
-
-        Args:
-            images: ``(B, C, H, W)`` uint8, C 1 or 3.
-
-        Returns:
-            On the extractor's device.
+        """Features of ``(B, C, H, W)`` uint8 images on the extractor's device.
 
         Raises:
             InputError: for another type or number of channels.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise InputError(
-                f"images of shape {tuple(images.shape)}, {images.dtype}: {self.name} reads uint8 "
-                "(B, C, H, W) with 1 or 3 channels"
-            )
+        check_pixels(images, self.name)
+        network, spatial = self._network, None
         with torch.inference_mode():
             pixels = (resized(images.to(self.device), self.resize) - 127) / 128
             pixels = pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-            pooled = self._network.extract_features(pixels).mean((2, 3))  # (B, 1280)
-            return Features(pooled, self._network._fc(pooled).softmax(1))
+            x = network._swish(network._bn0(network._conv_stem(pixels)))
+            for number, block in enumerate(network._blocks):
+                x = block(x)
+                if number == SPATIAL_BLOCK:
+                    spatial = spatial_features(x)
+            pooled = network._swish(network._bn1(network._conv_head(x))).mean((2, 3))  # (B, 1280)
+            return Features(pooled, network._fc(pooled).softmax(1), spatial)
+
+
+class UserFeatures:
+    """Somebody else's features, without class probabilities or spatial ones.
+
+    Args:
+        call: ``(B, 3, H, W)`` float32 in [0, 1] to ``(B, F)``; it resizes as it likes.
+        name: for reports, unless ``call`` has a ``name``. Its ``identity`` is taken the same way:
+            without one the identity is the name, with a hash of the weights of a torch module.
+        size: height and width of the images, for a trial that finds F.
+        device: where ``call`` computes.
+
+    Raises:
+        InputError: when the trial gives anything else.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Tensor], Tensor],
+        name: str,
+        *,
+        size: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device, self._call = torch.device(device), call
+        weights = "of unknown weights"
+        if isinstance(call, nn.Module):
+            call.eval().requires_grad_(False).to(self.device)
+            weights = f"weights {weights_identity(repr(call), call.state_dict().items())}"
+        self.name = str(getattr(call, "name", name))
+        self.identity = str(getattr(call, "identity", f"{self.name}, {weights}, its own resize"))
+        found = self(torch.zeros(2, 3, *size, dtype=torch.uint8)).pooled
+        if found.ndim != 2 or len(found) != 2 or not found.is_floating_point():
+            raise InputError(
+                f"{name} makes {tuple(found.shape)}, {found.dtype}, of 2 images; it must make "
+                "floats (2, F)"
+            )
+        self.width = found.shape[1]
+
+    def __call__(self, images: Tensor) -> Features:
+        """Features of ``(B, C, H, W)`` uint8 images, C 1 or 3."""
+        check_pixels(images, self.name)
+        with torch.inference_mode():
+            pixels = images.to(self.device).float().expand(-1, 3, -1, -1) / 255
+            return Features(self._call(pixels))
+
+
+def load_features(
+    path: str, *, size: tuple[int, int], device: torch.device | str = "cpu"
+) -> UserFeatures:
+    """The callable ``module:attribute`` as a feature network; see :class:`UserFeatures`.
+
+    Raises:
+        InputError: when there is no such module or attribute, or it is nothing to call.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        call = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise InputError(f"features={path}: {problem}; give importable module:attribute") from None
+    if not callable(call):
+        raise InputError(f"features={path} is a {type(call).__name__}; give something to call")
+    return UserFeatures(call, path, size=size, device=device)

@@ -12,9 +12,11 @@ from unmask.evaluate.statistics import RunningStatistics
 
 def _root(covariance: Tensor) -> Tensor:
     """``(F, r)`` factor A of full column rank with A Aᵀ the covariance, rounding noise dropped."""
-    # NumPy's solver: torch's can fail to converge on the many equal eigenvalues of few images
-    found = np.linalg.eigh(((covariance + covariance.T) / 2).numpy())
-    values, vectors = (torch.from_numpy(part) for part in found)
+    symmetric = (covariance + covariance.T) / 2
+    try:
+        values, vectors = torch.linalg.eigh(symmetric)
+    except torch.linalg.LinAlgError:  # the many equal eigenvalues of few images
+        values, vectors = (torch.from_numpy(v) for v in np.linalg.eigh(symmetric.numpy()))
     noise = torch.finfo(values.dtype).eps * len(values) * values.abs().max()
     kept = values > noise
     return vectors[:, kept] * values[kept].sqrt()

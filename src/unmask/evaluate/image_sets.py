@@ -33,13 +33,16 @@ class ImageBatch(NamedTuple):
 
 
 class ImageSet(Protocol):
-    """A set that can be read several times, batch by batch."""
+    """A set with images at numbered positions, which can be read several times."""
 
     skipped: list[str]
-    """Files that the latest reading left out, each with its reason."""
+    """Files that could not be read, each with its reason."""
 
-    def __iter__(self) -> Iterator[ImageBatch]:
-        """Batches in a fixed order."""
+    def __len__(self) -> int:
+        """Positions; those of unreadable files hold no image."""
+
+    def between(self, start: int, stop: int) -> Iterator[ImageBatch]:
+        """Batches of the images at positions ``[start, stop)``, in order."""
 
 
 def as_batches(source: Iterable[Tensor | ImageBatch]) -> Iterator[ImageBatch]:
@@ -53,14 +56,9 @@ def as_batches(source: Iterable[Tensor | ImageBatch]) -> Iterator[ImageBatch]:
         if batch.images.dtype != torch.uint8 or batch.images.ndim != 4:
             raise InputError(
                 f"a batch of shape {tuple(batch.images.shape)}, {batch.images.dtype}: evaluation "
-                "reads uint8 (B, C, H, W); see as_uint8"
+                "reads uint8 (B, C, H, W); see unmask.pictures.to_uint8"
             )
         yield batch
-
-
-def as_uint8(images: Tensor) -> Tensor:
-    """Bytes of float images, values outside [0, 1] clipped, halves rounded to even (as MAR)."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def gather(source: Iterable[Tensor | ImageBatch]) -> ImageBatch:
@@ -100,32 +98,28 @@ class PngFolder:
             raise InputError(f"{path} holds no PNG file; name the folder that does")
         self.batch_size = batch_size
         self.skipped: list[str] = []
+        self._shape: tuple[int, ...] | None = None
         marks = [CLASS_FOLDER.fullmatch(file.parent.name) for file in self.files]
         self._labels = {
             file: int(mark[1]) for file, mark in zip(self.files, marks, strict=True) if mark
         }
 
+    def __len__(self) -> int:
+        """Files, readable or not."""
+        return len(self.files)
+
     def __iter__(self) -> Iterator[ImageBatch]:
         """Read the files once; all must agree in size and channels."""
         self.skipped = []
-        shape: tuple[int, ...] | None = None
-        held: list[tuple[Path, Tensor]] = []
-        for file in self.files:
-            image = self._read(file)
-            if image is None:
-                continue
-            shape = shape or tuple(image.shape)
-            if tuple(image.shape) != shape:
-                raise InputError(
-                    f"{file} has shape {tuple(image.shape)}, the files before it {shape}; "
-                    "one set needs one size and one number of channels"
-                )
-            held.append((file, image))
-            if len(held) == self.batch_size:
-                yield self._batch(held)
-                held = []
-        if held:
-            yield self._batch(held)
+        return self.between(0, len(self))
+
+    def between(self, start: int, stop: int) -> Iterator[ImageBatch]:
+        """Batches of the files ``[start, stop)``; unreadable ones leave them smaller."""
+        for first in range(start, min(stop, len(self)), self.batch_size):
+            files = self.files[first : min(first + self.batch_size, stop)]
+            images = {file: image for file in files if (image := self._read(file)) is not None}
+            if images:
+                yield self._batch(images)
 
     def _read(self, file: Path) -> Tensor | None:
         try:
@@ -137,13 +131,20 @@ class PngFolder:
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
             self.skipped.append(f"{file}: {problem}")
             return None
-        return torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+        read = torch.from_numpy(pixels).reshape(*pixels.shape[:2], -1).permute(2, 0, 1)
+        self._shape = self._shape or tuple(read.shape)
+        if tuple(read.shape) != self._shape:
+            raise InputError(
+                f"{file} has shape {tuple(read.shape)}, the files before it {self._shape}; "
+                "one set needs one size and one number of channels"
+            )
+        return read
 
-    def _batch(self, held: list[tuple[Path, Tensor]]) -> ImageBatch:
-        images = torch.stack([image for _, image in held])
+    def _batch(self, images: dict[Path, Tensor]) -> ImageBatch:
+        stacked = torch.stack(list(images.values()))
         if len(self._labels) < len(self.files):
-            return ImageBatch(images)
-        return ImageBatch(images, torch.tensor([self._labels[file] for file, _ in held]))
+            return ImageBatch(stacked)
+        return ImageBatch(stacked, torch.tensor([self._labels[file] for file in images]))
 
 
 class NpzFile:
@@ -182,19 +183,29 @@ class NpzFile:
             )
         return torch.from_numpy(values.astype(np.int64))
 
+    def __len__(self) -> int:
+        """Images."""
+        return self.shape[0]
+
     def __iter__(self) -> Iterator[ImageBatch]:
         """Read the file once."""
+        return self.between(0, len(self))
+
+    def between(self, start: int, stop: int) -> Iterator[ImageBatch]:
+        """Batches of the images ``[start, stop)``."""
         count, height, width, channels = self.shape
+        stop, image_bytes = min(stop, count), height * width * channels
         with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as member:
             _image_header(member, self.path)
-            for start in range(0, count, self.batch_size):
-                size = min(self.batch_size, count - start)
-                raw = member.read(size * height * width * channels)
-                if len(raw) < size * height * width * channels:
-                    raise InputError(f"{self.path} is cut off after image {start}; copy it again")
+            member.seek(start * image_bytes, os.SEEK_CUR)
+            for first in range(start, stop, self.batch_size):
+                size = min(self.batch_size, stop - first)
+                raw = member.read(size * image_bytes)
+                if len(raw) < size * image_bytes:
+                    raise InputError(f"{self.path} is cut off after image {first}; copy it again")
                 pixels = np.frombuffer(bytearray(raw), np.uint8)
                 images = torch.from_numpy(pixels).view(size, height, width, channels)
-                labels = None if self.labels is None else self.labels[start : start + size]
+                labels = None if self.labels is None else self.labels[first : first + size]
                 yield ImageBatch(images.permute(0, 3, 1, 2), labels)
 
 
@@ -287,8 +298,22 @@ def _spool(
     return (count, height, width, channels), labels
 
 
+def check_new_folder(path: Path | str) -> Path:
+    """Refuse what is neither absent nor an empty folder.
+
+    Raises:
+        InputError: naming it.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is there already and not empty; name a new folder")
+    return path
+
+
 def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
     """Write PNG files named by index, in ``class_<k>`` folders where there are labels.
+
+    Without labels all lie side by side, as torch-fidelity and pytorch-fid look for them.
 
     Args:
         path: a new or empty folder.
@@ -300,9 +325,7 @@ def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int
     Raises:
         InputError: when the folder holds something already.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} is there already and not empty; name a new folder")
+    path = check_new_folder(path)
     path.mkdir(parents=True, exist_ok=True)
     count = 0
     for batch in as_batches(source):

@@ -20,14 +20,18 @@ from torch.nn import functional as F
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
-from unmask.evaluate.features import Features
+from unmask.evaluate.features import (
+    SPATIAL_CHANNELS,
+    Features,
+    check_pixels,
+    spatial_features,
+)
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED = "6726825d"
 SIZE = 299
 WIDTH = 2048
 CLASSES = 1008
-SPATIAL_CHANNELS = 7
 SPATIAL_WIDTH = 17 * 17 * SPATIAL_CHANNELS
 
 
@@ -131,19 +135,11 @@ class ConvNorm(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-def _pool_average(x: Tensor) -> Tensor:
-    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-
-
-def _pool_maximum(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, 1, 1)
-
-
-def _pool_down(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 3, 2)
-
-
-POOLS = {"average": _pool_average, "maximum": _pool_maximum, "down": _pool_down}
+POOLS = {
+    "average": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+    "maximum": nn.MaxPool2d(3, 1, 1),
+    "down": nn.MaxPool2d(3, 2),
+}
 
 
 class Mixed(nn.Module):
@@ -262,8 +258,8 @@ class InceptionV3(nn.Module):
         """Features of ``(B, 3, H, W)`` uint8 images of any size."""
         x = (resized_as_tensorflow(images.float()) - 128) / 128  # (B, 3, 299, 299)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = one = _pool_down(x)  # (B, 64, 73, 73)
-        x = two = _pool_down(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))  # (B, 192, 35, 35)
+        x = one = F.max_pool2d(x, 3, 2)  # (B, 64, 73, 73)
+        x = two = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)  # (B, 192, 35, 35)
         x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))  # (B, 768, 17, 17)
         # TensorFlow's mixed_6/conv is the first branch of this block, so its channels come first.
         x = sixth = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x)))
@@ -275,7 +271,7 @@ class InceptionV3(nn.Module):
             second=two.mean((2, 3)),
             third=three.mean((2, 3)),
             pooled=pooled,
-            spatial=sixth[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1),
+            spatial=spatial_features(sixth),
             logits_unbiased=pooled @ self.fc.weight.T,
         )
 
@@ -325,19 +321,15 @@ class Inception:
         Raises:
             InputError: for another type or number of channels.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-            raise InputError(
-                f"images of shape {tuple(images.shape)}, {images.dtype}: {self.name} reads uint8 "
-                "(B, C, H, W) with 1 or 3 channels"
-            )
+        check_pixels(images, self.name)
         with torch.inference_mode():
             found: Taps = self._network(images.to(self.device).expand(-1, 3, -1, -1))
         return found
 
     def __call__(self, images: Tensor) -> Features:
-        """``(B, 2048)`` features and ``(B, 1008)`` probabilities; see :meth:`taps`."""
+        """``(B, 2048)`` and ``(B, 2023)`` features, ``(B, 1008)`` probabilities."""
         taps = self.taps(images)
-        return Features(taps.pooled, taps.logits_unbiased.softmax(1))
+        return Features(taps.pooled, taps.logits_unbiased.softmax(1), taps.spatial)
 
 
 def load_inception(path: Path | str, *, device: torch.device | str = "cpu") -> Inception:
@@ -360,8 +352,4 @@ def load_inception(path: Path | str, *, device: torch.device | str = "cpu") -> I
     # The counters of training steps are in some copies of the file and play no part.
     counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     load_state(network, {**counters, **read_tensors(path)}, str(path))
-    with path.open("rb") as file:
-        digest = sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return Inception(network, digest.hexdigest(), device=device)
+    return Inception(network, sha256(path.read_bytes()).hexdigest(), device=device)

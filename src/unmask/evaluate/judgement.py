@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from torch import Tensor
 
+from unmask.data.build_cache import source_hash
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate.chunks import Chunks, NumberedSet
 from unmask.evaluate.classifier import (
     TrainedClassifier,
     load_fashion_classifier,
     train_classifier,
     with_test_accuracy,
 )
-from unmask.evaluate.evaluation import EvaluationOptions, evaluate
-from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
-from unmask.evaluate.image_sets import ImageBatch, gather
-from unmask.evaluate.inception import load_inception
-from unmask.evaluate.reference import ReferenceStatistics, open_reference
+from unmask.evaluate.evaluation import EvaluationOptions, compare, measured, of_shape
+from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, load_features
+from unmask.evaluate.image_sets import ImageBatch, ImageSet, gather, open_image_set
+from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
+from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
-from unmask.tokenizers.tokenizer import Tokenizer
+from unmask.tokenizers.tokenizer import Tokenizer, weights_identity
+from unmask.train.processes import launched
 
 BATCH = 64
+ROUNDING = "255 v + 0.5, cut off, of v in [0, 1]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +63,20 @@ class Judgement:
     """Images of every set; scores of other counts do not compare."""
     seed: int = 0
     """Image k is generated from seed + k."""
+    repeats: int = 1
+    """Generate this many sets, each from the seeds after the last one's, and report mean and
+    standard deviation of every score."""
     resize: int = 128
     """Pixels that EfficientNet sees; 224 is its own size and five times slower."""
     inception: Path | None = None
     """Weights of the 2015 Inception network (torch-fidelity's releases), for its features instead;
     always at 299 pixels."""
+    features: str | None = None
+    """Your own features instead: module:attribute, a callable of (B, 3, H, W) floats in [0, 1] that
+    gives (B, F)."""
     reference: Path | None = None
-    """Reference statistics of that network (.npz) that fd compares with, instead of the held-out
-    images; FID needs them and 50,000 images."""
+    """What fd compares with instead of the held-out images: statistics of the same features (.npz,
+    .pt), or images (.npz, a folder of PNG files); FID needs it and 50,000 images."""
     classifier: Literal["none", "fashion", "train"] = "none"
     """Judge of conditional samples: the shipped Fashion-MNIST one, or one trained now on the real
     training split."""
@@ -65,17 +88,110 @@ class Judgement:
     @property
     def seeds(self) -> str:
         """First and last, for a report."""
-        return f"{self.seed} to {self.seed + self.count - 1}"
+        return f"{self.seed} to {self.seed + self.repeats * self.count - 1}"
 
     def __post_init__(self) -> None:
         """Reject counts without statistics."""
         if self.count < 2:
             raise InputError(f"count={self.count} must be at least 2; 2000 is a fair start")
-        if self.reference is not None and self.inception is None:
+        if self.repeats < 1 or self.batch_size < 1:
             raise InputError(
-                f"reference={self.reference} holds statistics of Inception features; give the "
-                "weights of that network too (--inception)"
+                f"repeats={self.repeats} and batch_size={self.batch_size} must be at least 1"
             )
+        if self.features is not None and self.inception is not None:
+            raise InputError("give one network: --features or --inception")
+
+
+class RealImages(NamedTuple):
+    """What the images are compared with."""
+
+    train: ImageSource
+    """Images that a model may have seen: the real floor."""
+    held_out: ImageSource
+    """Images that it has not: the reference."""
+    transform: Transform
+    """Brings them to the size of the judged images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is judged."""
+
+    sets: Sequence[NumberedSet]
+    """One, or one a repeat."""
+    shape: tuple[int, int, int]
+    """Channels, height and width of the images."""
+    identity: str
+    """Stands for every byte of them."""
+    tokenizer: Tokenizer | None = None
+    """For the reconstruction floor, on the judgement's device."""
+    seeds: str | None = None
+    """Of the images, if known."""
+    quantisation: str | None = None
+    """How their pixels became bytes."""
+    notes: tuple[str, ...] = ()
+    """More lines for the report."""
+
+    @classmethod
+    def of_pipeline(cls, pipeline: Pipeline, judgement: Judgement, plan: Plan) -> Subject:
+        """Images that a system will generate."""
+        size, tokenizer = pipeline.recipe.image_size, pipeline.tokenizer
+        weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
+        starts = [judgement.seed + k * judgement.count for k in range(judgement.repeats)]
+        return cls(
+            sets=[
+                NumberedSet(
+                    name=f"generated {start}",
+                    between=partial(
+                        generated_batches, pipeline, replace(judgement, seed=start), plan=plan
+                    ),
+                    positions=judgement.count,
+                )
+                for start in starts
+            ],
+            shape=(tokenizer.image_channels, size, size),
+            identity=f"weights {weights}, tokenizer {tokenizer.identity}, {plan}",
+            tokenizer=tokenizer,
+            seeds=judgement.seeds,
+            quantisation=ROUNDING,
+            notes=(f"plan: {plan}", f"model {pipeline.recipe.name}, weights {weights}"),
+        )
+
+    @classmethod
+    def of_files(cls, path: Path, judgement: Judgement) -> Subject:
+        """All images of a folder of PNG files or an ``.npz`` file.
+
+        Raises:
+            InputError: when there are none, or repeats are asked for.
+        """
+        if judgement.repeats > 1:
+            raise InputError(f"repeats={judgement.repeats} needs a model; {path} has no seeds")
+        found = open_image_set(path, batch_size=judgement.batch_size)
+        channels, height, width = next(iter(found)).images.shape[1:]
+        return cls(
+            sets=[_numbered("generated", found)],
+            shape=(channels, height, width),
+            identity=files_identity(path),
+            quantisation="as they were",
+            notes=(f"from {path}",),
+        )
+
+
+def files_identity(path: Path) -> str:
+    """Stands for a file, or the PNG files of a folder, by sizes and times, without reading them."""
+    files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return f"{path}, {len(files)} files, {weights_identity(str(stamps), ())}"
+
+
+def _numbered(name: str, found: ImageSet, wanted: int | None = None) -> NumberedSet:
+    return NumberedSet(
+        name=name,
+        between=found.between,
+        positions=len(found),
+        wanted=wanted,
+        skipped=found.skipped,
+    )
 
 
 def real_batches(
@@ -95,24 +211,40 @@ def real_batches(
         batch_size: images a batch.
         skipped: collects the keys of unreadable images.
     """
-    readable = islice(_readable(source, set() if skipped is None else skipped), count)
-    while batch := list(islice(readable, batch_size)):
-        known = [label for _, label in batch if label is not None]
-        yield ImageBatch(
-            torch.stack([transform(image) for image, _ in batch]),
-            torch.tensor(known) if len(known) == len(batch) else None,
-        )
+    unread: list[str] = []
+    try:
+        for images, labels in _real_between(0, len(source), source, transform, batch_size, unread):
+            yield ImageBatch(images[:count], None if labels is None else labels[:count])
+            count -= len(images)
+            if count <= 0:
+                return
+    finally:
+        if skipped is not None:
+            skipped.update(unread)
 
 
-def _readable(source: ImageSource, skipped: set[str]) -> Iterator[tuple[Image.Image, int | None]]:
-    """Images and labels in a fixed random order; the keys of the others go into ``skipped``."""
-    for row in torch.randperm(len(source), generator=keyed_generator("real", len(source))).tolist():
-        try:
-            image = source.image(row)
-        except UnreadableImageError as error:
-            skipped.add(error.key)
-            continue
-        yield image, source.label(row)
+def _real_between(
+    start: int,
+    stop: int,
+    source: ImageSource,
+    transform: Transform,
+    batch_size: int,
+    skipped: list[str],
+) -> Iterator[ImageBatch]:
+    """Those at positions of the order; keys of unreadable ones, not in a batch, to ``skipped``."""
+    order = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
+    for rows in order[start:stop].split(batch_size):
+        images, labels = [], []
+        for row in rows.tolist():
+            try:
+                images.append(transform(source.image(row)))
+            except UnreadableImageError as error:
+                skipped.append(error.key)
+                continue
+            labels.append(source.label(row))
+        if images:
+            known = torch.tensor(labels) if None not in labels else None
+            yield ImageBatch(torch.stack(images), known)
 
 
 def reconstructions(
@@ -132,37 +264,39 @@ def _grid(images: Tensor, tokenizer: Tokenizer) -> tuple[int, int]:
 def generated_batches(
     pipeline: Pipeline,
     judgement: Judgement,
+    start: int = 0,
+    stop: int | None = None,
     *,
     plan: Plan | None = None,
-    on_images: Callable[[int], None] | None = None,
 ) -> Iterator[ImageBatch]:
-    """Samples straight from the network, the classes in turn, 8 bits a channel."""
-    seeds = range(judgement.seed, judgement.seed + judgement.count)
+    """Samples ``[start, stop)`` of a judgement, the classes in turn, 8 bits a channel."""
+    numbers = range(judgement.count)[start:stop]
     classes = pipeline.model.classes
-    labels = [i % classes for i in range(judgement.count)] if classes else None
     for batch in generate(
-        pipeline, labels, seeds=seeds, plan=plan, batch_size=judgement.batch_size
+        pipeline,
+        [number % classes for number in numbers] if classes else None,
+        seeds=[judgement.seed + number for number in numbers],
+        plan=plan,
+        batch_size=judgement.batch_size,
     ):
         found = None if batch.class_labels is None else batch.class_labels.cpu()
         yield ImageBatch(to_uint8(batch.pixels).cpu(), found)
-        if on_images is not None:
-            on_images(len(batch.seeds))
 
 
-def choose_classifier(
-    judgement: Judgement, train: ImageSource, held_out: ImageSource, transform: Transform
-) -> TrainedClassifier | None:
+def choose_classifier(judgement: Judgement, real: RealImages | None) -> TrainedClassifier | None:
     """The judge of classes; one trained now states its accuracy on the held-out images.
 
     Raises:
-        InputError: when the images have no labels to train on.
+        InputError: when there are no images with labels to train on.
     """
     if judgement.classifier == "none":
         return None
     if judgement.classifier == "fashion":
         return load_fashion_classifier()
-    if not train.class_names:
-        raise InputError(f"{train.name} has no labels: a classifier cannot be trained on it")
+    if real is None or not real.train.class_names:
+        name = "nothing" if real is None else real.train.name
+        raise InputError(f"{name} has no labels: a classifier cannot be trained on it")
+    train, held_out, transform = real
     known = gather(real_batches(train, transform, count=len(train)))
     test = gather(real_batches(held_out, transform, count=len(held_out)))
     assert known.labels is not None, "named classes mean labels"
@@ -177,13 +311,181 @@ def choose_classifier(
     return with_test_accuracy(judge, test.images, test.labels)
 
 
-def _measure(judgement: Judgement) -> tuple[FeatureExtractor, ReferenceStatistics | None]:
-    """The feature network, and the statistics that it compares with if they are given."""
-    if judgement.inception is None:
-        return EfficientNetLite0(resize=judgement.resize, device=judgement.device), None
-    network = load_inception(judgement.inception, device=judgement.device)
-    path = judgement.reference
-    return network, None if path is None else open_reference(path, network)
+def _extractor(judgement: Judgement, shape: tuple[int, int, int]) -> FeatureExtractor:
+    if judgement.features is not None:
+        return load_features(judgement.features, size=shape[1:], device=judgement.device)
+    if judgement.inception is not None:
+        return load_inception(judgement.inception, device=judgement.device)
+    return EfficientNetLite0(resize=judgement.resize, device=judgement.device)
+
+
+def _reference(
+    judgement: Judgement, extractor: FeatureExtractor, shape: tuple[int, int, int]
+) -> Reference | None:
+    """What the judgement's file holds, checked against the network and the images."""
+    if judgement.reference is None:
+        return None
+    found = open_reference(
+        judgement.reference,
+        width=extractor.width,
+        spatial_width=SPATIAL_WIDTH if isinstance(extractor, Inception) else None,
+        batch_size=judgement.batch_size,
+    )
+    if found.images is not None:
+        deque(islice(of_shape(str(judgement.reference), found.images, shape), 1))
+    return found
+
+
+def _settings(
+    subject: Subject,
+    real: RealImages | None,
+    judgement: Judgement,
+    extractor: FeatureExtractor,
+    classifier: TrainedClassifier | None,
+) -> dict[str, str]:
+    """Everything that decides a feature, for the folder of an evaluation."""
+    reference = judgement.reference
+    return {
+        "images": subject.identity,
+        "seeds": str(subject.seeds),
+        "count": f"{judgement.count} x {judgement.repeats}",
+        "batch size": str(judgement.batch_size),
+        "network": extractor.identity,
+        "classifier": "none" if classifier is None else classifier.describe(),
+        "real images": "none" if real is None else _identity_of(real),
+        "reference": "none" if reference is None else files_identity(reference),
+        "device": torch.device(judgement.device).type,
+        "torch": torch.__version__,
+    }
+
+
+def _identity_of(real: RealImages) -> str:
+    sides = [f"{side.name} {source_hash(side)}" for side in (real.train, real.held_out)]
+    return f"{'; '.join(sides)}; {replace(real.transform, flip=False)}"
+
+
+def _real_sets(
+    real: RealImages, subject: Subject, judgement: Judgement
+) -> tuple[NumberedSet, dict[str, NumberedSet]]:
+    """The reference and the floors."""
+    transform = replace(real.transform, flip=False)
+
+    def numbered(name: str, source: ImageSource, tokenizer: Tokenizer | None) -> NumberedSet:
+        """One side of the data, through the tokenizer if there is one."""
+        skipped: list[str] = []
+
+        def between(start: int, stop: int) -> Iterator[ImageBatch]:
+            found = _real_between(start, stop, source, transform, judgement.batch_size, skipped)
+            device = torch.device(judgement.device)
+            return found if tokenizer is None else reconstructions(found, tokenizer, device)
+
+        return NumberedSet(
+            name=name,
+            between=between,
+            positions=len(source),
+            wanted=judgement.count,
+            skipped=skipped,
+        )
+
+    floors = [numbered("real floor", real.train, None)]
+    if subject.tokenizer is not None:
+        floors.insert(0, numbered("reconstruction floor", real.held_out, subject.tokenizer))
+    return numbered("reference", real.held_out, None), {floor.name: floor for floor in floors}
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        """As text."""
+        return Text(f"{task.speed or 0:.1f} images/s")
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar where someone looks, and what moves it on."""
+    console = Console(stderr=True)
+    columns = [TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), _Rate()]
+    hidden = not console.is_terminal or not launched().is_main_process
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def judge(
+    subject: Subject,
+    real: RealImages | None = None,
+    *,
+    judgement: Judgement,
+    work: Path | None = None,
+) -> Report | None:
+    """Score images against real ones, beside the floors.
+
+    The real floor compares training images with the held-out ones; the reconstruction floor sends
+    the held-out ones through the tokenizer.
+
+    Args:
+        subject: the images.
+        real: what they are compared with, unless the judgement has a reference; then floors alone.
+        judgement: counts and judges.
+        work: folder for what is measured. An evaluation that is killed goes on from it, and the
+            processes of a launcher share the work and meet in it.
+
+    Returns:
+        The report; None in all processes but the main one.
+
+    Raises:
+        InputError: sizes or channels that differ, too few images, weights, statistics or a folder
+            that are missing or do not fit.
+    """
+    extractor = _extractor(judgement, subject.shape)
+    given = _reference(judgement, extractor, subject.shape)
+    if given is None and real is None:
+        raise InputError("nothing to compare with; give real images (--data) or --reference")
+    # Trained where the result is the same in every process and after a restart.
+    where = judgement if work is None else replace(judgement, device="cpu")
+    classifier = choose_classifier(where, real)
+    reference, floors = (None, {}) if real is None else _real_sets(real, subject, judgement)
+    if given is not None:
+        reference = None if given.images is None else _numbered("reference", given.images)
+    sets = [*subject.sets, *floors.values(), *([] if reference is None else [reference])]
+    chunks = Chunks(
+        work,
+        _settings(subject, real, judgement, extractor, classifier) if work else {},
+        batch_size=judgement.batch_size,
+        measure=lambda batches: measured(batches, extractor, classifier),
+    )
+    if work is not None and not _share(chunks, sets):
+        return None
+    with _bar(sum(min(s.positions, s.wanted or s.positions) for s in sets)) as chunks.on_images:
+        report = compare(
+            [chunks.read(images) for images in subject.sets],
+            None if reference is None else chunks.read(reference),
+            {name: chunks.read(images) for name, images in floors.items()},
+            extractor=extractor,
+            shape=subject.shape,
+            classifier=None if classifier is None else classifier.describe(),
+            options=EvaluationOptions(
+                statistics=None if given is None else given.statistics,
+                reference=None if given is None else str(judgement.reference),
+                seeds=subject.seeds,
+                quantisation=subject.quantisation,
+                notes=(*(() if real is None else (real.held_out.split_rule,)), *subject.notes),
+            ),
+        )
+    skipped = sorted({key for images in sets for key in images.skipped})
+    some = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:5])}"
+    return report.noted(some if skipped else "")
+
+
+def _share(chunks: Chunks, sets: Sequence[NumberedSet]) -> bool:
+    """Measure this process's chunks and wait for the others; whether it is the main process."""
+    state = launched()
+    todo = chunks.missing(sets, rank=state.process_index, processes=state.num_processes)
+    with _bar(chunks.size * len(todo)) as chunks.on_images:
+        chunks.compute(todo)
+    state.wait_for_everyone()
+    return state.is_main_process
 
 
 def judge_images(
@@ -197,10 +499,7 @@ def judge_images(
     seeds: str | None = None,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Score images against held-out real ones, beside the floors.
-
-    The real floor compares training images with the held-out ones; the reconstruction floor sends
-    the held-out ones through the tokenizer.
+    """:func:`judge` of images that are at hand, or are made when they are read.
 
     Args:
         generated: uint8 batches, labelled if conditional.
@@ -211,34 +510,16 @@ def judge_images(
         tokenizer: for the reconstruction floor, on the judgement's device; None leaves it out.
         seeds: of the generated images, for the report; None if unknown.
         notes: more lines for the report.
-
-    Raises:
-        InputError: sizes or channels that differ, too few images, Inception weights or reference
-            statistics that are missing or do not fit.
     """
-    still = replace(transform, flip=False)
-    count, size = judgement.count, judgement.batch_size
-
-    skipped: set[str] = set()
-
-    def real(source: ImageSource) -> Iterator[ImageBatch]:
-        """The images of one side."""
-        return real_batches(source, still, count=count, batch_size=size, skipped=skipped)
-
-    device = torch.device(judgement.device)
-    extractor, statistics = _measure(judgement)
-    report = evaluate(
-        generated,
-        real(held_out),
-        extractor=extractor,
-        reconstructed=reconstructions(real(held_out), tokenizer, device) if tokenizer else None,
-        real=real(train),
-        classifier=choose_classifier(judgement, train, held_out, still),
-        options=EvaluationOptions(
-            seeds=seeds, notes=(held_out.split_rule, *notes), statistics=statistics
-        ),
+    shape = (transform.channels, transform.size, transform.size)
+    stream = NumberedSet(
+        name="generated",
+        between=lambda start, stop: of_shape("generated", generated, shape),
+        positions=judgement.count,
     )
-    if not skipped:
-        return report
-    some = ", ".join(sorted(skipped)[:5])
-    return report.noted(f"{len(skipped)} unreadable real images skipped: {some}")
+    subject = Subject(
+        sets=[stream], shape=shape, identity="", tokenizer=tokenizer, seeds=seeds, notes=(*notes,)
+    )
+    report = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
+    assert report is not None, "without a folder every process has a report"
+    return report

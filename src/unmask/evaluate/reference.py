@@ -1,18 +1,21 @@
 """Reference statistics: a set of real images known by mean and covariance of its features alone.
 
-They are exchanged as ``.npz`` files: ``mu`` and ``sigma`` (pytorch-fid, TTUR and MAR's ImageNet
-statistics), with ``mu_s`` and ``sigma_s`` for sFID in the files of ADM's evaluator, some of which
-hold the images themselves as ``arr_0`` too.
+They are exchanged as ``.npz`` files: ``mu`` and ``sigma`` (pytorch-fid, clean-fid, TTUR and MAR's
+ImageNet statistics), with ``mu_s`` and ``sigma_s`` for sFID in the files of guided-diffusion, ADM's
+evaluator, some of which hold images as ``arr_0`` too; and as the ``.pt`` pickles of torch-fidelity.
 """
 
 from __future__ import annotations
 
-import os
+import codecs
+import io
+import pickle
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +23,22 @@ from torch import Tensor
 
 from unmask.errors import InputError
 from unmask.evaluate.frechet import frechet_distance
-from unmask.evaluate.image_sets import ImageBatch, as_batches, open_image_set
-from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH, Inception
+from unmask.evaluate.image_sets import NpzFile, PngFolder, open_image_set
+from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH
 from unmask.evaluate.statistics import RunningStatistics
+from unmask.train.durable import replace_file
 
 POOLED = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+ENDINGS = (".npz", ".pt")
+# What a pickled array is made of, under the names of NumPy 1 and 2.
+REBUILD: Callable = np.zeros(1).__reduce__()[0]  # type: ignore[assignment]
+ARRAY_PARTS: list[Callable | tuple[Callable, str]] = [
+    (REBUILD, "numpy.core.multiarray._reconstruct"),
+    (REBUILD, "numpy._core.multiarray._reconstruct"),
+    *(np.ndarray, np.dtype, type(np.dtype("f4")), type(np.dtype("f8")), codecs.encode),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +86,14 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """What a set of images looks like to the Inception network."""
+    """What a set of images looks like to a feature network."""
 
     source: str
     """File or set, for a report."""
     pooled: Moments
-    """Of the 2048 features of FID."""
+    """Of the features of fd, the 2048 of FID among them."""
     spatial: Moments | None = None
-    """Of the 2023 features of sFID, where the file has them."""
+    """Of the features of sfd, the 2023 of sFID among them, where there are any."""
     images: int | None = None
     """How many were measured; files of the exchanged form do not say."""
 
@@ -97,38 +110,15 @@ class ReferenceStatistics:
         return self.spatial.distance(other.spatial)
 
 
-def measure_statistics(
-    batches: Iterable[Tensor | ImageBatch], extractor: Inception, *, source: str
-) -> ReferenceStatistics:
-    """The statistics of a set of images, read once.
-
-    Args:
-        batches: uint8 ``(B, C, H, W)``.
-        extractor: the network.
-        source: name of the set, for a report.
-
-    Raises:
-        InputError: for fewer than 2 images or features with NaN.
-    """
-    pooled, spatial = RunningStatistics(extractor.width), RunningStatistics(SPATIAL_WIDTH)
-    for batch in as_batches(batches):
-        taps = extractor.taps(batch.images)
-        pooled.update(taps.pooled)
-        spatial.update(taps.spatial)
-    return ReferenceStatistics(
-        source=source, pooled=Moments.of(pooled), spatial=Moments.of(spatial), images=pooled.count
-    )
-
-
 def read_statistics(
-    path: Path | str, *, width: int = WIDTH, spatial_width: int = SPATIAL_WIDTH
+    path: Path | str, *, width: int = WIDTH, spatial_width: int | None = SPATIAL_WIDTH
 ) -> ReferenceStatistics:
-    """Statistics from an ``.npz`` file.
+    """Statistics from a file.
 
     Args:
-        path: holds ``mu``, ``sigma`` and perhaps ``mu_s``, ``sigma_s``.
+        path: ``.npz`` or ``.pt`` with ``mu``, ``sigma`` and perhaps ``mu_s``, ``sigma_s``.
         width: pooled features of the extractor that they are for.
-        spatial_width: its spatial features.
+        spatial_width: its spatial features; None for any number.
 
     Raises:
         InputError: when the file is missing, damaged, without statistics or of another width.
@@ -137,8 +127,7 @@ def read_statistics(
     found = _read_arrays(path)
     if not found.keys() >= set(POOLED):
         raise InputError(
-            f"{path} holds no mu and sigma; name a file of reference statistics, or measure its "
-            "images with open_reference"
+            f"{path} holds no mu and sigma; name a file of reference statistics, or of images"
         )
     return ReferenceStatistics(
         source=str(path),
@@ -154,27 +143,32 @@ def read_statistics(
 def _read_arrays(path: Path) -> dict[str, Tensor]:
     """The statistics of a file, without its images."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}; name an .npz file of reference statistics")
+        raise InputError(f"there is no file {path}; name a file of reference statistics")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            # A lone .npy file gives an array, which has no names.
-            names = getattr(archive, "files", [])
-            arrays = {name: archive[name] for name in (*POOLED, *SPATIAL) if name in names}
-            return {name: torch.from_numpy(a.astype(np.float64)) for name, a in arrays.items()}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as problem:
+        if path.suffix == ".pt":
+            with torch.serialization.safe_globals(ARRAY_PARTS):
+                held = torch.load(path, map_location="cpu", weights_only=True)
+            arrays = {k: np.asarray(v) for k, v in held.items() if k in (*POOLED, *SPATIAL)}
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                # A lone .npy file gives an array, which has no names.
+                names = getattr(archive, "files", [])
+                arrays = {name: archive[name] for name in (*POOLED, *SPATIAL) if name in names}
+        return {name: torch.from_numpy(a.astype(np.float64)) for name, a in arrays.items()}
+    except (*UNREADABLE, pickle.UnpicklingError) as problem:
         reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise InputError(f"cannot read the statistics {path}: {reason}") from None
 
 
 def _moments_of(
-    path: Path, found: dict[str, Tensor], names: tuple[str, str], width: int
+    path: Path, found: dict[str, Tensor], names: tuple[str, str], width: int | None
 ) -> Moments:
     mean, covariance = names
     try:
         moments = Moments(mean=found[mean], covariance=found[covariance])
     except InputError as problem:
         raise InputError(f"{path}, {mean} and {covariance}: {problem}") from None
-    if len(moments.mean) != width:
+    if width is not None and len(moments.mean) != width:
         raise InputError(
             f"{path}: {mean} is of width {len(moments.mean)}, the extractor gives {width}; "
             "use statistics of the same network and layer"
@@ -182,20 +176,39 @@ def _moments_of(
     return moments
 
 
-def open_reference(path: Path | str, extractor: Inception) -> ReferenceStatistics:
-    """Statistics of a file that has them; else measured on its images.
+class Reference(NamedTuple):
+    """What a reference path holds; not both are None."""
+
+    statistics: ReferenceStatistics | None
+    images: PngFolder | NpzFile | None
+
+
+def open_reference(
+    path: Path | str,
+    *,
+    width: int = WIDTH,
+    spatial_width: int | None = SPATIAL_WIDTH,
+    batch_size: int = 64,
+) -> Reference:
+    """Statistics and images of a file; ADM's hold one or both.
 
     Args:
-        path: an ``.npz`` file of statistics, of images (``arr_0``), or a folder of PNG files.
-        extractor: measures images, and names the width that statistics must have.
+        path: statistics, an ``.npz`` file of images (``arr_0``), or a folder of PNG files.
+        width: pooled features of the extractor that they are for.
+        spatial_width: its spatial features; None for any number.
+        batch_size: images read at a time.
 
     Raises:
         InputError: when there is nothing of the kind, or the width differs.
     """
-    path = Path(path)
-    if path.is_dir() or not _read_arrays(path):
-        return measure_statistics(open_image_set(path), extractor, source=str(path))
-    return read_statistics(path, width=extractor.width)
+    path, statistics, images = Path(path), None, None
+    if not path.is_dir() and _read_arrays(path):
+        statistics = read_statistics(path, width=width, spatial_width=spatial_width)
+    if path.is_dir() or (path.suffix == ".npz" and "arr_0.npy" in zipfile.ZipFile(path).namelist()):
+        images = open_image_set(path, batch_size=batch_size)
+    if statistics is None and images is None:
+        raise InputError(f"{path} holds no mu and sigma and no images (arr_0); name another file")
+    return Reference(statistics, images)
 
 
 def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
@@ -204,29 +217,25 @@ def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
     The file appears under its name only when it is whole, and replaces one that was there.
 
     Args:
-        path: ends in ``.npz``.
+        path: ends in ``.npz`` (guided-diffusion, pytorch-fid) or ``.pt`` (torch-fidelity).
         statistics: the spatial ones are left out where there are none.
 
     Raises:
         InputError: for another ending or a folder that does not exist.
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        raise InputError(f"{path} must end in .npz")
+    if path.suffix not in ENDINGS:
+        raise InputError(f"{path} must end in {' or '.join(ENDINGS)}")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it")
     held = {POOLED: statistics.pooled, SPATIAL: statistics.spatial}
     arrays: dict[str, np.ndarray] = {}
     for (mean, covariance), moments in held.items():
         if moments is not None:
-            arrays[mean] = moments.mean.numpy()
-            arrays[covariance] = moments.covariance.numpy()
-    part = path.with_name(path.name + ".part")
-    try:
-        with zipfile.ZipFile(part, "w") as archive:
-            for name, values in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, values)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            arrays |= {mean: moments.mean.numpy(), covariance: moments.covariance.numpy()}
+    whole = io.BytesIO()
+    if path.suffix == ".pt":
+        torch.save(arrays, whole)
+    else:
+        np.savez(whole, allow_pickle=False, **arrays)
+    replace_file(path, whole.getvalue())

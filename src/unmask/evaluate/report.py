@@ -9,11 +9,14 @@ from pathlib import Path
 from unmask.errors import InputError
 
 FID_IMAGES = 50_000
+SCORES = ("fd", "sfd", "inception_score", "precision", "recall", "class_accuracy")
+TITLES = ("fd", "sfd", "is", "precision", "recall", "class acc.")
+DIGITS = (3, 3, 3, 3, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Scores of one set of images against the reference."""
+    """Scores of one set of images against the reference; None where one cannot be had."""
 
     name: str
     """"generated", "reconstruction floor" or "real floor"."""
@@ -21,14 +24,20 @@ class Row:
     """How many images were scored."""
     fd: float
     """Fréchet distance of features, squared feature units; lower is better."""
-    inception_score: float
-    """In [1, classes of the extractor]; higher is better."""
-    precision: float
+    sfd: float | None = None
+    """The same of spatial features."""
+    inception_score: float | None = None
+    """In [1, classes of the extractor], the mean over splits; higher is better."""
+    inception_deviation: float | None = None
+    """Its standard deviation over the splits of one set."""
+    precision: float | None = None
     """Share of these images within the reference's manifold."""
-    recall: float
+    recall: float | None = None
     """Share of the reference within the manifold of these images."""
     class_accuracy: float | None = None
     """Share that the classifier names by their label; None without classifier or labels."""
+    spread: dict[str, float] | None = None
+    """Standard deviation of each score over repeats with other seeds; the scores are means then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +56,51 @@ class Report:
     """Channels, height, width of the images before the extractor resizes them."""
     neighbours: int
     """k of precision and recall."""
+    manifold_images: tuple[int, int] = (50_000, 10_000)
+    """At most how many images of a row and of the reference precision and recall use."""
+    inception_split: int = 5000
+    """Images that one inception score is taken over."""
+    repeats: tuple[Row, ...] = ()
+    """The rows that the first one is the mean of, if it is."""
+    quantisation: str | None = None
+    """How generated pixels became bytes."""
     seeds: str | None = None
     """Seeds of the generated images."""
     classifier: str | None = None
     """Who judged the classes, and how well it does on real images."""
     statistics: str | None = None
-    """File of reference statistics that fd compares with; None means the reference set's own."""
+    """File that fd compares with; None means real images beside, which are no published set."""
     inception: bool = False
     """Whether the features are those of the published 2015 Inception network."""
     notes: tuple[str, ...] = ()
     """What a reader must know before comparing."""
 
     @property
-    def score_name(self) -> str:
-        """The Fréchet distance by its full name.
+    def not_fid(self) -> str:
+        """Why the distances are not FID and sFID, comparable with published ones; "" if they are.
 
-        It is FID, comparable with published numbers, only when 50,000 images or more are judged by
-        the published Inception weights against a stated reference.
+        They are only when exactly 50,000 images, whose number biases them, are judged by the
+        published Inception weights against a stated reference.
         """
-        images = self.rows[0].images
-        comparable = self.inception and self.statistics is not None and images >= FID_IMAGES
-        return f"{'FID' if comparable else 'fd'} ({self.extractor}, {images:,} images)"
+        reasons = {
+            "the network is not the published Inception": not self.inception,
+            "no reference file is stated": self.statistics is None,
+            f"{self.rows[0].images:,} images, not {FID_IMAGES:,}": self.rows[0].images
+            != FID_IMAGES,
+        }
+        return "; ".join(reason for reason, holds in reasons.items() if holds)
+
+    @property
+    def score_name(self) -> str:
+        """The Fréchet distance by its full name, FID only where nothing forbids it."""
+        name = "fd" if self.not_fid else "FID"
+        return f"{name} ({self.extractor}, {self.rows[0].images:,} images)"
 
     def table(self) -> str:
         """Plain text for a terminal or a file."""
-        head = ("set", "images", "fd", "is", "precision", "recall", "class acc.")
-        lines = [head, *(_cells(row) for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        named = [replace(row, name=f"repeat {k}") for k, row in enumerate(self.repeats, 1)]
+        lines = [("set", "images", *TITLES), *map(_cells, (*self.rows, *named))]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         body = [
             "  ".join(
                 cell.rjust(width) if column else cell.ljust(width)
@@ -82,17 +109,34 @@ class Report:
             for line in lines
         ]
         body.insert(1, "  ".join("-" * width for width in widths))
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([*body, "", *self._facts(), *notes])
+
+    def _facts(self) -> list[str]:
+        """Every choice that moves a number, a line each."""
         channels, height, width = self.image_shape
+        row, reference = self.manifold_images
+        splits = ""
+        if self.rows[0].inception_deviation is not None:
+            splits = (
+                f"is by the same network, mean over splits of {self.inception_split:,} images; "
+                f"deviation over them {self.rows[0].inception_deviation:.3f}"
+            )
+        repeats = f"generated: mean ± standard deviation of {len(self.repeats)} runs of other seeds"
         facts = [
             f"fd is {self.score_name}: {self.identity}",
+            f"not FID: {self.not_fid}" if self.not_fid else "",
             f"images {height}x{width}, {channels} channels; "
             f"reference of {self.reference_images:,}; precision and recall with "
-            f"k={self.neighbours}",
+            f"k={self.neighbours} of the first {row:,} images and {reference:,} of the reference",
+            splits,
+            repeats if self.repeats else "",
+            f"fd against the statistics {self.statistics}" if self.statistics else "",
+            f"pixels to bytes: {self.quantisation}" if self.quantisation else "",
+            f"seeds {self.seeds}" if self.seeds else "",
+            f"class accuracy by {self.classifier}" if self.classifier else "",
         ]
-        facts += [f"fd against the statistics {self.statistics}"] if self.statistics else []
-        facts += [f"seeds {self.seeds}"] if self.seeds else []
-        facts += [f"class accuracy by {self.classifier}"] if self.classifier else []
-        return "\n".join([*body, "", *facts, *(f"note: {note}" for note in self.notes)])
+        return [fact for fact in facts if fact]
 
     def noted(self, *notes: str) -> Report:
         """The same report with more notes; empty ones are left out."""
@@ -115,7 +159,9 @@ class Report:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    accuracy = "-" if row.class_accuracy is None else f"{row.class_accuracy:.4f}"
-    scores = (f"{row.fd:.3f}", f"{row.inception_score:.3f}")
-    shares = (f"{row.precision:.3f}", f"{row.recall:.3f}")
-    return row.name, f"{row.images:,}", *scores, *shares, accuracy
+    cells = [row.name, f"{row.images:,}"]
+    for score, digits in zip(SCORES, DIGITS, strict=True):
+        value, spread = getattr(row, score), (row.spread or {}).get(score)
+        cell = "-" if value is None else f"{value:.{digits}f}"
+        cells.append(cell if spread is None else f"{cell} ± {spread:.{digits}f}")
+    return tuple(cells)

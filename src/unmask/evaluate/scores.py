@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import NamedTuple
 
 import torch
@@ -16,12 +17,19 @@ class RunningInceptionScore:
 
     The mean divergence equals the entropy of the mean prediction minus the mean entropy of the
     predictions, and both are sums over images.
+
+    Args:
+        split: consecutive images that are scored together, the last ones perhaps fewer; ADM's
+            evaluator takes 5,000, which at 50,000 images are the usual ten. None means all.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.negative_entropy = 0.0
-        self.total: Tensor | None = None
+    def __init__(self, split: int | None = None) -> None:
+        self.split = split
+        self.finished: list[float] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.count, self.negative_entropy, self.total = 0, 0.0, torch.zeros(0)
 
     def update(self, probs: Tensor) -> None:
         """Add predictions ``(B, K)`` that sum to 1 over K.
@@ -35,46 +43,33 @@ class RunningInceptionScore:
                 f"predictions of shape {tuple(probs.shape)} must be probabilities (B, K) that "
                 "sum to 1 a row; apply a softmax to logits"
             )
-        self.count += len(p)
-        self.negative_entropy += torch.xlogy(p, p).sum().item()
-        self.total = p.sum(0) if self.total is None else self.total + p.sum(0)
+        while len(p):
+            part = p if self.split is None else p[: self.split - self.count]
+            p = p[len(part) :]
+            self.total = part.sum(0) + (self.total if self.count else 0)
+            self.count += len(part)
+            self.negative_entropy += torch.xlogy(part, part).sum().item()
+            if self.count == self.split:
+                self.finished.append(self._score())
+                self._clear()
+
+    def _score(self) -> float:
+        mean = self.total / self.count
+        return math.exp(self.negative_entropy / self.count - torch.xlogy(mean, mean).sum().item())
+
+    def values(self) -> list[float]:
+        """The score of each split, in [1, K]."""
+        return [*self.finished, self._score()] if self.count else list(self.finished)
 
     def value(self) -> float:
-        """The score, in [1, K].
+        """The mean over the splits.
 
         Raises:
             InputError: before any image was added.
         """
-        if self.total is None or not self.count:
+        if not (scores := self.values()):
             raise InputError("0 images have no inception score; give at least 1")
-        mean = self.total / self.count
-        return math.exp(self.negative_entropy / self.count - torch.xlogy(mean, mean).sum().item())
-
-
-def inception_score(probs: Tensor, splits: int = 1) -> tuple[float, float]:
-    """Mean and standard deviation of the score over contiguous splits of nearly equal size.
-
-    Published numbers take the mean over splits of 5,000 images (ADM's evaluator) or 10 splits.
-    Images in class order need to be shuffled first, or each split sees few classes.
-
-    Args:
-        probs: ``(N, K)``, rows sum to 1.
-        splits: number of parts, in [1, N].
-
-    Returns:
-        ``(mean, deviation)``; the deviation (divided by the number of splits) is 0 for one split.
-
-    Raises:
-        InputError: for another number of splits or rows that do not sum to 1.
-    """
-    if not 1 <= splits <= len(probs):
-        raise InputError(f"splits={splits} must lie in [1, {len(probs)}], the number of images")
-    values = torch.empty(splits, dtype=torch.float64)
-    for index, part in enumerate(probs.tensor_split(splits)):
-        score = RunningInceptionScore()
-        score.update(part)
-        values[index] = score.value()
-    return values.mean().item(), values.std(correction=0).item()
+        return statistics.fmean(scores)
 
 
 class Manifold:
@@ -99,10 +94,10 @@ class Manifold:
             )
         if not points.isfinite().all():
             raise InputError("features hold NaN or infinity; look at the images or the extractor")
+        self.features, self.neighbours, self.block = points, k, block
         # Distances by matrix products cancel far from the origin: float64, about the mean.
         self.centre = points.double().mean(0)
         self.points = points.double() - self.centre
-        self.block = block
         starts = range(0, len(points), block)
         self.radii = torch.cat([self._radii(start, k) for start in starts])
         """``(N,)``, squared."""
@@ -119,7 +114,7 @@ class Manifold:
 
     def covers(self, points: Tensor) -> Tensor:
         """``(M,)`` bool, whether each of ``(M, F)`` points lies in at least one ball."""
-        parts = (points.double() - self.centre).split(self.block)
+        parts = (part.double() - self.centre for part in points.split(self.block))
         return torch.cat([(self._distances(rows) <= self.radii).any(1) for rows in parts])
 
 
@@ -133,35 +128,14 @@ class PrecisionRecall(NamedTuple):
 
 
 def manifold_overlap(real: Manifold, fake: Manifold) -> PrecisionRecall:
-    """Precision and recall of two manifolds that are at hand already."""
-    precision = real.covers(fake.points + fake.centre).double().mean().item()
-    recall = fake.covers(real.points + real.centre).double().mean().item()
+    """Improved precision and recall (arXiv 1904.06991, eq. 2)."""
+    precision = real.covers(fake.features).double().mean().item()
+    recall = fake.covers(real.features).double().mean().item()
     return PrecisionRecall(precision, recall)
 
 
-def precision_recall(
-    real: Tensor, fake: Tensor, *, k: int = 3, block: int = 1024
-) -> PrecisionRecall:
-    """Improved precision and recall (arXiv 1904.06991, eq. 2).
-
-    Args:
-        real: ``(N, F)`` features.
-        fake: ``(M, F)`` features.
-        k: neighbour that sets a ball's radius.
-        block: rows compared at a time, which bounds the memory.
-
-    Raises:
-        InputError: for widths that differ, or fewer than k + 1 images in a set.
-    """
-    if real.shape[1] != fake.shape[1]:
-        raise InputError(
-            f"features of width {real.shape[1]} and {fake.shape[1]}; use one extractor for both"
-        )
-    return manifold_overlap(Manifold(real, k=k, block=block), Manifold(fake, k=k, block=block))
-
-
-def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of images whose highest score is that of their label.
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """``(N,)`` bool, whether the highest score of each image is that of its label.
 
     Args:
         logits: ``(N, K)``.
@@ -178,4 +152,9 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> float:
             f"labels span {low} to {high}, the classifier knows [0, {logits.shape[1]}); "
             "use a classifier of the same classes"
         )
-    return (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
+    return logits.argmax(1) == labels.to(logits.device)
+
+
+def class_accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images that are :func:`correct`."""
+    return correct(logits, labels).double().mean().item()

@@ -69,7 +69,7 @@ class EncoderDecoder(nn.Module):
         Returns:
             ``(B, P + L, E)``, or ``(B, N, E)`` at the positions read.
         """
-        kept = self._kept(canvas)
+        kept = self.kept(canvas)
         encoded = self.encode(x if kept is None else take(x, kept), canvas.masked)
         return self.decode(encoded, kept, canvas.masked, read)
 
@@ -105,7 +105,7 @@ class EncoderDecoder(nn.Module):
         """``(B, P + L, 1)`` bool."""
         return F.pad(masked, (self.prefix, 0)).unsqueeze(-1)
 
-    def _kept(self, canvas: Canvas) -> Tensor | None:
+    def kept(self, canvas: Canvas) -> Tensor | None:
         """``(B, K)`` positions of the sequence that the encoder sees; None means all."""
         kept = canvas.kept
         if self.mask_at == "encoder" or (kept is None and not self.drops):

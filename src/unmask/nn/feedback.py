@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unmask.errors import InputError
 from unmask.nn.block import Block
+from unmask.nn.precision import full_precision
 from unmask.nn.trunk import Trunk
 from unmask.types import Canvas, Hidden
 
@@ -254,7 +255,7 @@ class FeedbackAdapter(nn.Module):
         key = (versions, self.blank, canvas.masked.shape[1], class_labels is None)
         if self._folded is None or self._folded.key != key:
             self._folded = None  # makes room first
-            with torch.autocast(self.top.device.type, enabled=False):
+            with full_precision(self.top.device.type):
                 first = None
                 if self.blank:
                     one = Canvas(canvas.tokens[:1], canvas.masked[:1])

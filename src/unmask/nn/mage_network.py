@@ -38,6 +38,8 @@ class MageNetwork:
     """Attention heads of its blocks."""
     length: int
     """L, tokens of an image."""
+    mlp_ratio: float = 4.0
+    """Hidden width of feed-forward layers over their width."""
     position_rows: int | None = None
     """Of the encoder's position table, at least L + 1 (its default); 257 as published."""
     dropout: float = 0.1
@@ -80,7 +82,7 @@ class MageNetwork:
             PreNormBlock(
                 width,
                 heads,
-                feed_forward=4 * width,
+                feed_forward=int(width * self.mlp_ratio),
                 qkv_bias=True,
                 norm_eps=NORM_EPS,
                 dropout=self.dropout,

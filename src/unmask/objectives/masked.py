@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unmask.model import MaskedModel
 from unmask.nn.diffusion import DiffusionHead
-from unmask.types import Canvas, MaskedBatch
+from unmask.types import Canvas, Hidden, MaskedBatch
 
 
 class LocatedBatch(NamedTuple):
@@ -69,16 +69,24 @@ class MaskedObjective(nn.Module):
             "loss", a float32 scalar already weighted by ``batch.weight``.
         """
         located = batch if isinstance(batch, LocatedBatch) else locate(batch)
-        examples, where = located.batch, located.where
-        model = cast(MaskedModel, self.averaged)
+        return self.losses(cast(MaskedModel, self.averaged), located)
+
+    def losses(self, model: MaskedModel, located: LocatedBatch) -> dict[str, Tensor]:
+        """The same of a located batch."""
+        examples = located.batch
         canvas = Canvas(examples.tokens, examples.masked, examples.kept)
-        hidden = model.hidden(canvas, examples.class_labels, located.read).tokens  # (B, L or n, D)
-        features = hidden.flatten(0, 1)
+        hidden = model.hidden(canvas, examples.class_labels, located.read)
+        return {"loss": self.weigh(model, hidden, located)}
+
+    def weigh(self, model: MaskedModel, hidden: Hidden, located: LocatedBatch) -> Tensor:
+        """The weighted sum of what the head loses, of features at the positions read or at all."""
+        examples, where = located.batch, located.where
+        features = hidden.tokens.flatten(0, 1)  # (B L or M, D)
         if located.read is None:
             features = features.index_select(0, where)  # (M, D)
         targets = examples.tokens.flatten(0, 1).index_select(0, where)  # (M,) or (M, C)
         weight = examples.weight.expand(len(examples.masked))[where // examples.masked.shape[1]]
-        return {"loss": (self._losses(model, features, targets, located) * weight).sum()}
+        return (self._losses(model, features, targets, located) * weight).sum()
 
     def _losses(
         self, model: MaskedModel, features: Tensor, targets: Tensor, located: LocatedBatch

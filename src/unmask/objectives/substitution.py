@@ -17,6 +17,7 @@ from unmask.draws import invert_cdf
 from unmask.errors import InputError
 from unmask.masking import lowest
 from unmask.model import MaskedModel
+from unmask.nn.categorical import CategoricalHead
 from unmask.nn.embed import IdEmbed, JointEmbed
 from unmask.nn.feedback import FeedbackAdapter
 from unmask.types import Canvas, MaskedBatch
@@ -144,12 +145,18 @@ class SubstitutionObjective(nn.Module):
             codes = invert_cdf(self.proposals(batch), batch.uniform)
         return self.losses(batch, codes)
 
+    @property
+    def _head(self) -> CategoricalHead:
+        head = self.model.head
+        assert isinstance(head, CategoricalHead), "replacements are codes"
+        return head
+
     def proposals(self, batch: SubstitutionBatch) -> Tensor:
         """``(M, V)`` float32, the probability of each replacement."""
         tokens, masked, labels, *_ = batch.batch
         hidden = self.model.hidden(Canvas(tokens, torch.ones_like(masked)), labels).tokens
         features = hidden.flatten(0, 1).index_select(0, batch.where)  # (M, D)
-        probs = self.model.head.code_logits(features).softmax(-1)
+        probs = self._head.code_logits(features).softmax(-1)
         return probs if self.options.proposal == "softmax" else probs.softmax(-1)
 
     def corrupt(self, batch: SubstitutionBatch, codes: Tensor) -> Canvas:
@@ -175,7 +182,7 @@ class SubstitutionObjective(nn.Module):
         repaired = states[-1][:, hidden.prefix.shape[1] :].flatten(0, 1)  # (B L, D)
         features = repaired.index_select(0, batch.where)  # (M, D)
         targets = self.targets(batch)  # (M,)
-        each = self.model.head.loss(features, targets, label_smoothing=self.label_smoothing)
+        each = self._head.loss(features, targets, label_smoothing=self.label_smoothing)
         rows, length = canvas.masked.shape
         weight = batch.batch.weight.expand(rows)[batch.where // length]  # (M,)
         terms = {"repair": (each * weight).sum()}

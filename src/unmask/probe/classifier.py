@@ -40,7 +40,9 @@ def build_head(width: int, classes: int, *, normed: bool) -> nn.Module:
     micro-batch, as published.
     """
     linear = nn.Linear(width, classes)
-    return nn.Sequential(nn.BatchNorm1d(width, eps=1e-6, affine=False), linear) if normed else linear
+    return (
+        nn.Sequential(nn.BatchNorm1d(width, eps=1e-6, affine=False), linear) if normed else linear
+    )
 
 
 def last_layer(head: nn.Module) -> nn.Linear:

@@ -7,40 +7,50 @@ from pathlib import Path
 from torch import nn
 from torch.optim import AdamW
 
+from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.probe.batches import MixedBatches
 from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
+from unmask.probe.extract import labelled
 from unmask.probe.judge import Score, score
 from unmask.probe.layer_decay import layer_decay_groups
 from unmask.probe.objective import ClassifierObjective
-from unmask.probe.run import Bench, LabelledData, Outcome
-from unmask.probe.settings import FinetuneOptions
+from unmask.probe.run import Bench, LabelledData, fit_size
+from unmask.probe.settings import Course, FinetuneOptions
 from unmask.probe.subject import Subject
 from unmask.train.optim import adamw
+from unmask.train.processes import launched
 from unmask.train.settings import Training
 
 
 def finetune(
     subject: Subject, data: LabelledData, options: FinetuneOptions, *, out: Path
-) -> Outcome:
+) -> list[dict[str, float]]:
     """Train encoder and head together; continues by itself what ``out`` holds.
 
+    Returns:
+        The lines of ``accuracy.jsonl``, one an epoch.
+
     Raises:
-        InputError: see :class:`unmask.probe.run.Bench` and :func:`unmask.train.loop.train`; also
-            mixing asked of codes, or a head of another number of classes.
+        InputError: mixing asked of codes, a head of another number of classes; see also
+            :class:`unmask.probe.run.Bench` and its ``run``.
     """
-    if data.cache is not None and options.mixing.on:
+    mixing, encoder, head = options.mixing, subject.model.encoder, subject.model.head
+    if data.cache is not None and mixing.on:
         raise InputError(
             "images are mixed before they are tokenised; with --cache give --mixing.mixup 0 "
             "--mixing.cutmix 0"
         )
-    head = head_of(subject, data, options)
-    bench = Bench(subject, data, options, out=out)
-    batches = bench.batches(options.mixing)
-    bench.encoder.set_drop_path(options.drop_path)
-    model = TokenClassifier(bench.encoder, head).requires_grad_(True)
+    if head is None or options.new_head:
+        head = build_head(encoder.sizes.width, len(data.train.class_names), normed=False)
+        initialize_head(head, keyed_generator(options.course.seed, "head"))
+    model = TokenClassifier(encoder, head).requires_grad_(True)
+    check_head(model, data.train)
+    bench = Bench(subject, data, options.course)
+    encoder.set_drop_path(options.drop_path)
 
-    def optimizer(settings: Training) -> AdamW:
+    def _optimizer(settings: Training) -> AdamW:
         groups = layer_decay_groups(
             model, layer_decay=options.layer_decay, weight_decay=settings.weight_decay
         )
@@ -48,55 +58,37 @@ def finetune(
 
     objective = ClassifierObjective(
         model,
-        bench.encode if data.cache is None else nn.Identity(),
-        batch_size=options.batch_size,
+        nn.Identity() if data.cache else bench.encode,
+        batch_size=options.course.batch_size,
         smoothing=options.smoothing,
-        optimizer=optimizer,
+        optimizer=_optimizer,
     )
-    return bench.run(
-        objective, batches, bench.held_out(bench.encode), out=out, save=bench.saver(model)
-    )
+    batches = MixedBatches(bench.batches, mixing) if mixing.on else bench.batches
+    return bench.run(objective, batches, bench.encode, out=out, options=options, model=model)
 
 
-def head_of(subject: Subject, data: LabelledData, options: FinetuneOptions) -> nn.Module:
-    """The classifier's own head, or a new one.
-
-    Raises:
-        InputError: a head of another number of classes.
-    """
-    classes, classifier = len(data.class_names), subject.classifier
-    if classifier is not None and not options.new_head:
-        check_head(subject, data)
-        return classifier.model.head
-    head = build_head(subject.encoder.sizes.width, classes, normed=False)
-    initialize_head(head, keyed_generator(options.seed, "head"))
-    return head
-
-
-def check_head(subject: Subject, data: LabelledData) -> None:
+def check_head(model: TokenClassifier, source: ImageSource) -> None:
     """Refuse a head of other classes than the data's.
 
     Raises:
-        InputError: naming both numbers; also when there is no head.
+        InputError: naming both numbers.
     """
-    classes = len(data.class_names)
-    if subject.classifier is None:
-        raise InputError(f"{subject.name} names no classes yet; fine-tune it first")
-    if subject.classifier.classes != classes:
+    if model.classes != len(source.class_names):
         raise InputError(
-            f"the head of {subject.name} has {subject.classifier.classes} classes, the data "
-            f"{classes}; give --new-head to start another"
+            f"the model names {model.classes} classes, {source.name} has "
+            f"{len(source.class_names)}; fine-tune it with --new-head to start another head"
         )
 
 
-def judge(subject: Subject, data: LabelledData, options: FinetuneOptions) -> Score:
-    """What a classifier is worth as it is, on the held-out images.
+def judge(subject: Subject, source: ImageSource, course: Course) -> Score:
+    """What a classifier is worth as it is.
 
     Raises:
-        InputError: see :func:`check_head` and :class:`unmask.probe.run.Bench`.
+        InputError: see :func:`check_head` and :func:`unmask.probe.run.fit_size`.
     """
-    check_head(subject, data)
-    assert subject.classifier is not None, "checked above"
-    bench = Bench(subject, data, options)
-    model = subject.classifier.model.to(bench.state.device).eval()
-    return score(model, bench.held_out(bench.encode), classes=len(bench.names))
+    check_head(subject.model, source)
+    size = fit_size(subject, course.image_size, interpolate=course.interpolate)
+    device, tokenizer = launched().device, subject.tokenizer
+    transform = course.still_transform(size, tokenizer.image_channels)
+    examples = labelled(source, transform, tokenizer.to(device).encode, device=device)
+    return score(subject.model.to(device).eval(), *examples, classes=subject.model.classes)

@@ -86,7 +86,7 @@ def epoch_judge(
             durable.replace_file(out / SCORES, lines.encode())
         print(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
 
-    return _judge
+    return Preview(_judge, every=epoch)
 
 
 def scores_of(out: Path) -> list[dict[str, float]]:

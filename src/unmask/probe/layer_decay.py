@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 from unmask.probe.classifier import TokenClassifier
-from unmask.probe.encoder import Encoder
 
 
 def layer_decay_groups(
@@ -17,17 +16,17 @@ def layer_decay_groups(
     ``layer_decay ** (N + 1 - i)``. One-dimensional tensors are not decayed; tables are.
 
     Args:
-        model: whose encoder is an :class:`unmask.probe.encoder.Encoder`.
+        model: with a head.
         layer_decay: factor from one layer to the one before it; 1 means equal rates.
         weight_decay: of matrices and tables.
 
     Returns:
         Groups with ``lr_scale`` and ``weight_decay``, in order of first appearance.
     """
-    encoder = model.encoder
-    assert isinstance(encoder, Encoder), "layers are counted in an encoder of tokens"
+    encoder, head = model.encoder, model.head
+    assert head is not None, "what names no classes is not trained"
     layers: list[list[nn.Module]] = [[encoder.embed], *([block] for block in encoder.blocks)]
-    layers.append([encoder.norm, model.head])
+    layers.append([encoder.norm, head])
     groups: list[dict[str, object]] = []
     for index, modules in enumerate(layers):
         found = [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -15,12 +15,11 @@ from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
 from unmask.probe.encoder import initialize_encoder
 from unmask.probe.lars import LARS
 from unmask.probe.objective import ClassifierObjective, Represent
-from unmask.probe.run import Bench, LabelledData, Outcome
+from unmask.probe.run import Bench, LabelledData
 from unmask.probe.settings import ProbeOptions
 from unmask.probe.subject import Subject
 
 PIXELS = 32  # most pixels a side that the baseline of pixels reads
-ROWS = 256  # features computed at a time
 
 
 class Frozen:
@@ -46,52 +45,58 @@ def pixel_features(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images, min(PIXELS, images.shape[-1])).flatten(1)
 
 
-def probe(subject: Subject, data: LabelledData, options: ProbeOptions, *, out: Path) -> Outcome:
+def probe(
+    subject: Subject, data: LabelledData, options: ProbeOptions, *, out: Path
+) -> list[dict[str, float]]:
     """Train a linear classifier on frozen features; continues by itself what ``out`` holds.
 
+    Returns:
+        The lines of ``accuracy.jsonl``, one an epoch.
+
     Raises:
-        InputError: see :class:`unmask.probe.run.Bench` and :func:`unmask.train.loop.train`.
+        InputError: see :class:`unmask.probe.run.Bench` and its ``run``.
     """
-    if options.baseline == "random":
-        initialize_encoder(subject.encoder, keyed_generator(options.seed, "weights"))
-    bench, pixels = Bench(subject, data, options, out=out), options.baseline == "pixels"
+    pixels, noisy = options.baseline == "pixels", options.embedding_dropout
     if pixels and data.cache is not None:
         raise InputError("the baseline of pixels reads images; leave --cache out")
+    if options.baseline == "random":
+        initialize_encoder(subject.model.encoder, keyed_generator(options.course.seed, "weights"))
+    bench = Bench(subject, data, options.course)
     encoder = bench.encoder.requires_grad_(False)
-    encode, noisy = None if data.cache else bench.encode, options.embedding_dropout
-    represent: Represent = pixel_features if pixels else Frozen(encoder, encode, noisy=noisy)
-    still: Represent = pixel_features if pixels else Frozen(encoder, bench.encode, noisy=False)
-    batches = bench.batches()
-    if isinstance(batches.inputs, StoredBatches) and not noisy:
-        precompute(batches.inputs, represent, bench.state.device)
-        represent = nn.Identity()
     width = bench.channels * min(PIXELS, bench.size) ** 2 if pixels else encoder.sizes.width
+    represent: Represent = Frozen(encoder, None if data.cache else bench.encode, noisy=noisy)
+    if isinstance(bench.batches, StoredBatches) and not noisy:
+        precompute(bench.batches, represent, bench.state.device)
+        represent = nn.Identity()
     head = build_head(width, len(bench.names), normed=True)
-    initialize_head(head, keyed_generator(options.seed, "head"))
+    initialize_head(head, keyed_generator(options.course.seed, "head"))
     objective = ClassifierObjective(
         head,
-        represent,
-        batch_size=options.batch_size,
+        pixel_features if pixels else represent,
+        batch_size=options.course.batch_size,
         optimizer=lambda settings: LARS(
             head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         ),
     )
-    save = None if pixels else bench.saver(TokenClassifier(encoder, head))
-    return bench.run(objective, batches, bench.held_out(still), out=out, save=save)
+    return bench.run(
+        objective,
+        bench.batches,
+        pixel_features if pixels else Frozen(encoder, bench.encode, noisy=False),
+        out=out,
+        options=options,
+        model=None if pixels else TokenClassifier(encoder, head),
+    )
 
 
 @torch.no_grad()
-def precompute(inputs: StoredBatches, represent: Represent, device: torch.device) -> None:
+def precompute(batches: StoredBatches, represent: Represent, device: torch.device) -> None:
     """Replace stored codes by their features, in every view, once for the whole run."""
-    rows = torch.arange(len(inputs.labels))
-    views = [
-        torch.cat(
-            [
-                represent(inputs.lookup(part, torch.full_like(part, view)).to(device)).cpu()
-                for part in rows.split(ROWS)
-            ]
-        )
-        for view in range(inputs.views)
-    ]
-    table = torch.stack(views, 1)  # (N, views, D)
-    inputs.lookup = lambda rows, views: table[rows, views]
+    rows, read = torch.arange(len(batches.labels)), batches.lookup
+    table = torch.stack(
+        [
+            torch.cat([represent(read(r, r * 0 + view).to(device)).cpu() for r in rows.split(256)])
+            for view in range(batches.views)
+        ],
+        dim=1,
+    )  # (N, views, D)
+    batches.lookup = lambda rows, views: table[rows, views]

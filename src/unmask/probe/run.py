@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from unmask.data.augment import Augment
 from unmask.data.batches import ImageBatches
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
-from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
 from unmask.probe.batches import StoredBatches
+from unmask.probe.classifier import TokenClassifier
 from unmask.probe.encoder import fit_grid
 from unmask.probe.extract import labelled
-from unmask.probe.judge import LAST, Save, Score, epoch_judge, score, scores_of
+from unmask.probe.judge import LAST, epoch_judge, score, scores_of
 from unmask.probe.objective import ClassifierObjective, Represent
-from unmask.probe.settings import FinetuneOptions, ProbeOptions
+from unmask.probe.settings import Course
 from unmask.probe.subject import Subject, save_classifier
-from unmask.recipes.serial import MADE_FROM
+from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.train.loop import train
 from unmask.train.processes import launched
 from unmask.train.run_folder import check_run_folder, plain_config
-
-STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,63 +42,61 @@ class LabelledData:
     """Processes that prepare batches."""
 
 
+def fit_size(subject: Subject, image_size: int | None, *, interpolate: bool) -> int:
+    """Pixels a side of the images to come; the encoder is made to take them.
+
+    Args:
+        subject: whose encoder may change in place.
+        image_size: None means the size that gives the trained grid.
+        interpolate: see :func:`unmask.probe.encoder.fit_grid`.
+
+    Raises:
+        InputError: see there.
+    """
+    encoder, tokenizer = subject.model.encoder, subject.tokenizer
+    size = image_size or encoder.sizes.grid[0] * tokenizer.stride
+    fit_grid(encoder, tokenizer.grid(size), interpolate=interpolate)
+    return size
+
+
 class Bench:
     """A model, its data and its options, checked against each other before long work.
 
     Args:
         subject: whose encoder and tokenizer move to this process's device.
         data: labelled images.
-        options: of the probe or the fine-tuning.
-        out: the run folder.
+        course: of the probe or the fine-tuning.
 
     Raises:
         InputError: images without labels, parts of different data, another token grid than the
-            trained one, a batch that does not fit, a folder that holds anything but this run.
+            trained one, a batch that does not fit.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        data: LabelledData,
-        options: ProbeOptions | FinetuneOptions,
-        *,
-        out: Path,
-    ) -> None:
-        course, tokenizer = options.course, subject.tokenizer
-        self.subject, self.data, self.out, self.course = subject, data, out, course
-        self.names, self.state = check_classes(data), launched()
-        self.encoder = subject.model.encoder
-        self.size = course.image_size or self.encoder.sizes.grid[0] * tokenizer.stride
-        grid = tokenizer.grid(self.size)
-        fit_grid(self.encoder, grid, interpolate=course.interpolate)
+    def __init__(self, subject: Subject, data: LabelledData, course: Course) -> None:
+        self.subject, self.data, self.course = subject, data, course
+        self.names, self.state = tuple(data.train.class_names), launched()
+        if not self.names:
+            raise InputError(f"{data.train.name} has no labels; a classifier needs them")
+        self.size = fit_size(subject, course.image_size, interpolate=course.interpolate)
+        for part in (data.held_out, data.cache):
+            if part is not None and tuple(part.class_names) != self.names:
+                raise InputError(
+                    f"{data.train.name} has {len(self.names)} classes, another part "
+                    f"{len(part.class_names)} or of other names; give parts of one data set"
+                )
+        self.encoder = subject.model.encoder.to(self.state.device)
+        self.channels, grid = subject.tokenizer.image_channels, self.encoder.sizes.grid
         if data.cache is not None and tuple(data.cache.grid) != grid:
             raise InputError(
                 f"the cache has {data.cache.grid[0]}x{data.cache.grid[1]} tokens an image, the "
                 f"encoder takes {grid[0]}x{grid[1]}; build another cache or leave --cache out"
             )
-        images = len(data.cache or data.train)
-        self.training = course.training(images)
-        made_from = {"model": subject.name, "data": data.train.name, "images": images}
-        self.config = {**asdict(options), MADE_FROM: {**made_from, "cached": bool(data.cache)}}
-        check_run_folder(out, plain_config(self.config))
-        self.encoder.to(self.state.device)
-        self.encode: Represent = tokenizer.to(self.state.device).encode
-
-    def batches(self) -> ImageBatches:
-        """This process's batches: of images, or of codes where there is a cache."""
-        course, cache = self.course, self.data.cache
-        transform = Augment(
-            size=self.size,
-            crop=course.crop,
-            flip=course.flip,
-            channels=self.subject.tokenizer.image_channels,
-            operations=course.operations,
-            magnitude=course.magnitude,
-            erase=course.erase,
-        )
-        common = {
-            "source": self.data.train if cache is None else cache,
-            "transform": transform,
+        self.encode: Represent = subject.tokenizer.to(self.state.device).encode
+        self.training = course.training(len(data.cache or data.train))
+        cache = data.cache
+        common: dict[str, Any] = {
+            "source": cache or data.train,
+            "transform": course.transform(self.size, self.channels),
             "batch_size": course.batch_size,
             "seed": course.seed,
             "steps": self.training.steps,
@@ -107,9 +104,16 @@ class Bench:
             "world": self.state.num_processes,
             "accumulate": course.accumulate,
         }
-        if cache is None:
-            return ImageBatches(**common)
-        return StoredBatches(cache.codes, cache.labels, views=cache.views, **common)
+        self.batches = (
+            ImageBatches(**common)
+            if cache is None
+            else StoredBatches(cache.codes, cache.labels, views=cache.views, **common)
+        )
+
+    def held_out(self, represent: Represent) -> tuple[Tensor, Tensor]:
+        """The held-out images as ``represent`` has them, and their labels."""
+        transform = self.course.still_transform(self.size, self.channels)
+        return labelled(self.data.held_out, transform, represent, device=self.state.device)
 
     def run(
         self,
@@ -117,7 +121,9 @@ class Bench:
         batches: Dataset,
         represent: Represent,
         *,
-        save: bool = True,
+        out: Path,
+        options: object,
+        model: TokenClassifier | None,
     ) -> list[dict[str, float]]:
         """Train, continue or just finish; judge after every epoch.
 
@@ -125,29 +131,47 @@ class Bench:
             objective: what is trained.
             batches: what it reads.
             represent: held-out images to what its trained part reads.
-            save: write ``best/`` and ``last/``.
+            out: the run folder; a run with other options is refused.
+            options: a dataclass, stored with the run.
+            model: what goes to ``best/`` and ``last/``, if anything.
 
         Returns:
             The lines of ``accuracy.jsonl``, one an epoch.
+
+        Raises:
+            InputError: see :func:`unmask.train.loop.train`.
         """
-        main = self.state.is_main_process
+        data, main = self.data, self.state.is_main_process
+        images = {"images": len(data.cache or data.train), "cached": bool(data.cache)}
+        made_from = {"model": self.subject.name, "data": data.train.name, **images}
+        config = {**to_dict(options), MADE_FROM: made_from}
+        check_run_folder(out, plain_config(config))
+        examples = self.held_out(represent) if main else (torch.empty(0), torch.empty(0))
+
+        def _save(folder: Path, facts: dict[str, float]) -> None:
+            assert model is not None, "the caller looks"
+            saved = replace(self.subject, model=model)
+            save_classifier(saved, folder, {**facts, "class_names": self.names})
+
         judge = epoch_judge(
-            self.judged(objective.averaged, represent) if main else _elsewhere,
+            lambda: score(objective.averaged, *examples, classes=len(self.names)),
             self.names,
-            out=self.out,
+            out=out,
             epoch=self.training.preview_every,
-            save=self._save if save else None,
+            save=_save if model else None,
         )
         train(
             objective,
             batches,
             settings=self.training,
-            out=self.out,
-            config=self.config,
-            preview=judge,
-            num_workers=self.data.workers,
+            out=out,
+            config=config,
+            previews=[judge],
+            num_workers=data.workers,
         )
-        found = scores_of(self.out)
-        if save and main:
-            self._save(self.out / LAST, found[-1])
-        return found
+        lines = scores_of(out)
+        if main and model:
+            _save(out / LAST, lines[-1])
+        if main and (news := self.batches.bad.news()):
+            print(news)
+        return lines

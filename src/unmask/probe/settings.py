@@ -11,12 +11,15 @@ from typing import Annotated, Literal
 
 import tyro
 
+from unmask.data.augment import Augment
 from unmask.data.batches import check_batch_size
-from unmask.data.transform import Crop
+from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
 from unmask.train.settings import Training
+
+STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,22 @@ class Course:
             save_every=each,
             tracker=self.tracker,
         )
+
+    def transform(self, size: int, channels: int) -> Transform:
+        """Of training images."""
+        return Augment(
+            size=size,
+            crop=self.crop,
+            flip=self.flip,
+            channels=channels,
+            operations=self.operations,
+            magnitude=self.magnitude,
+            erase=self.erase,
+        )
+
+    def still_transform(self, size: int, channels: int) -> Transform:
+        """Of held-out images."""
+        return Transform(size=size, crop=STILL.get(self.crop, self.crop), channels=channels)
 
 
 PROBE = Course(crop="clipped", epochs=90, warmup_epochs=10, base_lr=0.1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmask.errors import InputError, did_you_mean
-from unmask.recipes import emigm, mar, maskgit, self_guidance
+from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe, Result
 from unmask.recipes.serial import read_yaml
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for family in (maskgit, self_guidance, mar, emigm)
+    for family in (maskgit, self_guidance, mage, mar, emigm)
     for recipe in family.RECIPES
 }
 

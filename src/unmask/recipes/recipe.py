@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unmask.decode import Plan
+from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
 from unmask.masking import AnyMasking, NormalMasking, TrainMasking
-from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.mage_network import MageNetwork
 from unmask.nn.networks import AnyNetwork
 from unmask.nn.sizes import token_space
+from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
 from unmask.train.settings import Training
 
@@ -51,8 +52,9 @@ class Recipe:
     """A tokenizer run or folder, or the name of a shipped or published one."""
     image_size: int
     """Pixels a side."""
-    crop: Literal["center", "random", "none"] = "center"
-    """How training images get square: ADM centre or random crop, or must be square already."""
+    crop: Literal["center", "random", "resized", "none"] = "center"
+    """How training images get square: ADM centre or random crop, crop of random area and shape, or
+    must be square already. What is random is encoded anew in every step, unless a cache is given."""
     flip: bool = True
     """Whether mirrored images are images too."""
     network: AnyNetwork
@@ -66,6 +68,8 @@ class Recipe:
     substitution: Substitution | None = None
     """Trains the self-guidance adapter alone, to repair replaced tokens; None trains the network
     to predict masked ones."""
+    contrastive: Contrastive | None = None
+    """Adds MAGE-C's loss between two views of each image."""
     plan: Plan = field(default_factory=Plan)
     """The default way to sample."""
     plans: tuple[NamedPlan, ...] = ()
@@ -78,7 +82,9 @@ class Recipe:
         for plan in (self.plan, *(named.plan for named in self.plans)):
             self._check_plan(plan)
         self._check_masking()
-        self._check_adapter()
+        if self.substitution is not None:
+            self._check_adapter()
+        self._check_contrastive()
         if self.training.label_dropout and not getattr(self.network, "has_null_class", False):
             raise InputError(
                 f"training.label_dropout={self.training.label_dropout} needs a network with a "
@@ -99,26 +105,16 @@ class Recipe:
         return plans[name]
 
     def _check_plan(self, plan: Plan) -> None:
-        network = type(self.network).__name__
         if plan.steps > self.network.length:
             raise InputError(
                 f"plan.steps={plan.steps} exceeds network.length={self.network.length} "
                 "tokens; use at most one step a token"
             )
-        of_codes = token_space(self.network)[0] == "codes"
-        if plan.order.needs_density and not of_codes:
-            raise InputError(
-                f"plan.order={type(plan.order).__name__} needs probabilities, which the diffusion "
-                f"head of {network} does not give; use RandomOrder or StaticOrder"
-            )
-        if isinstance(plan.draw, CategoricalDraw) != of_codes:
-            wanted = "CategoricalDraw" if of_codes else "DiffusionDraw"
-            raise InputError(
-                f"plan.draw={type(plan.draw).__name__} is not for the head of {network}; "
-                f"use {wanted}"
-            )
+        check_head(plan, codes=token_space(self.network)[0] == "codes")
         if "null" in plan.guidance.scales:
             self._check_null_class(plan)
+        if "self" in plan.guidance.scales:
+            self._check_adapter()
 
     def _check_masking(self) -> None:
         if not getattr(self.network, "drops", False):
@@ -138,11 +134,24 @@ class Recipe:
             )
 
     def _check_adapter(self) -> None:
-        wanted = "self" in self.plan.guidance.scales or self.substitution is not None
-        if wanted and getattr(self.network, "feedback", None) is None:
+        if getattr(self.network, "feedback", None) is None:
             raise InputError(
                 "self-guidance and training by substitution need a network with a feedback "
                 f"adapter, and this {type(self.network).__name__} has none; set network.feedback"
+            )
+
+    def _check_contrastive(self) -> None:
+        if self.contrastive is None:
+            return
+        if not isinstance(self.network, MageNetwork):
+            raise InputError(
+                f"contrastive is for the encoder of MAGE, and {type(self.network).__name__} has "
+                "no such part; leave it out"
+            )
+        if self.training.normalize != "global":
+            raise InputError(
+                f"training.normalize={self.training.normalize!r} masks every micro-batch on its "
+                "own, and contrastive needs two views with equal counts; set it to 'global'"
             )
 
     def _check_null_class(self, plan: Plan) -> None:

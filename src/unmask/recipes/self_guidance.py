@@ -12,6 +12,8 @@ from dataclasses import replace
 from unmask.decode import Plan
 from unmask.guidance import Guidance
 from unmask.nn.feedback import Feedback
+from unmask.nn.latent_network import LatentNetwork
+from unmask.nn.networks import AnyNetwork
 from unmask.objectives.substitution import Substitution
 from unmask.orders import Confidence
 from unmask.recipes import maskgit
@@ -33,13 +35,19 @@ def published_plan(temperature: float) -> Plan:
     )
 
 
+def with_adapter(network: AnyNetwork) -> AnyNetwork:
+    """The network and a feedback adapter of its sizes."""
+    assert not isinstance(network, LatentNetwork), "an adapter is for networks of codes"
+    return replace(network, feedback=Feedback())
+
+
 IMAGENET256 = replace(
     maskgit.UNLOCKMGM_IMAGENET256,
     name="selfguidance-imagenet256",
     summary="self-guidance on the original MaskGIT, ImageNet 256x256, 42 M parameters trained",
     crop="random",
     flip=False,
-    network=replace(maskgit.UNLOCKMGM_IMAGENET256.network, feedback=Feedback()),
+    network=with_adapter(maskgit.UNLOCKMGM_IMAGENET256.network),
     substitution=Substitution(proposal="double-softmax", fully_masked="mask"),
     training=Training(
         steps=50_000,
@@ -73,7 +81,7 @@ FASHION = replace(
     name="fashion-selfguidance",
     summary="self-guidance on the shipped fashion-maskgit, in minutes on two CPU cores",
     base="fashion-maskgit",
-    network=replace(maskgit.FASHION.network, feedback=Feedback()),
+    network=with_adapter(maskgit.FASHION.network),
     substitution=Substitution(),
     training=replace(maskgit.FASHION.training, steps=1000, lr=2e-3),
     plan=replace(maskgit.FASHION.plan, guidance=Guidance(weak="self", scale=2.0)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,13 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
+from unmask.nn.precision import full_precision
 
 NEVER = 1 << 30  # steps that a code counts as idle before its first use
-
-
-def _full_precision(device_type: str) -> AbstractContextManager:
-    available = torch.amp.is_autocast_available(device_type)  # not on the meta device
-    return torch.autocast(device_type, enabled=False) if available else nullcontext()
 
 
 class Quantized(NamedTuple):
@@ -101,7 +96,7 @@ class VectorQuantizer(nn.Module):
         Returns:
             ``(..., V)`` float32 (open-muse's ``get_soft_code``).
         """
-        with _full_precision(latents.device.type):
+        with full_precision(latents.device.type):
             table = self.table()
             z = latents.float()
             z = F.normalize(z, dim=-1) if self.l2_normalised else z
@@ -117,7 +112,7 @@ class VectorQuantizer(nn.Module):
         Returns:
             values and losses in float32.
         """
-        with _full_precision(latents.device.type):
+        with full_precision(latents.device.type):
             table = self.table()
             z = latents.float()
             z = F.normalize(z, dim=-1) if self.l2_normalised else z

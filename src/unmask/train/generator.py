@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-import torch
 from torch import nn
 
 from unmask.checkpoints.locate import EXPORT
@@ -17,12 +16,10 @@ from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.generation import generate
 from unmask.model import MaskedModel, initialize
 from unmask.nn.sizes import token_space
 from unmask.objectives.masked import MaskedObjective
 from unmask.objectives.substitution import SubstitutionObjective
-from unmask.pictures import sheet
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import MADE_FROM, to_dict
@@ -31,12 +28,11 @@ from unmask.train.base import load_base
 from unmask.train.loop import TrainResult, train
 from unmask.train.masked_batches import MaskedBatches
 from unmask.train.overfit import Verdict, overfit_one_batch
+from unmask.train.previews import OnlineScores, sample_sheet, usual_size
 from unmask.train.processes import launched
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
 from unmask.train.substitution_batches import SubstitutionBatches
-
-PREVIEW_IMAGES = 40
 
 
 def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer) -> None:
@@ -150,6 +146,7 @@ def train_generator(
     tokenizer: AnyTokenizer,
     *,
     out: Path,
+    held_out: ImageSource | None = None,
     num_workers: int = 0,
 ) -> TrainResult:
     """Train, continue or just finish a run, and export ``out/model`` for sampling.
@@ -159,20 +156,23 @@ def train_generator(
         cache: encoded images.
         tokenizer: that encoded them; draws the previews and goes into the export.
         out: the run folder.
+        held_out: real images that scores during the training compare with.
         num_workers: processes that prepare batches.
 
     Raises:
-        InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`.
+        InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`; scores wanted and
+            nothing to compare with.
     """
     check_fit(recipe, cache, tokenizer)
     task = make_task(recipe, tokenizer)
+    pipeline = Pipeline(recipe, task.model, tokenizer, cache.class_names)
     result = train(
         task.objective,
         make_batches(recipe, cache),
         settings=recipe.training,
         out=out,
         config=_config(recipe, cache, tokenizer, task),
-        preview=_sample_sheet(Pipeline(recipe, task.model, tokenizer, cache.class_names)),
+        previews=_previews(pipeline, cache, held_out),
         num_workers=num_workers,
     )
     if launched().is_main_process:
@@ -207,22 +207,21 @@ def _config(
     return {**to_dict(recipe), MADE_FROM: made_from}
 
 
-def _sample_sheet(pipeline: Pipeline) -> Preview:
-    """The same seeds every time, so that sheets can be compared."""
-    classes = pipeline.model.classes
-    labels = [i * classes // PREVIEW_IMAGES for i in range(PREVIEW_IMAGES)] if classes else None
-
-    def draw(folder: Path, step: int, averaged: bool) -> None:
-        """A :data:`Preview`."""
-        pipeline.tokenizer.to(next(pipeline.model.parameters()).device)
-        seeds = range(PREVIEW_IMAGES)
-        made = generate(pipeline, labels, seeds=seeds, batch_size=PREVIEW_IMAGES)
-        pixels = torch.cat([batch.pixels for batch in made])
-        kind = "ema" if averaged else "raw"
-        zoom = max(1, 64 // pixels.shape[-1])
-        sheet(pixels, 8, zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
-
-    return draw
+def _previews(
+    pipeline: Pipeline, cache: LatentCache, held_out: ImageSource | None
+) -> list[Preview]:
+    """What the training looks at now and then."""
+    training, usual = pipeline.recipe.training, usual_size(cache)
+    looks = [Preview(sample_sheet(pipeline, usual=usual), training.preview_every)]
+    if training.evaluate_every:
+        if held_out is None:
+            raise InputError(
+                f"training.evaluate_every={training.evaluate_every} compares with real images, "
+                "which a cache does not hold; give --data IMAGES too, or set it to 0"
+            )
+        scores = OnlineScores(pipeline, held_out, usual=usual)
+        looks.append(Preview(scores, training.evaluate_every, raw=False, shared=True))
+    return looks
 
 
 def export(

@@ -103,6 +103,28 @@ class RunLog:
             self.accelerator.log({**values, **timing}, step=step)
         self._say(step, values, timing["images_per_second"])
 
+    def note(self, step: int, figures: Mapping[str, float | str]) -> None:
+        """Add a line about the weights after ``step`` steps, and say it.
+
+        Args:
+            step: steps done.
+            figures: by name; trackers get the numbers, a "warning" is said on a line of its own.
+
+        Raises:
+            InputError: if the disk is full or refuses.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        numbers = {name: value for name, value in figures.items() if not isinstance(value, str)}
+        with durable.explained(self.path, "checkpoints are whole"):
+            self._append({"step": step, **figures})
+            self.accelerator.log(numbers, step=step)
+        said = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        for line in filter(None, (said, figures.get("warning"))):
+            self.console.print(
+                f"step {step}/{self.total}  {line}", markup=False, highlight=False, soft_wrap=True
+            )
+
     def _timing(self, step: int) -> dict[str, float]:
         now = time.monotonic()
         images = (step - self.marked_step) * self.batch_size

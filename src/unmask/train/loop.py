@@ -66,7 +66,7 @@ def train(
     settings: Training,
     out: Path,
     config: Mapping[str, object],
-    preview: Preview | None = None,
+    previews: Sequence[Preview] = (),
     num_workers: int = 0,
     accelerator: Accelerator | None = None,
 ) -> TrainResult:
@@ -79,7 +79,7 @@ def train(
         settings: optimiser, schedule, precision, frequencies.
         out: the run folder.
         config: resolved configuration, stored and compared when the run is continued; JSON values.
-        preview: draws a sample sheet, see :data:`unmask.train.run.Preview`.
+        previews: what looks at the weights now and then, such as sheets of samples.
         num_workers: processes that prepare batches; 0 prepares them in this one.
         accelerator: devices and trackers; by default what the launcher says, with TensorBoard.
 
@@ -110,7 +110,7 @@ def train(
             )
             run.after_step(step)
             run.meter.add(values)
-            keep_record(run, log, step + 1, preview)
+            keep_record(run, log, step + 1, previews)
     if trackers_are_ours:
         for tracker in accelerator.trackers:
             tracker.finish()
@@ -228,16 +228,20 @@ def due(done: int, every: int, total: int) -> bool:
     return done == total or (every > 0 and done % every == 0)
 
 
-def keep_record(run: Run, log: RunLog, done: int, preview: Preview | None) -> None:
-    """Log, save and draw samples where they are due after ``done`` steps."""
+def keep_record(run: Run, log: RunLog, done: int, previews: Sequence[Preview]) -> None:
+    """Log, save and look at the weights where that is due after ``done`` steps."""
     settings = run.settings
     log.advance(done)
     if due(done, settings.log_every, settings.steps):
         rate = learning_rate(settings, done - 1)
         log.write(done, {**finite_means(run, done), "lr": rate})
         run.meter.clear()
-    if preview and due(done, settings.preview_every, settings.steps):
-        run.preview(preview, done)  # before the save: a checkpoint's own preview is never missing
+    found: dict[str, float | str] = {}
+    for preview in previews:  # before the save: a checkpoint's own preview is never missing
+        if due(done, preview.every, settings.steps):
+            found |= run.preview(preview, done)
+    if found:
+        log.note(done, found)
     if due(done, settings.save_every, settings.steps):
         finite_means(run, done)
         run.save(done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,8 +21,24 @@ from unmask.train.run_folder import CHECKPOINTS
 from unmask.train.settings import Training
 from unmask.train.state import Checkpoint, latest, read_checkpoint, write_checkpoint
 
-Preview = Callable[[Path, int, bool], None]
+Figures = Mapping[str, float | str]
+"""What there is to say about the weights of a step; a "warning" is a sentence for a person."""
+
+Look = Callable[[Path, int, bool], Figures | None]
 """Called with the samples folder, the steps done, and whether averaged weights are in place."""
+
+
+class Preview(NamedTuple):
+    """A look at what the weights can do, now and then; the training goes on as without it."""
+
+    look: Look
+    """Its figures go to the log."""
+    every: int = 0
+    """Steps between two looks; there is always one at the end."""
+    raw: bool = True
+    """Whether raw weights are looked at too where there are averaged ones."""
+    shared: bool = False
+    """Whether all processes look, having shared the work; else the main one, while others wait."""
 
 
 class Objective(Protocol):
@@ -140,15 +156,22 @@ class Run:
         return checkpoint.step
 
     @torch.no_grad()
-    def preview(self, draw: Preview, step: int) -> None:
-        """Draw samples with averaged weights and with raw ones, on the main process."""
-        if self.accelerator.is_main_process:
+    def preview(self, preview: Preview, step: int) -> dict[str, float | str]:
+        """Look at averaged weights, and at raw ones where they are wanted or there are no others.
+
+        Returns:
+            What the looks found; nothing on processes that do not look.
+        """
+        found: dict[str, float | str] = {}
+        if preview.shared or self.accelerator.is_main_process:
             folder = self.out / "samples"
             folder.mkdir(parents=True, exist_ok=True)
             self.own.eval()
             if self.ema:
                 with self.ema.swapped_in():
-                    draw(folder, step, True)
-            draw(folder, step, False)
+                    found |= preview.look(folder, step, True) or {}
+            if preview.raw or not self.ema:
+                found = {**(preview.look(folder, step, False) or {}), **found}
             self.own.train()
         self.accelerator.wait_for_everyone()
+        return found

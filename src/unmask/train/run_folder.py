@@ -14,7 +14,15 @@ from unmask.train.state import latest
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS = "checkpoints"
-MAY_CHANGE = {"steps", "log_every", "preview_every", "save_every", "keep", "tracker"}
+EVALUATION = {"evaluate_every", "evaluate_images", "evaluate_classifier"}
+MAY_CHANGE = EVALUATION | {
+    "steps",
+    "log_every",
+    "preview_every",
+    "save_every",
+    "keep",
+    "tracker",
+}
 
 
 def plain_config(config: Mapping[str, object]) -> dict[str, object]:

@@ -77,6 +77,13 @@ class Training:
     """Steps between log lines."""
     preview_every: int = 0
     """Steps between sample sheets; 0 means only at the end."""
+    evaluate_every: int = 0
+    """Steps between scores of generated images beside real ones, which are also taken at the end;
+    0 means never. Of generators."""
+    evaluate_images: int = 2000
+    """Images that are scored, with guidance and without; scores of other numbers do not compare."""
+    evaluate_classifier: str | None = None
+    """Judge of their classes: "fashion", or a file of ``TrainedClassifier.save``."""
     save_every: int = 0
     """Steps between checkpoints; 0 means only the last step."""
     keep: int = 2
@@ -96,6 +103,11 @@ class Training:
         }.items():
             if value < 1:
                 raise InputError(f"training.{name}={value} must be at least 1")
+        if self.evaluate_every and self.evaluate_images < 2:
+            raise InputError(
+                f"training.evaluate_images={self.evaluate_images} must be at least 2; 2000 is a "
+                "fair start"
+            )
         for name in ("label_smoothing", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"training.{name}={getattr(self, name)} must lie in [0, 1)")

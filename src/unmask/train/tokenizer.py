@@ -30,7 +30,7 @@ from unmask.tokenizers.image_tokenizer import filled
 from unmask.tokenizers.objective import TokenizerObjective
 from unmask.train.loop import TrainResult, train
 from unmask.train.processes import launched
-from unmask.train.run import Preview
+from unmask.train.run import Look, Preview
 from unmask.train.state import latest, read_checkpoint
 
 PREVIEW_IMAGES = 16
@@ -97,7 +97,7 @@ def train_tokenizer(
         settings=recipe.training,
         out=out,
         config={**to_dict(recipe), MADE_FROM: {"data": source.name, "images": len(source)}},
-        preview=_reconstruction_sheet(tokenizer, examples),
+        previews=[Preview(_reconstruction_sheet(tokenizer, examples), recipe.training.preview_every)],
         num_workers=num_workers,
     )
     if state.is_main_process:
@@ -126,11 +126,11 @@ def _readable(source: ImageSource, row: int) -> Image.Image | None:
         return None  # counted and named when its turn in the training comes
 
 
-def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Preview:
+def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Look:
     """Originals above their reconstructions."""
 
     def draw(folder: Path, step: int, averaged: bool) -> None:
-        """A :data:`Preview`."""
+        """A :data:`Look`."""
         device = next(tokenizer.parameters()).device
         made = tokenizer.reconstruct(examples.to(device)).cpu()
         pairs = torch.stack([examples, made]).flatten(0, 1)

@@ -102,8 +102,9 @@ def sample(case: Case) -> dict[str, Tensor]:
     )
     found = trajectory(case, plan, replayed(case, rule, steps))
     executed = len(found["cfg_iter"])
-    case.leave("in_cfg_interval")  # as cfg_iter says
-    return found | {"p_transfer": rule.reveal_probability(steps)[:executed]}
+    active = found["cfg_iter"] != 1  # every ramp is above 0 once a token is known
+    chances = rule.reveal_probability(steps)[:executed]
+    return found | {"p_transfer": chances, "in_cfg_interval": active}
 
 
 def tables(case: Case) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from golden import Case
+from handlers.mage import check_mask_rates, check_pretrain_groups, check_remask_counts
 from torch import Tensor, nn
 
 from unmask.checkpoints.names import to_own, to_source
@@ -21,7 +22,8 @@ from unmask.probe.encoder import Encoder, EncoderSizes, Pool, resize_positions
 from unmask.probe.lars import LARS
 from unmask.probe.layer_decay import layer_decay_groups
 from unmask.probe.mixing import MixPlan, mix, mix_targets, soft_targets
-from unmask.probe.objective import ClassifierObjective, LabelledBatch
+from unmask.probe.objective import ClassifierObjective
+from unmask.recipes import RECIPES
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.loop import optimise_step
@@ -92,7 +94,7 @@ def probe_head_steps(case: Case) -> dict[str, Tensor]:
         rates.append(rate(epoch))
         values = optimise_step(
             objective,
-            [LabelledBatch(part, truth)],
+            [(part, truth)],
             optimizer=optimizer,
             settings=Training(steps=1, lr=rates[-1], schedule="constant"),
             step=0,
@@ -205,6 +207,9 @@ def check_crops(case: Case) -> None:
 def schedules(case: Case) -> dict[str, Tensor]:
     check_rates(case)
     check_crops(case)
+    check_mask_rates(case.spec)
+    check_remask_counts(case.spec)
+    case.leave("sincos_*")  # the fixed table that MAGE keeps in its files and never uses
     outputs: dict[str, Tensor] = {}
     grids = {int(n.removeprefix("pos_embed_grid")): n for n in case.names("pos_embed_grid*")}
     largest = max(grids)
@@ -219,6 +224,10 @@ def param_groups(case: Case) -> dict[str, Tensor]:
     spec = case.spec
     for name in (n for n in spec if re.fullmatch(r"finetune_vit_[a-z]+", n)):
         check_groups(spec[name], spec["layer_decay"], spec["weight_decay"])
+    for name in (n for n in spec if n.startswith("pretrain_")):
+        size = name.removeprefix("pretrain_vit_")
+        with torch.device("meta"):
+            check_pretrain_groups(spec[name], RECIPES[f"mage-{size}"].network.build())
     return {}
 
 

@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 from toy_system import toy_tokenizer
 
 from unmask.draws import keyed_generator
+from unmask.model import MaskedModel
 from unmask.nn.block import PreNormBlock
 from unmask.nn.categorical import LinearHead
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.mage_embed import NORM_EPS, MageEmbed
 from unmask.nn.trunk import Blocks
-from unmask.model import MaskedModel
-from unmask.probe.classifier import Saved, TokenClassifier, build_head, save_classifier
+from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, initialize_encoder
-from unmask.probe.subject import Subject
+from unmask.probe.subject import Subject, save_classifier
 
 SIZES = EncoderSizes(
     codes=16, width=24, depth=2, heads=2, feed_forward=48, positions=20, grid=(4, 4)
@@ -33,19 +32,16 @@ def toy_encoder(pool: str = "mean", sizes: EncoderSizes = SIZES) -> Encoder:
     return encoder.eval()
 
 
-def toy_subject(pool: str = "mean") -> Subject:
-    return Subject(name="toy", encoder=toy_encoder(pool), tokenizer=toy_tokenizer())
-
-
-def toy_classifier(classes: int = 2) -> Saved:
-    """A fine-tuned one."""
-    head = build_head(SIZES.width, classes, normed=False)
-    model = TokenClassifier(toy_encoder(), head)
-    return Saved(model=model, tokenizer=toy_tokenizer(), class_names=("dark", "light"))
+def toy_subject(pool: str = "mean", classes: int = 0) -> Subject:
+    """With a head if there are classes."""
+    head = build_head(SIZES.width, classes, normed=False) if classes else None
+    model = TokenClassifier(toy_encoder(pool), head)
+    return Subject(name="toy", model=model, tokenizer=toy_tokenizer())
 
 
 def save_toy(folder: Path, classes: int = 2) -> Path:
-    save_classifier(toy_classifier(classes), folder)
+    """A fine-tuned one on disk."""
+    save_classifier(toy_subject(classes=classes), folder, {})
     return folder
 
 

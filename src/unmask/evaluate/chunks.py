@@ -1,0 +1,169 @@
+"""Features of sets of images in a folder, chunk by chunk, by any number of processes.
+
+A chunk is a fixed range of a set's images, measured in fixed batches, and a file that is whole or
+not there. Who computes it, and when, leaves no trace; and one process folds the chunks into scores
+in their order. So many processes give the numbers of one, and a killed evaluation goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from unmask.errors import InputError
+from unmask.evaluate.evaluation import Measured, limited
+from unmask.evaluate.image_sets import ImageBatch
+from unmask.train.durable import explained, replace_file
+
+SETTINGS = "settings.json"
+BATCHES = 4  # in a chunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberedSet:
+    """Images at numbered positions, some of which may turn out unreadable."""
+
+    name: str
+    """Of the set's files."""
+    between: Callable[[int, int], Iterable[Tensor | ImageBatch]]
+    """Batches of the images at positions ``[start, stop)``; start is a multiple of a chunk."""
+    positions: int
+    """How many there are."""
+    wanted: int | None = None
+    """Images at most; None means all."""
+    skipped: list[str] = field(default_factory=list)
+    """Unreadable images so far; ``between`` adds to it."""
+
+
+class Chunks:
+    """A folder of measured chunks.
+
+    Args:
+        folder: new, or of the same evaluation; None keeps nothing.
+        settings: everything that decides a feature.
+        batch_size: images a batch.
+        measure: features of batches.
+
+    Raises:
+        InputError: when the folder holds another evaluation, naming what differs, or other files.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        settings: Mapping[str, str],
+        *,
+        batch_size: int,
+        measure: Callable[[Iterable[Tensor | ImageBatch]], Iterator[Measured]],
+    ) -> None:
+        self.folder, self.size, self.measure = folder, BATCHES * batch_size, measure
+        self.on_images: Callable[[int], None] = lambda count: None
+        """Called with the number of images whenever some are measured."""
+        if folder is not None:
+            with explained(folder, "nothing was measured"):
+                _claim(folder, dict(settings))
+
+    def missing(
+        self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1
+    ) -> list[tuple[NumberedSet, int]]:
+        """Set and number of the chunks that are process ``rank``'s to compute."""
+        every = [
+            (images, number)
+            for images in sets
+            for number in range(-(-min(images.positions, _wanted(images)) // self.size))
+        ]
+        if self.folder is None:
+            return every
+        return [chunk for chunk in every[rank::processes] if not self._file(*chunk).exists()]
+
+    def compute(self, chunks: Iterable[tuple[NumberedSet, int]]) -> None:
+        """Measure chunks into the folder.
+
+        Raises:
+            InputError: for images that cannot be measured, or a disk that refuses.
+        """
+        for images, number in chunks:
+            self._write(images, number)
+
+    def read(self, images: NumberedSet) -> Iterator[Measured]:
+        """A whole set in order; what is not in the folder is measured now."""
+        return limited(self._all(images), images.wanted)
+
+    def _all(self, images: NumberedSet) -> Iterator[Measured]:
+        if self.folder is None:
+            yield from self._measured(images, 0, images.positions)
+            return
+        # Past the wanted number of positions where some images could not be read.
+        for number in range(-(-images.positions // self.size)):
+            if not self._file(images, number).exists():
+                self._write(images, number)
+            yield from _load(self._file(images, number), images.skipped)
+
+    def _measured(self, images: NumberedSet, start: int, stop: int) -> Iterator[Measured]:
+        for found in self.measure(images.between(start, min(stop, images.positions))):
+            self.on_images(len(found.pooled))
+            yield found
+
+    def _file(self, images: NumberedSet, number: int) -> Path:
+        assert self.folder is not None, "there are no files without a folder"
+        return self.folder / f"{images.name.replace(' ', '-')}-{number:05d}.safetensors"
+
+    def _write(self, images: NumberedSet, number: int) -> None:
+        before = len(images.skipped)
+        start = number * self.size
+        batches = list(self._measured(images, start, start + self.size))
+        columns = dict(zip(Measured._fields, zip(*batches, strict=True), strict=False))
+        tensors = {name: torch.cat(c) for name, c in columns.items() if c[0] is not None}
+        facts = {
+            "batches": json.dumps([len(batch.pooled) for batch in batches]),
+            "skipped": json.dumps(images.skipped[before:]),
+        }
+        file = self._file(images, number)
+        with explained(file, "finished chunks are whole"):
+            replace_file(file, save(tensors, facts))
+
+
+def _wanted(images: NumberedSet) -> int:
+    return images.positions if images.wanted is None else images.wanted
+
+
+def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:
+    try:
+        with safe_open(file, framework="pt") as held:
+            facts = held.metadata()
+            columns = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{file} is damaged: {error}; delete it and start again") from None
+    skipped += [name for name in json.loads(facts["skipped"]) if name not in skipped]
+    start = 0
+    for count in json.loads(facts["batches"]):
+        yield Measured(**{name: column[start : start + count] for name, column in columns.items()})
+        start += count
+
+
+def _claim(folder: Path, settings: dict[str, str]) -> None:
+    """Make the folder this evaluation's, or refuse it."""
+    file = folder / SETTINGS
+    if not file.exists():
+        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise InputError(f"{folder} holds other files; give a new or empty folder (--work)")
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(settings, indent=1).encode())
+        return
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError:
+        raise InputError(f"{file} is damaged; give a new folder (--work)") from None
+    for name in [*settings, *found]:
+        if found.get(name) != settings.get(name):
+            raise InputError(
+                f"{folder} holds features of another evaluation: {name} was {found.get(name)!r} "
+                f"and is {settings.get(name)!r} now; give a new folder (--work)"
+            )

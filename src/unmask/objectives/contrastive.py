@@ -1,0 +1,157 @@
+"""MAGE-C: masked prediction, and features that tell images apart (arXiv 2211.09117, section 3.3).
+
+Two views of an image should have like features, those of other images unlike ones: InfoNCE on the
+mean of what the encoder says, behind a small network that is thrown away afterwards. Certain from
+the paper: the weight 0.1, mean pooling, two layers, views by crop and mirror alone. Its code was
+never published; what else had to be chosen is an option of :class:`Contrastive`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.errors import InputError
+from unmask.model import MaskedModel
+from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.positions import take
+from unmask.objectives.masked import LocatedBatch, MaskedObjective
+from unmask.types import Canvas, Hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrastive:
+    """How views are told apart."""
+
+    weight: float = 0.1
+    """lambda, beside the masked loss of both views (paper)."""
+    temperature: float = 0.2
+    """tau; from memory of the paper, to be checked."""
+    hidden: int = 2048
+    """Width between the two layers, which the paper leaves open; GELU, no norm."""
+    outputs: int = 256
+    """Width of the compared vectors, likewise."""
+    pool: Literal["image", "all"] = "image"
+    """Whether the mean is over the image positions that the encoder sees, masks among them, or
+    over the class slot too; likewise."""
+    negatives: Literal["other", "both"] = "other"
+    """Whether an image is compared with the other view of all images, or with all views but itself
+    (SimCLR); likewise."""
+
+    def __post_init__(self) -> None:
+        """Reject numbers that no loss has."""
+        if not (self.weight >= 0 and self.temperature > 0):
+            raise InputError(
+                f"contrastive.weight={self.weight} must be at least 0 and "
+                f"contrastive.temperature={self.temperature} above 0"
+            )
+        for name in ("hidden", "outputs"):
+            if getattr(self, name) < 1:
+                raise InputError(f"contrastive.{name}={getattr(self, name)} must be at least 1")
+
+
+def info_nce(
+    first: Tensor,
+    second: Tensor,
+    temperature: float,
+    *,
+    negatives: Literal["other", "both"] = "other",
+) -> Tensor:
+    """Mean over both views of -log(exp(z z+ / tau) / sum over candidates of exp(z z' / tau)).
+
+    Args:
+        first: ``(B, E)`` unit vectors.
+        second: ``(B, E)`` of the other views, in the same order.
+        temperature: tau.
+        negatives: see :class:`Contrastive`.
+
+    Returns:
+        A scalar.
+    """
+    one, two = torch.cat([first, second]), torch.cat([second, first])  # (2 B, E)
+    size = len(first)
+    own = torch.arange(2 * size, device=one.device)
+    logits = one @ torch.cat([first, second]).T / temperature  # (2 B, 2 B)
+    if negatives == "both":
+        return F.cross_entropy(logits.fill_diagonal_(-torch.inf), own.roll(size))
+    logits = torch.cat([logits[:size, size:], logits[size:, :size]])  # (2 B, B), the other view
+    return F.cross_entropy(logits, own % size)
+
+
+def of_all_processes(features: Tensor) -> Tensor:
+    """``(n, E)`` of every process, by rank; gradients flow to this process's own alone."""
+    if not dist.is_initialized():
+        return features
+    parts = [torch.empty_like(features) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, features.detach().contiguous())
+    parts[dist.get_rank()] = features
+    return torch.cat(parts)
+
+
+class ContrastiveObjective(MaskedObjective):
+    """The masked loss of both views, plus ``weight`` times InfoNCE between them.
+
+    Negatives are the images of the whole batch, over all processes, or of one micro-batch of it
+    where gradients are accumulated.
+
+    Args:
+        model: with an encoder of its own (MAGE).
+        options: see :class:`Contrastive`.
+        generator: initial weights of the two layers.
+        parts: micro-batches a step.
+        label_smoothing: see :class:`MaskedObjective`.
+    """
+
+    def __init__(
+        self,
+        model: MaskedModel,
+        options: Contrastive,
+        *,
+        generator: torch.Generator,
+        parts: int = 1,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(model, label_smoothing=label_smoothing)
+        assert isinstance(model.trunk, EncoderDecoder), "features are those of an encoder"
+        self.options, self.parts = options, parts
+        width = model.trunk.join.in_features
+        self.project = nn.Sequential(
+            nn.Linear(width, options.hidden), nn.GELU(), nn.Linear(options.hidden, options.outputs)
+        )
+        for layer in (self.project[0], self.project[2]):
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def losses(self, model: MaskedModel, located: LocatedBatch) -> dict[str, Tensor]:
+        """See :meth:`MaskedObjective.losses`; rows i and b + i of 2 b are views of one image."""
+        examples, trunk = located.batch, model.trunk
+        assert isinstance(trunk, EncoderDecoder)
+        canvas = Canvas(examples.tokens, examples.masked, examples.kept)
+        x, prefix = model.embed(canvas, None)  # (2 b, P + L, D)
+        kept = trunk.kept(canvas)
+        encoded = trunk.encode(x if kept is None else take(x, kept), canvas.masked)
+        read = None if located.read is None else located.read + prefix
+        x = trunk.decode(encoded, kept, canvas.masked, read)
+        before = prefix if read is None else 0
+        masked = self.weigh(model, Hidden(x[:, :before], x[:, before:]), located)
+        contrast = self.contrast(encoded[:, prefix if self.options.pool == "image" else 0 :])
+        return {"loss": masked + contrast, "masked": masked, "contrast": contrast}
+
+    def contrast(self, encoded: Tensor) -> Tensor:
+        """``(2 b, N, D)`` to this process's share of the weighted InfoNCE.
+
+        Every process computes the loss of all, of which only its own features carry gradients: the
+        gradients of all processes add up to that of the whole, and so do the shares.
+        """
+        features = F.normalize(self.project(encoded.mean(1)).float(), dim=-1)  # (2 b, E)
+        first, second = map(of_all_processes, features.chunk(2))
+        options = self.options
+        loss = info_nce(first, second, options.temperature, negatives=options.negatives)
+        loss = loss * options.weight / self.parts
+        share = len(features) / (len(first) + len(second))
+        return loss - loss.detach() * (1 - share)

@@ -1,0 +1,145 @@
+"""MAGE (arXiv 2211.09117): the published systems, and a small one of this project."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unmask.counts import FixedCounts
+from unmask.decode import Plan
+from unmask.masking import NormalMasking
+from unmask.nn.mage_network import MageNetwork
+from unmask.objectives.contrastive import Contrastive
+from unmask.orders import Confidence
+from unmask.recipes.mar import epochs
+from unmask.recipes.recipe import NamedPlan, Recipe, Result
+from unmask.train.settings import Ema, Training
+
+README, PAPER = "LTH14/mage, README", "arXiv 2211.09117"
+MASKING = NormalMasking(mean=0.55, std=0.25, least=0.5, drop="least")
+
+# What was published; the script's own defaults are 400 epochs at a rate of 1.6e-2.
+TRAINING = Training(
+    steps=epochs(1600, 4096),
+    batch_size=4096,
+    lr=2.4e-3,
+    schedule="cosine",
+    warmup_steps=epochs(40, 4096),
+    betas=(0.9, 0.95),
+    weight_decay=0.05,
+    decay_only_matrices=True,
+    clip_grad_norm=3.0,
+    label_smoothing=0.1,
+    precision="fp16",
+    ema=None,
+    log_every=epochs(1, 4096),
+    save_every=epochs(40, 4096),
+    preview_every=epochs(40, 4096),
+)
+
+
+def plan(steps: int, temperature: float) -> Plan:
+    """Cosine counts, confidence with linearly falling noise."""
+    return Plan(
+        steps=steps,
+        counts=FixedCounts(least=1),
+        order=Confidence(temperature=temperature),
+    )
+
+
+def _result(metric: str, value: float, setting: str, source: str) -> Result:
+    return Result(metric=metric, value=value, setting=setting, source=source)
+
+
+BASE = Recipe(
+    name="mage-base",
+    summary="MAGE ViT-B, ImageNet 256x256, unconditional, 145 M parameters",
+    tokenizer="mage-vqgan",
+    image_size=256,
+    crop="resized",
+    network=MageNetwork(
+        codes=1024, width=768, depth=12, heads=12,
+        decoder_width=768, decoder_depth=8, decoder_heads=16, length=256, position_rows=257,
+    ),
+    masking=MASKING,
+    training=TRAINING,
+    plan=plan(20, 6.0),
+    plans=(NamedPlan(name="script", plan=plan(12, 4.5)),),  # its script's defaults
+    results=(
+        _result("FID-50k", 11.1, "published weights", README),
+        _result("IS", 81.2, "published weights", README),
+        _result("linear probe top-1", 74.7, "mean pooling", README),
+        _result("fine-tune top-1", 82.5, "100 epochs", README),
+        _result("FID-50k", 8.67, "weaker augmentation; weights not released", PAPER),
+        _result("IS", 94.8, "weaker augmentation; weights not released", PAPER),
+    ),
+)  # fmt: skip
+
+LARGE = replace(
+    BASE,
+    name="mage-large",
+    summary="MAGE ViT-L, ImageNet 256x256, unconditional, 408 M parameters",
+    network=replace(BASE.network, width=1024, depth=24, heads=16, decoder_width=1024),
+    results=(
+        _result("FID-50k", 9.10, "published weights", README),
+        _result("IS", 105.1, "published weights", README),
+        _result("linear probe top-1", 78.9, "mean pooling", README),
+        _result("fine-tune top-1", 83.9, "50 epochs", README),
+        _result("FID-50k", 7.04, "weaker augmentation; weights not released", PAPER),
+        _result("IS", 123.5, "weaker augmentation; weights not released", PAPER),
+    ),
+)
+
+C_BASE = replace(
+    BASE,
+    name="mage-c-base",
+    summary="MAGE-C ViT-B: MAGE with a contrastive loss between two crops",
+    contrastive=Contrastive(),
+    results=(_result("linear probe top-1", 78.2, "", PAPER),),
+)
+
+C_LARGE = replace(
+    LARGE,
+    name="mage-c-large",
+    summary="MAGE-C ViT-L: MAGE with a contrastive loss between two crops",
+    training=replace(
+        TRAINING,
+        steps=epochs(1600, 2048),
+        batch_size=2048,
+        lr=1.2e-3,
+        warmup_steps=epochs(40, 2048),
+    ),
+    contrastive=Contrastive(),
+    results=(_result("linear probe top-1", 80.9, "", PAPER),),
+)
+
+FASHION = Recipe(
+    name="fashion-mage",
+    summary="Fashion-MNIST 28x28 without labels, minutes on two CPU cores",
+    tokenizer="fashion-vq",
+    image_size=28,
+    crop="none",
+    flip=False,
+    network=MageNetwork(
+        codes=256, width=128, depth=5, heads=4,
+        decoder_width=128, decoder_depth=3, decoder_heads=4, length=49, dropout=0.0,
+    ),
+    masking=MASKING,
+    training=Training(
+        steps=6000,
+        batch_size=64,
+        lr=1.5e-3,
+        schedule="cosine",
+        warmup_steps=200,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        decay_only_matrices=True,
+        clip_grad_norm=3.0,
+        ema=Ema(decay=0.999, warmup="inverse"),
+        log_every=50,
+        preview_every=1000,
+        save_every=1000,
+    ),
+    plan=plan(12, 4.5),
+)  # fmt: skip
+
+RECIPES: tuple[Recipe, ...] = (FASHION, BASE, LARGE, C_BASE, C_LARGE)

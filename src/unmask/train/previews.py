@@ -1,0 +1,151 @@
+"""What the training of a generator looks at now and then: sheets of samples, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+
+from unmask.data.cache import LatentCache
+from unmask.data.source import ImageSource
+from unmask.data.transform import Transform
+from unmask.decode import Plan
+from unmask.divergence import divergence
+from unmask.errors import InputError
+from unmask.evaluate.classifier import TrainedClassifier, load_classifier, load_fashion_classifier
+from unmask.evaluate.evaluation import EvaluationOptions, Tally, measure_statistics, measured
+from unmask.evaluate.features import EfficientNetLite0
+from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.judgement import Judgement, real_batches
+from unmask.evaluate.reference import ReferenceStatistics
+from unmask.generation import generate
+from unmask.guidance import Guidance
+from unmask.pictures import sheet, to_uint8
+from unmask.pipeline import Pipeline
+from unmask.train.processes import launched
+from unmask.train.run import Figures, Look
+
+SHEET_IMAGES = 40
+SIZE_IMAGES = 256  # that tell how large the data's latents are
+
+
+def usual_size(cache: LatentCache) -> float:
+    """Root mean square of the data's latents, told by some of them; 1 for codes."""
+    if cache.kind == "codes":
+        return 1.0
+    rows = torch.arange(0, len(cache), -(-len(cache) // SIZE_IMAGES))
+    noise = torch.zeros(len(rows), cache.length, cache.channels)
+    return cache.latents(rows, torch.zeros_like(rows), noise).square().mean().sqrt().item()
+
+
+def sample_sheet(pipeline: Pipeline, *, usual: float) -> Look:
+    """Draws the same seeds every time, so that sheets can be compared.
+
+    Args:
+        pipeline: around the network in training.
+        usual: see :func:`unmask.divergence.divergence`, which is asked about the samples.
+    """
+    classes = pipeline.model.classes
+    labels = [i * classes // SHEET_IMAGES for i in range(SHEET_IMAGES)] if classes else None
+
+    def draw(folder: Path, step: int, averaged: bool) -> Figures:
+        """A :data:`Look`."""
+        pipeline.tokenizer.to(next(pipeline.model.parameters()).device)
+        seeds = range(SHEET_IMAGES)
+        (made,) = generate(pipeline, labels, seeds=seeds, batch_size=SHEET_IMAGES)
+        kind = "ema" if averaged else "raw"
+        zoom = max(1, 64 // made.pixels.shape[-1])
+        sheet(made.pixels, 8, zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
+        warning = divergence(made.tokens, pipeline.plan.draw, usual=usual)
+        return {"warning": warning} if warning else {}
+
+    return draw
+
+
+class OnlineScores:
+    """Scores the weights as they are beside held-out images, as ``unmask eval`` would; a ``Look``.
+
+    Figures are eval/fd, eval/is and, with a classifier, eval/accuracy without guidance, and the
+    same with "_guided" behind where the plan guides (MAR's and eMIGM's online evaluation). Each
+    process generates and measures its share; image k has seed k and class k modulo the classes.
+
+    Args:
+        pipeline: around the network in training; its recipe tells how much is scored.
+        held_out: real images to compare with.
+        usual: see :func:`unmask.divergence.divergence`.
+
+    Raises:
+        InputError: too few images, or a classifier of other images.
+    """
+
+    def __init__(self, pipeline: Pipeline, held_out: ImageSource, *, usual: float) -> None:
+        if len(held_out) < 2:
+            raise InputError(f"{held_out.name} holds {len(held_out)} image; scores need at least 2")
+        recipe, self.plans = pipeline.recipe, {"": replace(pipeline.plan, guidance=Guidance())}
+        if pipeline.plan.guidance.scales:
+            self.plans["_guided"] = pipeline.plan
+        self.pipeline, self.held_out, self.usual = pipeline, held_out, usual
+        self.count = recipe.training.evaluate_images
+        self.transform = Transform(
+            size=recipe.image_size, crop=recipe.crop, channels=pipeline.tokenizer.image_channels
+        )
+        self.classifier = self._classifier(recipe.training.evaluate_classifier)
+
+    def _classifier(self, name: str | None) -> TrainedClassifier | None:
+        if name is None:
+            return None
+        found = load_fashion_classifier() if name == "fashion" else load_classifier(name)
+        size, classes = self.transform.size, self.pipeline.model.classes
+        found.logits(torch.zeros(1, self.transform.channels, size, size, dtype=torch.uint8))
+        if found.classes != classes:
+            raise InputError(
+                f"the classifier {found.name!r} knows {found.classes} classes and the network "
+                f"{classes}; leave out training.evaluate_classifier or give another"
+            )
+        return found
+
+    @cached_property
+    def extractor(self) -> EfficientNetLite0:
+        """The feature network, on this process's device."""
+        return EfficientNetLite0(resize=Judgement().resize, device=launched().device)
+
+    @cached_property
+    def reference(self) -> ReferenceStatistics:
+        """What the real images look like to it."""
+        real = real_batches(self.held_out, self.transform, count=self.count)
+        return measure_statistics(real, self.extractor, source=self.held_out.name)
+
+    def __call__(self, folder: Path, step: int, averaged: bool) -> Figures:
+        """Generate, measure, meet the other processes; the main one has the figures."""
+        figures: dict[str, float | str] = {}
+        for kind, plan in self.plans.items():
+            found = measured(self._share(plan, figures), self.extractor, self.classifier)
+            own = [part._replace(spatial=None) for part in found]
+            every = chain(*gather_object([own]))
+            if launched().is_main_process:
+                tally = Tally.of(every, split=EvaluationOptions().inception_split)
+                accuracy = tally.accuracy()
+                figures[f"eval/fd{kind}"] = tally.statistics("generated").fid(self.reference)
+                figures[f"eval/is{kind}"] = tally.score.value()
+                if accuracy is not None:
+                    figures[f"eval/accuracy{kind}"] = accuracy
+        return figures if launched().is_main_process else {}
+
+    def _share(self, plan: Plan, figures: dict[str, float | str]) -> Iterator[ImageBatch]:
+        """This process's part of the images; a warning about it goes into the figures."""
+        state, classes = launched(), self.pipeline.model.classes
+        ends = [self.count * (state.process_index + i) // state.num_processes for i in (0, 1)]
+        seeds = range(*ends)
+        self.pipeline.tokenizer.to(state.device)
+        labels = [seed % classes for seed in seeds] if classes else None
+        size = Judgement().batch_size
+        for made in generate(self.pipeline, labels, seeds=seeds, plan=plan, batch_size=size):
+            warning = divergence(made.tokens, plan.draw, usual=self.usual)
+            figures |= {"warning": warning} if warning else {}
+            found = None if made.class_labels is None else made.class_labels.cpu()
+            yield ImageBatch(to_uint8(made.pixels).cpu(), found)

@@ -1,0 +1,149 @@
+"""Whoever measures a chunk, and when, the numbers are those of one process that did it all."""
+
+import pytest
+import torch
+
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.chunks import Chunks, NumberedSet
+from unmask.evaluate.evaluation import EvaluationOptions, Tally, compare, measured
+from unmask.evaluate.features import Features
+from unmask.evaluate.image_sets import ImageBatch
+
+BATCH = 3  # so 12 images a chunk
+
+
+class Sums:
+    """Features whose rounding depends on the batch they are computed in."""
+
+    name, identity, width = "sums", "sums, no weights", 4
+
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, images):
+        self.images += len(images)
+        x = images[:, 0, :2, :2].flatten(1).float() / 7 + images.float().mean() * 1e-6
+        return Features(x, x.softmax(1), torch.cat([x, x.sin()], 1))
+
+
+def numbered(name="generated", count=40, bad=(), wanted=None):
+    """A set of which some positions cannot be read."""
+    shape = (count, 1, 5, 5)
+    x = torch.randint(0, 256, shape, generator=keyed_generator(0, name), dtype=torch.uint8)
+    skipped = []
+
+    def between(start, stop):
+        for first in range(start, stop, BATCH):
+            rows = range(first, min(first + BATCH, stop))
+            skipped.extend(str(row) for row in rows if row in bad)
+            yield ImageBatch(x[[row for row in rows if row not in bad]])
+
+    return NumberedSet(name=name, between=between, positions=count, wanted=wanted, skipped=skipped)
+
+
+def sets():
+    return [
+        numbered(),
+        numbered("real floor", 50, wanted=40),
+        numbered("reference", 60, {0, 4, 13, 14, 15, 30}, wanted=45),
+    ]
+
+
+def opened(folder, extractor=None, **settings):
+    extractor = extractor or Sums()
+    settings = {"images": "a", **settings}
+    return Chunks(
+        folder, settings, batch_size=BATCH, measure=lambda batches: measured(batches, extractor)
+    )
+
+
+def report_of(chunks, images):
+    generated, floor, reference = images
+    return compare(
+        [chunks.read(generated)],
+        chunks.read(reference),
+        {"real floor": chunks.read(floor)},
+        extractor=Sums(),
+        shape=(1, 5, 5),
+        options=EvaluationOptions(),
+    )
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return report_of(opened(None), sets())
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_any_number_of_processes_gives_the_same_bits(tmp_path, expected, processes):
+    for rank in reversed(range(processes)):
+        chunks, own = opened(tmp_path), sets()
+        chunks.compute(chunks.missing(own, rank=rank, processes=processes))
+    folding = Sums()
+    images = sets()
+    assert report_of(opened(tmp_path, folding), images) == expected
+    assert images[2].skipped == ["0", "4", "13", "14", "15", "30"]
+    # Past the wanted number of positions, where unreadable images left too few.
+    assert folding.images == 12
+
+
+def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(tmp_path, expected):
+    class Stops(Sums):
+        def __call__(self, images):
+            if self.images > 50:
+                raise KeyboardInterrupt
+            return super().__call__(images)
+
+    first = opened(tmp_path, Stops())
+    with pytest.raises(KeyboardInterrupt):
+        first.compute(first.missing(sets()))
+    whole = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
+    assert len(whole) == 5  # 40 + 12 images
+    again = opened(tmp_path)
+    again.compute(again.missing(sets()))
+    assert report_of(again, sets()) == expected
+    assert whole.items() <= {f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir()}.items()
+    assert not again.missing(sets())
+
+
+def test_limits_and_statistics_of_a_set(tmp_path):
+    images = numbered("reference", 60, {0, 4}, wanted=45)
+    found = Tally.of(opened(tmp_path).read(images))
+    assert found.count == 45
+    statistics = found.statistics("reference")
+    assert (statistics.images, len(statistics.pooled.mean), len(statistics.spatial.mean)) == (
+        45,
+        4,
+        8,
+    )
+
+
+def test_a_chunk_of_unreadable_images_alone(tmp_path):
+    images = numbered("reference", 30, set(range(12, 24)))
+    assert Tally.of(opened(tmp_path).read(images)).count == 18
+
+
+def test_the_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path):
+    opened(tmp_path / "work", seeds="0 to 9", network="n")
+    with pytest.raises(InputError, match="seeds was '0 to 9' and is '5 to 14' now"):
+        opened(tmp_path / "work", seeds="5 to 14", network="n")
+    with pytest.raises(InputError, match="network was 'n' and is None now"):
+        opened(tmp_path / "work", seeds="0 to 9")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "kept.txt").write_text("kept")
+    with pytest.raises(InputError, match="holds other files"):
+        opened(tmp_path / "used")
+    assert [p.name for p in (tmp_path / "used").iterdir()] == ["kept.txt"]
+
+
+def test_damaged_files_are_named(tmp_path):
+    chunks, images = opened(tmp_path), numbered()
+    chunks.compute(chunks.missing([images]))
+    file = tmp_path / "generated-00001.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"generated-00001\.safetensors is damaged"):
+        list(chunks.read(images))
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(InputError, match=r"settings\.json is damaged"):
+        opened(tmp_path)

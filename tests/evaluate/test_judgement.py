@@ -1,0 +1,213 @@
+"""The same scores on several networks, against several kinds of references."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy_system import toy_pipeline, write_images
+
+from unmask.data.source import open_source
+from unmask.data.transform import Transform
+from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.evaluate.evaluation import measure_statistics
+from unmask.evaluate.features import EfficientNetLite0, Features, UserFeatures, load_features
+from unmask.evaluate.frechet import frechet_distance
+from unmask.evaluate.image_sets import write_npz
+from unmask.evaluate.judgement import (
+    Judgement,
+    RealImages,
+    Subject,
+    generated_batches,
+    judge,
+    real_batches,
+)
+from unmask.evaluate.reference import write_statistics
+
+COUNT = 18
+MODULE = """
+import torch
+from torch import nn
+
+def rows(images):
+    assert images.dtype == torch.float32 and images.shape[1] == 3 and images.max() <= 1
+    return images.mean((1, 3))
+
+rows.name = "row means"
+
+class Shift(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images):
+        return images.mean((2, 3)) + self.by
+
+shift = Shift()
+number = 3
+def flat(images):
+    return images.mean()
+"""
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_images(folder / "train", 36)
+    write_images(folder / "val", 24)
+    transform = Transform(size=16, channels=3)
+    return RealImages(open_source(folder), open_source(folder, split="val"), transform)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    name = "features_of_a_test"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return name
+
+
+class Narrow:
+    """The network that stands for others, without its import."""
+
+    name, identity, width = "narrow", "narrow", 16
+
+    def __call__(self, images):
+        return Features(images.float().expand(-1, 3, -1, -1).mean((1, 3)) / 255)
+
+
+def images(count=COUNT):
+    generator = keyed_generator(0, "images")
+    return torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+
+
+def of_file(tmp_path, judgement, x=None):
+    write_npz(tmp_path / "made.npz", [images() if x is None else x])
+    return Subject.of_files(tmp_path / "made.npz", judgement)
+
+
+def test_every_score_on_the_network_of_the_package(tmp_path, real):
+    judgement = Judgement(count=COUNT, resize=32)
+    row = judge(of_file(tmp_path, judgement), real, judgement=judgement).rows[0]
+    found = EfficientNetLite0(resize=32)(images())
+    assert found.spatial.shape == (COUNT, 2 * 2 * 7)
+    assert None not in (row.fd, row.sfd, row.inception_score, row.precision, row.recall)
+    reference = measure_statistics(
+        real_batches(real.held_out, real.transform, count=COUNT),
+        EfficientNetLite0(resize=32),
+        source="held out",
+    )
+    own = measure_statistics([images()], EfficientNetLite0(resize=32), source="made")
+    assert row.sfd == pytest.approx(own.sfid(reference), rel=1e-6)
+
+
+def test_features_of_a_user(tmp_path, real, module):
+    judgement = Judgement(count=COUNT, features=f"{module}:rows")
+    report = judge(of_file(tmp_path, judgement), real, judgement=judgement)
+    rows = images().double().mean((1, 3)) / 255
+    others = torch.cat([b.images for b in real_batches(real[1], real[2], count=COUNT)])
+    others = others.double().mean((1, 3)) / 255
+    gap = (rows.mean(0) - others.mean(0)).square().sum().item()
+    assert report.rows[0].fd > gap > 0
+    assert (report.rows[0].sfd, report.rows[0].inception_score) == (None, None)
+    assert report.rows[0].precision is not None
+    assert report.identity == "row means, of unknown weights, its own resize"
+    assert "not FID: the network is not the published Inception" in report.table()
+
+
+def test_the_identity_of_a_module_follows_its_weights(module):
+    one = load_features(f"{module}:shift", size=(8, 8))
+    assert one.width == 3
+    other = type(sys.modules[module].shift)()
+    same = UserFeatures(other, f"{module}:shift", size=(8, 8))
+    assert same.identity == one.identity
+    nn.init.constant_(other.by, 3.0)
+    assert UserFeatures(other, f"{module}:shift", size=(8, 8)).identity != one.identity
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [
+        ("absent", "no attribute 'absent'; give importable module:attribute"),
+        ("number", "is a int; give something to call"),
+        ("flat", r"must make floats \(2, F\)"),
+    ],
+)
+def test_features_that_are_none(module, attribute, message):
+    with pytest.raises(InputError, match=message):
+        load_features(f"{module}:{attribute}", size=(8, 8))
+    with pytest.raises(InputError, match="No module named"):
+        load_features("no_such_module:x", size=(8, 8))
+
+
+@pytest.mark.parametrize("kind", ["statistics", "images", "both"])
+def test_a_reference_instead_of_data(tmp_path, module, kind):
+    path = tmp_path / "reference.npz"
+    judgement = Judgement(count=COUNT, features=f"{module}:rows", reference=path)
+    found = measure_statistics([images(30)], Narrow(), source="x").pooled
+    moved = {"mu": found.mean.numpy() + 1, "sigma": found.covariance.numpy()}
+    pixels = {"arr_0": images(30).permute(0, 2, 3, 1).numpy()}
+    np.savez(
+        path, **(moved if kind != "images" else {}), **(pixels if kind != "statistics" else {})
+    )
+    report = judge(of_file(tmp_path, judgement), judgement=judgement)
+    assert report.statistics == str(path)
+    own = measure_statistics([images()], Narrow(), source="made").pooled
+    mean = found.mean + (kind != "images")
+    wanted = frechet_distance(own.mean, own.covariance, mean, found.covariance)
+    assert report.rows[0].fd == pytest.approx(wanted, rel=1e-6)
+    assert (report.rows[0].precision is None) == (kind == "statistics")
+    assert report.reference_images == (0 if kind == "statistics" else 30)
+
+
+def test_what_does_not_fit_is_refused_before_an_image_is_made(tmp_path, real):
+    def untouched(start, stop):
+        raise AssertionError("an image was generated")
+
+    def refused(message, **options):
+        judgement = Judgement(count=COUNT, **{"resize": 32, **options})
+        subject = of_file(tmp_path, judgement)
+        subject = replace(subject, sets=[replace(subject.sets[0], between=untouched)])
+        with pytest.raises(InputError, match=message):
+            judge(subject, judgement=judgement)
+
+    refused("nothing to compare with")
+    write_npz(tmp_path / "large.npz", [torch.zeros(5, 3, 20, 20, dtype=torch.uint8)])
+    refused(r"large\.npz' has images of shape \(3, 20, 20\)", reference=tmp_path / "large.npz")
+    narrow = measure_statistics([images()], Narrow(), source="narrow")
+    write_statistics(tmp_path / "narrow.npz", narrow)
+    refused("mu is of width 16, the extractor gives 1280", reference=tmp_path / "narrow.npz")
+    with pytest.raises(InputError, match="give one network"):
+        Judgement(features="a:b", inception=tmp_path)
+    with pytest.raises(InputError, match="repeats=2 needs a model"):
+        of_file(tmp_path, Judgement(repeats=2))
+
+
+def test_repeats_are_sets_of_later_seeds(real, module):
+    pipeline, features = toy_pipeline(), f"{module}:rows"
+    judgement = Judgement(count=COUNT, features=features, repeats=3, seed=5)
+    subject = Subject.of_pipeline(pipeline, judgement, pipeline.plan)
+    report = judge(subject, real, judgement=judgement)
+    alone = Judgement(count=COUNT, features=features, seed=5 + 2 * COUNT)
+    last = judge(Subject.of_pipeline(pipeline, alone, pipeline.plan), real, judgement=alone)
+    assert report.repeats[2] == last.rows[0]
+    found = torch.tensor([row.fd for row in report.repeats], dtype=torch.float64)
+    assert len(found.unique()) == 3
+    assert report.rows[0].fd == pytest.approx(found.mean().item())
+    assert report.rows[0].spread["fd"] == pytest.approx(found.std().item())
+    assert report.seeds == f"5 to {4 + 3 * COUNT}"
+    assert report.rows[1:] == last.rows[1:]
+    assert f"{found.mean():.3f} ± {found.std():.3f}" in report.table()
+
+
+def test_a_range_of_samples_is_that_of_the_whole():
+    pipeline, judgement = toy_pipeline(), Judgement(count=20, batch_size=4)
+    whole = list(generated_batches(pipeline, judgement))
+    parts = list(generated_batches(pipeline, judgement, 8, 16))
+    for one, other in zip(whole[2:4], parts, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
