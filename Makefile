@@ -22,7 +22,7 @@ lint: $(READY)  ## style and types
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dcae]'
 	touch $@
 
 clean:  ## everything that the targets above made

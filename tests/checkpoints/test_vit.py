@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.checkpoints.mage import split_tokenizer
 from unmask.checkpoints.names import to_source
 from unmask.checkpoints.store import check_state
-from unmask.checkpoints.vit import split_tokenizer, table_of, translate_vit
+from unmask.checkpoints.vit import table_of, translate_vit
 from unmask.errors import InputError
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes
@@ -67,7 +68,7 @@ def toy_file(fixtures: Path, folder: Path, without: str) -> Path:
 def test_a_file_of_the_project_is_opened(
     fixtures: Path, tmp_path: Path, without: str, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unmask.checkpoints.vit.HEAD_WIDTH", 12)  # the toy's; published heads: 64
+    monkeypatch.setattr("unmask.checkpoints.mage.HEAD_WIDTH", 12)  # the toy's; published heads: 64
     subject = open_subject(toy_file(fixtures, tmp_path, without), pool=pool)
     golden = load_file(fixtures / "mage" / "probe_features.io.safetensors")
     ids = subject.tokenizer.encode(golden["images"])

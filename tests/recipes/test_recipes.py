@@ -13,13 +13,15 @@ from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.guidance import Guidance
+from unmask.masking import BernoulliMasking, NormalMasking, TrainMasking
 from unmask.model import initialize
 from unmask.nn.latent_network import LatentNetwork
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.objectives.masked import MaskedObjective, locate
+from unmask.orders import RandomOrder
 from unmask.pipeline import Pipeline
 from unmask.recipes import RECIPES, get
-from unmask.recipes.recipe import Recipe
+from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.recipes.serial import from_dict, read_yaml, to_dict, write_yaml
 from unmask.types import MaskedBatch
 
@@ -158,6 +160,26 @@ def test_unknown_names_get_the_likely_one() -> None:
         get("absent.yaml")
 
 
+def test_epochs_of_imagenet_as_steps() -> None:
+    training = MAR.training
+    assert (training.steps, training.warmup_steps, training.lr) == (500_000, 62_500, 8e-4)
+    small = get("emigm-small-512").training
+    assert (small.steps, small.warmup_steps, small.lr) == (1_000_800, 125_100, 4e-4)
+
+
+def test_published_plans_by_name() -> None:
+    assert MAR.plan.steps == 256
+    assert MAR.named_plan("quick").steps == 64
+    assert MAR.named_plan("unguided").draw.temperature == 0.95
+    recipe = get("emigm-base-256")
+    assert recipe.named_plan("128-steps").guidance.interval == (0.05, 0.4)
+    with pytest.raises(InputError, match="emigm-base-256 has no plan '128'; did you mean"):
+        recipe.named_plan("128")
+    with pytest.raises(InputError, match="fashion-maskgit has no plan 'quick'; it has only its d"):
+        get("fashion-maskgit").named_plan("quick")
+
+
+MAR = get("mar-base")
 NO_NULL = PostNormNetwork(
     codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3
 )
@@ -186,6 +208,30 @@ NO_NULL = PostNormNetwork(
             UNCONDITIONAL,
             {"plan": Plan(steps=4, guidance=Guidance(scale=3.0))},
             ("plan.guidance.scale=3.0", "training.label_dropout"),
+        ),
+        (MAR, {"plan": Plan()}, ("plan.order=Confidence", "diffusion head")),
+        (MAR, {"plan": Plan(order=RandomOrder())}, ("plan.draw=CategoricalDraw", "diffusion head")),
+        (TOY, {"plan": replace(MAR.plan, steps=4)}, ("plan.draw=DiffusionDraw", "head of codes")),
+        (MAR, {"plan": replace(MAR.plan, steps=257)}, ("plan.steps=257", "network.length=256")),
+        (
+            MAR,
+            {"plans": (NamedPlan(name="a", plan=replace(MAR.plan, steps=300)),)},
+            ("plan.steps=300", "network.length=256"),
+        ),
+        (
+            MAR,
+            {"masking": TrainMasking()},
+            ("masking.shared=False of TrainMasking", "encoder of LatentNetwork"),
+        ),
+        (
+            MAR,
+            {"masking": BernoulliMasking(shared=False)},
+            ("masking.shared=False of BernoulliMasking", "network.drops"),
+        ),
+        (
+            MAR,
+            {"masking": NormalMasking(mean=1.0, least=0.5, drop="least")},
+            ("masking.drop='least'", "encoder of LatentNetwork"),
         ),
     ],
 )

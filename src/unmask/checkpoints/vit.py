@@ -11,38 +11,35 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.mage import split_tokenizer
-from unmask.checkpoints.names import Table, drop, rename, rename_layer, to_own
+from unmask.checkpoints import mage
+from unmask.checkpoints.names import Rule, Table, drop, rename_layer, to_own
 from unmask.checkpoints.store import load_state, widen
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
+from unmask.nn.mage_embed import CLASS_ROWS
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
-HEAD_WIDTH = 64  # of every published size; shapes do not tell the number of heads
-SPECIAL_ROWS = 1001  # of the token table: class rows and the mask
-BLOCK, OWN_BLOCK = "blocks.{i}", "encoder.blocks.{i}"
+PLACES = {"embed.": "encoder.embed.", "trunk.encoder.": "encoder.blocks."}
+DEAD = ("cls_token", "pos_embed", "patch_embed.*", "token_emb.position_ids")
 
 
 def table_of(pool: Pool) -> Table:
-    """The rules of one variant: its last norm has another name, and another place."""
-    embed = "encoder.embed"
-    return (
-        rename("token_emb.word_embeddings.weight", f"{embed}.tokens.weight"),
-        rename("token_emb.position_embeddings.weight", f"{embed}.positions.weight"),
-        *rename_layer("token_emb.LayerNorm", f"{embed}.norm"),
-        *rename_layer(f"{BLOCK}.norm1", f"{OWN_BLOCK}.attention_norm"),
-        *rename_layer(f"{BLOCK}.attn.qkv", f"{OWN_BLOCK}.attention.qkv"),
-        *rename_layer(f"{BLOCK}.attn.proj", f"{OWN_BLOCK}.attention.out"),
-        *rename_layer(f"{BLOCK}.norm2", f"{OWN_BLOCK}.feed_forward_norm"),
-        *rename_layer(f"{BLOCK}.mlp.fc1", f"{OWN_BLOCK}.feed_forward.expand"),
-        *rename_layer(f"{BLOCK}.mlp.fc2", f"{OWN_BLOCK}.feed_forward.contract"),
-        *rename_layer("fc_norm" if pool == "mean" else "norm", "encoder.norm"),
-        *rename_layer("head", "head"),
-        *map(drop, ("cls_token", "pos_embed", "patch_embed.*", "token_emb.position_ids")),
-    )
+    """MAGE's own rules for its encoder at our places, and the head.
+
+    The last norm has another name in each variant.
+    """
+    kept = [
+        Rule(rule.source, (name.replace(there, here, 1),))
+        for rule in mage.TABLE
+        for name in rule.own[:1]
+        for there, here in PLACES.items()
+        if name.startswith(there)
+    ]
+    norm = rename_layer("fc_norm" if pool == "mean" else "norm", "encoder.norm")
+    return (*kept, *norm, *rename_layer("head", "head"), *map(drop, DEAD))
 
 
 def sizes_of(
@@ -65,10 +62,10 @@ def sizes_of(
     """
     rows, width = shape_of(own, "encoder.embed.tokens.weight", origin)
     return EncoderSizes(
-        codes=rows - SPECIAL_ROWS,
+        codes=rows - CLASS_ROWS - 1,
         width=width,
-        depth=count_of(own, f"{OWN_BLOCK}.attention.qkv.weight"),
-        heads=heads or width // HEAD_WIDTH,
+        depth=count_of(own, "encoder.blocks.{i}.attention.qkv.weight"),
+        heads=heads or width // mage.HEAD_WIDTH,
         feed_forward=shape_of(own, "encoder.blocks.0.feed_forward.expand.weight", origin)[0],
         positions=shape_of(own, "encoder.embed.positions.weight", origin)[0] - 1,
         grid=grid,
@@ -103,7 +100,7 @@ def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier,
     Raises:
         InputError: when it is no such file, or does not fill its networks exactly.
     """
-    vit, vqgan = split_tokenizer(state)
+    vit, vqgan = mage.split_tokenizer(state)
     pool, sizes, own = translate_vit(vit, origin)
     network, tokens = translate(vqgan, {}, origin)
     with torch.device("meta"):

@@ -43,7 +43,7 @@ class Arguments:
     data: Path | None = None
     """Images: a folder, WebDataset tars, IDX files or Parquet; encoded once, into OUT-cache."""
     cache: Path | None = None
-    """A cache made by unmask cache build, instead of --data."""
+    """A cache made by unmask cache build; --data is then only for --training.evaluate-every."""
     overfit_one_batch: bool = False
     """Only check that the run can learn: fit one batch by heart and say whether it did."""
     workers: int = 0
@@ -54,6 +54,9 @@ def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse_with_recipe(Arguments, words, command="train", known=RECIPES, find=get)
     tokenizer = load_any_tokenizer(arguments.recipe.tokenizer)
+    held_out = None
+    if arguments.recipe.training.evaluate_every and arguments.data is not None:
+        held_out = open_source(arguments.data, split="val")
     cache = _open_cache(arguments, tokenizer)
     check_fit(arguments.recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
@@ -62,7 +65,12 @@ def main(words: Sequence[str]) -> None:
             raise SystemExit(1)
         return
     result = train_generator(
-        arguments.recipe, cache, tokenizer, out=arguments.out, num_workers=arguments.workers
+        arguments.recipe,
+        cache,
+        tokenizer,
+        out=arguments.out,
+        held_out=held_out,
+        num_workers=arguments.workers,
     )
     if launched().is_main_process:
         Console().print(

@@ -13,9 +13,10 @@ from golden import Case
 from handlers.mage import check_mask_rates, check_pretrain_groups, check_remask_counts
 from torch import Tensor, nn
 
+from unmask.checkpoints.mage import split_tokenizer
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
-from unmask.checkpoints.vit import sizes_of, split_tokenizer, table_of
+from unmask.checkpoints.vit import sizes_of, table_of
 from unmask.data.resized_crop import clipped_box
 from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, resize_positions
