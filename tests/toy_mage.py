@@ -11,11 +11,7 @@ from toy_system import toy_tokenizer
 
 from unmask.draws import keyed_generator
 from unmask.model import MaskedModel
-from unmask.nn.block import PreNormBlock
-from unmask.nn.categorical import LinearHead
-from unmask.nn.encoder_decoder import EncoderDecoder
-from unmask.nn.mage_embed import NORM_EPS, MageEmbed
-from unmask.nn.trunk import Blocks
+from unmask.nn.mage_network import MageNetwork
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, initialize_encoder
 from unmask.probe.subject import Subject, save_classifier
@@ -47,17 +43,8 @@ def save_toy(folder: Path, classes: int = 2) -> Path:
 
 def toy_generator() -> MaskedModel:
     """MAGE's two halves, with weights of torch's own choice."""
-    halves = [
-        Blocks(
-            PreNormBlock(24, 2, feed_forward=48, qkv_bias=True, norm_eps=NORM_EPS) for _ in range(2)
-        )
-        for _ in range(2)
-    ]
-    trunk = EncoderDecoder(
-        *halves, widths=(24, 24), length=16, prefix=1, drops=False, mask_token=None, tail=False
-    )
-    embed = MageEmbed(16, 24, length=16, dropout=0.1)
-    return MaskedModel(embed, trunk, LinearHead(16, 24), length=16, grid=(4, 4), classes=0)
+    sizes = {"codes": 16, "width": 24, "depth": 2, "heads": 2, "length": 16}
+    return MageNetwork(**sizes, decoder_width=12, decoder_depth=1, decoder_heads=2).build()
 
 
 def write_labelled(root: Path, train: int = 48, val: int = 24) -> Path:

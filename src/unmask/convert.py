@@ -14,9 +14,10 @@ from unmask.checkpoints.store import load_state
 from unmask.nn.networks import AnyNetwork
 from unmask.nn.sizes import token_space
 from unmask.pipeline import Pipeline
-from unmask.recipes import emigm, mar, maskgit, self_guidance
+from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.published import tokenizer_of
 
 PRESETS: dict[str, tuple[Recipe, ...]] = {
     "maskgit-pytorch": (maskgit.PYTORCH_IMAGENET256, maskgit.PYTORCH_FFHQ256),
@@ -27,6 +28,7 @@ PRESETS: dict[str, tuple[Recipe, ...]] = {
         self_guidance.IMAGENET512,
     ),
     "maskgit-jax": (maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
+    "mage": (mage.BASE, mage.LARGE),
     "mar": mar.RECIPES,
     "emigm": emigm.RECIPES,
 }
@@ -49,7 +51,8 @@ def convert(
         heads: attention heads, where a maskgit-pytorch run has lost its config.
         classes: N of a flax file.
         tokenizer: folder, run, shipped or published name, or downloaded file of the tokenizer to
-            put in; None leaves the system without pixels.
+            put in; None takes the one in the same file (MAGE), else leaves the system without
+            pixels.
 
     Returns:
         The system, and what was read.
@@ -60,9 +63,11 @@ def convert(
     decoder = None if tokenizer is None else load_any_tokenizer(tokenizer)
     found = load_foreign(source, kind, heads=heads, classes=classes)
     recipe = matching_recipe(found)
+    if decoder is None and found.tokenizer:
+        decoder = tokenizer_of(found.tokenizer, {}, found.details["file"])
     if decoder is not None:
         side = math.isqrt(found.network.length) * decoder.stride
-        recipe = replace(recipe, tokenizer=str(tokenizer), image_size=side)
+        recipe = replace(recipe, tokenizer=str(tokenizer or recipe.tokenizer), image_size=side)
     with torch.device("meta"):
         model = found.network.build()
     load_state(model, found.state, found.details["file"])

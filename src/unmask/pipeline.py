@@ -14,12 +14,12 @@ from torch import Tensor
 from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, save_weights
 from unmask.data.classes import class_index
-from unmask.decode import Plan
+from unmask.decode import AnyDraw, Plan
 from unmask.errors import InputError
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
-from unmask.nn.diffusion import DiffusionDraw
+from unmask.nn.diffusion import DiffusionDraw, Solver
 from unmask.nn.sizes import token_space
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
@@ -238,11 +238,13 @@ def adjusted(
     temperature: float | None = None,
     top_k: int | None = None,
     softmax_temperature: float | None = None,
+    solver: Solver | None = None,
+    respacing: str | None = None,
 ) -> Plan:
     """A plan with some of its numbers replaced; None keeps the plan's own.
 
     Raises:
-        InputError: a choice temperature for an order that has none, or a value out of range.
+        InputError: an option that the order or the head does not have, or a value out of range.
     """
     if steps is not None:
         plan = replace(plan, steps=steps)
@@ -261,7 +263,18 @@ def adjusted(
         if softmax_temperature is not None:
             draw = replace(draw, temperature=softmax_temperature)
         plan = replace(plan, draw=draw)
+    if solver is not None or respacing is not None:
+        plan = replace(plan, draw=_in_steps(plan.draw, solver, respacing))
     return plan
+
+
+def _in_steps(draw: AnyDraw, solver: Solver | None, respacing: str | None) -> DiffusionDraw:
+    if not isinstance(draw, DiffusionDraw):
+        raise InputError(
+            "solver and respacing are of diffusion heads, and this plan draws codes; leave them out"
+        )
+    steps = draw.respacing if respacing is None else respacing
+    return replace(draw, solver=solver or draw.solver, respacing=steps)
 
 
 def _at_temperature(plan: Plan, temperature: float) -> Plan:

@@ -45,9 +45,8 @@ def test_no_two_rules_compete() -> None:
 
 
 def test_a_tied_vector_is_one_parameter_with_the_value_under_the_mask_token() -> None:
-    network = replace(get("emigm-small-256").network, width=(16, 16), heads=(2, 2), length=4)
-    small = replace(network, depth=(1, 1), head_width=8, head_depth=1, classes=3, channels=2)
-    model = small.build()
+    network = replace(get("emigm-small-256").network, width=16, decoder_width=16, length=4)
+    model = replace(network, depth=1, decoder_depth=1, head_width=8, classes=3).build()
     assert model.trunk.mask_token is model.embed.null
     state = to_source(model.state_dict(), TABLE)
     assert {"fake_latent", "mask_token"} <= state.keys()
@@ -63,4 +62,4 @@ def test_an_unknown_width_needs_the_number_of_heads(fixtures: Path) -> None:
     odd = own | {"trunk.encoder_norm.weight": torch.empty(760, device="meta")}
     with pytest.raises(InputError, match=r"width 760 .* \(448, 512, 768, 1024, 1280\); give the"):
         network_of(odd, origin="a")
-    assert network_of(own, heads=(6, 4), origin="a").heads == (6, 4)
+    assert network_of(own, heads=(6, 4), origin="a").decoder_heads == 4

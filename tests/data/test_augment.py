@@ -16,7 +16,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 
 Draw = Callable[[int, int, torch.Generator], Box]
-SHAPES = [(64, 48), (300, 20), (20, 300), (7, 7)]
+SHAPES = [(64, 48), (300, 20), (20, 300), (7, 7), (1, 1)]
 
 
 def photo(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:

@@ -57,8 +57,9 @@ def toy_version(recipe: Recipe) -> Recipe:
     """The same rules on a network that trains in a moment."""
     sizes = {"codes": 11, "width": 16, "depth": 2, "heads": 2, "length": 16}
     if isinstance(recipe.network, LatentNetwork):
-        pairs = {"width": (16, 16), "depth": (1, 1), "heads": (2, 2)}
-        sizes = {"channels": 4, "length": 16, "head_width": 16, "head_depth": 1, **pairs}
+        decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+        sizes = {"channels": 4, "head_width": 16, "head_depth": 1, **sizes, **decoder}
+        del sizes["codes"]
     if isinstance(recipe.network, PostNormNetwork):
         sizes["feed_forward"] = 24
     network = replace(recipe.network, **sizes, classes=min(recipe.network.classes, 3))

@@ -16,6 +16,7 @@ from unmask.nn.feedback import Feedback
 from unmask.nn.pre_norm import PreNormNetwork
 from unmask.objectives.substitution import Substitution, SubstitutionObjective
 from unmask.train.loop import train
+from unmask.train.masked_batches import MaskedBatches
 from unmask.train.settings import Ema, Training
 from unmask.train.state import latest, read_checkpoint
 from unmask.train.substitution_batches import SubstitutionBatches
@@ -52,15 +53,15 @@ def fine_tune(out: Path, normalize: str, accelerator: Accelerator) -> None:
     )
     model = NETWORK.build()
     initialize(model, keyed_generator("weights"))
-    batches = SubstitutionBatches(
+    masked = MaskedBatches(
         Codes(),
         TrainMasking(),
-        options=OPTIONS,
         training=settings,
         classes=4,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
+    batches = SubstitutionBatches(masked, OPTIONS)
     objective = SubstitutionObjective(model, OPTIONS, label_smoothing=0.1)
     train(objective, batches, settings=settings, out=out, config={}, accelerator=accelerator)
 

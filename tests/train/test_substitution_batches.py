@@ -8,21 +8,17 @@ from test_masked_batches import CLASSES, LENGTH, Codes
 
 from unmask.masking import TrainMasking
 from unmask.objectives.substitution import Substitution, SubstitutionBatch
+from unmask.train.masked_batches import MaskedBatches
 from unmask.train.settings import Training
 from unmask.train.substitution_batches import SubstitutionBatches
 
 
 def batches(*, rank: int = 0, world: int = 1, dynamic: bool = False, **options: object):
     training = Training(**{"steps": 100, "batch_size": 8, "seed": 3, **options})
-    return SubstitutionBatches(
-        Codes(),
-        TrainMasking(),
-        options=Substitution(dynamic=dynamic),
-        training=training,
-        classes=CLASSES,
-        rank=rank,
-        world=world,
+    masked = MaskedBatches(
+        Codes(), TrainMasking(), training=training, classes=CLASSES, rank=rank, world=world
     )
+    return SubstitutionBatches(masked, Substitution(dynamic=dynamic))
 
 
 def joined(parts: list[SubstitutionBatch]) -> dict[str, torch.Tensor]:

@@ -6,41 +6,44 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
 from torch import Tensor
 
-from unmask.checkpoints import mar, maskgit_jax, maskgit_pytorch, unlockmgm
+from unmask.checkpoints import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.checkpoints.names import Table, to_own
 from unmask.checkpoints.store import check_state, widen
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
 from unmask.nn.networks import AnyNetwork
 
-Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax", "mar", "emigm"]
+Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax", "mage", "mar", "emigm"]
 
 TABLES: dict[str, Table] = {
     "maskgit-pytorch": maskgit_pytorch.TABLE,
     "unlockmgm": unlockmgm.TABLE,
     "maskgit-jax": maskgit_jax.TABLE,
+    "mage": mage.TABLE,
     "mar": mar.TABLE,
     "emigm": mar.TABLE,
 }
-PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED, **mar.PUBLISHED}
+PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED, **mage.PUBLISHED, **mar.PUBLISHED}
 
 # A key that only this kind has.
 SIGNATURES = {
     "pos_emb": "maskgit-pytorch",
     "embed.word_embeddings.weight": "unlockmgm",
     "params/Embed_0/word_embeddings/embedding": "maskgit-jax",
+    "mlm_layer.fc.weight": "mage",
     "diffusion_pos_embed_learned": "mar",
 }
 # Patterns of other systems, the more telling first.
 OTHERS = {
     r"(model\.)?diffloss\.": "MAR or eMIGM",
-    r"token_emb\.word_embeddings\.": "MAGE",
+    r"token_emb\.word_embeddings\.": "a classifier of MAGE, which unmask probe takes as it is",
     r"params/(encoder|decoder|quantizer)/": "a MaskGIT tokenizer (JAX)",
     r"quantize\.embedding\.": "a VQGAN tokenizer",
     r"post_quant_conv\.": "an autoencoder",
@@ -56,7 +59,9 @@ class Foreign(NamedTuple):
     state: dict[str, Tensor]
     """By our names, float32, strictly filling the network."""
     details: dict[str, str]
-    """What was read: ``kind``, ``file``, and more as it applies."""
+    """What was read: ``kind``, ``file``, and ``unknown`` keys if any were left aside."""
+    tokenizer: Mapping[str, Tensor] = MappingProxyType({})
+    """Of the same file, by its own keys; empty where there is none."""
 
 
 class _Raw(NamedTuple):
@@ -70,16 +75,17 @@ class _Raw(NamedTuple):
 def load_foreign(
     path: Path, kind: Kind | None = None, *, heads: int | None = None, classes: int = 1000
 ) -> Foreign:
-    """Read a checkpoint of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAR or eMIGM.
+    """Read a checkpoint of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM.
 
     Args:
         path: a maskgit-pytorch run, one of its ``ckpt/step*`` folders or files (averaged weights
-            are preferred); a folder of UnlockMGM; a flax msgpack file; or a MAR or eMIGM
-            checkpoint (averaged weights too) or the folder of its ``checkpoint-last.pth``.
+            are preferred); a folder of UnlockMGM; a flax msgpack file; a MAGE or MAGE-C file; or
+            a MAR or eMIGM checkpoint (averaged weights too); or, of the last three, the folder of
+            ``checkpoint-last.pth``.
         kind: what it must be; None recognises it. An eMIGM whose mask token is not tied to the
             null class looks like MAR unless called "emigm".
-        heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml`` or a MAR or
-            eMIGM is of no published width.
+        heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml`` or a MAGE
+            (its encoder), MAR or eMIGM is of no published width.
         classes: N of a flax file, whose shapes do not tell codes from classes.
 
     Raises:
@@ -95,18 +101,32 @@ def load_foreign(
         found = "emigm"
     if kind is not None and found != kind:
         raise InputError(f"{raw.file} looks like {found}, not {kind}")
+    details = {"kind": found, "file": str(raw.file)}
+    tokenizer: dict[str, Tensor] = {}
+    if found == "mage":
+        raw, tokenizer, unknown = _mage_parts(raw)
+        details |= {"unknown": ", ".join(unknown)} if unknown else {}
     own = to_own(raw.state, TABLES[found], str(raw.file))
     state = {name: widen(tensor) for name, tensor in own.items()}
     if found in ("mar", "emigm"):
         state = mar.settle_tie(state)
         pair = None if heads is None else (heads, heads)
         network: AnyNetwork = mar.network_of(state, heads=pair, origin=str(raw.file))
+    elif found == "mage":
+        network = mage.network_of(state, str(raw.file), heads=heads)
     else:
         network = _network(found, raw, heads=heads, classes=classes)
     with torch.device("meta"):
         wanted = network.build().state_dict()
     check_state(wanted, state, str(raw.file))
-    return Foreign(network, state, {"kind": found, "file": str(raw.file)})
+    return Foreign(network, state, details, tokenizer)
+
+
+def _mage_parts(raw: _Raw) -> tuple[_Raw, dict[str, Tensor], list[str]]:
+    """Network, tokenizer, and the keys of neither, which MAGE-C's files may have."""
+    state, tokenizer = mage.split_tokenizer(raw.state)
+    unknown = mage.extra_keys(state)
+    return raw._replace(state={k: state[k] for k in state if k not in unknown}), tokenizer, unknown
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> str:
@@ -172,7 +192,7 @@ def _read_folder(folder: Path) -> _Raw:
                 return _read_file(step / name)
     raise InputError(
         f"{folder} holds neither ckpt/step*/model_ema.pt (maskgit-pytorch) nor "
-        "config.json with pytorch_model.bin (UnlockMGM) nor checkpoint-last.pth (MAR, eMIGM)"
+        "config.json with pytorch_model.bin (UnlockMGM) nor checkpoint-last.pth (MAGE, MAR, eMIGM)"
     )
 
 

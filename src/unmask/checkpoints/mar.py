@@ -101,34 +101,32 @@ def network_of(
     Raises:
         InputError: when parts are missing, or no published model has that width.
     """
-    width, depth = (
-        (count("encoder"), count("decoder"))
-        for count in (
-            lambda half: shape_of(own, f"trunk.{half}_norm.weight", origin)[0],
-            lambda half: count_of(own, f"trunk.{half}.{{i}}.attention.qkv.weight"),
-        )
-    )
+    width = shape_of(own, "trunk.encoder_norm.weight", origin)[0]
+    decoder_width = shape_of(own, "trunk.decoder_norm.weight", origin)[0]
     if heads is None:
-        if not all(w in HEADS for w in width):
+        if not {width, decoder_width} <= HEADS.keys():
             known = ", ".join(map(str, HEADS))
             raise InputError(
-                f"{origin}: shapes do not tell the attention heads, and its width {width[0]} is "
+                f"{origin}: shapes do not tell the attention heads, and its width {width} is "
                 f"none of the published ones ({known}); give the number of heads"
             )
-        heads = (HEADS[width[0]], HEADS[width[1]])
+        heads = (HEADS[width], HEADS[decoder_width])
     length = shape_of(own, "trunk.tail", origin)[1]
     hidden = shape_of(own, "trunk.encoder.0.feed_forward.expand.weight", origin)[0]
     return LatentNetwork(
         channels=shape_of(own, "embed.project.weight", origin)[1],
         width=width,
-        depth=depth,
-        heads=heads,
+        depth=count_of(own, "trunk.encoder.{i}.attention.qkv.weight"),
+        heads=heads[0],
+        decoder_width=decoder_width,
+        decoder_depth=count_of(own, "trunk.decoder.{i}.attention.qkv.weight"),
+        decoder_heads=heads[1],
         length=length,
         head_width=shape_of(own, "head.condition.weight", origin)[0],
         head_depth=count_of(own, f"{OWN_HEAD_BLOCK}.modulation.weight"),
         classes=shape_of(own, "embed.classes.weight", origin)[0],
         buffer=shape_of(own, "trunk.positions", origin)[1] - length,
-        mlp_ratio=hidden / width[0],
+        mlp_ratio=hidden / width,
         dropout=dropout,
         drops=drops,
         tied=is_tied(own),

@@ -24,27 +24,27 @@ from unmask.tokenizers.published import holds_tokenizer, load_published
 class Arguments:
     """Turn a published checkpoint into a folder of this library.
 
-    A model of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAR or eMIGM becomes a model
+    A model of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM becomes a model
     folder; a tokenizer of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a
     tokenizer folder. The source is only read. What it is, is seen from its keys.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A maskgit-pytorch run, checkpoint folder or file; an UnlockMGM folder; a flax file; a MAR or
-    eMIGM file; a tokenizer's file or folder, or the name of a published one."""
+    """A maskgit-pytorch run, checkpoint folder or file; an UnlockMGM folder; a flax file; a MAGE,
+    MAR or eMIGM file; a tokenizer's file or folder, or the name of a published one."""
     out: Annotated[Path, tyro.conf.Positional]
     """New folder, or an earlier conversion to replace."""
     kind: Kind | None = None
     """Refuse anything but this. An eMIGM with a mask token of its own must be named: it looks like
     MAR."""
     heads: int | None = None
-    """Attention heads, where a maskgit-pytorch run has lost its config-*.yaml, or a MAR or eMIGM
-    has another width than the published ones."""
+    """Attention heads, where a maskgit-pytorch run has lost its config-*.yaml, or a MAGE (its
+    encoder), MAR or eMIGM has another width than the published ones."""
     classes: int = 1000
     """Classes of a flax file, which its shapes do not tell."""
     tokenizer: str | None = None
     """Folder, run, shipped or published name, or downloaded file of the tokenizer to put in;
-    without one: tokens, no pixels."""
+    without one: the source's own (MAGE), else tokens, no pixels."""
     half: bool = False
     """Store float16, half the size."""
 
@@ -84,6 +84,8 @@ def _convert_model(arguments: Arguments) -> None:
     size = sum(p.numel() for p in pipeline.model.parameters())
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{details['kind']} weights of {details['file']}: {size:,} parameters")
+    if "unknown" in details:
+        console.print(f"left aside, of no part of the network: {details['unknown']}", markup=False)
     console.print(f"recipe {pipeline.recipe.name}, tokenizer {pipeline.recipe.tokenizer}")
     form = "" if pipeline.has_tokenizer else " --format tokens (no tokenizer was given)"
     console.print(f"next: unmask sample {arguments.out} --out samples{form}")

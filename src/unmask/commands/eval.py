@@ -97,5 +97,5 @@ def _subject(arguments: Arguments) -> tuple[Subject, Transform]:
         temperature=arguments.temperature,
     )
     subject = Subject.of_pipeline(pipeline, judgement, plan)
-    crop = pipeline.recipe.crop
+    crop = pipeline.recipe.still_crop
     return subject, Transform(size=subject.shape[2], crop=crop, channels=subject.shape[0])

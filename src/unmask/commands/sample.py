@@ -16,10 +16,12 @@ from rich.progress import Progress
 from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
 from unmask.decode import Plan
+from unmask.divergence import divergence
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, check_new_folder, write_folder, write_npz
 from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
+from unmask.nn.diffusion import Solver
 from unmask.orders import NAMED, named_order
 from unmask.pictures import sheet, to_pil, to_uint8, write_gif
 from unmask.pipeline import Pipeline, adjusted, load
@@ -54,6 +56,10 @@ class Arguments:
     """Of the token distribution itself."""
     top_k: int | None = None
     """Draw among the k likeliest codes only."""
+    solver: Solver | None = None
+    """Of a diffusion head, with --respacing."""
+    respacing: str | None = None
+    """Its steps: ddim25, 100 or a,b,c; of dpm-solver their number, as 14."""
     out: Path = Path("samples")
     """Folder for the results."""
     format: Literal["grid", "png", "folder", "npz", "tokens"] = "grid"
@@ -85,6 +91,8 @@ def plan_of(arguments: Arguments, plan: Plan) -> Plan:
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         softmax_temperature=arguments.softmax_temperature,
+        solver=arguments.solver,
+        respacing=arguments.respacing,
     )
 
 
@@ -130,7 +138,7 @@ def _run_tokens(
         pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    made = [batch.tokens.cpu() for batch in _with_bar(batches, len(seeds))]
+    made = [batch.tokens.cpu() for batch in _with_bar(batches, len(seeds), plan)]
     arrays = {"tokens": torch.cat(made).numpy(), "seeds": np.array(seeds)}
     if labels:
         arrays["labels"] = np.array(labels)
@@ -148,7 +156,7 @@ def _run_images(
     arguments.out.mkdir(parents=True, exist_ok=True)
     made = (
         (ImageBatch(to_uint8(b.pixels).cpu(), b.class_labels), b.seeds)
-        for b in _with_bar(batches, len(seeds))
+        for b in _with_bar(batches, len(seeds), plan)
     )
     if arguments.format == "npz":
         write_npz(arguments.out / "samples.npz", (batch for batch, _ in made))
@@ -166,14 +174,17 @@ def _run_images(
                 to_pil(image).save(arguments.out / name / f"{seed}.png")
 
 
-def _with_bar(batches: Iterator[B], total: int) -> Iterator[B]:
-    """The batches, with a bar where someone looks."""
-    console = Console(stderr=True)
+def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:
+    """The batches, with a bar where someone looks, and a word if they have diverged."""
+    console, warning = Console(stderr=True), None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("unmasking", total=total)
         for batch in batches:
             progress.advance(task, len(batch.seeds))
+            warning = warning or divergence(batch.tokens, plan.draw)
             yield batch
+    if warning:
+        console.print(warning, markup=False, highlight=False, soft_wrap=True)
 
 
 def _write_film(

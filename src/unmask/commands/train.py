@@ -20,11 +20,13 @@ from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.train.generator import (
+    AnyCache,
     check_fit,
     check_source,
     overfit_generator,
     train_generator,
 )
+from unmask.train.live_images import live_images
 from unmask.train.processes import launched, part
 from unmask.train.run_folder import check_place
 
@@ -41,7 +43,8 @@ class Arguments:
     out: Path
     """Run folder: checkpoints, samples, log.jsonl, tracker, and at the end model/."""
     data: Path | None = None
-    """Images: a folder, WebDataset tars, IDX files or Parquet; encoded once, into OUT-cache."""
+    """Images: a folder, WebDataset tars, IDX files or Parquet; encoded once, into OUT-cache,
+    or in every step where the recipe crops at random."""
     cache: Path | None = None
     """A cache made by unmask cache build; --data is then only for --training.evaluate-every."""
     overfit_one_batch: bool = False
@@ -80,7 +83,7 @@ def main(words: Sequence[str]) -> None:
     part()
 
 
-def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> LatentCache:
+def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
     if arguments.cache is not None:
         return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
     if arguments.data is None:
@@ -88,6 +91,8 @@ def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> LatentCache:
     source = open_source(arguments.data)
     check_source(arguments.recipe, source, tokenizer)
     check_place(arguments.out)
+    if arguments.recipe.encodes_each_step:
+        return live_images(arguments.recipe, source, tokenizer)
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
     folder = arguments.out.with_name(f"{arguments.out.name}-cache")
     state = launched()

@@ -51,7 +51,7 @@ def tried_box(width: int, height: int, generator: torch.Generator) -> Box:
 def _sides(pixels: int, generator: torch.Generator) -> tuple[int, int]:
     area = pixels * _uniform(*AREAS, generator)
     ratio = math.exp(_uniform(math.log(RATIOS[0]), math.log(RATIOS[1]), generator))
-    return round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+    return max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -41,6 +41,11 @@ class NumberedSet:
     skipped: list[str] = field(default_factory=list)
     """Unreadable images so far; ``between`` adds to it."""
 
+    @property
+    def expected(self) -> int:
+        """Positions that give the wanted images if all are readable."""
+        return self.positions if self.wanted is None else min(self.positions, self.wanted)
+
 
 class Chunks:
     """A folder of measured chunks.
@@ -73,14 +78,12 @@ class Chunks:
     def missing(
         self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1
     ) -> list[tuple[NumberedSet, int]]:
-        """Set and number of the chunks that are process ``rank``'s to compute."""
+        """Set and number of the chunks that process ``rank`` still has to compute."""
         every = [
             (images, number)
             for images in sets
-            for number in range(-(-min(images.positions, _wanted(images)) // self.size))
+            for number in range(-(-images.expected // self.size))
         ]
-        if self.folder is None:
-            return every
         return [chunk for chunk in every[rank::processes] if not self._file(*chunk).exists()]
 
     def compute(self, chunks: Iterable[tuple[NumberedSet, int]]) -> None:
@@ -128,10 +131,6 @@ class Chunks:
         file = self._file(images, number)
         with explained(file, "finished chunks are whole"):
             replace_file(file, save(tensors, facts))
-
-
-def _wanted(images: NumberedSet) -> int:
-    return images.positions if images.wanted is None else images.wanted
 
 
 def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:

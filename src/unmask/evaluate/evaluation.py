@@ -97,7 +97,8 @@ def limited(found: Iterable[Measured], limit: int | None) -> Iterator[Measured]:
     """The first ``limit`` images, the last batch cut; None means all."""
     for batch in found:
         if limit is not None and len(batch.pooled) >= limit:
-            yield Measured(*(None if t is None else t[:limit] for t in batch))  # type: ignore[arg-type]
+            held = {name: t for name, t in batch._asdict().items() if t is not None}
+            yield Measured(**{name: t[:limit] for name, t in held.items()})
             return
         limit = None if limit is None else limit - len(batch.pooled)
         yield batch

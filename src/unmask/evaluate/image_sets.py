@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -30,19 +30,6 @@ class ImageBatch(NamedTuple):
     """``(B, C, H, W)`` uint8."""
     labels: Tensor | None = None
     """``(B,)`` int64."""
-
-
-class ImageSet(Protocol):
-    """A set with images at numbered positions, which can be read several times."""
-
-    skipped: list[str]
-    """Files that could not be read, each with its reason."""
-
-    def __len__(self) -> int:
-        """Positions; those of unreadable files hold no image."""
-
-    def between(self, start: int, stop: int) -> Iterator[ImageBatch]:
-        """Batches of the images at positions ``[start, stop)``, in order."""
 
 
 def as_batches(source: Iterable[Tensor | ImageBatch]) -> Iterator[ImageBatch]:

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-from torch import Tensor
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.data.build_cache import source_hash
-from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.decode import Plan
-from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.chunks import Chunks, NumberedSet
 from unmask.evaluate.classifier import (
@@ -41,17 +28,18 @@ from unmask.evaluate.classifier import (
 )
 from unmask.evaluate.evaluation import EvaluationOptions, compare, measured, of_shape
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, load_features
-from unmask.evaluate.image_sets import ImageBatch, ImageSet, gather, open_image_set
+from unmask.evaluate.image_sets import ImageBatch, NpzFile, PngFolder, gather, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
+from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_sets
 from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
-from unmask.tokenizers.tokenizer import Tokenizer, weights_identity
+from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.tokenizer import weights_identity
 from unmask.train.processes import launched
 
-BATCH = 64
 ROUNDING = "255 v + 0.5, cut off, of v in [0, 1]"
 
 
@@ -102,17 +90,6 @@ class Judgement:
             raise InputError("give one network: --features or --inception")
 
 
-class RealImages(NamedTuple):
-    """What the images are compared with."""
-
-    train: ImageSource
-    """Images that a model may have seen: the real floor."""
-    held_out: ImageSource
-    """Images that it has not: the reference."""
-    transform: Transform
-    """Brings them to the size of the judged images."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """What is judged."""
@@ -123,7 +100,7 @@ class Subject:
     """Channels, height and width of the images."""
     identity: str
     """Stands for every byte of them."""
-    tokenizer: Tokenizer | None = None
+    tokenizer: AnyTokenizer | None = None
     """For the reconstruction floor, on the judgement's device."""
     seeds: str | None = None
     """Of the images, if known."""
@@ -184,7 +161,7 @@ def files_identity(path: Path) -> str:
     return f"{path}, {len(files)} files, {weights_identity(str(stamps), ())}"
 
 
-def _numbered(name: str, found: ImageSet, wanted: int | None = None) -> NumberedSet:
+def _numbered(name: str, found: PngFolder | NpzFile, wanted: int | None = None) -> NumberedSet:
     return NumberedSet(
         name=name,
         between=found.between,
@@ -192,73 +169,6 @@ def _numbered(name: str, found: ImageSet, wanted: int | None = None) -> Numbered
         wanted=wanted,
         skipped=found.skipped,
     )
-
-
-def real_batches(
-    source: ImageSource,
-    transform: Transform,
-    *,
-    count: int,
-    batch_size: int = BATCH,
-    skipped: set[str] | None = None,
-) -> Iterator[ImageBatch]:
-    """Real images in a fixed random order, at most ``count``, uint8 with labels if they have.
-
-    Args:
-        source: the images.
-        transform: brings them to one size.
-        count: images wanted; unreadable ones are passed over and do not count.
-        batch_size: images a batch.
-        skipped: collects the keys of unreadable images.
-    """
-    unread: list[str] = []
-    try:
-        for images, labels in _real_between(0, len(source), source, transform, batch_size, unread):
-            yield ImageBatch(images[:count], None if labels is None else labels[:count])
-            count -= len(images)
-            if count <= 0:
-                return
-    finally:
-        if skipped is not None:
-            skipped.update(unread)
-
-
-def _real_between(
-    start: int,
-    stop: int,
-    source: ImageSource,
-    transform: Transform,
-    batch_size: int,
-    skipped: list[str],
-) -> Iterator[ImageBatch]:
-    """Those at positions of the order; keys of unreadable ones, not in a batch, to ``skipped``."""
-    order = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
-    for rows in order[start:stop].split(batch_size):
-        images, labels = [], []
-        for row in rows.tolist():
-            try:
-                images.append(transform(source.image(row)))
-            except UnreadableImageError as error:
-                skipped.append(error.key)
-                continue
-            labels.append(source.label(row))
-        if images:
-            known = torch.tensor(labels) if None not in labels else None
-            yield ImageBatch(torch.stack(images), known)
-
-
-def reconstructions(
-    batches: Iterable[ImageBatch], tokenizer: Tokenizer, device: torch.device
-) -> Iterator[ImageBatch]:
-    """The same images through the tokenizer and back."""
-    for batch in batches:
-        ids = tokenizer.encode(batch.images.to(device).float() / 255)
-        made = tokenizer.decode(ids, _grid(batch.images, tokenizer))
-        yield batch._replace(images=to_uint8(made).cpu())
-
-
-def _grid(images: Tensor, tokenizer: Tokenizer) -> tuple[int, int]:
-    return images.shape[-2] // tokenizer.stride, images.shape[-1] // tokenizer.stride
 
 
 def generated_batches(
@@ -296,9 +206,9 @@ def choose_classifier(judgement: Judgement, real: RealImages | None) -> TrainedC
     if real is None or not real.train.class_names:
         name = "nothing" if real is None else real.train.name
         raise InputError(f"{name} has no labels: a classifier cannot be trained on it")
-    train, held_out, transform = real
-    known = gather(real_batches(train, transform, count=len(train)))
-    test = gather(real_batches(held_out, transform, count=len(held_out)))
+    train, held_out, _ = real
+    known = gather(real_batches(train, real.still, count=len(train)))
+    test = gather(real_batches(held_out, real.still, count=len(held_out)))
     assert known.labels is not None, "named classes mean labels"
     assert test.labels is not None, "named classes mean labels"
     judge = train_classifier(
@@ -321,10 +231,10 @@ def _extractor(judgement: Judgement, shape: tuple[int, int, int]) -> FeatureExtr
 
 def _reference(
     judgement: Judgement, extractor: FeatureExtractor, shape: tuple[int, int, int]
-) -> Reference | None:
-    """What the judgement's file holds, checked against the network and the images."""
+) -> Reference:
+    """What the judgement's file holds, if any, checked against the network and the images."""
     if judgement.reference is None:
-        return None
+        return Reference(None, None)
     found = open_reference(
         judgement.reference,
         width=extractor.width,
@@ -352,60 +262,19 @@ def _settings(
         "batch size": str(judgement.batch_size),
         "network": extractor.identity,
         "classifier": "none" if classifier is None else classifier.describe(),
-        "real images": "none" if real is None else _identity_of(real),
+        "real images": "none" if real is None else real.identity,
         "reference": "none" if reference is None else files_identity(reference),
         "device": torch.device(judgement.device).type,
         "torch": torch.__version__,
     }
 
 
-def _identity_of(real: RealImages) -> str:
-    sides = [f"{side.name} {source_hash(side)}" for side in (real.train, real.held_out)]
-    return f"{'; '.join(sides)}; {replace(real.transform, flip=False)}"
-
-
-def _real_sets(
-    real: RealImages, subject: Subject, judgement: Judgement
-) -> tuple[NumberedSet, dict[str, NumberedSet]]:
-    """The reference and the floors."""
-    transform = replace(real.transform, flip=False)
-
-    def numbered(name: str, source: ImageSource, tokenizer: Tokenizer | None) -> NumberedSet:
-        """One side of the data, through the tokenizer if there is one."""
-        skipped: list[str] = []
-
-        def between(start: int, stop: int) -> Iterator[ImageBatch]:
-            found = _real_between(start, stop, source, transform, judgement.batch_size, skipped)
-            device = torch.device(judgement.device)
-            return found if tokenizer is None else reconstructions(found, tokenizer, device)
-
-        return NumberedSet(
-            name=name,
-            between=between,
-            positions=len(source),
-            wanted=judgement.count,
-            skipped=skipped,
-        )
-
-    floors = [numbered("real floor", real.train, None)]
-    if subject.tokenizer is not None:
-        floors.insert(0, numbered("reconstruction floor", real.held_out, subject.tokenizer))
-    return numbered("reference", real.held_out, None), {floor.name: floor for floor in floors}
-
-
-class _Rate(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        """As text."""
-        return Text(f"{task.speed or 0:.1f} images/s")
-
-
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
     """A bar where someone looks, and what moves it on."""
     console = Console(stderr=True)
-    columns = [TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), _Rate()]
+    rate = TextColumn("{task.speed!s:.6} images/s")
+    columns = [TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), rate]
     hidden = not console.is_terminal or not launched().is_main_process
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden) as bar:
         task = bar.add_task("", total=total)
@@ -438,26 +307,24 @@ def judge(
         InputError: sizes or channels that differ, too few images, weights, statistics or a folder
             that are missing or do not fit.
     """
+    if judgement.reference is None and real is None:
+        raise InputError("nothing to compare with; give real images (--data) or --reference")
     extractor = _extractor(judgement, subject.shape)
     given = _reference(judgement, extractor, subject.shape)
-    if given is None and real is None:
-        raise InputError("nothing to compare with; give real images (--data) or --reference")
     # Trained where the result is the same in every process and after a restart.
-    where = judgement if work is None else replace(judgement, device="cpu")
-    classifier = choose_classifier(where, real)
-    reference, floors = (None, {}) if real is None else _real_sets(real, subject, judgement)
-    if given is not None:
-        reference = None if given.images is None else _numbered("reference", given.images)
-    sets = [*subject.sets, *floors.values(), *([] if reference is None else [reference])]
-    chunks = Chunks(
-        work,
-        _settings(subject, real, judgement, extractor, classifier) if work else {},
-        batch_size=judgement.batch_size,
-        measure=lambda batches: measured(batches, extractor, classifier),
-    )
+    classifier = choose_classifier(replace(judgement, device="cpu") if work else judgement, real)
+    reference, floors = _compared(subject, real, judgement, given)
+    sets = [*subject.sets, *floors.values(), *filter(None, [reference])]
+    with launched().main_process_first() if work else nullcontext():
+        chunks = Chunks(
+            work,
+            _settings(subject, real, judgement, extractor, classifier) if work else {},
+            batch_size=judgement.batch_size,
+            measure=lambda batches: measured(batches, extractor, classifier),
+        )
     if work is not None and not _share(chunks, sets):
         return None
-    with _bar(sum(min(s.positions, s.wanted or s.positions) for s in sets)) as chunks.on_images:
+    with _bar(sum(images.expected for images in sets)) as chunks.on_images:
         report = compare(
             [chunks.read(images) for images in subject.sets],
             None if reference is None else chunks.read(reference),
@@ -465,17 +332,46 @@ def judge(
             extractor=extractor,
             shape=subject.shape,
             classifier=None if classifier is None else classifier.describe(),
-            options=EvaluationOptions(
-                statistics=None if given is None else given.statistics,
-                reference=None if given is None else str(judgement.reference),
-                seeds=subject.seeds,
-                quantisation=subject.quantisation,
-                notes=(*(() if real is None else (real.held_out.split_rule,)), *subject.notes),
-            ),
+            options=_options(subject, real, judgement, given),
         )
+    groups = {"real images": sets[len(subject.sets) :], "files": subject.sets}
+    return report.noted(*(_unreadable(what, group) for what, group in groups.items()))
+
+
+def _compared(
+    subject: Subject, real: RealImages | None, judgement: Judgement, given: Reference
+) -> tuple[NumberedSet | None, dict[str, NumberedSet]]:
+    """The reference set, if there is one, and the floors by name."""
+    reference, floors = None, dict[str, NumberedSet]()
+    if real is not None:
+        reference, floors = real_sets(
+            real,
+            subject.tokenizer,
+            count=judgement.count,
+            batch_size=judgement.batch_size,
+            device=judgement.device,
+        )
+    if judgement.reference is not None:
+        reference = None if given.images is None else _numbered("reference", given.images)
+    return reference, floors
+
+
+def _options(
+    subject: Subject, real: RealImages | None, judgement: Judgement, given: Reference
+) -> EvaluationOptions:
+    rule = () if real is None else (real.held_out.split_rule,)
+    return EvaluationOptions(
+        statistics=given.statistics,
+        reference=None if judgement.reference is None else str(judgement.reference),
+        seeds=subject.seeds,
+        quantisation=subject.quantisation,
+        notes=(*rule, *subject.notes),
+    )
+
+
+def _unreadable(what: str, sets: Sequence[NumberedSet]) -> str:
     skipped = sorted({key for images in sets for key in images.skipped})
-    some = f"{len(skipped)} unreadable images skipped: {', '.join(skipped[:5])}"
-    return report.noted(some if skipped else "")
+    return f"{len(skipped)} unreadable {what} skipped: {', '.join(skipped[:5])}" * bool(skipped)
 
 
 def _share(chunks: Chunks, sets: Sequence[NumberedSet]) -> bool:
@@ -495,7 +391,7 @@ def judge_images(
     transform: Transform,
     *,
     judgement: Judgement,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: AnyTokenizer | None = None,
     seeds: str | None = None,
     notes: Sequence[str] = (),
 ) -> Report:

@@ -28,6 +28,7 @@ NORM_EPS = 1e-6
 WAVES = 128  # frequencies of the embedding of times
 SLOWEST = 10_000  # of their periods, over the fastest
 
+Solver = Literal["ddpm", "ddim", "dpm-solver"]
 SOLVERS = {"ddpm": ddpm_stages, "ddim": ddim_stages, "dpm-solver": dpm_solver_stages}
 
 
@@ -35,7 +36,7 @@ SOLVERS = {"ddpm": ddpm_stages, "ddim": ddim_stages, "dpm-solver": dpm_solver_st
 class DiffusionDraw:
     """How a token's latents are drawn from noise."""
 
-    solver: Literal["ddpm", "ddim", "dpm-solver"] = "ddpm"
+    solver: Solver = "ddpm"
     """"ddpm" adds fresh noise in every step (MAR); "ddim" none; "dpm-solver" takes few and better
     steps without (eMIGM)."""
     respacing: str = "ddim25"

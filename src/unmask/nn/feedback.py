@@ -239,9 +239,8 @@ class FeedbackAdapter(nn.Module):
     def _ingredients(self, model: MaskedModel) -> list[Tensor]:
         """Every weight that something folded is made of."""
         first, *others = _blocks(model)
-        values = [block.attention.qkv.weight for block in others]
-        parts: list[nn.Module] = [self, model.embed, first]
-        return [*(p.detach() for part in parts for p in part.parameters()), *values]
+        parts = [self, model.embed, first, *(block.attention.qkv for block in others)]
+        return [weight.detach() for part in parts for weight in part.parameters()]
 
     def _fold(
         self,
@@ -261,7 +260,7 @@ class FeedbackAdapter(nn.Module):
                     one = Canvas(canvas.tokens[:1], canvas.masked[:1])
                     label = None if class_labels is None else class_labels[:1]
                     first = _constants(_blocks(model)[0], self._embed(model, one, label))
-                identity = torch.eye(len(self.top), device=self.top.device)
+                identity = torch.eye(len(self.top)).to(self.top)
                 matrices = [
                     F.linear(feature, block.attention.value_projection[0]).T
                     for feature, block in zip(self.top_down(identity), _blocks(model), strict=True)

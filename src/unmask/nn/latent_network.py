@@ -25,12 +25,18 @@ class LatentNetwork:
 
     channels: int
     """C, latents a token: of several latents a token, their product."""
-    width: tuple[int, int]
-    """D of the encoder and of the decoder, each divisible by its heads."""
-    depth: tuple[int, int]
-    """Blocks of both."""
-    heads: tuple[int, int]
-    """Attention heads a block of both."""
+    width: int
+    """D of the encoder, divisible by heads."""
+    depth: int
+    """Its blocks."""
+    heads: int
+    """Attention heads a block."""
+    decoder_width: int
+    """D of the decoder, divisible by its heads."""
+    decoder_depth: int
+    """Its blocks."""
+    decoder_heads: int
+    """Attention heads a block of it."""
     length: int
     """L, tokens of an image."""
     head_width: int
@@ -54,8 +60,8 @@ class LatentNetwork:
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
-        for width, depth, heads in zip(self.width, self.depth, self.heads, strict=True):
-            check_sizes(width=width, depth=depth, heads=heads)
+        check_sizes(width=self.width, depth=self.depth, heads=self.heads)
+        check_sizes(width=self.decoder_width, depth=self.decoder_depth, heads=self.decoder_heads)
         for name in ("channels", "head_width", "head_depth", "buffer"):
             if getattr(self, name) < 1:
                 raise InputError(f"network.{name}={getattr(self, name)} must be at least 1")
@@ -64,10 +70,11 @@ class LatentNetwork:
             raise InputError(f"network.classes={self.classes} must be 0 (unconditional) or more")
         if not 0 <= self.dropout < 1:
             raise InputError(f"network.dropout={self.dropout} must lie in [0, 1)")
-        if self.width[0] != self.width[1] and (self.tied or not self.drops):
+        if self.width != self.decoder_width and (self.tied or not self.drops):
             why = "a mask token tied to the null class" if self.tied else "drops=False"
             raise InputError(
-                f"network.width={self.width}: {why} needs an encoder and a decoder of equal width"
+                f"network.width={self.width} and network.decoder_width={self.decoder_width}: "
+                f"{why} needs them equal"
             )
 
     @property
@@ -79,17 +86,17 @@ class LatentNetwork:
         """The network, without useful weights until initialised or loaded."""
         embed = LatentEmbed(
             self.channels,
-            self.width[0],
+            self.width,
             length=self.length,
             classes=self.classes,
             buffer=self.buffer,
             norm_eps=NORM_EPS,
         )
-        own = nn.Parameter(torch.zeros(1, 1, self.width[1]))
+        own = nn.Parameter(torch.zeros(1, 1, self.decoder_width))
         trunk = EncoderDecoder(
-            self._blocks(0),
-            self._blocks(1),
-            widths=self.width,
+            self._blocks(self.width, self.depth, self.heads),
+            self._blocks(self.decoder_width, self.decoder_depth, self.decoder_heads),
+            widths=(self.width, self.decoder_width),
             length=self.length,
             prefix=self.buffer,
             drops=self.drops,
@@ -102,15 +109,14 @@ class LatentNetwork:
             embed,
             trunk,
             DiffusionHead(
-                self.channels, self.width[1], width=self.head_width, depth=self.head_depth
+                self.channels, self.decoder_width, width=self.head_width, depth=self.head_depth
             ),
             length=self.length,
             grid=token_grid(self.length, self.grid),
             classes=self.classes,
         )
 
-    def _blocks(self, half: int) -> Blocks:
-        width, heads = self.width[half], self.heads[half]
+    def _blocks(self, width: int, depth: int, heads: int) -> Blocks:
         return Blocks(
             PreNormBlock(
                 width,
@@ -121,5 +127,5 @@ class LatentNetwork:
                 dropout=self.dropout,
                 inner_dropout=self.dropout,
             )
-            for _ in range(self.depth[half])
+            for _ in range(depth)
         )

@@ -73,14 +73,13 @@ def info_nce(
     Returns:
         A scalar.
     """
-    one, two = torch.cat([first, second]), torch.cat([second, first])  # (2 B, E)
-    size = len(first)
-    own = torch.arange(2 * size, device=one.device)
-    logits = one @ torch.cat([first, second]).T / temperature  # (2 B, 2 B)
+    size, every = len(first), torch.cat([first, second])  # (2 B, E)
+    partner = torch.arange(2 * size, device=every.device).roll(size)  # (2 B,)
+    logits = every @ every.T / temperature  # (2 B, 2 B)
     if negatives == "both":
-        return F.cross_entropy(logits.fill_diagonal_(-torch.inf), own.roll(size))
-    logits = torch.cat([logits[:size, size:], logits[size:, :size]])  # (2 B, B), the other view
-    return F.cross_entropy(logits, own % size)
+        return F.cross_entropy(logits.fill_diagonal_(-torch.inf), partner)
+    across = torch.cat([logits[:size, size:], logits[size:, :size]])  # (2 B, B)
+    return F.cross_entropy(across, partner % size)
 
 
 def of_all_processes(features: Tensor) -> Tensor:
@@ -123,9 +122,10 @@ class ContrastiveObjective(MaskedObjective):
         self.project = nn.Sequential(
             nn.Linear(width, options.hidden), nn.GELU(), nn.Linear(options.hidden, options.outputs)
         )
-        for layer in (self.project[0], self.project[2]):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
+        for layer in self.project:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
 
     def losses(self, model: MaskedModel, located: LocatedBatch) -> dict[str, Tensor]:
         """See :meth:`MaskedObjective.losses`; rows i and b + i of 2 b are views of one image."""

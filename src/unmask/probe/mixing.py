@@ -51,10 +51,10 @@ class Mixing:
             InputError: naming both numbers.
         """
         if self.on and images % self.group:
+            way = "an even batch size" if images % 2 else f"--mixing.group {images}"
             raise InputError(
                 f"mixing.group={self.group} does not divide the {images} images of a micro-batch; "
-                f"give --mixing.group {images if images % 2 == 0 else 2}, another batch size, or "
-                "--mixing.mixup 0 --mixing.cutmix 0"
+                f"give {way}, or --mixing.mixup 0 --mixing.cutmix 0"
             )
 
 

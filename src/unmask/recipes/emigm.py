@@ -6,6 +6,7 @@ token is the null class's vector, masks follow the exp function from time 0.2 on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from unmask.counts import AncestralCounts
@@ -14,6 +15,7 @@ from unmask.guidance import Guidance
 from unmask.masking import BernoulliMasking
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder
+from unmask.recipes import mar
 from unmask.recipes.mar import Sizes, training_at
 from unmask.recipes.recipe import NamedPlan, Recipe, Result
 
@@ -89,7 +91,22 @@ def _recipe(name: str, row: Row, *, image_size: int) -> Recipe:
     )
 
 
+FASHION = replace(
+    mar.FASHION,
+    name="fashion-emigm",
+    summary="the same as fashion-mar with eMIGM's masks, random counts and solver",
+    network=replace(mar.FASHION_NETWORK, tied=True),
+    masking=BernoulliMasking(curve="exp", least_time=0.2),
+    plan=replace(
+        mar.FASHION.plan,
+        counts=AncestralCounts(curve="exp"),
+        guidance=Guidance(scale=3.0, interval=(0.1, 0.4)),
+        draw=DiffusionDraw(solver="dpm-solver", respacing="8"),
+    ),
+)
+
 RECIPES: tuple[Recipe, ...] = (
+    FASHION,
     *(_recipe(name, row, image_size=256) for name, row in TABLE_256.items()),
     *(_recipe(name, row, image_size=512) for name, row in TABLE_512.items()),
 )

@@ -53,8 +53,8 @@ class Recipe:
     image_size: int
     """Pixels a side."""
     crop: Literal["center", "random", "resized", "none"] = "center"
-    """How training images get square: ADM centre or random crop, crop of random area and shape, or
-    must be square already. What is random is encoded anew in every step, unless a cache is given."""
+    """How training images get square: ADM centre or random crop, one of random area and shape, or
+    must be so already. What is random is encoded anew in every step, unless a cache is given."""
     flip: bool = True
     """Whether mirrored images are images too."""
     network: AnyNetwork
@@ -91,6 +91,16 @@ class Recipe:
                 f"null class, and {type(self.network).__name__} with "
                 f"classes={self.network.classes} has none; set it to 0"
             )
+
+    @property
+    def encodes_each_step(self) -> bool:
+        """Whether images are cut at random, so that no cache can hold them."""
+        return self.crop in ("random", "resized")
+
+    @property
+    def still_crop(self) -> Literal["center", "none"]:
+        """How images get square that are to be judged."""
+        return "none" if self.crop == "none" else "center"
 
     def named_plan(self, name: str) -> Plan:
         """One of ``plans``.
@@ -141,17 +151,10 @@ class Recipe:
             )
 
     def _check_contrastive(self) -> None:
-        if self.contrastive is None:
-            return
-        if not isinstance(self.network, MageNetwork):
+        if self.contrastive is not None and not isinstance(self.network, MageNetwork):
             raise InputError(
                 f"contrastive is for the encoder of MAGE, and {type(self.network).__name__} has "
                 "no such part; leave it out"
-            )
-        if self.training.normalize != "global":
-            raise InputError(
-                f"training.normalize={self.training.normalize!r} masks every micro-batch on its "
-                "own, and contrastive needs two views with equal counts; set it to 'global'"
             )
 
     def _check_null_class(self, plan: Plan) -> None:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from unmask.decode import Plan
 from unmask.guidance import Guidance
 from unmask.nn.feedback import Feedback
-from unmask.nn.latent_network import LatentNetwork
 from unmask.nn.networks import AnyNetwork
+from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.pre_norm import PreNormNetwork
 from unmask.objectives.substitution import Substitution
 from unmask.orders import Confidence
 from unmask.recipes import maskgit
@@ -37,7 +38,7 @@ def published_plan(temperature: float) -> Plan:
 
 def with_adapter(network: AnyNetwork) -> AnyNetwork:
     """The network and a feedback adapter of its sizes."""
-    assert not isinstance(network, LatentNetwork), "an adapter is for networks of codes"
+    assert isinstance(network, (PreNormNetwork, PostNormNetwork)), "others have no adapter"
     return replace(network, feedback=Feedback())
 
 

@@ -176,6 +176,14 @@ def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) ->
     return filled(partial(build, network), state, str(path))
 
 
+def tokenizer_of(
+    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str
+) -> VQTokenizer:
+    """The tokenizer of a checkpoint's tensors; arguments and errors as of :func:`translate`."""
+    network, own = translate(state, config, origin)
+    return filled(partial(build, network), own, origin)
+
+
 def build(network: Network) -> VQTokenizer:
     """The tokenizer of these sizes, with random weights."""
     if isinstance(network, VQGAN):

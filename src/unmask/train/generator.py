@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from torch import nn
+from torch.utils.data import Dataset
 
 from unmask.checkpoints.locate import EXPORT
 from unmask.data.batches import check_batch_size
@@ -18,13 +17,16 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.model import MaskedModel, initialize
 from unmask.nn.sizes import token_space
+from unmask.objectives.contrastive import ContrastiveObjective
 from unmask.objectives.masked import MaskedObjective
 from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.base import load_base
+from unmask.train.live_images import EncodeFirst, LiveImages
 from unmask.train.loop import TrainResult, train
 from unmask.train.masked_batches import MaskedBatches
 from unmask.train.overfit import Verdict, overfit_one_batch
@@ -33,9 +35,12 @@ from unmask.train.processes import launched
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint
 from unmask.train.substitution_batches import SubstitutionBatches
+from unmask.train.two_views import TwoViewBatches
+
+AnyCache = LatentCache | LiveImages
 
 
-def check_fit(recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer) -> None:
+def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
     """Refuse a network of other sizes than the data, naming the option to change.
 
     Raises:
@@ -113,6 +118,15 @@ def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
     model, smoothing = recipe.network.build(), recipe.training.label_smoothing
     initialize(model, keyed_generator(recipe.training.seed, "weights"))
     base = load_base(model, recipe, tokenizer.identity) if recipe.base else None
+    if recipe.contrastive is not None:
+        extra: nn.Module = ContrastiveObjective(
+            model,
+            recipe.contrastive,
+            generator=keyed_generator(recipe.training.seed, "projection"),
+            parts=recipe.training.accumulate,
+            label_smoothing=smoothing,
+        )
+        return Task(model, extra, base)
     if recipe.substitution is None:
         return Task(model, MaskedObjective(model, label_smoothing=smoothing), base)
     if base is None:
@@ -124,13 +138,11 @@ def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
     return Task(model, objective, base)
 
 
-def make_batches(recipe: Recipe, cache: LatentCache) -> MaskedBatches:
+def make_batches(recipe: Recipe, cache: AnyCache) -> Dataset:
     """This process's batches of a recipe."""
     state = launched()
-    kind: Callable[..., MaskedBatches] = MaskedBatches
-    if recipe.substitution is not None:
-        kind = partial(SubstitutionBatches, options=recipe.substitution)
-    return kind(
+    kind = MaskedBatches if recipe.contrastive is None else TwoViewBatches
+    batches = kind(
         cache,
         recipe.masking,
         training=recipe.training,
@@ -138,11 +150,22 @@ def make_batches(recipe: Recipe, cache: LatentCache) -> MaskedBatches:
         rank=state.process_index,
         world=state.num_processes,
     )
+    if recipe.substitution is None or isinstance(batches, TwoViewBatches):
+        return batches
+    return SubstitutionBatches(batches, recipe.substitution)
+
+
+def objective_of(task: Task, cache: AnyCache, tokenizer: AnyTokenizer) -> nn.Module:
+    """What the loop minimises: the task's objective, behind the tokenizer if it has to encode."""
+    if not isinstance(cache, LiveImages):
+        return task.objective
+    assert isinstance(tokenizer, VQTokenizer), "latents are read from a cache"
+    return EncodeFirst(task.objective, tokenizer)
 
 
 def train_generator(
     recipe: Recipe,
-    cache: LatentCache,
+    cache: AnyCache,
     tokenizer: AnyTokenizer,
     *,
     out: Path,
@@ -153,7 +176,7 @@ def train_generator(
 
     Args:
         recipe: what to train and how.
-        cache: encoded images.
+        cache: encoded images, or images that are encoded in every step.
         tokenizer: that encoded them; draws the previews and goes into the export.
         out: the run folder.
         held_out: real images that scores during the training compare with.
@@ -167,7 +190,7 @@ def train_generator(
     task = make_task(recipe, tokenizer)
     pipeline = Pipeline(recipe, task.model, tokenizer, cache.class_names)
     result = train(
-        task.objective,
+        objective_of(task, cache, tokenizer),
         make_batches(recipe, cache),
         settings=recipe.training,
         out=out,
@@ -181,7 +204,7 @@ def train_generator(
 
 
 def overfit_generator(
-    recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer, *, out: Path
+    recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer, *, out: Path
 ) -> Verdict:
     """Learn one batch by heart, the first thing to try when a run does not work.
 
@@ -193,14 +216,15 @@ def overfit_generator(
     recipe = replace(recipe, training=training)
     task, batches = make_task(recipe, tokenizer), make_batches(recipe, cache)
     config = _config(recipe, cache, tokenizer, task)
-    return overfit_one_batch(task.objective, batches, settings=training, out=out, config=config)
+    objective = objective_of(task, cache, tokenizer)
+    return overfit_one_batch(objective, batches, settings=training, out=out, config=config)
 
 
 def _config(
-    recipe: Recipe, cache: LatentCache, tokenizer: AnyTokenizer, task: Task
+    recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer, task: Task
 ) -> dict[str, object]:
     """What must be the same where the run is continued."""
-    data = cache.plan.source_hash
+    data = (cache if isinstance(cache, LiveImages) else cache.plan).source_hash
     made_from = {"tokenizer": tokenizer.identity, "data": data, "images": len(cache)}
     if task.base is not None:
         made_from["base"] = task.base
@@ -208,7 +232,7 @@ def _config(
 
 
 def _previews(
-    pipeline: Pipeline, cache: LatentCache, held_out: ImageSource | None
+    pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None
 ) -> list[Preview]:
     """What the training looks at now and then."""
     training, usual = pipeline.recipe.training, usual_size(cache)

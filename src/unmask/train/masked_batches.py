@@ -99,9 +99,9 @@ class MaskedBatches(Dataset):
         """This process's micro-batches of a step."""
         size, seed = self.training.batch_size, self.training.seed
         rows = epoch_rows(len(self.cache), size, seed=seed, step=step)  # (B,)
-        views = torch.randint(self.cache.views, (size,), generator=self._stream("view", step))
+        views = self.views(step)
         labels = self._labels(rows, step)
-        masks, weights = self._masks(self.cache.length, step)
+        masks, weights = self.masks(step)
         return [
             self._locate(
                 MaskedBatch(
@@ -116,6 +116,11 @@ class MaskedBatches(Dataset):
             )
             for cut in self.own
         ]
+
+    def views(self, step: int) -> Tensor:
+        """``(B,)`` int64, which view of each image of the whole batch."""
+        count = (self.training.batch_size,)
+        return torch.randint(self.cache.views, count, generator=self._stream("view", step))
 
     def _tokens(self, rows: Tensor, views: Tensor, cut: slice, step: int) -> Tensor:
         if self.cache.kind == "codes":
@@ -151,8 +156,9 @@ class MaskedBatches(Dataset):
         u = torch.rand(len(rows), generator=self._stream("drop", step))
         return labels.masked_fill(u < self.training.label_dropout, self.classes)
 
-    def _masks(self, length: int, step: int) -> tuple[Masks, Tensor]:
+    def masks(self, step: int) -> tuple[Masks, Tensor]:
         """Masks of the whole batch, and ``(B,)`` what each token of an image counts."""
+        length = self.cache.length
         size, parts = self.training.batch_size, self.training.accumulate
         if self.training.normalize == "global":
             masks = self.masking.draw(size, length, self._stream("mask", step))

@@ -27,6 +27,7 @@ from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.pictures import sheet, to_uint8
 from unmask.pipeline import Pipeline
+from unmask.train.live_images import LiveImages
 from unmask.train.processes import launched
 from unmask.train.run import Figures, Look
 
@@ -34,9 +35,9 @@ SHEET_IMAGES = 40
 SIZE_IMAGES = 256  # that tell how large the data's latents are
 
 
-def usual_size(cache: LatentCache) -> float:
+def usual_size(cache: LatentCache | LiveImages) -> float:
     """Root mean square of the data's latents, told by some of them; 1 for codes."""
-    if cache.kind == "codes":
+    if isinstance(cache, LiveImages) or cache.kind == "codes":
         return 1.0
     rows = torch.arange(0, len(cache), -(-len(cache) // SIZE_IMAGES))
     noise = torch.zeros(len(rows), cache.length, cache.channels)
@@ -92,7 +93,9 @@ class OnlineScores:
         self.pipeline, self.held_out, self.usual = pipeline, held_out, usual
         self.count = recipe.training.evaluate_images
         self.transform = Transform(
-            size=recipe.image_size, crop=recipe.crop, channels=pipeline.tokenizer.image_channels
+            size=recipe.image_size,
+            crop=recipe.still_crop,
+            channels=pipeline.tokenizer.image_channels,
         )
         self.classifier = self._classifier(recipe.training.evaluate_classifier)
 

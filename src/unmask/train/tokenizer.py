@@ -97,7 +97,9 @@ def train_tokenizer(
         settings=recipe.training,
         out=out,
         config={**to_dict(recipe), MADE_FROM: {"data": source.name, "images": len(source)}},
-        previews=[Preview(_reconstruction_sheet(tokenizer, examples), recipe.training.preview_every)],
+        previews=[
+            Preview(_reconstruction_sheet(tokenizer, examples), recipe.training.preview_every)
+        ],
         num_workers=num_workers,
     )
     if state.is_main_process:

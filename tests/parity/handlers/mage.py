@@ -104,9 +104,7 @@ def pretrain_forward(case: Case) -> dict[str, Tensor]:
     hidden = model.hidden(canvas, None)
     logits = model.head.logits(torch.cat([hidden.prefix, hidden.tokens], 1))
     ids = F.pad(tokens, (1, 0), value=case.config["fake_class_label"])
-    each = model.head.loss(
-        hidden.tokens.flatten(0, 1), tokens.flatten(), label_smoothing=SMOOTHING
-    )
+    each = model.head.loss(hidden.tokens.flatten(0, 1), tokens.flatten(), label_smoothing=SMOOTHING)
     loss = MaskedObjective(model, label_smoothing=SMOOTHING)(batch_of(tokens, found))["loss"]
     loss.backward()
     outputs = gradients(model)
@@ -350,9 +348,7 @@ def gen_step(case: Case) -> dict[str, Tensor]:
     share = FixedCounts(least=1).table(plan.steps, 0, whole, Draws([0]))[step]
     keep = torch.minimum(share, canvas.masked[:1].sum(1) - 1).clamp(min=1)
     noise = [case.input(n).expand(plan.steps, *case.input(n).shape) for n in NOISE]
-    seen = take_apart(
-        model, canvas, plan, tape_of(*noise), step=step, keep=keep.expand(len(ids))
-    )
+    seen = take_apart(model, canvas, plan, tape_of(*noise), step=step, keep=keep.expand(len(ids)))
     return {
         "logits": seen.logits,
         "selected_probs": seen.probs,
@@ -374,9 +370,7 @@ def trajectory(
     canvas = blank_canvas(batch, length)
     counts = plan.counts.table(plan.steps, 0, canvas.masked, draws)
     for step in decode(model, None, plan, draws, canvas):
-        seen = take_apart(
-            model, canvas, plan, draws, step=step.index, keep=counts[step.index]
-        )
+        seen = take_apart(model, canvas, plan, draws, step=step.index, keep=counts[step.index])
         assert torch.equal(seen.tokens, step.tokens)
         last = step.index == plan.steps - 1  # where the source masks one for nothing
         assert not step.masked.any() if last else torch.equal(seen.masked, step.masked)
@@ -388,9 +382,7 @@ def gen_trajectory(case: Case) -> dict[str, Tensor]:
     model, plan = network(case), plan_of(case)
     tape = tape_of(*map(case.input, NOISE))
     batch, length = case.input(NOISE[1]).shape[1:]
-    before, seen = zip(
-        *trajectory(model, plan, tape, batch=batch, length=length), strict=True
-    )
+    before, seen = zip(*trajectory(model, plan, tape, batch=batch, length=length), strict=True)
     made = tokenizer(case)
     with torch.inference_mode():
         side = math.isqrt(length)
@@ -416,7 +408,10 @@ def gen_seeded(case: Case) -> dict[str, Tensor]:
     shape = (config["batch"], config["seq_len"])
     results = []
     for seed in case.input("seed").tolist():
-        torch_stream, numpy_stream = torch.Generator().manual_seed(seed), np.random.RandomState(seed)
+        torch_stream, numpy_stream = (
+            torch.Generator().manual_seed(seed),
+            np.random.RandomState(seed),
+        )
         race, noise = [], []
         for step in range(plan.steps):
             flat = torch.empty(shape[0] * shape[1], config["codebook_size"])
