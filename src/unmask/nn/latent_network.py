@@ -121,7 +121,7 @@ class LatentNetwork:
             PreNormBlock(
                 width,
                 heads,
-                feed_forward=int(width * self.mlp_ratio),
+                feed_forward=round(width * self.mlp_ratio),
                 qkv_bias=True,
                 norm_eps=NORM_EPS,
                 dropout=self.dropout,
