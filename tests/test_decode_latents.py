@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder, StaticOrder
 from unmask.types import Canvas, Step
 
-LENGTH, CHANNELS, CLASSES, STEPS = 16, 6, 3, 6
+LENGTH, CHANNELS, CLASSES, STEPS = 16, 6, 3, 5
 MODELS = {name: latent_model(network) for name, network in NETWORKS.items()}
 COUNTS: dict[str, AnyCounts] = {
     "fixed": FixedCounts(least=1),
@@ -38,14 +38,14 @@ GUIDANCES = {
     "interval": Guidance(scale=3.0, interval=(0.2, 0.7)),
 }
 SOLVERS = {
-    "ddpm": DiffusionDraw(respacing="ddim5"),
-    "ddim": DiffusionDraw(solver="ddim", respacing="ddim5"),
-    "dpm-solver": DiffusionDraw(solver="dpm-solver", respacing="5"),
+    "ddpm": DiffusionDraw(respacing="ddim3"),
+    "ddim": DiffusionDraw(solver="ddim", respacing="ddim3"),
+    "dpm-solver": DiffusionDraw(solver="dpm-solver", respacing="3"),
 }
 GRID = list(product(MODELS, COUNTS, ORDERS, GUIDANCES))
-# Rows of a larger batch are other sums in the same matrix products: float32 rounding, which the
-# noisiest steps amplify.
-CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+# A matrix product of more rows may sum in another order: float32 rounding of latents of which an
+# untrained network makes some thousand times too large.
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def plan_of(
@@ -133,9 +133,7 @@ def test_guidance_scale_one_equals_none(name: str, solver: str) -> None:
 @pytest.mark.parametrize("guidance", ["ramp", "interval"])
 def test_guidance_seed_class_and_run_seed_matter(guidance: str, solver: str) -> None:
     model, plain = MODELS["drops"], plan_of("ancestral", guidance="none", solver=solver)
-    guided = run(
-        model, plan_of("ancestral", guidance=guidance, solver=solver), [1, 1, 2], [0, 1, 0]
-    )
+    guided = run(model, replace(plain, guidance=GUIDANCES[guidance]), [1, 1, 2], [0, 1, 0])
     tokens = run(model, plain, [1, 1, 2], [0, 1, 0])[-1].tokens
     assert not torch.allclose(tokens, guided[-1].tokens)
     assert not torch.allclose(tokens[0], tokens[1])
@@ -240,7 +238,7 @@ def test_what_would_wait_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: x.nonzero(),
         lambda: x.tolist(),
     ):
-        with pytest.raises(AssertionError, match="wait|mask"), no_waits(monkeypatch):
+        with pytest.raises(AssertionError, match=r"wait|mask"), no_waits(monkeypatch):
             wait()
 
 
@@ -264,5 +262,5 @@ def test_a_step_without_work_runs_no_network(name: str, monkeypatch: pytest.Monk
     sizes.clear()
     steps = run(model, plan_of(), [1, 2])
     counts = [LENGTH, *(int(step.masked[0].sum()) for step in steps)]
-    drawn = [before - after for before, after in zip(counts, counts[1:], strict=False)]
+    drawn = [before - after for before, after in pairwise(counts)]
     assert [read for _, read in sizes] == drawn, "the head runs where a token is revealed alone"

@@ -43,11 +43,10 @@ NETWORKS = {
 
 
 def latent_model(network: LatentNetwork = DROPS) -> MaskedModel:
-    """With weights that make its head's noise of about unit size, and that tell classes apart."""
+    """With weights large enough that every part matters."""
     model, generator = network.build(), keyed_generator("toy latents")
     for name, parameter in model.named_parameters():
-        deviation = 0.05 if name.startswith("head.") else 0.3
-        parameter.data = torch.randn(parameter.shape, generator=generator) * deviation
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
         if name.endswith("norm.weight"):
             parameter.data += 1
     return model.eval()

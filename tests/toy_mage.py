@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from toy_system import toy_tokenizer
+from toy_system import TOY, toy_tokenizer
 
+from unmask.counts import FixedCounts
+from unmask.decode import Plan
 from unmask.draws import keyed_generator
-from unmask.model import MaskedModel
+from unmask.masking import NormalMasking
 from unmask.nn.mage_network import MageNetwork
+from unmask.pipeline import Pipeline
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, initialize_encoder
 from unmask.probe.subject import Subject, save_classifier
@@ -41,10 +45,19 @@ def save_toy(folder: Path, classes: int = 2) -> Path:
     return folder
 
 
-def toy_generator() -> MaskedModel:
-    """MAGE's two halves, with weights of torch's own choice."""
+def toy_generator() -> Pipeline:
+    """The whole MAGE, with weights of torch's own choice."""
     sizes = {"codes": 16, "width": 24, "depth": 2, "heads": 2, "length": 16}
-    return MageNetwork(**sizes, decoder_width=12, decoder_depth=1, decoder_heads=2).build()
+    network = MageNetwork(**sizes, decoder_width=12, decoder_depth=1, decoder_heads=2)
+    recipe = replace(
+        TOY,
+        name="toy-mage",
+        network=network,
+        masking=NormalMasking(mean=0.55, least=0.5, drop="least"),
+        training=replace(TOY.training, label_dropout=0.0),
+        plan=Plan(steps=4, counts=FixedCounts(least=1)),
+    )
+    return Pipeline(recipe, network.build(), toy_tokenizer())
 
 
 def write_labelled(root: Path, train: int = 48, val: int = 24) -> Path:

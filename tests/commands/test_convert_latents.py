@@ -136,3 +136,14 @@ def test_a_converted_system_samples_latents_and_pixels(
 def test_both_systems_have_the_same_keys(fixtures: Path) -> None:
     names = [to_own(weights_of(fixtures, case), TABLE, case).keys() for case in (MAR, EMIGM)]
     assert names[0] == names[1]
+
+
+def test_a_tokenizer_of_other_latents_is_refused(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = checkpoint(tmp_path / "a.pth", weights_of(fixtures, MAR))
+    words = [source, tmp_path / "out", "--heads", 4, "--tokenizer", "patches-4-grey"]
+    assert run(*words) == 2
+    error = capsys.readouterr().err
+    assert "the tokenizer has 16 channels and the network 4 channels" in error
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_mage import save_toy, write_labelled
+from toy_mage import save_toy, toy_generator, write_labelled
 from toy_system import toy_pipeline, toy_tokenizer
 
 from unmask.cli import main
@@ -26,12 +26,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_toy(root / "tuned")
     save_tokenizer(toy_tokenizer(), root / "vq")
     toy_pipeline().save_pretrained(root / "other")
+    toy_generator().save_pretrained(root / "mage")
     return root
 
 
 def test_probe_and_fine_tune(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data", place / "images", *COURSE]
-    assert run("probe", place / "tuned", *data, "--out", place / "p") == 0
+    assert run("probe", place / "mage", *data, "--out", place / "p") == 0
     assert "accuracy" in capsys.readouterr().out.splitlines()[-1]
     tune = ["finetune", place / "p" / "last", *data]
     assert run(*tune, "--out", place / "f", "--mixing.group", 8) == 0
@@ -56,7 +57,16 @@ def test_training_from_a_cache(place: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_features_of_every_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "images" / "train" / "dark" / "999.png").write_text("no image")
-    words = ["features", place / "tuned", "--data", place / "images", "--crop", "none"]
+    words = [
+        "features",
+        place / "mage",
+        "--pool",
+        "class",
+        "--data",
+        place / "images",
+        "--crop",
+        "none",
+    ]
     assert run(*words, "--out", place / "features.npy", "--neighbours", 5) == 0
     assert "nearest-neighbour accuracy 1.0000 (k = 5)" in capsys.readouterr().out
     features = np.load(place / "features.npy", mmap_mode="r")

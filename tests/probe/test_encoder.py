@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from toy_mage import SIZES, toy_encoder, toy_generator
@@ -42,8 +40,8 @@ def test_the_class_slot_does_not_depend_on_the_image() -> None:
 @pytest.mark.parametrize("pool", ["mean", "class"])
 @torch.no_grad()
 def test_a_generators_encoder_is_taken_with_its_weights(pool: str) -> None:
-    model = toy_generator().eval()
-    encoder = encoder_of(SimpleNamespace(model=model), pool=pool).eval()
+    pipeline = toy_generator()
+    model, encoder = pipeline.model, encoder_of(pipeline, pool=pool).eval()
     x, _ = model.embed(Canvas(CODES, torch.zeros_like(CODES, dtype=torch.bool)))
     encoded = model.trunk.encoder(x)
     if pool == "mean":

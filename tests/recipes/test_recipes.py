@@ -16,6 +16,7 @@ from unmask.guidance import Guidance
 from unmask.masking import BernoulliMasking, NormalMasking, TrainMasking
 from unmask.model import initialize
 from unmask.nn.latent_network import LatentNetwork
+from unmask.nn.mage_network import MageNetwork
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.objectives.masked import MaskedObjective, locate
 from unmask.orders import RandomOrder
@@ -33,6 +34,8 @@ PARAMETERS = {
     "maskgit-unlockmgm-imagenet512": 174_602_217,
     "maskgit-jax-imagenet256": 174_012_393 - 2025 * 768,
     "maskgit-jax-imagenet512": 174_602_217 - 2025 * 768,
+    "mage-base": 144_896_745,  # without what its files hold and nothing reads
+    "mage-large": 407_788_521,
     "mar-base": 207_924_768,
     "mar-large": 478_326_304,
     "mar-huge": 942_403_104,
@@ -56,13 +59,18 @@ def of_latents(name: str) -> bool:
 def toy_version(recipe: Recipe) -> Recipe:
     """The same rules on a network that trains in a moment."""
     sizes = {"codes": 11, "width": 16, "depth": 2, "heads": 2, "length": 16}
+    if isinstance(recipe.network, (LatentNetwork, MageNetwork)):
+        sizes |= {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
     if isinstance(recipe.network, LatentNetwork):
-        decoder = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
-        sizes = {"channels": 4, "head_width": 16, "head_depth": 1, **sizes, **decoder}
+        sizes |= {"channels": 4, "head_width": 16, "head_depth": 1}
         del sizes["codes"]
     if isinstance(recipe.network, PostNormNetwork):
         sizes["feed_forward"] = 24
-    network = replace(recipe.network, **sizes, classes=min(recipe.network.classes, 3))
+    if isinstance(recipe.network, MageNetwork):
+        sizes["position_rows"] = None
+    else:
+        sizes["classes"] = min(recipe.network.classes, 3)
+    network = replace(recipe.network, **sizes)
     plan = replace(recipe.plan, steps=min(recipe.plan.steps, 16))
     return replace(recipe, network=network, plan=plan, plans=())
 

@@ -84,7 +84,14 @@ FASHION = replace(
     base="fashion-maskgit",
     network=with_adapter(maskgit.FASHION.network),
     substitution=Substitution(),
-    training=replace(maskgit.FASHION.training, steps=1000, lr=2e-3),
+    training=replace(
+        maskgit.FASHION.training,
+        steps=400,
+        lr=2e-3,
+        warmup_steps=40,
+        preview_every=200,
+        save_every=200,
+    ),
     plan=replace(maskgit.FASHION.plan, guidance=Guidance(weak="self", scale=2.0)),
     results=(),
 )

@@ -71,7 +71,7 @@ def guided(name: str, strong: Tensor, weak: Tensor, codes: int) -> Tensor:
 
 def prepare_inputs(case: Case) -> dict[str, Tensor]:
     spec, tokens = case.spec, case.input("image_tokens")
-    masking = TrainMasking(least_ratio=spec["min_masking_rate"])
+    masking = TrainMasking(least_ratio=spec.get("min_masking_rate", 0.0))
     u, length = case.input("u_timestep"), tokens.shape[1]
     rank = case.input("u_perm").argsort(1)  # the source masks by this permutation's values
     masked = lowest(rank.float(), masking.counts(u, length))
@@ -97,10 +97,10 @@ def finetune_loss(case: Case) -> dict[str, Tensor]:
         rate=spec["substitution_rate"],
         proposal="double-softmax",
         fully_masked="mask",
-        variational=max(0.0, config["lambda_var"]),
+        variational=max(0.0, config.get("lambda_var", 0.1)),
     )
     objective = SubstitutionObjective(model, options, label_smoothing=spec["label_smoothing"])
-    model.head.requires_grad_(config["train_head"])  # ours never trains the head
+    model.head.requires_grad_(config.get("train_head", False))  # ours never trains the head
     objective.train()
     canvas, classes = read_ids(case, case.input("input_ids"))
     case.leave("image_tokens")  # the truth at masked positions too, which this loss does not read
