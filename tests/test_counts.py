@@ -100,7 +100,8 @@ def test_each_weak_branch_has_its_own_scale_and_none_is_made_for_1() -> None:
     remaining = torch.zeros(2, 1, dtype=torch.long)
     both = Guidance(scale=3, self_scale=2).table(remaining, 2, 64)
     assert list(both) == ["null", "self"], "the order in which branches are computed"
-    assert both["null"].unique().item() == 3 and both["self"].unique().item() == 2
+    assert both["null"].unique().item() == 3
+    assert both["self"].unique().item() == 2
     assert list(Guidance(scale=3, weak="self").table(remaining, 2, 64)) == ["self"]
     assert Guidance().table(remaining, 2, 64) == {}
 

@@ -216,7 +216,8 @@ def test_decoding_leaves_no_trace_in_the_canvas() -> None:
     canvas = blank_canvas(2, LENGTH)
     before = canvas.tokens.clone(), canvas.masked.clone()
     run(plan_of("confidence", "overall", "none"), [1, 2], canvas=canvas)
-    assert torch.equal(before[0], canvas.tokens) and torch.equal(before[1], canvas.masked)
+    assert torch.equal(before[0], canvas.tokens)
+    assert torch.equal(before[1], canvas.masked)
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"steps": 4, "first_step": 4}])

@@ -95,4 +95,5 @@ def test_a_tape_replays_normal_numbers_by_place() -> None:
     record = torch.randn(4, 2, 6, 3, generator=keyed_generator("record"))
     where = torch.tensor([[5, 0], [1, 2]])
     got = Tape({"noise": record}, 2).normal_at("noise", 3, where, 3)
-    assert torch.equal(got[0, 0], record[3, 0, 5]) and torch.equal(got[1, 1], record[3, 1, 2])
+    assert torch.equal(got[0, 0], record[3, 0, 5])
+    assert torch.equal(got[1, 1], record[3, 1, 2])

@@ -29,8 +29,8 @@ PRESETS: dict[str, tuple[Recipe, ...]] = {
     ),
     "maskgit-jax": (maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
     "mage": (mage.BASE, mage.LARGE),
-    "mar": mar.RECIPES,
-    "emigm": emigm.RECIPES,
+    "mar": mar.PUBLISHED,
+    "emigm": emigm.PUBLISHED,
 }
 UNKNOWN = "unknown"  # the tokenizer of a network of other tokens than its source's presets
 

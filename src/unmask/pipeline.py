@@ -50,10 +50,10 @@ class Pipeline:
         tokenizer: AnyTokenizer | None,
         class_names: Sequence[str] = (),
     ) -> None:
-        wanted, found = token_space(recipe.network), tokenizer and token_space(tokenizer)
-        if found not in (None, wanted):
+        if tokenizer is not None and token_space(tokenizer) != token_space(recipe.network):
+            (made, count), (what, wanted) = token_space(tokenizer), token_space(recipe.network)
             raise InputError(
-                f"the tokenizer has {found[1]} {found[0]} and the network {wanted[1]} {wanted[0]}; "
+                f"the tokenizer has {count} {made} and the network {wanted} {what}; "
                 "use the tokenizer that the network was trained with"
             )
         self.recipe = recipe

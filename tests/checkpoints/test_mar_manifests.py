@@ -17,7 +17,7 @@ from unmask.checkpoints.store import check_state
 from unmask.errors import InputError
 from unmask.recipes import emigm, get, mar
 
-NAMES = [recipe.name for recipe in (*mar.RECIPES, *emigm.RECIPES) if recipe.name[:7] != "fashion"]
+NAMES = [recipe.name for recipe in (*mar.PUBLISHED, *emigm.PUBLISHED)]
 
 
 def manifest(fixtures: Path, name: str) -> dict[str, Tensor]:

@@ -224,6 +224,9 @@ def test_a_tokenizer_of_the_same_codes_gives_pixels(fixtures: Path, tmp_path: Pa
         ("unlockmgm", "selfguidance-imagenet512"),
         ("maskgit-jax", "maskgit-jax-imagenet256"),
         ("maskgit-jax", "maskgit-jax-imagenet512"),
+        ("mar", "mar-base"),
+        ("emigm", "emigm-xsmall-256"),
+        ("emigm", "emigm-xsmall-512"),
     ],
 )
 def test_a_published_network_gets_its_recipe(kind: str, name: str) -> None:

@@ -28,9 +28,8 @@ def trunk(kind: str) -> EncoderDecoder:
         widths=(WIDTH, inner),
         length=LENGTH,
         prefix=PREFIX,
-        drops=kind == "drops",
+        hidden={"drops": "dropped", "class feature": "embedded", "at encoder": "replaced"}[kind],
         mask_token=None if kind == "class feature" else nn.Parameter(torch.zeros(1, 1, inner)),
-        mask_at="encoder" if kind == "at encoder" else "decoder",
         tail=kind == "drops",
     )
     generator = keyed_generator("trunk")

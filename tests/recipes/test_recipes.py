@@ -71,7 +71,7 @@ def toy_version(recipe: Recipe) -> Recipe:
     else:
         sizes["classes"] = min(recipe.network.classes, 3)
     network = replace(recipe.network, **sizes)
-    plan = replace(recipe.plan, steps=min(recipe.plan.steps, 16))
+    plan = replace(recipe.plan, steps=min(recipe.plan.steps, 4 if of_latents(recipe.name) else 16))
     return replace(recipe, network=network, plan=plan, plans=())
 
 

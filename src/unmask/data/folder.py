@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from unmask.data.decoding import UnreadableImageError, decode_image, is_image_name
+from unmask.data.reader import Reader
 from unmask.data.split import VAL_NAMES, Split
 from unmask.errors import InputError
 
@@ -46,7 +47,7 @@ def _check_classes(classes: set[str | None], files: list[str], path: Path) -> No
         )
 
 
-class FolderImages:
+class FolderImages(Reader[str]):
     """Image files below a folder, sorted by path; a class is the rank of its folder's name.
 
     Args:
@@ -69,35 +70,25 @@ class FolderImages:
         self.class_names = tuple(sorted(name for name in classes if name is not None))
         chosen = [part for part in listed if split in (part, "all")]
         ranks = {name: rank for rank, name in enumerate(self.class_names)}
-        self._keys = [
+        self.places = [
             f"{parts[part]}/{file}".removeprefix("./") for part in chosen for file in listed[part]
         ]
-        self._labels = [
-            ranks.get(_class_of(file) or "") for part in chosen for file in listed[part]
-        ]
+        self.labels = [ranks.get(_class_of(file) or "") for part in chosen for file in listed[part]]
 
-    @staticmethod
-    def recognises(path: Path) -> bool:
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
         """Whether an image file lies anywhere below ``path``."""
         return any(is_image_name(name) for _, _, files in os.walk(path) for name in files)
 
-    @staticmethod
-    def official_split(path: Path) -> str:
+    @classmethod
+    def official_split(cls, path: Path) -> str:
         """The rule of the data set's own split; empty when it has none."""
         names = _split_folders(path).values()
         return f"official split by folder: {' and '.join(names)}" if names else ""
 
-    def __len__(self) -> int:
-        """Images of the chosen side."""
-        return len(self._keys)
-
     def key(self, row: int) -> str:
         """Path relative to the folder, with forward slashes."""
-        return self._keys[row]
-
-    def label(self, row: int) -> int | None:
-        """The class, None for a flat folder."""
-        return self._labels[row]
+        return self.places[row]
 
     def image(self, row: int) -> Image.Image:
         """The decoded file.

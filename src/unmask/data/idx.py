@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from unmask.data.classes import names_for, read_class_names
+from unmask.data.reader import Reader
 from unmask.data.split import Split
 from unmask.errors import InputError
 
@@ -52,7 +53,7 @@ def read_idx(file: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-class IdxImages:
+class IdxImages(Reader[int]):
     """Grey images of ``train-images-idx3-ubyte`` and ``t10k-…`` with their labels, in memory.
 
     Args:
@@ -71,9 +72,10 @@ class IdxImages:
         pixels = {part: self._images(path, part) for part in parts}
         labels = {part: self._read_labels(path, part, len(pixels[part])) for part in parts}
         self._pixels = np.concatenate(list(pixels.values()))  # (N, H, W)
-        self._labels = [label for part in parts for label in labels[part]]
         self._keys = [f"{part}[{i}]" for part in parts for i in range(len(pixels[part]))]
-        self.class_names = names_for(self._labels, read_class_names(path), where=str(path))
+        self.places = range(len(self._keys))
+        self.labels = [label for part in parts for label in labels[part]]
+        self.class_names = names_for(self.labels, read_class_names(path), where=str(path))
 
     @staticmethod
     def _images(path: Path, part: str) -> np.ndarray:
@@ -96,29 +98,21 @@ class IdxImages:
             )
         return [int(label) for label in labels]
 
-    @staticmethod
-    def recognises(path: Path) -> bool:
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
         """Whether either file of images lies in ``path``."""
         return any(_find(path, part, "images-idx3") for part in PARTS.values())
 
-    @staticmethod
-    def official_split(path: Path) -> str:
+    @classmethod
+    def official_split(cls, path: Path) -> str:
         """The rule of the data set's own split; empty when one file is missing."""
         both = all(_find(path, part, "images-idx3") for part in PARTS.values())
         return "official split by file name: train-* and t10k-*" if both else ""
 
-    def __len__(self) -> int:
-        """Images of the chosen side."""
-        return len(self._pixels)
-
     def key(self, row: int) -> str:
         """File and row, as in ``train[17]``."""
-        return self._keys[row]
-
-    def label(self, row: int) -> int | None:
-        """The class, None without a file of labels."""
-        return self._labels[row]
+        return self._keys[self.places[row]]
 
     def image(self, row: int) -> Image.Image:
         """A grey image."""
-        return Image.fromarray(self._pixels[row])
+        return Image.fromarray(self._pixels[self.places[row]])

@@ -14,7 +14,8 @@ from PIL import Image
 
 from unmask.data.classes import names_for, read_class_names
 from unmask.data.decoding import UnreadableImageError, decode_image
-from unmask.data.split import Split, split_files
+from unmask.data.reader import ShardReader
+from unmask.data.split import Split
 from unmask.errors import InputError
 
 KEPT_GROUPS = 8  # decoded-to-memory row groups; shuffled reading of more data wants a latent cache
@@ -26,14 +27,6 @@ class Row(NamedTuple):
     file: int
     group: int
     row: int
-    label: int | None
-
-
-def parquet_files(path: Path) -> list[Path]:
-    """``path`` itself, or the files in the folder ``path`` or its ``data`` folder, sorted."""
-    if path.suffix == ".parquet" and path.is_file():
-        return [path]
-    return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
 
 
 def _open(file: Path) -> pq.ParquetFile:
@@ -54,7 +47,7 @@ def _hub_names(opened: pq.ParquetFile) -> tuple[str, ...]:
     return tuple(label.get("names", ()))
 
 
-def _rows(opened: pq.ParquetFile, number: int, file: Path) -> list[Row]:
+def _rows(opened: pq.ParquetFile, number: int, file: Path) -> list[tuple[Row, int | None]]:
     columns = opened.schema_arrow
     labelled = "label" in columns.names
     if labelled and not pa.types.is_integer(columns.field("label").type):
@@ -65,11 +58,11 @@ def _rows(opened: pq.ParquetFile, number: int, file: Path) -> list[Row]:
         count = opened.metadata.row_group(group).num_rows
         table = opened.read_row_group(group, ["label"], use_threads=False) if labelled else None
         labels = table["label"].to_pylist() if table else [None] * count
-        rows += [Row(number, group, i, label) for i, label in enumerate(labels)]
+        rows += [(Row(number, group, i), label) for i, label in enumerate(labels)]
     return rows
 
 
-class ParquetImages:
+class ParquetImages(ShardReader[Row]):
     """Images of Parquet files, one row group at a time in memory.
 
     Args:
@@ -84,15 +77,12 @@ class ParquetImages:
     kind = "Parquet files (*.parquet with a column 'image')"
 
     def __init__(self, path: Path, split: Split) -> None:
-        files = parquet_files(path)
-        official = split_files(files)
-        self._files = official.files(split) if official else files
-        opened = [_open(file) for file in self._files]
-        self._rows = [
-            row for i, file in enumerate(self._files) for row in _rows(opened[i], i, file)
-        ]
-        names = _hub_names(opened[0]) or read_class_names(self._files[0].parent)
-        self.class_names = names_for([row.label for row in self._rows], names, where=str(path))
+        super().__init__(path, split)
+        opened = [_open(file) for file in self.files]
+        rows = [row for i, file in enumerate(self.files) for row in _rows(opened[i], i, file)]
+        self.places, self.labels = [place for place, _ in rows], [label for _, label in rows]
+        names = _hub_names(opened[0]) or read_class_names(self.files[0].parent)
+        self.class_names = names_for(self.labels, names, where=str(path))
         self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -107,28 +97,16 @@ class ParquetImages:
         self.__dict__.update(state, _lock=threading.Lock())
 
     @staticmethod
-    def recognises(path: Path) -> bool:
-        """Whether ``path`` is a Parquet file or a folder that holds one."""
-        return bool(parquet_files(path))
-
-    @staticmethod
-    def official_split(path: Path) -> str:
-        """The rule of the data set's own split; empty when it has none."""
-        official = split_files(parquet_files(path))
-        return official.rule if official else ""
-
-    def __len__(self) -> int:
-        """Images of the chosen side."""
-        return len(self._rows)
+    def find(path: Path) -> list[Path]:
+        """``path`` itself, or the files in the folder ``path`` or its ``data`` folder, sorted."""
+        if path.suffix == ".parquet" and path.is_file():
+            return [path]
+        return sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
 
     def key(self, row: int) -> str:
         """File, row group and row, as in ``train-00000.parquet[0][17]``."""
-        place = self._rows[row]
-        return f"{self._files[place.file].name}[{place.group}][{place.row}]"
-
-    def label(self, row: int) -> int | None:
-        """The class, None without a column of labels."""
-        return self._rows[row].label
+        place = self.places[row]
+        return f"{self.files[place.file].name}[{place.group}][{place.row}]"
 
     def image(self, row: int) -> Image.Image:
         """The decoded image.
@@ -136,7 +114,7 @@ class ParquetImages:
         Raises:
             UnreadableImageError: its bytes are damaged or missing.
         """
-        place = self._rows[row]
+        place = self.places[row]
         value = self._group(place.file, place.group)[place.row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
@@ -146,7 +124,7 @@ class ParquetImages:
     def _group(self, file: int, group: int) -> pa.ChunkedArray:
         with self._lock:
             if (file, group) not in self._groups:
-                opened = pq.ParquetFile(self._files[file])
+                opened = pq.ParquetFile(self.files[file])
                 table = opened.read_row_group(group, ["image"], use_threads=False)
                 self._groups[file, group] = table["image"]
                 while len(self._groups) > KEPT_GROUPS:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from unmask.data.classes import names_for, read_class_names
 from unmask.data.decoding import decode_image, is_image_name
-from unmask.data.split import Split, split_files
+from unmask.data.reader import ShardReader
+from unmask.data.split import Split
 from unmask.errors import InputError
 
 
@@ -24,11 +25,6 @@ class Member(NamedTuple):
     start: int
     size: int
     label: int | None
-
-
-def tar_files(path: Path) -> list[Path]:
-    """The shards of a data set: ``path`` itself, or the tars in the folder ``path``, sorted."""
-    return [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar"))
 
 
 def _read_label(ending: str, content: bytes, where: str) -> int | None:
@@ -78,7 +74,7 @@ def index_tar(file: Path, shard: int) -> list[Member]:
     ]
 
 
-class TarImages:
+class TarImages(ShardReader[Member]):
     """Images of WebDataset shards.
 
     Args:
@@ -92,44 +88,28 @@ class TarImages:
     kind = "WebDataset shards (*.tar)"
 
     def __init__(self, path: Path, split: Split) -> None:
-        files = tar_files(path)
-        official = split_files(files)
-        self._files = official.files(split) if official else files
-        self._members = [
-            member for shard, file in enumerate(self._files) for member in index_tar(file, shard)
+        super().__init__(path, split)
+        self.places = [
+            member for shard, file in enumerate(self.files) for member in index_tar(file, shard)
         ]
+        self.labels = [member.label for member in self.places]
         self._maps: dict[int, np.memmap] = {}
         folder = path if path.is_dir() else path.parent
-        labels = [member.label for member in self._members]
-        self.class_names = names_for(labels, read_class_names(folder), where=str(path))
+        self.class_names = names_for(self.labels, read_class_names(folder), where=str(path))
 
     def __getstate__(self) -> dict[str, object]:
         """Without the open maps: another process makes its own."""
         return {**self.__dict__, "_maps": {}}
 
     @staticmethod
-    def recognises(path: Path) -> bool:
-        """Whether ``path`` is a tar or a folder that holds one."""
-        return bool(tar_files(path))
-
-    @staticmethod
-    def official_split(path: Path) -> str:
-        """The rule of the data set's own split; empty when it has none."""
-        official = split_files(tar_files(path))
-        return official.rule if official else ""
-
-    def __len__(self) -> int:
-        """Images of the chosen side."""
-        return len(self._members)
+    def find(path: Path) -> list[Path]:
+        """``path`` itself, or the tars in the folder ``path``, sorted."""
+        return [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar"))
 
     def key(self, row: int) -> str:
         """Shard and member, as in ``train-000000.tar/cat.png``."""
-        member = self._members[row]
-        return f"{self._files[member.shard].name}/{member.key}"
-
-    def label(self, row: int) -> int | None:
-        """The class, None for shards without labels."""
-        return self._members[row].label
+        member = self.places[row]
+        return f"{self.files[member.shard].name}/{member.key}"
 
     def image(self, row: int) -> Image.Image:
         """The decoded member.
@@ -137,8 +117,8 @@ class TarImages:
         Raises:
             UnreadableImageError: its bytes are damaged.
         """
-        member = self._members[row]
+        member = self.places[row]
         if member.shard not in self._maps:
-            self._maps[member.shard] = np.memmap(self._files[member.shard], np.uint8, "r")
+            self._maps[member.shard] = np.memmap(self.files[member.shard], np.uint8, "r")
         content = self._maps[member.shard][member.start : member.start + member.size]
         return decode_image(content.tobytes(), self.key(row))

@@ -12,6 +12,8 @@ from unmask.nn.positions import first_positions, put, take
 from unmask.nn.trunk import Blocks
 from unmask.types import Canvas
 
+NORM_EPS = 1e-6  # of all three systems
+
 
 class EncoderDecoder(nn.Module):
     """Encode, give hidden positions their stand-in, decode.
@@ -22,12 +24,12 @@ class EncoderDecoder(nn.Module):
         widths: (D, E).
         length: L.
         prefix: P, positions in front of the image tokens; every half sees them.
-        drops: whether the encoder sees only the known tokens (MAR, eMIGM). Otherwise it sees all,
-            unless the canvas says which (MAGE, in training).
-        mask_token: what stands for a hidden token. None is the encoder's own feature of position
-            0 (MAGE's class slot).
-        mask_at: where it enters: before the decoder, or before the encoder already, whose result
-            then goes on as it is (eMIGM without dropping).
+        hidden: what the encoder sees of hidden tokens. "dropped": nothing (MAR, eMIGM).
+            "embedded": what the embed made of them, unless the canvas says whom to keep (MAGE, in
+            training). "replaced": the mask token, and its result goes on as it is (eMIGM without
+            dropping).
+        mask_token: what stands for a hidden token, in the decoder unless "replaced". None is the
+            encoder's own feature of position 0 (MAGE's class slot).
         tail: whether the result gets a position table of its own (MAR's head has none besides).
     """
 
@@ -39,23 +41,20 @@ class EncoderDecoder(nn.Module):
         widths: tuple[int, int],
         length: int,
         prefix: int,
-        drops: bool,
+        hidden: Literal["dropped", "embedded", "replaced"],
         mask_token: nn.Parameter | None,
-        mask_at: Literal["encoder", "decoder"] = "decoder",
         tail: bool,
-        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        assert not (drops and mask_at == "encoder"), "a dropped token needs no stand-in there"
-        self.prefix, self.drops, self.mask_at = prefix, drops, mask_at
+        self.prefix, self.drops, self.replaces = prefix, hidden == "dropped", hidden == "replaced"
         width, inner = widths
         self.encoder = encoder
-        self.encoder_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.encoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.join = nn.Linear(width, inner)
         self.mask_token = mask_token  # (1, 1, E), or (1, E) where it is the null class too
         self.positions = nn.Parameter(torch.zeros(1, prefix + length, inner))
         self.decoder = decoder
-        self.decoder_norm = nn.LayerNorm(inner, eps=norm_eps)
+        self.decoder_norm = nn.LayerNorm(inner, eps=NORM_EPS)
         self.tail = nn.Parameter(torch.zeros(1, length, inner)) if tail else None
 
     def forward(self, x: Tensor, canvas: Canvas, read: Tensor | None = None) -> Tensor:
@@ -75,7 +74,7 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, x: Tensor, masked: Tensor) -> Tensor:
         """``(B, K, D)``, the positions that the encoder sees, to the same, normalised."""
-        if self.mask_at == "encoder":
+        if self.replaces:
             assert self.mask_token is not None, "an encoder's stand-in is a parameter"
             x = torch.where(self._hidden(masked), self.mask_token.view(1, 1, -1), x)
         return self.encoder_norm(self.encoder(x))
@@ -85,7 +84,7 @@ class EncoderDecoder(nn.Module):
     ) -> Tensor:
         """From the encoder's ``(B, K, D)`` at the positions ``kept`` to the trunk's result."""
         y = self.join(encoded)  # (B, K, E)
-        if self.mask_at == "decoder":
+        if not self.replaces:
             y = self._fill(y, kept, self._hidden(masked))
         y = self.decoder_norm(self.decoder(y + self.positions, read))
         if self.tail is None:
@@ -108,7 +107,7 @@ class EncoderDecoder(nn.Module):
     def kept(self, canvas: Canvas) -> Tensor | None:
         """``(B, K)`` positions of the sequence that the encoder sees; None means all."""
         kept = canvas.kept
-        if self.mask_at == "encoder" or (kept is None and not self.drops):
+        if self.replaces or (kept is None and not self.drops):
             return None
         if kept is None:
             kept = first_positions(~canvas.masked, int((~canvas.masked[0]).sum()))

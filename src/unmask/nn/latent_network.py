@@ -99,11 +99,9 @@ class LatentNetwork:
             widths=(self.width, self.decoder_width),
             length=self.length,
             prefix=self.buffer,
-            drops=self.drops,
+            hidden="dropped" if self.drops else "replaced",
             mask_token=embed.null if self.tied else own,
-            mask_at="decoder" if self.drops else "encoder",
             tail=True,
-            norm_eps=NORM_EPS,
         )
         return MaskedModel(
             embed,

@@ -66,10 +66,9 @@ class MageNetwork:
             widths=(self.width, self.decoder_width),
             length=self.length,
             prefix=1,
-            drops=False,
+            hidden="embedded",
             mask_token=None,
             tail=False,
-            norm_eps=NORM_EPS,
         )
         outputs = embed.tokens.num_embeddings
         head = FixedTableHead(self.codes, self.decoder_width, inner=self.width, outputs=outputs)

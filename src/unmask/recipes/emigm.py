@@ -105,8 +105,8 @@ FASHION = replace(
     ),
 )
 
-RECIPES: tuple[Recipe, ...] = (
-    FASHION,
+PUBLISHED = (
     *(_recipe(name, row, image_size=256) for name, row in TABLE_256.items()),
     *(_recipe(name, row, image_size=512) for name, row in TABLE_512.items()),
 )
+RECIPES: tuple[Recipe, ...] = (FASHION, *PUBLISHED)
