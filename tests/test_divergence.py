@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from toy_latents import DROPS, latent_model
+from toy_latents import DROPS, latent_model, latent_pipeline
+from toy_system import toy_pipeline
 
+from unmask.cli import main
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.divergence import LIMIT, divergence
-from unmask.draws import Draws
-from unmask.model import MaskedModel
+from unmask.draws import Draws, keyed_generator
+from unmask.model import MaskedModel, initialize
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder
+from unmask.pipeline import adjusted
 
 BY_COUNT, BY_STRIDE = DiffusionDraw(respacing="25"), DiffusionDraw(respacing="ddim25")
 SOLVER = DiffusionDraw(solver="dpm-solver", respacing="14")
@@ -33,16 +37,19 @@ def size(latents: Tensor) -> float:
 
 
 def test_random_weights_explode_from_step_999_on_and_nowhere_else() -> None:
-    model = latent_model(DROPS)
+    model = DROPS.build().eval()
+    initialize(model, keyed_generator("weights"))
+    for weight in (model.head.out.weight, model.head.out.bias):  # which start at zero
+        weight.data = 0.05 * torch.randn(weight.shape, generator=keyed_generator("out"))
     assert size(drawn(model, BY_COUNT)) > 1000
     assert size(drawn(model, BY_STRIDE)) < 50
 
 
 def nearly_right(model: MaskedModel, monkeypatch: pytest.MonkeyPatch) -> MaskedModel:
-    """A head that is 2 % off: where the data is standard normal and all is noise, noise is x."""
+    """A head that is 2 % off where all is noise (which then is x), and whose norms bound it."""
 
     def predict(x: Tensor, y: Tensor, *, outputs: int) -> Tensor:
-        noise = (0.98 * x).expand(*y.shape[:-1], -1)
+        noise = (0.98 * x.clamp(-4, 4)).expand(*y.shape[:-1], -1)
         return torch.cat([noise, torch.zeros_like(noise)], -1)[..., :outputs]
 
     monkeypatch.setattr(model.head, "predict", predict)
@@ -56,7 +63,8 @@ def test_two_percent_of_error_are_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "\n" not in message
     assert "begins at step 999" in message
     assert "1,327 times" in message
-    assert "'ddim25'" in message and "'dpm-solver'" in message
+    assert "'ddim25'" in message
+    assert "'dpm-solver'" in message
     for draw in (BY_STRIDE, SOLVER):
         assert divergence(drawn(model, draw), draw) is None
 
@@ -87,3 +95,32 @@ def test_every_respacing_that_keeps_step_999_is_named(respacing: str) -> None:
     for solver in ("ddpm", "ddim"):
         draw = replace(BY_COUNT, solver=solver, respacing=respacing)
         assert "step 999" in str(divergence(torch.full((1, 1, 1), 99.0), draw))
+
+
+def test_unmask_sample_says_it_and_has_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pipeline = latent_pipeline()
+    for parameter in pipeline.model.head.parameters():
+        parameter.data *= 0.1
+    pipeline.save_pretrained(tmp_path / "model")
+    words = ["sample", str(tmp_path / "model"), "--per-class", "1", "--device", "cpu"]
+    words += ["--format", "tokens", "--guidance-scale", "1", "--out", str(tmp_path / "out")]
+    assert main([*words, "--respacing", "25"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert len(said) == 1
+    assert "--respacing" in said[0]
+    toy_pipeline().save_pretrained(tmp_path / "codes")
+    words[1] = str(tmp_path / "codes")
+    assert main([*words, "--solver", "ddim"]) == 2
+    assert "this plan draws codes" in capsys.readouterr().err
+    assert main(words) == 0
+    assert not capsys.readouterr().err
+
+
+def test_the_solver_of_a_plan_is_replaced() -> None:
+    plan = Plan(order=RandomOrder(), draw=DiffusionDraw(respacing="100"))
+    assert adjusted(plan, respacing="ddim25").draw == DiffusionDraw(respacing="ddim25")
+    assert adjusted(plan, respacing="").draw == DiffusionDraw(respacing="")
+    assert adjusted(plan, solver="dpm-solver", respacing="14").draw == SOLVER
+    assert adjusted(plan, solver="ddim").draw == DiffusionDraw(solver="ddim", respacing="100")

@@ -43,7 +43,7 @@ def divergence(latents: Tensor, draw: AnyDraw, *, usual: float = 1.0) -> str | N
         )
         way_out = (
             "set plan.draw.respacing to 'ddim25', or plan.draw.solver to 'dpm-solver' and "
-            "plan.draw.respacing to '14'"
+            "respacing to '14' (unmask sample: --respacing and --solver)"
         )
     return (
         f"diverged: drawn latents have root mean square {size:.3g}, the data's {usual:.3g}. "

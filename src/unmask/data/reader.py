@@ -1,11 +1,10 @@
-"""What all kinds of image files share: where each image lies, and its label."""
+"""Images at random access, and what all kinds of image files share in giving them."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from PIL import Image
 
@@ -14,50 +13,53 @@ from unmask.data.split import Split, split_files
 Place = TypeVar("Place")
 
 
-class Reader(ABC, Generic[Place]):
-    """Images of one kind of files; an ``ImageSource`` once its name and rule are set.
+class Listed(Protocol):
+    """A data set without its images. Rows count from 0."""
 
-    A kind's ``__init__`` opens one side of the official split, or everything where there is none,
-    and sets ``class_names``, ``places`` and ``labels``.
-    """
-
-    kind: ClassVar[str]
-    """What a person would call such files, for messages."""
-    name: str = ""
+    name: str
     """Of the data set and its side, for reports."""
-    split_rule: str = ""
-    """A sentence that states how train and val were told apart."""
     class_names: tuple[str, ...]
     """In label order; empty if unlabelled."""
-    places: Sequence[Place]
-    """Where each image lies."""
-    labels: Sequence[int | None]
-    """Class of each image."""
+    split_rule: str
+    """A sentence that states how train and val were told apart."""
 
-    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def label(self, row: int) -> int | None:
+        """Class of an image, None if unlabelled."""
+
+    def key(self, row: int) -> str:
+        """File name, tar member or table row, for messages and hashes."""
+
+
+class ImageSource(Listed, Protocol):
+    """Images with their labels, at random access."""
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded image; raises ``UnreadableImageError`` when it is damaged."""
+
+
+class Reader(ImageSource, Protocol[Place]):
+    """One kind of image files: a source once ``open_source`` has set its name and rule.
+
+    A kind's ``__init__`` opens one side of the official split, or everything where there is none,
+    and sets the names of the classes, and of each image the place and the label.
+    """
+
+    kind: ClassVar[str]  # what a person would call such files, for messages
+    places: Sequence[Place]
+    labels: Sequence[int | None]
+
     def __init__(self, path: Path, split: Split) -> None: ...
 
     @classmethod
-    @abstractmethod
     def recognises(cls, path: Path) -> bool:
         """Whether ``path`` is of this kind."""
 
     @classmethod
-    @abstractmethod
     def official_split(cls, path: Path) -> str:
         """A sentence that states the data set's own split; empty when it has none."""
-
-    @abstractmethod
-    def key(self, row: int) -> str:
-        """Name of an image, relative to the data set: file, tar member or table row."""
-
-    @abstractmethod
-    def image(self, row: int) -> Image.Image:
-        """The decoded image.
-
-        Raises:
-            UnreadableImageError: it is damaged.
-        """
 
     def __len__(self) -> int:
         """Images of this side."""
@@ -73,8 +75,10 @@ class Reader(ABC, Generic[Place]):
         self.labels = [self.labels[row] for row in rows]
 
 
-class ShardReader(Reader[Place]):
+class ShardReader(Reader[Place], Protocol[Place]):
     """Images of a few large files, whose names tell the official split if there is one."""
+
+    files: list[Path]
 
     def __init__(self, path: Path, split: Split) -> None:
         found = self.find(path)
@@ -82,7 +86,6 @@ class ShardReader(Reader[Place]):
         self.files = official.files(split) if official else found
 
     @staticmethod
-    @abstractmethod
     def find(path: Path) -> list[Path]:
         """The files of a data set, sorted."""
 

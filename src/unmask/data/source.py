@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
-
-from PIL import Image
 
 from unmask.data.folder import FolderImages
 from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
-from unmask.data.reader import Reader
+from unmask.data.reader import ImageSource, Listed, Reader
 from unmask.data.split import Split, check_split, hash_rule, hashed_rows
 from unmask.data.webdataset import TarImages
 from unmask.errors import InputError
 
 
-class Listed(Protocol):
-    """A data set without its images. Rows count from 0."""
-
-    name: str
-    """Of the data set and its side, for reports."""
-    class_names: tuple[str, ...]
-    """In label order; empty if unlabelled."""
-    split_rule: str
-    """A sentence that states how train and val were told apart."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-
-    def label(self, row: int) -> int | None:
-        """Class of an image, None if unlabelled."""
-
-    def key(self, row: int) -> str:
-        """File name, tar member or table row, for messages and hashes."""
-
-
-class ImageSource(Listed, Protocol):
-    """Images with their labels, at random access."""
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image; raises ``UnreadableImageError`` when it is damaged."""
-
+__all__ = ["ImageSource", "Listed", "open_source"]
 
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)
 

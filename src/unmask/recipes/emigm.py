@@ -101,7 +101,7 @@ FASHION = replace(
         mar.FASHION.plan,
         counts=AncestralCounts(curve="exp"),
         guidance=Guidance(scale=3.0, interval=(0.1, 0.4)),
-        draw=DiffusionDraw(solver="dpm-solver", respacing="8"),
+        draw=DiffusionDraw(solver="ddim", respacing="ddim25"),
     ),
 )
 

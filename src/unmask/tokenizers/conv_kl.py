@@ -38,7 +38,7 @@ class ConvKLTokenizer(LatentTokenizer):
     config: ConvKL
 
     def __init__(self, config: ConvKL) -> None:
-        super().__init__(config)
+        super().__init__(config, config.channels, scale=config.scale)
         self.encoder = conv_encoder(config, 2 * config.channels)
         self.decoder = conv_decoder(config, config.channels)
         channels_last(self)

@@ -8,16 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
+from unmask.tokenizers.image_tokenizer import LevelConfig
 
 GROUP = 8  # channels a normalisation group
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvStack:
+class ConvStack(LevelConfig):
     """Shape of encoder and decoder."""
 
-    image_channels: int = 3
-    """1 for grey, 3 for colour."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels at each level, finest first, multiples of 8; the stride is 2**(levels-1)."""
     blocks: tuple[int, ...] = (0, 1, 1)
@@ -26,8 +25,7 @@ class ConvStack:
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
-        if self.image_channels not in (1, 3):
-            raise InputError(f"image_channels={self.image_channels}: wanted is 1 or 3")
+        super().__post_init__()
         if not self.widths or any(w < GROUP or w % GROUP for w in self.widths):
             raise InputError(f"widths={self.widths} must be multiples of {GROUP}, one a level")
         if len(self.blocks) != len(self.widths) or min(self.blocks) < 0:
@@ -35,16 +33,6 @@ class ConvStack:
                 f"blocks={self.blocks} must give a number from 0 for each of the "
                 f"{len(self.widths)} levels of widths={self.widths}"
             )
-
-    @property
-    def stride(self) -> int:
-        """Pixels along one side of a token's patch."""
-        return 1 << (len(self.widths) - 1)
-
-    @property
-    def native_range(self) -> tuple[float, float]:
-        """Values that the network sees in place of 0 and 1."""
-        return (-1.0, 1.0)
 
 
 def _norm(width: int) -> nn.GroupNorm:

@@ -32,7 +32,7 @@ class ConvVQTokenizer(VQTokenizer):
     family = "conv_vq"
 
     def __init__(self, config: ConvVQ) -> None:
-        super().__init__(config)
+        super().__init__(config, config.codes)
         self.encoder = conv_encoder(config, config.code_dim)
         self.quantizer = VectorQuantizer(
             config.codes, config.code_dim, l2_normalised=config.l2_normalised

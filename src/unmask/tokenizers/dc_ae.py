@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unmask.errors import InputError
 from unmask.recipes.serial import from_dict
+from unmask.tokenizers.image_tokenizer import LevelConfig
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer, check_scale
 
 CLASS = "AutoencoderDC"  # in a diffusers config.json
@@ -25,11 +26,9 @@ NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCAE:
+class DCAE(LevelConfig):
     """Shape of a :class:`DCAETokenizer`; the defaults are f32c32."""
 
-    image_channels: int = 3
-    """1 for grey, 3 for colour."""
     widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
     """Channels at each level, finest first; the stride is 2**(levels-1)."""
     encoder_blocks: tuple[int, ...] = (0, 4, 8, 2, 2, 2)
@@ -48,27 +47,17 @@ class DCAE:
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
+        super().__post_init__()
         levels = len(self.widths)
         if not levels == len(self.encoder_blocks) == len(self.decoder_blocks):
             raise InputError(
                 f"encoder_blocks={self.encoder_blocks} and decoder_blocks={self.decoder_blocks} "
                 f"must give a number for each of the {levels} levels of widths={self.widths}"
             )
-        if any(not 0 <= level < levels for level in self.attention):
-            raise InputError(f"attention={self.attention} names a level not in widths")
+        self.check_attention(self.attention)
         if self.channels < 1 or self.widths[-1] % self.channels:
             raise InputError(f"channels={self.channels} must divide the last of {self.widths}")
         check_scale(self.scale)
-
-    @property
-    def stride(self) -> int:
-        """Pixels along one side of a token's patch."""
-        return 1 << (len(self.widths) - 1)
-
-    @property
-    def native_range(self) -> tuple[float, float]:
-        """Values that the network sees in place of 0 and 1."""
-        return (-1.0, 1.0)
 
 
 class DCAETokenizer(LatentTokenizer):
@@ -82,7 +71,7 @@ class DCAETokenizer(LatentTokenizer):
     deterministic = True
 
     def __init__(self, config: DCAE) -> None:
-        super().__init__(config)
+        super().__init__(config, config.channels, scale=config.scale)
         self.encoder, self.decoder = _networks(config)
 
     def deciding(self) -> Iterable[tuple[str, Tensor]]:

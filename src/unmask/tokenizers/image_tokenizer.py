@@ -4,34 +4,62 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, asdict
-from typing import ClassVar, Protocol, TypeVar
+from dataclasses import asdict, dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from unmask.checkpoints.store import load_state
+from unmask.errors import InputError
 from unmask.tokenizers.tokenizer import from_native, square_grid, to_native, weights_identity
 
 Made = TypeVar("Made", bound="ImageTokenizer")
 
 
-class ImageConfig(Protocol):
-    """What every family's frozen dataclass of sizes tells."""
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """What the sizes of every family tell."""
 
-    __dataclass_fields__: ClassVar[dict[str, Field]]
+    image_channels: int = 3
+    """1 for grey, 3 for colour."""
 
-    @property
-    def image_channels(self) -> int:
-        """1 for grey, 3 for colour."""
+    def __post_init__(self) -> None:
+        """Reject channels that no image has."""
+        if self.image_channels not in (1, 3):
+            raise InputError(f"image_channels={self.image_channels}: wanted is 1 or 3")
 
     @property
     def stride(self) -> int:
         """Pixels along one side of a token's patch."""
+        raise NotImplementedError
 
     @property
     def native_range(self) -> tuple[float, float]:
         """Values that the network sees in place of 0 and 1."""
+        return (-1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelConfig(ImageConfig):
+    """Sizes of networks that halve the picture from level to level."""
+
+    widths: tuple[int, ...] = (128, 128, 256, 256, 512)
+    """Channels at each level, finest first; the stride is 2**(levels-1)."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side of a token's patch."""
+        return 1 << (len(self.widths) - 1)
+
+    def check_attention(self, levels: tuple[int, ...]) -> None:
+        """Refuse attention at a level that is not there.
+
+        Raises:
+            InputError: naming the levels.
+        """
+        if any(not 0 <= level < len(self.widths) for level in levels):
+            raise InputError(f"attention={levels} names a level not in widths")
 
 
 class ImageTokenizer(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,18 +12,6 @@ from unmask.errors import InputError
 from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
 from unmask.tokenizers.latents import Posterior, posterior, to_map, to_tokens
 from unmask.tokenizers.tokenizer import check_images
-
-
-class LatentConfig(ImageConfig, Protocol):
-    """What the sizes of a tokenizer of latents tell besides."""
-
-    @property
-    def channels(self) -> int:
-        """C, numbers a token."""
-
-    @property
-    def scale(self) -> float:
-        """Of latents to tokens."""
 
 
 def check_scale(scale: float) -> None:
@@ -61,13 +49,11 @@ class LatentTokenizer(ImageTokenizer):
     makes = "latents"
     deterministic: ClassVar[bool] = False
     """Whether the encoder tells the latents themselves, not a Gaussian."""
-    config: LatentConfig
 
-    def __init__(self, config: LatentConfig) -> None:
+    def __init__(self, config: ImageConfig, channels: int, *, scale: float = 1.0) -> None:
         super().__init__(config)
-        self.channels = config.channels
-        self.scale = config.scale
-        self.moment_channels = config.channels * (1 if self.deterministic else 2)
+        self.channels, self.scale = channels, scale
+        self.moment_channels = channels * (1 if self.deterministic else 2)
 
     def infer(self, images: Tensor) -> Tensor:
         """:meth:`moments` with gradients and without checks."""

@@ -8,38 +8,21 @@ import torch
 from torch import Tensor
 
 from unmask.errors import InputError
-from unmask.tokenizers.tokenizer import fill_grid
+from unmask.tokenizers.tokenizer import Coder, fill_grid
 
 LOGVAR = (-30.0, 20.0)  # the clamp of latent diffusion's autoencoder
 
 
 @runtime_checkable
-class ContinuousTokenizer(Protocol):
-    """Images in, vectors out, and back; images are float32 in [0, 1], latents are scaled."""
+class ContinuousTokenizer(Coder, Protocol):
+    """Images in, vectors out, and back; latents are scaled."""
 
     channels: int
     """C, numbers a token."""
     moment_channels: int
     """What a cache stores of each place: 2C, or C where the encoder is deterministic."""
-    stride: int
-    """Pixels along one side of the patch that a token stands for."""
     scale: float
     """Of the decoder's latents to the tokens, which then have a spread of about 1."""
-    image_channels: int
-    """1 for grey, 3 for colour."""
-    native_range: tuple[float, float]
-    """Values that the network itself sees in place of 0 and 1."""
-
-    @property
-    def identity(self) -> str:
-        """Short hash of configuration and weights: equal identities give equal moments."""
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a square image.
-
-        Raises:
-            InputError: the size does not divide by the stride.
-        """
 
     def moments(self, images: Tensor) -> Tensor:
         """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, moment_channels, h, w)``.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from unmask.errors import InputError
+from unmask.tokenizers.image_tokenizer import ImageConfig
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 
 NAME = re.compile(r"patches-(\d+)-(grey|rgb)")
@@ -15,20 +16,17 @@ CHANNELS = {"grey": 1, "rgb": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patches:
+class Patches(ImageConfig):
     """Shape of a :class:`PatchTokenizer`."""
 
     patch: int
     """Pixels a side."""
-    image_channels: int = 3
-    """1 for grey, 3 for colour."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
         if self.patch < 1:
             raise InputError(f"patch={self.patch} must be at least 1 pixel")
-        if self.image_channels not in (1, 3):
-            raise InputError(f"image_channels={self.image_channels}: wanted is 1 or 3")
+        super().__post_init__()
 
     @property
     def channels(self) -> int:
@@ -36,19 +34,9 @@ class Patches:
         return self.image_channels * self.patch**2
 
     @property
-    def scale(self) -> float:
-        """Of latents to tokens: none."""
-        return 1.0
-
-    @property
     def stride(self) -> int:
         """Pixels along one side of a token's patch."""
         return self.patch
-
-    @property
-    def native_range(self) -> tuple[float, float]:
-        """Values of a token in place of 0 and 1."""
-        return (-1.0, 1.0)
 
 
 class PatchTokenizer(LatentTokenizer):
@@ -61,7 +49,7 @@ class PatchTokenizer(LatentTokenizer):
     deterministic = True
 
     def __init__(self, config: Patches) -> None:
-        super().__init__(config)
+        super().__init__(config, config.channels)
         self.encoder = nn.PixelUnshuffle(config.patch)
         self.decoder = nn.PixelShuffle(config.patch)
 

@@ -15,12 +15,9 @@ from unmask.errors import InputError
 RANGE_TOLERANCE = 1e-3  # antialiased resizing overshoots by less
 
 
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Images in, ids out, and back. At this boundary images are float32 in [0, 1], always."""
+class Coder(Protocol):
+    """What tokenizers of codes and of latents offer alike. Images are float32 in [0, 1], always."""
 
-    codes: int
-    """V, the number of codes; ids lie in [0, V)."""
     stride: int
     """Pixels along one side of the patch that a token stands for."""
     image_channels: int
@@ -30,7 +27,7 @@ class Tokenizer(Protocol):
 
     @property
     def identity(self) -> str:
-        """Short hash of configuration and weights: equal identities give equal ids."""
+        """Short hash of configuration and weights: equal identities give equal tokens."""
 
     def grid(self, image_size: int) -> tuple[int, int]:
         """Rows and columns of tokens of a square image.
@@ -38,6 +35,14 @@ class Tokenizer(Protocol):
         Raises:
             InputError: the size does not divide by the stride.
         """
+
+
+@runtime_checkable
+class Tokenizer(Coder, Protocol):
+    """Images in, ids out, and back."""
+
+    codes: int
+    """V, the number of codes; ids lie in [0, V)."""
 
     def encode(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` float32 in [0, 1] to ``(B, L)`` int64 ids, row-major."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,22 +10,6 @@ from torch import Tensor
 from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
 from unmask.tokenizers.quantizer import Quantized, VectorQuantizer
 from unmask.tokenizers.tokenizer import check_images, resolve_grid
-
-
-class VQConfig(ImageConfig, Protocol):
-    """What the sizes of a tokenizer of codes tell besides."""
-
-    @property
-    def codes(self) -> int:
-        """V, vectors in the codebook."""
-
-    @property
-    def code_dim(self) -> int:
-        """D, numbers a code."""
-
-    @property
-    def l2_normalised(self) -> bool:
-        """Whether codes are directions."""
 
 
 class Reconstruction(NamedTuple):
@@ -54,12 +38,11 @@ class VQTokenizer(ImageTokenizer):
     """
 
     makes = "codes"
-    config: VQConfig
     quantizer: VectorQuantizer
 
-    def __init__(self, config: VQConfig) -> None:
+    def __init__(self, config: ImageConfig, codes: int) -> None:
         super().__init__(config)
-        self.codes = config.codes
+        self.codes = codes
 
     def latents(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to ``(B, h, w, D)`` encoder outputs."""

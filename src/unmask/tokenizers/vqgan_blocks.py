@@ -7,12 +7,25 @@ Encoders and decoders of all of them have the same skeleton, held by :func:`enco
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unmask.errors import InputError
+
 GROUPS = 32  # of a normalisation, in every published network
+
+
+def check_widths(widths: tuple[int, ...], groups: int = GROUPS) -> None:
+    """Refuse widths that the normalisations cannot divide.
+
+    Raises:
+        InputError: naming them.
+    """
+    if len(widths) < 2 or any(width < 1 or width % groups for width in widths):
+        raise InputError(f"widths {widths} must be multiples of {groups}, at least one a level")
 
 
 def group_norm(width: int, groups: int = GROUPS) -> nn.GroupNorm:
@@ -142,6 +155,38 @@ class Level(nn.Module):
             if self.attention:
                 x = self.attention[index](x)
         return x if self.resample is None else self.resample(x)
+
+
+def levels(
+    width_in: int,
+    widths: Sequence[int],
+    block: Callable[[int, int], nn.Module],
+    *,
+    blocks: int,
+    resample: Callable[[int], nn.Module],
+    attention: Collection[int] = (),
+    groups: int = GROUPS,
+) -> list[Level]:
+    """The levels of one side, in the order in which they run.
+
+    Args:
+        width_in: channels before the first.
+        widths: of each level.
+        block: makes a block from the channels before and after it.
+        blocks: a level.
+        resample: makes the way from a level of so many channels to the next.
+        attention: places in ``widths`` of levels with attention after every block.
+        groups: of attention's normalisations.
+    """
+    made = []
+    for place, (before, width) in enumerate(pairwise((width_in, *widths))):
+        after = resample(width) if place < len(widths) - 1 else None
+        parts = [block(before if index == 0 else width, width) for index in range(blocks)]
+        attends = blocks if place in attention else 0
+        made.append(
+            Level(parts, [AttentionBlock(width, groups=groups) for _ in range(attends)], after)
+        )
+    return made
 
 
 def encoder(

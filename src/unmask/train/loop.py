@@ -237,11 +237,13 @@ def keep_record(run: Run, log: RunLog, done: int, previews: Sequence[Preview]) -
         log.write(done, {**finite_means(run, done), "lr": rate})
         run.meter.clear()
     found: dict[str, float | str] = {}
+    began = time.monotonic()
     for preview in previews:  # before the save: a checkpoint's own preview is never missing
         if due(done, preview.every, settings.steps):
             found |= run.preview(preview, done)
     if found:
         log.note(done, found)
+    log.marked += time.monotonic() - began  # images a second are those of the training
     if due(done, settings.save_every, settings.steps):
         finite_means(run, done)
         run.save(done)

@@ -21,7 +21,8 @@ from unmask.evaluate.classifier import TrainedClassifier, load_classifier, load_
 from unmask.evaluate.evaluation import EvaluationOptions, Tally, measure_statistics, measured
 from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.evaluate.judgement import Judgement, real_batches
+from unmask.evaluate.judgement import Judgement
+from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import ReferenceStatistics
 from unmask.generation import generate
 from unmask.guidance import Guidance

@@ -1,0 +1,240 @@
+"""Scores while a generator trains: the same as later ones, and no trace of them in the training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_latents import LATENT_TOY
+from toy_run import outcome
+from toy_system import TOY, toy_tokenizer, write_images
+
+from unmask.data.build_cache import CacheLayout, build_cache
+from unmask.data.cache import LatentCache
+from unmask.data.source import ImageSource, open_source
+from unmask.data.transform import Transform
+from unmask.errors import InputError
+from unmask.evaluate import judgement
+from unmask.evaluate.classifier import ConvClassifier, TrainedClassifier
+from unmask.evaluate.features import Features
+from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
+from unmask.guidance import Guidance
+from unmask.nn.diffusion import DiffusionDraw
+from unmask.pipeline import load
+from unmask.recipes.recipe import Recipe
+from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
+from unmask.train import previews
+from unmask.train.generator import train_generator
+from unmask.train.settings import Training
+
+IMAGES, STEPS = 6, 6
+FIGURES = ["eval/fd", "eval/is", "eval/accuracy"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, their codes and their patches."""
+    root = tmp_path_factory.mktemp("place")
+    write_images(root / "images" / "train", 24)
+    write_images(root / "images" / "val", 8)
+    source = open_source(root / "images")
+    for name, tokenizer in (("codes", toy_tokenizer()), ("patches", patches())):
+        layout = CacheLayout(image_size=16)
+        build_cache(tokenizer, source, out=root / name, layout=layout, progress=False)
+    network = ConvClassifier(channels=3, classes=2, size=16)
+    network.init_weights(torch.Generator().manual_seed(0))
+    TrainedClassifier(
+        network=network.eval(), name="toy", channels=3, size=(16, 16), classes=2
+    ).save(root / "classifier.safetensors")
+    return root
+
+
+class FewFeatures:
+    """Eight averages of the pixels, whose distance costs nothing."""
+
+    name = identity = "few"
+    width = 8
+
+    def __init__(self, *, resize: int, device: torch.device | str) -> None:
+        assert torch.device(device).type == "cpu"
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        pooled = images.float().flatten(1).unfold(1, 96, 96).mean(-1) / 255  # (B, 8)
+        return Features(pooled, pooled.softmax(1))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (previews, judgement):
+        monkeypatch.setattr(module, "EfficientNetLite0", FewFeatures)
+
+
+def patches() -> AnyTokenizer:
+    return load_any_tokenizer(LATENT_TOY.tokenizer)
+
+
+def held_out(place: Path) -> ImageSource:
+    return open_source(place / "images", split="val")
+
+
+def recipe_of(recipe: Recipe, **training: Any) -> Recipe:
+    options = {"steps": STEPS, "log_every": 1, "save_every": 2, "tracker": "none", **training}
+    return replace(
+        recipe,
+        network=replace(recipe.network, classes=2),
+        training=replace(recipe.training, **options),
+    )
+
+
+def scored(place: Path, recipe: Recipe = TOY, **training: Any) -> Recipe:
+    judge = str(place / "classifier.safetensors")
+    options = {"evaluate_every": 4, "evaluate_images": IMAGES, "evaluate_classifier": judge}
+    return recipe_of(recipe, **options | training)
+
+
+def run(place: Path, recipe: Recipe, out: Path, *, images: bool = True) -> list[dict]:
+    """Train; the lines of the log that tell of the weights."""
+    of_codes = recipe.tokenizer == TOY.tokenizer
+    train_generator(
+        recipe,
+        LatentCache.open(place / ("codes" if of_codes else "patches")),
+        toy_tokenizer() if of_codes else patches(),
+        out=out,
+        held_out=held_out(place) if images else None,
+    )
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" not in line]
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("recipe", [TOY, LATENT_TOY], ids=["codes", "latents"])
+def test_scores_leave_no_trace_in_the_training(place: Path, tmp_path: Path, recipe: Recipe) -> None:
+    notes = run(place, scored(place, recipe), tmp_path / "with")
+    run(place, recipe_of(recipe), tmp_path / "without")
+    weights, state, lines = outcome(tmp_path / "with")
+    assert (weights, state) == outcome(tmp_path / "without")[:2]
+    losses = [line for line in lines if "loss" in line]
+    assert losses == [line for line in outcome(tmp_path / "without")[2] if "loss" in line]
+    scores = [line for line in notes if "eval/fd" in line]
+    assert [line["step"] for line in scores] == [4, STEPS]
+    for line in scores:
+        names = {name for name in line if name.startswith("eval/")}
+        assert names == {*FIGURES, *(f"{name}_guided" for name in FIGURES)}
+
+
+@pytest.mark.usefixtures("few")
+def test_the_last_scores_are_those_of_the_finished_model(place: Path, tmp_path: Path) -> None:
+    recipe = scored(place, steps=2)
+    strong = Guidance(scale=50.0)  # two steps of training teach the classes little
+    recipe = replace(recipe, plan=replace(recipe.plan, guidance=strong))
+    (last,) = run(place, recipe, tmp_path / "run")
+    pipeline = load(tmp_path / "run")
+    real = RealImages(
+        open_source(place / "images"), held_out(place), Transform(size=16, channels=3)
+    )
+    options = Judgement(count=IMAGES)
+    for kind, plan in (
+        ("", replace(pipeline.plan, guidance=Guidance())),
+        ("_guided", pipeline.plan),
+    ):
+        subject = Subject.of_pipeline(pipeline, options, plan)
+        report = judge(subject, real, judgement=options)
+        assert report is not None
+        assert last[f"eval/fd{kind}"] == pytest.approx(report.rows[0].fd, rel=1e-9)
+        assert last[f"eval/is{kind}"] == pytest.approx(report.rows[0].inception_score, rel=1e-9)
+    assert last["eval/fd"] != last["eval/fd_guided"]
+
+
+@pytest.mark.usefixtures("few")
+def test_a_stopped_run_has_the_same_scores(place: Path, tmp_path: Path) -> None:
+    whole = run(place, scored(place, keep=3), tmp_path / "whole")
+    for left in (4, 2):  # stopped after the scores of step 4, and before them
+        shutil.copytree(tmp_path / "whole", tmp_path / str(left))
+        for step in range(left + 2, STEPS + 1, 2):
+            shutil.rmtree(tmp_path / str(left) / "checkpoints" / f"step-{step:07d}")
+        assert run(place, scored(place, keep=3), tmp_path / str(left)) == whole
+    assert run(place, recipe_of(TOY, keep=3), tmp_path / "2") == whole, "now without scores"
+
+
+@pytest.mark.usefixtures("few")
+def test_a_plan_without_guidance_is_scored_once(place: Path, tmp_path: Path) -> None:
+    recipe = scored(place, steps=2, evaluate_classifier=None, ema=None)
+    recipe = replace(recipe, plan=replace(recipe.plan, guidance=Guidance()))
+    (line,) = run(place, recipe, tmp_path)
+    assert line.keys() == {"step", "eval/fd", "eval/is"}
+
+
+@pytest.mark.usefixtures("few")
+def test_processes_share_the_images(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three processes, one after the other, whose parts the main one puts together."""
+    alone = run(place, scored(place, steps=2), tmp_path / "one")
+
+    class One:
+        device, num_processes, process_index = torch.device("cpu"), 3, 0
+        is_main_process = True
+
+    shares: dict[int, list] = {}
+
+    def together(look: previews.OnlineScores, *arguments: Any) -> Any:
+        found = {}
+        for One.process_index in (2, 1, 0):  # the main one last: it needs the others' parts
+            One.is_main_process = One.process_index == 0
+            found = whole(look, *arguments)
+            assert not found or One.is_main_process
+        return found
+
+    def gather(own: list) -> list:
+        kind = len(gathered) % 2  # without guidance, then with it
+        gathered.append(sum(len(part.pooled) for part in own[0]))
+        shares.setdefault(kind, []).insert(0, own[0])
+        return shares[kind]
+
+    gathered: list[int] = []
+    whole = previews.OnlineScores.__call__
+    monkeypatch.setattr(previews.OnlineScores, "__call__", together)
+    monkeypatch.setattr(previews, "launched", One)
+    monkeypatch.setattr(previews, "gather_object", gather)
+    shared = run(place, scored(place, steps=2), tmp_path / "three")
+    assert gathered == [2, 2] * 3
+    assert len(shared) == len(alone) == 1
+    assert shared[0].keys() == alone[0].keys()
+    for name, value in alone[0].items():
+        assert shared[0][name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_what_cannot_be_scored_is_refused_first(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluate_every=4 .* give --data"):
+        run(place, scored(place), tmp_path / "a", images=False)
+    recipe = scored(place, evaluate_every=1)
+    fashion = replace(recipe, training=replace(recipe.training, evaluate_classifier="fashion"))
+    with pytest.raises(InputError, match=r"\(1, 28, 28\)"):
+        run(place, fashion, tmp_path / "b")
+    with pytest.raises(InputError, match="cannot read the classifier"):
+        run(place, replace(fashion, training=replace(fashion.training, evaluate_classifier="x")),
+            tmp_path / "c")  # fmt: skip
+    with pytest.raises(InputError, match="evaluate_images=1"):
+        Training(steps=1, evaluate_every=1, evaluate_images=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_that_diverges_in_sampling_is_told_once_a_step(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    plan = replace(LATENT_TOY.plan, draw=DiffusionDraw(respacing="10"))
+    recipe = scored(place, replace(LATENT_TOY, plan=plan), preview_every=3)
+    notes = run(place, recipe, tmp_path)
+    warnings = [(line["step"], line["warning"]) for line in notes if "warning" in line]
+    assert [step for step, _ in warnings] == [3, 4, STEPS]
+    assert all("begins at step 999" in text for _, text in warnings)
+    said = capsys.readouterr().out.splitlines()
+    assert sum("diverged" in line for line in said) == 3
+    assert all("'ddim25'" in line for line in said if "diverged" in line)
+    assert previews.usual_size(LatentCache.open(place / "patches")) == pytest.approx(0.65, abs=0.3)
