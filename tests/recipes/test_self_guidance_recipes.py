@@ -10,10 +10,12 @@ import torch
 from unmask.counts import FixedCounts
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.guidance import Guidance
 from unmask.model import initialize
 from unmask.nn.feedback import Feedback
 from unmask.objectives.substitution import SubstitutionObjective
+from unmask.pipeline import load
 from unmask.recipes import get, self_guidance
 from unmask.recipes.recipe import Recipe
 from unmask.train.ema import ema_decay
@@ -87,3 +89,16 @@ def test_its_toy_version_can_be_trained(recipe: Recipe) -> None:
     trained = {n for n, p in objective.model.named_parameters() if p.requires_grad}
     assert trained
     assert all(name.startswith("feedback.") for name in trained)
+
+
+def test_the_shipped_adapter_lies_beside_the_shipped_network() -> None:
+    guided, base = load("fashion-selfguidance"), load("fashion-maskgit")
+    assert guided.recipe == get("fashion-selfguidance")
+    state = guided.model.state_dict()
+    assert all(torch.equal(state[name], t) for name, t in base.model.state_dict().items())
+    assert guided.tokenizer.identity == base.tokenizer.identity
+    assert guided.class_names == base.class_names
+    labels = [label for label in range(10) for _ in range(4)]
+    made = guided(labels).pixels
+    right = load_fashion_classifier().logits(made).argmax(1) == torch.tensor(labels)
+    assert right.float().mean() > 0.75

@@ -35,83 +35,44 @@ CLASSES = 1008
 SPATIAL_WIDTH = 17 * 17 * SPATIAL_CHANNELS
 
 
-class Layer(NamedTuple):
-    """A convolution of a block."""
-
-    name: str
-    reads: str
-    """"block" for the block's input, "pool" for that input pooled, or the name of a layer above."""
-    width: int
-    """Channels out."""
-    kernel: tuple[int, int]
-    """Height, width."""
-    stride: int = 1
-    """2 leaves the padding out."""
+Layers = list[tuple[int, int | tuple[int, ...]]]
+"""Channels out and kernel of convolutions one after another; (1, 3, 3, 1) are two side by side."""
+FORK = (1, 3, 3, 1)
 
 
-def _chain(name: str, *layers: tuple[int, int | tuple[int, int]], stride: int = 1) -> list[Layer]:
-    """``(width, kernel)`` one after another, numbered from 1; the last one strides."""
-    made: list[Layer] = []
-    for number, (width, kernel) in enumerate(layers, 1):
-        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        reads = made[-1].name if made else "block"
-        last = stride if number == len(layers) else 1
-        made.append(Layer(f"{name}_{number}", reads, width, sides, last))
-    return made
+def _grid35(pooled: int) -> dict[str, Layers]:
+    return {
+        "branch1x1": [(64, 1)],
+        "branch5x5": [(48, 1), (64, 5)],
+        "branch3x3dbl": [(64, 1), (96, 3), (96, 3)],
+        "branch_pool": [(pooled, 1)],
+    }
 
 
-def _forked(stem: list[Layer]) -> list[Layer]:
-    """A chain that ends in a wide and a tall kernel side by side."""
-    number = len(stem) + 1
-    name, reads = stem[0].name.removesuffix("_1"), stem[-1].name
-    wide = Layer(f"{name}_{number}a", reads, 384, (1, 3))
-    return [*stem, wide, Layer(f"{name}_{number}b", reads, 384, (3, 1))]
-
-
-def _point(name: str, width: int, reads: str = "block") -> Layer:
-    return Layer(name, reads, width, (1, 1))
-
-
-def _grid35(pooled: int) -> list[Layer]:
-    return [
-        _point("branch1x1", 64),
-        *_chain("branch5x5", (48, 1), (64, 5)),
-        *_chain("branch3x3dbl", (64, 1), (96, 3), (96, 3)),
-        _point("branch_pool", pooled, "pool"),
-    ]
-
-
-def _grid17(inner: int) -> list[Layer]:
+def _grid17(inner: int) -> dict[str, Layers]:
     wide, tall = (inner, (1, 7)), (inner, (7, 1))
-    return [
-        _point("branch1x1", 192),
-        *_chain("branch7x7", (inner, 1), wide, (192, (7, 1))),
-        *_chain("branch7x7dbl", (inner, 1), tall, wide, tall, (192, (1, 7))),
-        _point("branch_pool", 192, "pool"),
-    ]
+    return {
+        "branch1x1": [(192, 1)],
+        "branch7x7": [(inner, 1), wide, (192, (7, 1))],
+        "branch7x7dbl": [(inner, 1), tall, wide, tall, (192, (1, 7))],
+        "branch_pool": [(192, 1)],
+    }
 
 
-def _grid8() -> list[Layer]:
-    return [
-        _point("branch1x1", 320),
-        *_forked(_chain("branch3x3", (384, 1))),
-        *_forked(_chain("branch3x3dbl", (448, 1), (384, 3))),
-        _point("branch_pool", 192, "pool"),
-    ]
-
-
-def _to_grid17() -> list[Layer]:
-    return [
-        Layer("branch3x3", "block", 384, (3, 3), 2),
-        *_chain("branch3x3dbl", (64, 1), (96, 3), (96, 3), stride=2),
-    ]
-
-
-def _to_grid8() -> list[Layer]:
-    return [
-        *_chain("branch3x3", (192, 1), (320, 3), stride=2),
-        *_chain("branch7x7x3", (192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3), stride=2),
-    ]
+GRID8: dict[str, Layers] = {
+    "branch1x1": [(320, 1)],
+    "branch3x3": [(384, 1), (384, FORK)],
+    "branch3x3dbl": [(448, 1), (384, 3), (384, FORK)],
+    "branch_pool": [(192, 1)],
+}
+TO_GRID17: dict[str, Layers] = {
+    "branch3x3": [(384, 3)],
+    "branch3x3dbl": [(64, 1), (96, 3), (96, 3)],
+}
+TO_GRID8: dict[str, Layers] = {
+    "branch3x3": [(192, 1), (320, 3)],
+    "branch7x7x3": [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3)],
+}
 
 
 class ConvNorm(nn.Module):
@@ -143,43 +104,46 @@ POOLS = {
 
 
 class Mixed(nn.Module):
-    """A block of parallel convolutions, joined along the channels in the order of its table.
+    """A block of parallel branches, joined along the channels in the order of its table.
 
     Args:
         width: channels in.
-        layers: the table; what no other layer reads goes into the result.
-        pool: "average" (padding not counted), "maximum", or "down" to half the height and width.
+        table: the layers of each branch by its name; "branch_pool" reads the pooled input.
+        pool: "average" (padding not counted), "maximum", or "down": the last layers halve the
+            height and width without padding, and the pooled input joins the result.
     """
 
-    def __init__(self, width: int, layers: list[Layer], *, pool: str = "average") -> None:
+    def __init__(self, width: int, table: dict[str, Layers], *, pool: str = "average") -> None:
         super().__init__()
-        self.layers, self.pool = layers, POOLS[pool]
-        widths = {"block": width, "pool": width, **{row.name: row.width for row in layers}}
-        read = {row.reads for row in layers}
-        self.ends = [row.name for row in layers if row.name not in read]
-        if "pool" not in read:
-            self.ends.append("pool")
-        self.width = sum(widths[name] for name in self.ends)
-        """Channels out."""
-        for row in layers:
-            height, width = row.kernel
-            self.add_module(
-                row.name,
-                ConvNorm(
-                    widths[row.reads],
-                    row.width,
-                    kernel=row.kernel,
-                    stride=row.stride,
-                    padding=(height // 2, width // 2) if row.stride == 1 else 0,
-                ),
-            )
+        self.pool, self.branches = POOLS[pool], dict[str, list[list[str]]]()
+        self.joins_pool = pool == "down"
+        for branch, layers in table.items():
+            before, names = width, self.branches.setdefault(branch, [])
+            for number, (after, kernel) in enumerate(layers, 1):
+                strides = self.joins_pool and number == len(layers)
+                name = branch if len(layers) == 1 else f"{branch}_{number}"
+                names.append([f"{name}a", f"{name}b"] if kernel == FORK else [name])
+                sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+                for at, part in enumerate(names[-1]):
+                    self.add_module(part, _layer(before, after, sides[2 * at :][:2], strides))
+                before = after
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, H, W)`` to ``(B, width, H', W')``."""
-        found = {"block": x, "pool": self.pool(x)}
-        for row in self.layers:
-            found[row.name] = self.get_submodule(row.name)(found[row.reads])
-        return torch.cat([found[name] for name in self.ends], 1)
+        """``(B, C, H, W)`` to ``(B, C', H', W')``."""
+        pooled, ends = self.pool(x), []
+        for branch, steps in self.branches.items():
+            found = [pooled if branch == "branch_pool" else x]
+            for names in steps:
+                found = [self.get_submodule(name)(found[0]) for name in names]
+            ends += found
+        return torch.cat([*ends, pooled] if self.joins_pool else ends, 1)
+
+
+def _layer(before: int, after: int, kernel: tuple[int, ...], strides: bool) -> ConvNorm:
+    height, width = kernel
+    if strides:
+        return ConvNorm(before, after, kernel=(height, width), stride=2)
+    return ConvNorm(before, after, kernel=(height, width), padding=(height // 2, width // 2))
 
 
 def _neighbours(size: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,14 +208,14 @@ class InceptionV3(nn.Module):
         self.Mixed_5b = Mixed(192, _grid35(32))
         self.Mixed_5c = Mixed(256, _grid35(64))
         self.Mixed_5d = Mixed(288, _grid35(64))
-        self.Mixed_6a = Mixed(288, _to_grid17(), pool="down")
+        self.Mixed_6a = Mixed(288, TO_GRID17, pool="down")
         self.Mixed_6b = Mixed(768, _grid17(128))
         self.Mixed_6c = Mixed(768, _grid17(160))
         self.Mixed_6d = Mixed(768, _grid17(160))
         self.Mixed_6e = Mixed(768, _grid17(192))
-        self.Mixed_7a = Mixed(768, _to_grid8(), pool="down")
-        self.Mixed_7b = Mixed(1280, _grid8())
-        self.Mixed_7c = Mixed(2048, _grid8(), pool="maximum")
+        self.Mixed_7a = Mixed(768, TO_GRID8, pool="down")
+        self.Mixed_7b = Mixed(1280, GRID8)
+        self.Mixed_7c = Mixed(2048, GRID8, pool="maximum")
         self.fc = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Tensor) -> Taps:
