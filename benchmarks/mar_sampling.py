@@ -105,9 +105,7 @@ class Case:
         before = int(masked[0].sum())
         for after in [*ends[:-1], 0]:
             where = torch.arange(length, device=self.device).expand(batch, -1)
-            canvas = Canvas(
-                self.canvas.tokens.repeat(2, 1, 1), where < before, where[:, before:]
-            )
+            canvas = Canvas(self.canvas.tokens.repeat(2, 1, 1), where < before, where[:, before:])
             yield canvas, self.labels.repeat(2), where[:, : before - after]
             before = after
 

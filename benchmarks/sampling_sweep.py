@@ -24,9 +24,9 @@ from unmask.data.transform import Transform
 from unmask.decode import Plan
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.features import EfficientNetLite0
-from unmask.evaluate.frechet import frechet_between
 from unmask.evaluate.image_sets import ImageBatch
 from unmask.evaluate.judgement import Judgement, generated_batches, real_batches
+from unmask.evaluate.reference import Moments
 from unmask.evaluate.scores import Manifold, class_accuracy, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
 from unmask.pipeline import Pipeline, adjusted, load
@@ -54,11 +54,12 @@ class Judge:
         for side in (self.reference, found):
             sides.append(RunningStatistics(side.shape[1]))
             sides[-1].update(side)
+        mine, theirs = map(Moments.of, sides)
         overlap = manifold_overlap(self.manifold, Manifold(found))
         logits = torch.cat([self.classifier.logits(batch.images) for batch in batches])
         labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
         accuracy = class_accuracy(logits, labels)
-        return frechet_between(*sides), accuracy, overlap.precision, overlap.recall
+        return mine.distance(theirs), accuracy, overlap.precision, overlap.recall
 
 
 def one_row(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 from report import markdown_table, write_report
@@ -14,7 +15,7 @@ from report import markdown_table, write_report
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
-from unmask.evaluate.judgement import Judgement, generated_batches, judge_images
+from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.pipeline import load
 
 MADE_BY = """\
@@ -44,15 +45,11 @@ def main() -> None:
     rows, last = [], None
     for seed in options.seeds:
         judgement = Judgement(classifier="fashion", seed=seed)
-        last = judge_images(
-            generated_batches(pipeline, judgement),
-            train,
-            held_out,
-            transform,
-            judgement=judgement,
-            tokenizer=pipeline.tokenizer if seed == options.seeds[-1] else None,
-            seeds=judgement.seeds,
-        )
+        subject = Subject.of_pipeline(pipeline, judgement, pipeline.plan)
+        if seed != options.seeds[-1]:
+            subject = replace(subject, tokenizer=None)  # its floor is the same for all
+        last = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
+        assert last is not None, "without a folder every process has a report"
         made = last.rows[0]
         rows.append([judgement.seeds, made.fd, made.precision, made.recall, made.class_accuracy])
         print(*rows[-1], sep="\t", flush=True)

@@ -43,14 +43,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-
-    def report(epoch: int, loss: float) -> None:
-        print(f"epoch {epoch}: loss {loss:.4f}", flush=True)
-
     images, labels = read_split(options.data, "train")
-    trained = train_classifier(
-        images, labels, classes=10, name="Fashion-MNIST classifier", on_epoch=report
-    )
+    trained = train_classifier(images, labels, classes=10, name="Fashion-MNIST classifier")
     date = datetime.now(timezone.utc).date().isoformat()
     trained = replace(trained, note=f"trained on the 60,000 Fashion-MNIST training images, {date}")
     test = read_split(options.data, "t10k")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from unmask.demo import DemoOptions, by_class, run_demo
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.demo import DemoOptions, run_demo
 from unmask.evaluate.judgement import Judgement
+from unmask.generation import generate
+from unmask.pictures import to_uint8
 from unmask.recipes.maskgit import FASHION
 from unmask.recipes.tokenizers import FASHION_VQ
 from unmask.report import write_report
@@ -47,6 +48,8 @@ def test_the_demo_runs_reports_and_continues(options: DemoOptions, tmp_path: Pat
         "scores",
     ]
     assert [row.images for row in result.scores.rows] == [40, 40, 40]
+    (turn,) = generate(result.pipeline, list(range(10)), seeds=range(10), batch_size=64)
+    assert torch.equal(result.samples[::10], to_uint8(turn.pixels))
     report = tmp_path / "report.html"
     write_report(result, report)
     page = report.read_text(encoding="utf8")
@@ -58,10 +61,3 @@ def test_the_demo_runs_reports_and_continues(options: DemoOptions, tmp_path: Pat
     trained = {stage.name: stage.seconds for stage in again.stages}
     assert trained["generator"] < 5
     assert torch.equal(again.samples, result.samples)
-
-
-def test_samples_are_sorted_by_class() -> None:
-    images = torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1)
-    labels = torch.tensor([0, 1, 2] * 4)
-    batches = [ImageBatch(images[:7], labels[:7]), ImageBatch(images[7:], labels[7:])]
-    assert by_class(batches, 3, 2).flatten().tolist() == [0, 3, 1, 4, 2, 5]

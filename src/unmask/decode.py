@@ -136,13 +136,15 @@ def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[
     before = torch.cat([start[None], counts[:-1]])  # (S, B)
     keep = counts.to(draws.device)
     strength = {weak: table.float().to(draws.device) for weak, table in scales.items()}
+    used = {weak: (table != 1).any(1).tolist() for weak, table in scales.items()}
+    most = torch.stack([before, before - counts]).amax(2).T.tolist()  # S pairs
     return [
         _Now(
             at=Progress(step, plan.steps),
             keep=keep[row],
-            scales={w: strength[w][row] for w, table in scales.items() if (table[row] != 1).any()},
-            masked_most=int(before[row].max()),
-            revealed_most=int((before[row] - counts[row]).max()),
+            scales={weak: strength[weak][row] for weak, rows in used.items() if rows[row]},
+            masked_most=most[row][0],
+            revealed_most=most[row][1],
         )
         for row, step in enumerate(range(plan.first_step, plan.steps))
     ]

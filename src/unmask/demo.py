@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
@@ -18,11 +17,13 @@ from unmask.data.cache import LatentCache
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.source import ImageSource, open_source
 from unmask.data.transform import Transform
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_sets import gather
 from unmask.evaluate.judgement import (
     Judgement,
+    RealImages,
+    Subject,
     generated_batches,
-    judge_images,
+    judge,
     real_batches,
 )
 from unmask.evaluate.report import Report
@@ -35,6 +36,8 @@ from unmask.tokenizers.folder import load_tokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.generator import train_generator
 from unmask.train.tokenizer import train_tokenizer
+
+EACH = 10  # samples of a class that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,29 +135,26 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         train_generator(_named(options.recipe, out), cache, tokenizer, out=out / "generator")
         pipeline = load(out / "generator", device=options.device)
     with stage("samples"):
-        batches = list(generated_batches(pipeline, options.judgement))
         classes = range(pipeline.model.classes)
+        first = replace(options.judgement, count=EACH * len(classes))
+        samples = gather(generated_batches(pipeline, first)).images  # the classes in turn
         film = unmasking(pipeline, classes, seeds=classes)
     with stage("scores"):
-        scores = judge_images(
-            batches,
-            train,
-            held_out,
-            transform,
-            judgement=replace(options.judgement, device=options.device),
-            tokenizer=pipeline.tokenizer,
-            seeds=options.judgement.seeds,
-        )
+        judgement = replace(options.judgement, device=options.device)
+        subject = Subject.of_pipeline(pipeline, judgement, pipeline.plan)
+        scores = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
+        assert scores is not None, "without a folder every process has a report"
     originals = next(real_batches(held_out, transform, count=20)).images
+    pixels = originals.to(options.device)
     return DemoResult(
         out=out,
         stages=stages,
         scores=scores,
         pipeline=pipeline,
-        samples=by_class(batches, pipeline.model.classes, 10),
+        samples=samples.unflatten(0, (EACH, -1)).transpose(0, 1).flatten(0, 1),
         film=film,
         originals=originals,
-        reconstructions=_reconstruct(pipeline, originals),
+        reconstructions=pipeline.tokenizer.reconstruct(pixels.float() / 255).cpu(),
     )
 
 
@@ -172,17 +172,3 @@ def _cache(
     layout = CacheLayout(image_size=recipe.image_size, flip=recipe.flip)
     build_cache(tokenizer, source, out=folder, layout=layout)
     return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)
-
-
-def by_class(batches: list[ImageBatch], classes: int, each: int) -> Tensor:
-    """The first ``each`` images of every class, class by class, ``(classes x each, C, H, W)``."""
-    images = torch.cat([batch.images for batch in batches])
-    labels = torch.cat([batch.labels for batch in batches if batch.labels is not None])
-    rows = [(labels == label).nonzero().flatten()[:each] for label in range(classes)]
-    return images[torch.cat(rows)]
-
-
-def _reconstruct(pipeline: Pipeline, images: Tensor) -> Tensor:
-    device = next(pipeline.model.parameters()).device
-    ids = pipeline.tokenizer.encode(images.to(device).float() / 255)
-    return pipeline.tokenizer.decode(ids, pipeline.model.grid).cpu()

@@ -107,9 +107,7 @@ def inpaint(
 
 
 @torch.inference_mode()
-def _encode(
-    tokenizer: Tokenizer | LatentTokenizer, images: Tensor, seeds: Sequence[int]
-) -> Tensor:
+def _encode(tokenizer: Tokenizer | LatentTokenizer, images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Tokens of the given images; latents are drawn from each image's own seed."""
     if not isinstance(tokenizer, LatentTokenizer):
         return tokenizer.encode(images)

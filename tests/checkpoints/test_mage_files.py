@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unmask.checkpoints import mage
+from unmask.checkpoints.foreign import Foreign
 from unmask.checkpoints.names import match, to_own, to_source
 from unmask.checkpoints.store import check_state
 from unmask.cli import main
-from unmask.convert import convert
+from unmask.convert import convert, matching_recipe
 from unmask.errors import InputError
 from unmask.nn.mage_network import MageNetwork
 from unmask.objectives.masked import MaskedObjective
@@ -82,6 +84,20 @@ def test_dead_parameters_are_the_difference_to_the_published_counts(
 
 
 PARTS = ("weight", "bias")
+
+
+@pytest.mark.parametrize("size", COUNTS)
+def test_a_published_network_gets_its_recipe(size: str) -> None:
+    recipe = get(f"mage-{size}")
+    found = Foreign(recipe.network, {}, {"kind": "mage", "file": "a/weights"})
+    assert matching_recipe(found) == recipe
+    other = matching_recipe(found._replace(network=replace(recipe.network, depth=2)))
+    assert (other.name, other.results) == ("mage-converted", ())
+    assert (other.tokenizer, other.plan, other.masking) == (
+        "mage-vqgan",
+        recipe.plan,
+        recipe.masking,
+    )
 
 
 def toy_state(fixtures: Path) -> dict[str, Tensor]:
@@ -165,7 +181,7 @@ def test_keys_of_unknown_parts_are_named(
         ("", "decoder_norm.bias", r"do not fill 'trunk\.decoder_norm\.bias'"),
         ("", "vqgan.decoder.conv_out.bias", r"do not fill 'decoder\.conv_out\.bias'"),
         ("vqgan.loss.weight", "", r"no rule for the key 'loss\.weight'"),
-        ("head.weight", "mlm_layer.fc.weight", "a classifier of MAGE, which unmask probe takes"),
+        ("head.weight", "mlm_layer.fc.weight", "MAGE.s classifier, which unmask probe takes"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -1,12 +1,16 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, pixels
 
 from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
 from unmask.data.cache import Encoding, LatentCache
+from unmask.data.transform import Transform
+from unmask.draws import keyed_generator
 from unmask.errors import InputError
 
 VALUES = [10 * i for i in range(10)]
@@ -116,6 +120,31 @@ def test_both_views_are_one_batch_of_the_encoder(tmp_path):
 
     build(tmp_path / "c", tokenizer=Counting())
     assert sizes == [6, 2, 6, 2, 4]  # 4 + 4 + 2 images in shards, at most 3 at a time
+
+
+CROPS = CacheLayout(image_size=8, crops=3, shard_size=4, batch_size=3)
+
+
+def test_random_crops_are_views(tmp_path):
+    build(tmp_path / "c", layout=CROPS)
+    cache = LatentCache.open(tmp_path / "c")
+    assert (cache.views, cache.plan.cut) == (3, "mirrored crops")
+    rows = torch.arange(10)
+    cut = Transform(size=8, crop="resized", resample="bilinear", flip=True)
+    for view in range(3):
+        images = [cut(Image.fromarray(pixels(v)), keyed_generator("crop", r, view))
+                  for r, v in enumerate(VALUES)]  # fmt: skip
+        wanted = PatchTokenizer().encode(torch.stack(images).float() / 255)
+        assert torch.equal(cache.codes(rows, torch.full((10,), view)), wanted)
+    others = replace(CROPS, shard_size=10, batch_size=7)
+    build(tmp_path / "d", layout=others)
+    again = LatentCache.open(tmp_path / "d")
+    views = torch.arange(10) % 3
+    assert torch.equal(cache.codes(rows, views), again.codes(rows, views))
+    with pytest.raises(InputError, match="cut"):
+        build(tmp_path / "c", layout=replace(CROPS, flip=False))
+    with pytest.raises(InputError, match="crops=-1 must be at least 0"):
+        CacheLayout(image_size=8, crops=-1)
 
 
 def test_images_are_read_while_those_before_are_encoded(tmp_path):

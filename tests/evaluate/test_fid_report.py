@@ -10,11 +10,11 @@ from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate.chunks import NumberedSet
 from unmask.evaluate.evaluation import EvaluationOptions, evaluate
 from unmask.evaluate.features import Features
-from unmask.evaluate.image_sets import ImageBatch
 from unmask.evaluate.inception import FILE
-from unmask.evaluate.judgement import Judgement, judge_images
+from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.evaluate.reference import Moments, ReferenceStatistics
 from unmask.evaluate.report import Report, Row
 
@@ -111,16 +111,12 @@ def test_statistics_of_another_width_are_refused_before_any_image_is_read():
 
 
 def test_absent_weights_are_named_before_any_image_is_generated(tmp_path):
-    def untouched():
+    def untouched(start, stop):
         raise AssertionError("an image was generated")
-        yield ImageBatch(torch.zeros(1))
 
-    data = fashion_mnist_10k()
+    data, transform = fashion_mnist_10k(), Transform(size=28, crop="none", channels=1)
+    real = RealImages(open_source(data), open_source(data, split="val"), transform)
+    made = NumberedSet(name="generated", between=untouched, positions=2000)
+    subject = Subject(sets=[made], shape=(1, 28, 28), identity="none")
     with pytest.raises(InputError, match=rf"absent\.pth: download {FILE}"):
-        judge_images(
-            untouched(),
-            open_source(data),
-            open_source(data, split="val"),
-            Transform(size=28, crop="none", channels=1),
-            judgement=Judgement(inception=tmp_path / "absent.pth"),
-        )
+        judge(subject, real, judgement=Judgement(inception=tmp_path / "absent.pth"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from unmask.data.cache import CachePlan, Dtype, Encoding
 from unmask.data.source import ImageSource, Listed
 from unmask.data.transform import Transform
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
+from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -29,9 +30,12 @@ class CacheLayout:
     """What is encoded and how it lies on disk."""
 
     image_size: int
-    """Side of the centre crop that is encoded, in pixels."""
+    """Side of the crop that is encoded, in pixels."""
+    crops: int = 0
+    """Crops of random area and shape to encode of each image (MAGE's augmentation); 0 means the
+    centre crop."""
     flip: bool = True
-    """Also encode the mirror image of each."""
+    """Also encode the mirror image of each centre crop; mirror half of the random ones."""
     precision: Literal["float32", "float16"] = "float32"
     """Of moments; codes are whole numbers."""
     shard_size: int | None = None
@@ -41,6 +45,8 @@ class CacheLayout:
 
     def __post_init__(self) -> None:
         """Reject sizes below one."""
+        if self.crops < 0:
+            raise InputError(f"crops={self.crops} must be at least 0, which means the centre crop")
         for name in ("image_size", "shard_size", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
@@ -82,7 +88,7 @@ def plan_cache(
     encoding: Encoding, source: Listed, layout: CacheLayout, *, grid: tuple[int, int]
 ) -> CachePlan:
     """What a cache of these parts will be; ``grid`` is the tokenizer's for this image size."""
-    views = 2 if layout.flip else 1
+    views = layout.crops or (2 if layout.flip else 1)
     dtype: Dtype = "uint16" if encoding.kind == "codes" else layout.precision
     numbers = views * math.prod(grid) * max(1, encoding.moment_channels)  # an image
     fitting = max(1, min(MOST_CODES, SHARD_BYTES // (numbers * np.dtype(dtype).itemsize)))
@@ -97,6 +103,7 @@ def plan_cache(
         image_size=layout.image_size,
         grid=grid,
         views=views,
+        cut=("mirrored crops" if layout.flip else "crops") if layout.crops else "center",
         shard_size=layout.shard_size or fitting,
     )
 
@@ -116,7 +123,8 @@ def build_cache(
 
     Args:
         tokenizer: makes the codes or the moments.
-        source: the images; a centre crop of each is encoded, with its mirror image if asked.
+        source: the images; a centre crop of each is encoded, with its mirror image if asked, or
+            random crops, which depend on the row and on nothing else.
         out: folder of the cache, new, empty or begun by the same build.
         layout: image size, views, shards.
         device: where the tokenizer's weights lie; None if they were never moved.
@@ -134,19 +142,29 @@ def build_cache(
     grid = tokenizer.grid(layout.image_size)
     plan = plan_cache(encoding_of(tokenizer), source, layout, grid=grid)
     transform = Transform(size=layout.image_size, channels=tokenizer.image_channels)
+    random = replace(transform, crop="resized", resample="bilinear", flip=layout.flip)
     encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
+
+    def _read(row: int) -> Tensor:
+        """``(C, S, S)`` uint8, or ``(views, C, S, S)`` of random crops."""
+        image = source.image(row)
+        streams = [keyed_generator("crop", row, view) for view in range(layout.crops)]
+        return torch.stack([random(image, s) for s in streams]) if streams else transform(image)
 
     @torch.inference_mode()
     def _encode(items: list[Tensor]) -> Tensor:
-        """n of ``(C, S, S)`` uint8; both views of all are one batch of the encoder."""
+        """What was read of n rows; all views of all are one batch of the encoder."""
         images = torch.stack(items).to(device).float() / 255
-        views = torch.cat([images, images.flip(-1)][: plan.views])  # (views * n, C, S, S)
+        if layout.crops:
+            views = images.transpose(0, 1).flatten(0, 1)  # (views * n, C, S, S)
+        else:
+            views = torch.cat([images, images.flip(-1)][: plan.views])  # likewise
         return encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)
 
     rows = CacheRows(
         plan=plan,
         label=source.label,
-        read=lambda row: transform(source.image(row)),
+        read=_read,
         pack=_encode,
         batch_size=layout.batch_size,
     )

@@ -78,7 +78,9 @@ class CachePlan:
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     views: int
-    """2 with the mirrored image, which is encoded as such, else 1."""
+    """Of each image; of centre crops 2 with the mirrored image, which is encoded as such."""
+    cut: Literal["center", "crops", "mirrored crops"] = "center"
+    """What a view is: centre crop or mirror image, or a random crop."""
     shard_size: int
     """Images a shard, before unreadable ones are left out."""
 
@@ -294,7 +296,7 @@ class LatentCache:
 
         Args:
             rows: ``(n,)`` int64 in [0, N), any order, repeats allowed.
-            views: ``(n,)`` int64, 0 for the image, 1 for its mirror image.
+            views: ``(n,)`` int64, 0 for the image, 1 for its mirror image; or numbers of crops.
 
         Returns:
             ``(n, L)`` int64 in [0, V).

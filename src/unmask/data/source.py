@@ -12,7 +12,6 @@ from unmask.data.split import Split, check_split, hash_rule, hashed_rows
 from unmask.data.webdataset import TarImages
 from unmask.errors import InputError
 
-
 __all__ = ["ImageSource", "Listed", "open_source"]
 
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)

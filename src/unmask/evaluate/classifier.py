@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from itertools import pairwise
@@ -20,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.data.batches import epoch_rows
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate.scores import check_labels, class_accuracy
 
 LAST_GRID = 7  # the network halves the image until about this many rows are left
 
@@ -185,7 +186,8 @@ def load_classifier(path: Path | str) -> TrainedClassifier:
     if facts is None:
         raise InputError(f"{path} holds no classifier; write one with TrainedClassifier.save")
     facts["size"] = tuple(facts["size"])
-    network = _network(facts["channels"], facts["classes"], facts["size"])
+    sizes = {name: facts[name] for name in ("channels", "classes")}
+    network = ConvClassifier(**sizes, size=min(facts["size"]))
     network.load_state_dict(state)
     return TrainedClassifier(network=network.eval(), **facts)
 
@@ -235,7 +237,6 @@ def train_classifier(
     options: ClassifierTraining | None = None,
     name: str = "classifier",
     device: torch.device | str = "cpu",
-    on_epoch: Callable[[int, float], None] | None = None,
 ) -> TrainedClassifier:
     """Train a classifier on real, labelled images.
 
@@ -246,7 +247,6 @@ def train_classifier(
         options: defaults suit small pictures of objects.
         name: what reports call it.
         device: where to train.
-        on_epoch: called with the 1-based epoch and its mean loss.
 
     Returns:
         The classifier, its accuracy unknown: :func:`with_test_accuracy` measures it.
@@ -255,34 +255,36 @@ def train_classifier(
         InputError: for labels out of range or of another number than the images.
     """
     options = options or ClassifierTraining()
-    check_labelled(images, labels, classes)
-    network = _network(images.shape[1], classes, (images.shape[2], images.shape[3]))
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
+        raise InputError(
+            f"images of shape {tuple(images.shape)}, {images.dtype}: a classifier needs at least "
+            "2 uint8 images as (N, C, H, W)"
+        )
+    check_labels(labels, len(images), classes)
+    _, channels, height, width = images.shape
+    network = ConvClassifier(channels=channels, classes=classes, size=min(height, width))
     network.init_weights(keyed_generator(options.seed, "classifier weights"))
     network.to(device).train()
     torch.nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
-    batches = len(images) // min(options.batch_size, len(images))
+    batch = min(options.batch_size, len(images))
+    steps = len(images) // batch * options.epochs
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.lr, total_steps=batches * options.epochs
-    )
-    for epoch in range(options.epochs):
-        total = torch.zeros((), device=device)
-        for pixels, truth in _epoch(images, labels, epoch, options):
-            smoothing = options.label_smoothing
-            scores = network(pixels.to(device).contiguous(memory_format=torch.channels_last))
-            loss = F.cross_entropy(scores, truth.to(device), label_smoothing=smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += loss.detach()
-        if on_epoch:
-            on_epoch(epoch + 1, total.item() / batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=steps)
+    for step in range(steps):
+        rows = epoch_rows(len(images), batch, options.seed, step)
+        draws = keyed_generator(options.seed, "augment", step)
+        pixels = augmented(images[rows].float() / 255, options, draws).to(device)
+        scores = network(pixels.contiguous(memory_format=torch.channels_last))
+        truth, smoothing = labels[rows].to(device), options.label_smoothing
+        optimizer.zero_grad()
+        F.cross_entropy(scores, truth, label_smoothing=smoothing).backward()
+        optimizer.step()
+        schedule.step()
     return TrainedClassifier(
         network=network.eval(),
         name=name,
-        channels=images.shape[1],
-        size=(images.shape[2], images.shape[3]),
+        channels=channels,
+        size=(height, width),
         classes=classes,
     )
 
@@ -300,40 +302,5 @@ def with_test_accuracy(
     Raises:
         InputError: for labels out of range or of another number than the images.
     """
-    check_labelled(images, labels, classifier.classes)
-    named = torch.cat([classifier.logits(part).argmax(1).cpu() for part in images.split(500)])
-    accuracy = (named == labels).double().mean().item()
-    return replace(classifier, accuracy=accuracy, tested_on=len(images))
-
-
-def check_labelled(images: Tensor, labels: Tensor, classes: int) -> None:
-    """One label in [0, classes) for each uint8 image.
-
-    Raises:
-        InputError: when that does not hold.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
-        raise InputError(
-            f"images of shape {tuple(images.shape)}, {images.dtype}: a classifier needs at least "
-            "2 uint8 images as (N, C, H, W)"
-        )
-    if labels.shape != images.shape[:1]:
-        raise InputError(f"{labels.numel()} labels for {len(images)} images; give one an image")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise InputError(f"labels span {low} to {high}, outside [0, {classes}); set classes")
-
-
-def _network(channels: int, classes: int, size: tuple[int, int]) -> ConvClassifier:
-    return ConvClassifier(channels=channels, classes=classes, size=min(size))
-
-
-def _epoch(
-    images: Tensor, labels: Tensor, epoch: int, options: ClassifierTraining
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented float batches of one pass in a keyed order; the last, ragged one is left out."""
-    batch = min(options.batch_size, len(images))
-    order = torch.randperm(len(images), generator=keyed_generator(options.seed, "order", epoch))
-    for step, rows in enumerate(order[: len(order) // batch * batch].split(batch)):
-        draws = keyed_generator(options.seed, "augment", epoch, step)
-        yield augmented(images[rows].float() / 255, options, draws), labels[rows]
+    logits = torch.cat([classifier.logits(part).cpu() for part in images.split(500)])
+    return replace(classifier, accuracy=class_accuracy(logits, labels), tested_on=len(images))

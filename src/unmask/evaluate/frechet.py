@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from unmask.errors import InputError
-from unmask.evaluate.statistics import RunningStatistics
 
 
 def _root(covariance: Tensor) -> Tensor:
@@ -53,12 +52,3 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     overlap = torch.linalg.svdvals(_root(cov1).T @ _root(cov2)).sum()
     spread = cov1.trace() + cov2.trace() - 2 * overlap
     return max(0.0, ((mean1 - mean2).square().sum() + spread).item())
-
-
-def frechet_between(first: RunningStatistics, second: RunningStatistics) -> float:
-    """:func:`frechet_distance` of the Gaussians fitted to two sets of features.
-
-    Raises:
-        InputError: when a set has fewer than two vectors or the widths differ.
-    """
-    return frechet_distance(first.mean, first.covariance(), second.mean, second.covariance())

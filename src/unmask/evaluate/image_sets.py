@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.pictures import to_pil
 
 CLASS_FOLDER = re.compile(r"class_(\d+)")
 GREY_MODES = ("1", "L", "LA")
@@ -317,12 +318,9 @@ def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int
     count = 0
     for batch in as_batches(source):
         labels = [None] * len(batch.images) if batch.labels is None else batch.labels.tolist()
-        for pixels, label in zip(batch.images.permute(0, 2, 3, 1).cpu(), labels, strict=True):
+        for image, label in zip(batch.images, labels, strict=True):
             folder = path if label is None else path / f"class_{label}"
             folder.mkdir(exist_ok=True)
-            image = pixels.numpy()
-            Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(
-                folder / f"{count:06d}.png"
-            )
+            to_pil(image).save(folder / f"{count:06d}.png")
             count += 1
     return count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +15,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.data.source import ImageSource
-from unmask.data.transform import Transform
 from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.evaluate.chunks import Chunks, NumberedSet
@@ -30,7 +28,7 @@ from unmask.evaluate.evaluation import EvaluationOptions, compare, measured, of_
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, load_features
 from unmask.evaluate.image_sets import ImageBatch, NpzFile, PngFolder, gather, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
-from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_sets
+from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_set, reconstructed
 from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import generate
@@ -206,16 +204,17 @@ def choose_classifier(judgement: Judgement, real: RealImages | None) -> TrainedC
     if real is None or not real.train.class_names:
         name = "nothing" if real is None else real.train.name
         raise InputError(f"{name} has no labels: a classifier cannot be trained on it")
-    train, held_out, _ = real
-    known = gather(real_batches(train, real.still, count=len(train)))
-    test = gather(real_batches(held_out, real.still, count=len(held_out)))
+    known, test = (
+        gather(real_batches(side, real.still, count=len(side)))
+        for side in (real.train, real.held_out)
+    )
     assert known.labels is not None, "named classes mean labels"
     assert test.labels is not None, "named classes mean labels"
     judge = train_classifier(
         known.images,
         known.labels,
-        classes=len(train.class_names),
-        name=f"a classifier trained on {train.name}",
+        classes=len(real.train.class_names),
+        name=f"a classifier trained on {real.train.name}",
         device=judgement.device,
     )
     return with_test_accuracy(judge, test.images, test.labels)
@@ -313,8 +312,11 @@ def judge(
     given = _reference(judgement, extractor, subject.shape)
     # Trained where the result is the same in every process and after a restart.
     classifier = choose_classifier(replace(judgement, device="cpu") if work else judgement, real)
-    reference, floors = _compared(subject, real, judgement, given)
-    sets = [*subject.sets, *floors.values(), *filter(None, [reference])]
+    sides = {} if real is None else _real_sides(real, subject.tokenizer, judgement)
+    reference = sides.pop("reference", None)
+    if judgement.reference is not None:
+        reference = None if given.images is None else _numbered("reference", given.images)
+    sets = [*subject.sets, *sides.values(), *filter(None, [reference])]
     with launched().main_process_first() if work else nullcontext():
         chunks = Chunks(
             work,
@@ -328,7 +330,7 @@ def judge(
         report = compare(
             [chunks.read(images) for images in subject.sets],
             None if reference is None else chunks.read(reference),
-            {name: chunks.read(images) for name, images in floors.items()},
+            {name: chunks.read(images) for name, images in sides.items()},
             extractor=extractor,
             shape=subject.shape,
             classifier=None if classifier is None else classifier.describe(),
@@ -338,22 +340,29 @@ def judge(
     return report.noted(*(_unreadable(what, group) for what, group in groups.items()))
 
 
-def _compared(
-    subject: Subject, real: RealImages | None, judgement: Judgement, given: Reference
-) -> tuple[NumberedSet | None, dict[str, NumberedSet]]:
-    """The reference set, if there is one, and the floors by name."""
-    reference, floors = None, dict[str, NumberedSet]()
-    if real is not None:
-        reference, floors = real_sets(
-            real,
-            subject.tokenizer,
-            count=judgement.count,
+def _real_sides(
+    real: RealImages, tokenizer: AnyTokenizer | None, judgement: Judgement
+) -> dict[str, NumberedSet]:
+    """By name the floors, that of the tokenizer if there is one, and the reference."""
+    sides = {
+        "reconstruction floor": (real.held_out, tokenizer),
+        "real floor": (real.train, None),
+        "reference": (real.held_out, None),
+    }
+    if tokenizer is None:
+        del sides["reconstruction floor"]
+    device = torch.device(judgement.device)
+    return {
+        name: real_set(
+            name,
+            source,
+            real.still,
+            wanted=judgement.count,
             batch_size=judgement.batch_size,
-            device=judgement.device,
+            through=None if through is None else partial(reconstructed, through, device),
         )
-    if judgement.reference is not None:
-        reference = None if given.images is None else _numbered("reference", given.images)
-    return reference, floors
+        for name, (source, through) in sides.items()
+    }
 
 
 def _options(
@@ -382,40 +391,3 @@ def _share(chunks: Chunks, sets: Sequence[NumberedSet]) -> bool:
         chunks.compute(todo)
     state.wait_for_everyone()
     return state.is_main_process
-
-
-def judge_images(
-    generated: Iterable[ImageBatch],
-    train: ImageSource,
-    held_out: ImageSource,
-    transform: Transform,
-    *,
-    judgement: Judgement,
-    tokenizer: AnyTokenizer | None = None,
-    seeds: str | None = None,
-    notes: Sequence[str] = (),
-) -> Report:
-    """:func:`judge` of images that are at hand, or are made when they are read.
-
-    Args:
-        generated: uint8 batches, labelled if conditional.
-        train: real images that a model may have seen.
-        held_out: real images that it has not.
-        transform: brings real images to the generated size.
-        judgement: counts and judges.
-        tokenizer: for the reconstruction floor, on the judgement's device; None leaves it out.
-        seeds: of the generated images, for the report; None if unknown.
-        notes: more lines for the report.
-    """
-    shape = (transform.channels, transform.size, transform.size)
-    stream = NumberedSet(
-        name="generated",
-        between=lambda start, stop: of_shape("generated", generated, shape),
-        positions=judgement.count,
-    )
-    subject = Subject(
-        sets=[stream], shape=shape, identity="", tokenizer=tokenizer, seeds=seeds, notes=(*notes,)
-    )
-    report = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
-    assert report is not None, "without a folder every process has a report"
-    return report

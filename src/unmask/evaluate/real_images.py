@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -49,7 +49,7 @@ def real_batches(
     *,
     count: int,
     batch_size: int = BATCH,
-    skipped: set[str] | None = None,
+    skipped: list[str] | None = None,
 ) -> Iterator[ImageBatch]:
     """Real images in a fixed random order, at most ``count``, uint8 with labels if they have.
 
@@ -60,16 +60,12 @@ def real_batches(
         batch_size: images a batch.
         skipped: collects the keys of unreadable images.
     """
-    unread: list[str] = []
-    try:
-        for images, labels in _real_between(0, len(source), source, transform, batch_size, unread):
-            yield ImageBatch(images[:count], None if labels is None else labels[:count])
-            count -= len(images)
-            if count <= 0:
-                return
-    finally:
-        if skipped is not None:
-            skipped.update(unread)
+    unread = [] if skipped is None else skipped
+    for images, labels in _real_between(0, len(source), source, transform, batch_size, unread):
+        yield ImageBatch(images[:count], None if labels is None else labels[:count])
+        count -= len(images)
+        if count <= 0:
+            return
 
 
 def _real_between(
@@ -96,42 +92,38 @@ def _real_between(
             yield ImageBatch(torch.stack(images), known)
 
 
-def reconstructions(
-    batches: Iterable[ImageBatch], tokenizer: AnyTokenizer, device: torch.device
-) -> Iterator[ImageBatch]:
+def reconstructed(tokenizer: AnyTokenizer, device: torch.device, batch: ImageBatch) -> ImageBatch:
     """The same images through the tokenizer and back; of latents, through their mean."""
-    for batch in batches:
-        made = tokenizer.reconstruct(batch.images.to(device).float() / 255)
-        yield batch._replace(images=to_uint8(made).cpu())
+    made = tokenizer.reconstruct(batch.images.to(device).float() / 255)
+    return batch._replace(images=to_uint8(made).cpu())
 
 
-def real_sets(
-    real: RealImages, tokenizer: AnyTokenizer | None, *, count: int, batch_size: int, device: str
-) -> tuple[NumberedSet, dict[str, NumberedSet]]:
-    """The reference, and by name the floors, ``count`` images each.
+def real_set(
+    name: str,
+    source: ImageSource,
+    transform: Transform,
+    *,
+    wanted: int,
+    batch_size: int,
+    through: Callable[[ImageBatch], ImageBatch] | None = None,
+) -> NumberedSet:
+    """Real images in the order of :func:`real_batches`, at random access.
 
-    Floors are held-out images through the tokenizer, if there is one, and training images.
+    Args:
+        name: of the set.
+        source: the images.
+        transform: brings them to one size.
+        wanted: images at most.
+        batch_size: images a batch.
+        through: what is done to each batch.
     """
+    skipped: list[str] = []
 
-    def numbered(name: str, source: ImageSource, through: AnyTokenizer | None) -> NumberedSet:
-        """One side of the data, through the tokenizer if there is one."""
-        skipped: list[str] = []
+    def between(start: int, stop: int) -> Iterable[ImageBatch]:
+        """Those at positions ``[start, stop)``."""
+        found = _real_between(start, stop, source, transform, batch_size, skipped)
+        return found if through is None else map(through, found)
 
-        def between(start: int, stop: int) -> Iterator[ImageBatch]:
-            """Those at positions ``[start, stop)``."""
-            found = _real_between(start, stop, source, real.still, batch_size, skipped)
-            place = torch.device(device)
-            return found if through is None else reconstructions(found, through, place)
-
-        return NumberedSet(
-            name=name,
-            between=between,
-            positions=len(source),
-            wanted=count,
-            skipped=skipped,
-        )
-
-    floors = [numbered("real floor", real.train, None)]
-    if tokenizer is not None:
-        floors.insert(0, numbered("reconstruction floor", real.held_out, tokenizer))
-    return numbered("reference", real.held_out, None), {floor.name: floor for floor in floors}
+    return NumberedSet(
+        name=name, between=between, positions=len(source), wanted=wanted, skipped=skipped
+    )

@@ -134,6 +134,22 @@ def manifold_overlap(real: Manifold, fake: Manifold) -> PrecisionRecall:
     return PrecisionRecall(precision, recall)
 
 
+def check_labels(labels: Tensor, count: int, classes: int) -> None:
+    """One label in [0, classes) for each of ``count`` images.
+
+    Raises:
+        InputError: when that does not hold.
+    """
+    if labels.shape != (count,) or not count:
+        raise InputError(f"{labels.numel()} labels for {count} images; give one an image")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"labels span {low} to {high}, the classifier knows [0, {classes}); "
+            "use a classifier of the same classes"
+        )
+
+
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """``(N,)`` bool, whether the highest score of each image is that of its label.
 
@@ -144,14 +160,7 @@ def correct(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: for another number of labels, none at all, or labels out of range.
     """
-    if labels.shape != logits.shape[:1] or not len(labels):
-        raise InputError(f"{labels.numel()} labels for {len(logits)} images; give one an image")
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= logits.shape[1]:
-        raise InputError(
-            f"labels span {low} to {high}, the classifier knows [0, {logits.shape[1]}); "
-            "use a classifier of the same classes"
-        )
+    check_labels(labels, *logits.shape)
     return logits.argmax(1) == labels.to(logits.device)
 
 

@@ -18,11 +18,11 @@ from unmask.data.transform import Transform
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.evaluate.features import FeatureExtractor
-from unmask.evaluate.frechet import frechet_between
 from unmask.evaluate.inception import Inception
-from unmask.evaluate.judgement import real_batches
 from unmask.evaluate.lpips import LPIPS
+from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reconstruction import WINDOW, psnr, ssim
+from unmask.evaluate.reference import Moments
 from unmask.evaluate.statistics import RunningStatistics
 from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow
 from unmask.pictures import to_uint8
@@ -122,7 +122,7 @@ class _Trial:
         """By the titles of the report."""
         found = {title: total / self.images for title, total in self.sums.items()}
         for extractor, (after, before) in zip(self.meters.extractors, self.features, strict=True):
-            found[distance_title(extractor)] = frechet_between(after, before)
+            found[distance_title(extractor)] = Moments.of(after).distance(Moments.of(before))
         if isinstance(self.use, Tensor):
             found["codes used"] = (self.use > 0).double().mean().item()
             found["perplexity"] = perplexity(self.use)
@@ -185,7 +185,7 @@ def compare_tokenizers(
             fewer than two readable images.
     """
     comparison = comparison or Comparison()
-    skipped: set[str] = set()
+    skipped: list[str] = []
     trials = {name: _Trial(t, meters, comparison) for name, t in tokenizers.items()}
     for trial in trials.values():
         for pixels, _ in real_batches(
@@ -207,7 +207,7 @@ def compare_tokenizers(
         pictures[title] = trials[row.name].first[1]
     return TokenizerReport(
         rows=rows,
-        notes=(*_notes(source, sorted(skipped), coloured), *map(_told, rows, trials.values())),
+        notes=(*_notes(source, sorted(set(skipped)), coloured), *map(_told, rows, trials.values())),
         pictures=pictures,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -19,7 +20,7 @@ def guided(strong: Tensor, weak: Sequence[Tensor], scales: Sequence[Tensor]) -> 
         return strong
     shape = (-1, *[1] * (strong.ndim - 1))
     first, *others = (scale.view(shape) for scale in scales)
-    result = weak[0] + first * (strong - weak[0])
+    result = torch.lerp(weak[0], strong, first)
     for scale, branch in zip(others, weak[1:], strict=True):
         result = result + (scale - 1) * (strong - branch)
     return result

@@ -105,15 +105,12 @@ C_LARGE = replace(
     name="mage-c-large",
     summary="MAGE-C ViT-L: MAGE with a contrastive loss between two crops",
     training=replace(  # this batch is from memory of the paper
-        TRAINING,
-        steps=epochs(1600, 2048),
-        batch_size=2048,
-        lr=1.2e-3,
+        TRAINING, steps=epochs(1600, 2048), batch_size=2048, lr=1.2e-3,
         warmup_steps=epochs(40, 2048),
     ),
     contrastive=Contrastive(),
     results=(_result("linear probe top-1", 80.9, "mean pooling", PAPER),),
-)
+)  # fmt: skip
 
 FASHION = Recipe(
     name="fashion-mage",
@@ -127,20 +124,10 @@ FASHION = Recipe(
         decoder_width=128, decoder_depth=2, decoder_heads=4, length=49, dropout=0.0,
     ),
     masking=MASKING,
-    training=Training(
-        steps=4000,
-        batch_size=64,
-        lr=2e-3,
-        schedule="cosine",
-        warmup_steps=200,
-        betas=(0.9, 0.95),
-        weight_decay=0.05,
-        decay_only_matrices=True,
-        clip_grad_norm=3.0,
-        ema=Ema(decay=0.999, warmup="inverse"),
-        log_every=50,
-        preview_every=1000,
-        save_every=1000,
+    training=replace(
+        TRAINING, steps=4000, batch_size=64, lr=2e-3, warmup_steps=200, label_smoothing=0.0,
+        precision="no", ema=Ema(decay=0.999, warmup="inverse"),
+        log_every=50, save_every=1000, preview_every=1000,
     ),
     plan=plan(12, 4.5),
 )  # fmt: skip

@@ -231,9 +231,7 @@ def _config(
     return {**to_dict(recipe), MADE_FROM: made_from}
 
 
-def _previews(
-    pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None
-) -> list[Preview]:
+def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None) -> list[Preview]:
     """What the training looks at now and then."""
     training, usual = pipeline.recipe.training, usual_size(cache)
     looks = [Preview(sample_sheet(pipeline, usual=usual), training.preview_every)]
