@@ -249,3 +249,10 @@ def test_parts_that_do_not_fit_are_both_named(base: Recipe, changes: dict, parts
         replace(base, **changes)
     assert all(part in str(error.value) for part in parts)
     assert "\n" not in str(error.value)
+
+
+def test_masks_that_drop_or_weigh_are_normalised_over_the_whole_batch() -> None:
+    micro = replace(TOY.training, normalize="micro")
+    assert replace(TOY, training=micro).training.normalize == "micro"
+    with pytest.raises(InputError, match=r"normalize='micro' with BernoulliMasking"):
+        replace(TOY, training=micro, masking=BernoulliMasking())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from unmask.evaluate.features import FeatureExtractor
 from unmask.evaluate.image_sets import ImageBatch, as_batches
 from unmask.evaluate.inception import Inception
 from unmask.evaluate.reference import Moments, ReferenceStatistics
-from unmask.evaluate.report import SCORES, Report, Row
+from unmask.evaluate.report import SCORES, Choices, Report, Row
 from unmask.evaluate.scores import Manifold, RunningInceptionScore, correct, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
 
@@ -25,27 +25,17 @@ Batches = Iterable[Tensor | ImageBatch]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """What is the same for all rows."""
+class EvaluationOptions(Choices):
+    """How sets are compared."""
 
-    neighbours: int = 3
-    """k of precision and recall; 3 as published."""
     manifold_images: int = 50_000
     """First images of a row that precision and recall keep in memory."""
     manifold_reference: int = 10_000
     """First images of the reference that they keep; ADM's reference files hold 10,000."""
-    inception_split: int = 5000
-    """Images whose inception score is taken together, as in ADM's evaluator."""
     statistics: ReferenceStatistics | None = None
     """What fd and sfd compare with, and not the reference set; precision and recall keep that."""
     reference: str | None = None
     """Where the reference set came from, if that is to be stated; FID needs it or statistics."""
-    seeds: str | None = None
-    """Seeds of the generated images, for the report."""
-    quantisation: str | None = None
-    """How their pixels became bytes, for the report."""
-    notes: tuple[str, ...] = ()
-    """More lines for the report."""
 
     def __post_init__(self) -> None:
         """Reject values without a manifold."""
@@ -274,22 +264,20 @@ def compare(
     made = [row("generated", found) for found in generated]
     rows = (_mean(made), *(row(name, f, counts["generated"]) for name, f in floors.items()))
     stated = options.reference if options.statistics is None else options.statistics.source
+    choices = {field.name: getattr(options, field.name) for field in fields(Choices)}
+    choices["notes"] = (*_notes(counts, extractor, options), *options.notes)
     return Report(
+        **choices,
         rows=rows,
         repeats=tuple(made) if len(made) > 1 else (),
         extractor=extractor.name,
         identity=extractor.identity,
         reference_images=counts.get("reference", 0),
         image_shape=shape,
-        neighbours=options.neighbours,
         manifold_images=(options.manifold_images, options.manifold_reference),
-        inception_split=split,
-        seeds=options.seeds,
-        quantisation=options.quantisation,
         classifier=classifier,
         statistics=stated,
         inception=isinstance(extractor, Inception) and extractor.published,
-        notes=(*_notes(counts, extractor, options), *options.notes),
     )
 
 

@@ -41,7 +41,23 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Choices:
+    """What was the same for all rows, and moves or explains their numbers."""
+
+    neighbours: int = 3
+    """k of precision and recall; 3 as published."""
+    inception_split: int = 5000
+    """Images whose inception score is taken together, as in ADM's evaluator."""
+    seeds: str | None = None
+    """Seeds of the generated images."""
+    quantisation: str | None = None
+    """How generated pixels became bytes."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before comparing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Choices):
     """Rows and the circumstances under which they hold."""
 
     rows: tuple[Row, ...]
@@ -54,26 +70,16 @@ class Report:
     """Size of the set that every row is compared with."""
     image_shape: tuple[int, int, int]
     """Channels, height, width of the images before the extractor resizes them."""
-    neighbours: int
-    """k of precision and recall."""
     manifold_images: tuple[int, int] = (50_000, 10_000)
     """At most how many images of a row and of the reference precision and recall use."""
-    inception_split: int = 5000
-    """Images that one inception score is taken over."""
     repeats: tuple[Row, ...] = ()
     """The rows that the first one is the mean of, if it is."""
-    quantisation: str | None = None
-    """How generated pixels became bytes."""
-    seeds: str | None = None
-    """Seeds of the generated images."""
     classifier: str | None = None
     """Who judged the classes, and how well it does on real images."""
     statistics: str | None = None
     """File that fd compares with; None means real images beside, which are no published set."""
     inception: bool = False
     """Whether the features are those of the published 2015 Inception network."""
-    notes: tuple[str, ...] = ()
-    """What a reader must know before comparing."""
 
     @property
     def not_fid(self) -> str:

@@ -127,6 +127,11 @@ class Recipe:
             self._check_adapter()
 
     def _check_masking(self) -> None:
+        if self.training.normalize == "micro" and not isinstance(self.masking, TrainMasking):
+            raise InputError(
+                f"training.normalize='micro' with {type(self.masking).__name__}: its micro-batches "
+                "would drop and weigh tokens apart; set normalize to 'global'"
+            )
         if not getattr(self.network, "drops", False):
             return
         masking = self.masking
