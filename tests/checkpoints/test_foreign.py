@@ -146,7 +146,7 @@ def test_a_flax_file_loads_with_the_originals_options(tmp_path: Path, fixtures: 
     ("key", "what"),
     [
         ("diffloss.net.cond_embed.weight", "MAR or eMIGM"),
-        ("token_emb.word_embeddings.weight", "MAGE"),
+        ("token_emb.word_embeddings.weight", "MAGE's classifier, which unmask probe takes"),
         ("quantize.embedding.weight", "a VQGAN tokenizer"),
         ("post_quant_conv.weight", "an autoencoder"),
     ],

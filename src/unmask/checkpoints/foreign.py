@@ -43,7 +43,7 @@ SIGNATURES = {
 # Patterns of other systems, the more telling first.
 OTHERS = {
     r"(model\.)?diffloss\.": "MAR or eMIGM",
-    r"token_emb\.word_embeddings\.": "MAGE's classifier, which unmask probe takes as it is",
+    r"token_emb\.word_embeddings\.": "MAGE's classifier, which unmask probe takes",
     r"params/(encoder|decoder|quantizer)/": "a MaskGIT tokenizer (JAX)",
     r"quantize\.embedding\.": "a VQGAN tokenizer",
     r"post_quant_conv\.": "an autoencoder",

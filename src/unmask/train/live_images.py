@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.objectives.masked import LocatedBatch
+from unmask.objectives.substitution import SubstitutionBatch
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
@@ -115,12 +117,11 @@ class EncodeFirst(nn.Module):
         self.tokenizer.eval()
         return self
 
-    def forward(self, batch: Any) -> dict[str, Tensor]:
+    def forward(self, batch: LocatedBatch | SubstitutionBatch) -> dict[str, Tensor]:
         """The objective's figures.
 
         Args:
-            batch: a tuple whose ``batch`` is a :class:`unmask.types.MaskedBatch` with
-                ``(B, C, S, S)`` uint8 images for tokens.
+            batch: its tokens are ``(B, C, S, S)`` uint8 images.
         """
         codes = self.tokenizer.encode(batch.batch.tokens.float() / 255)  # (B, L)
         return self.objective(batch._replace(batch=batch.batch._replace(tokens=codes)))
