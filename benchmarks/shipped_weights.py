@@ -27,7 +27,7 @@ unmask tokenizer train fashion-vq --data FASHION_MNIST --out runs/vq \\
     --training.steps 3000 --training.seed 1
 unmask train fashion-maskgit --data FASHION_MNIST --tokenizer runs/vq --out runs/maskgit \\
     --training.steps 5000 --training.batch-size 64 --training.ema.decay 0.999
-python examples/ship_weights.py --tokenizer runs/vq --generator runs/maskgit
+python examples/ship_weights.py runs/vq runs/maskgit
 ```
 """
 

@@ -1,10 +1,11 @@
-"""Put a finished tokenizer run and generator run into the package, as float16.
+"""Put trained runs into the package, as float16, under the names of their recipes.
 
-    unmask tokenizer train fashion-vq --data FASHION_MNIST --out runs/vq --training.steps 3000
-    unmask train fashion-maskgit --data FASHION_MNIST --tokenizer runs/vq --out runs/maskgit ...
-    python examples/ship_weights.py --tokenizer runs/vq --generator runs/maskgit
+    unmask tokenizer train fashion-kl --data FASHION_MNIST --out runs/kl
+    unmask train fashion-mar --data FASHION_MNIST --out runs/mar
+    python examples/ship_weights.py runs/kl runs/mar
 
-The exact commands behind the shipped weights stand in benchmarks/reports/shipped_weights_*.md.
+A run that was stopped is shipped as of its last checkpoint. The exact commands behind the shipped
+weights stand in the reports in benchmarks/reports.
 """
 
 from __future__ import annotations
@@ -13,27 +14,47 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import yaml
+
 from unmask.assets import HERE
 from unmask.data.classes import read_class_names
 from unmask.data.embedded import fashion_mnist_10k
-from unmask.pipeline import load
+from unmask.pipeline import Pipeline, load
 from unmask.recipes import get
-from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+from unmask.recipes.recipe import Recipe
+from unmask.recipes.serial import read_yaml
+from unmask.recipes.tokenizers import TOKENIZER_RECIPES
+from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
+from unmask.train.generator import export
+
+
+def ship_tokenizer(run: Path, name: str, out: Path) -> None:
+    """The tokenizer of a finished run."""
+    save_tokenizer(load_any_tokenizer(run), out / name, half=True)
+
+
+def ship_generator(run: Path, out: Path) -> None:
+    """The generator of a run, with the plan and results that its recipe has by now."""
+    recipe = read_yaml(Recipe, run / "recipe.yaml")
+    names = read_class_names(fashion_mnist_10k()) if recipe.network.classes else ()
+    pipeline: Pipeline = load(export(recipe, run, load_any_tokenizer(recipe.tokenizer), names))
+    ours = get(recipe.name)
+    pipeline.recipe = replace(pipeline.recipe, plan=ours.plan, results=ours.results)
+    pipeline.save_pretrained(out / recipe.name, half=True)
 
 
 def main() -> None:
-    """Copy, in half precision, under the recipes' names."""
+    """Copy, in half precision."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--generator", type=Path, required=True)
+    parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=HERE / "weights")
     options = parser.parse_args()
-    pipeline = load(options.generator)
-    plan = get(pipeline.recipe.name).plan  # chosen after training: benchmarks/sampling_sweep.py
-    pipeline.recipe = replace(pipeline.recipe, tokenizer="fashion-vq", plan=plan)
-    pipeline.class_names = read_class_names(fashion_mnist_10k())  # the original files have none
-    save_tokenizer(load_tokenizer(options.tokenizer), options.out / "fashion-vq", half=True)
-    pipeline.save_pretrained(options.out / pipeline.recipe.name, half=True)
+    for run in options.runs:
+        name = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf8"))["name"]
+        if name in TOKENIZER_RECIPES:
+            ship_tokenizer(run, name, options.out)
+        else:
+            ship_generator(run, options.out)
     for file in sorted(options.out.rglob("*.safetensors")):
         file.chmod(0o644)
         print(f"{file.relative_to(options.out)}: {file.stat().st_size / 1e6:.2f} MB")

@@ -94,14 +94,13 @@ def _recipe(name: str, row: Row, *, image_size: int) -> Recipe:
 FASHION = replace(
     mar.FASHION,
     name="fashion-emigm",
-    summary="the same as fashion-mar with eMIGM's masks, random counts and solver",
+    summary="the same as fashion-mar with eMIGM's masks, tied token and random counts",
     network=replace(mar.FASHION_NETWORK, tied=True),
     masking=BernoulliMasking(curve="exp", least_time=0.2),
     plan=replace(
         mar.FASHION.plan,
         counts=AncestralCounts(curve="exp"),
-        guidance=Guidance(scale=3.0, interval=(0.1, 0.4)),
-        draw=DiffusionDraw(solver="ddim", respacing="ddim25"),
+        guidance=Guidance(scale=2.5),
     ),
 )
 

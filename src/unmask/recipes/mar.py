@@ -166,7 +166,7 @@ FASHION = Recipe(
         steps=16,
         counts=FixedCounts(least=1),
         order=RandomOrder(),
-        guidance=Guidance(scale=2.0, ramp="revealed"),
+        guidance=Guidance(scale=3.0, ramp="revealed"),
         # begins at step 960, which multiplies the head's errors by 16, and not at 999: by 20,000
         draw=DiffusionDraw(solver="ddpm", respacing="ddim25"),
     ),

@@ -1,0 +1,107 @@
+"""MaskGIT, MAR and eMIGM on the same images: score against network evaluations and seconds.
+
+    python benchmarks/small_systems.py [--count 500] [--seeds 0] [--report DIR]
+
+Every row samples shipped weights with one plan and judges them as benchmarks/sampling_sweep.py does:
+Fréchet distance of EfficientNet-lite0 features against the embedded held-out images (not FID),
+class accuracy by the shipped classifier, precision and recall. Trunk evaluations count an image
+twice where guidance is active; head evaluations are denoising steps a token, likewise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from report import markdown_table, write_report
+from sampling_sweep import Judge
+
+from unmask.decode import Plan
+from unmask.draws import Draws
+from unmask.evaluate.image_sets import ImageBatch
+from unmask.generation import generate
+from unmask.guidance import Guidance
+from unmask.nn.diffusion import DiffusionDraw
+from unmask.pictures import to_uint8
+from unmask.pipeline import Pipeline, load
+
+HEADER = (
+    "model", "plan", "trunk evaluations", "head evaluations a token", "ms an image", "fd",
+    "class accuracy", "precision", "recall",
+)  # fmt: skip
+
+
+def plans_of(name: str, plan: Plan) -> Iterator[tuple[str, Plan]]:
+    """The plan of the recipe, and what is told beside it."""
+    yield f"its own: {plan.steps} steps", plan
+    if name == "fashion-mar":
+        yield "49 steps, one token each", replace(plan, steps=49)
+        yield "8 steps", replace(plan, steps=8)
+        yield "16 steps, respacing 25 (keeps t = 999)", redrawn(plan, "ddpm", "25")
+    if name == "fashion-emigm":
+        yield "8 steps", replace(plan, steps=8)
+        yield "16 steps, dpm-solver 8", redrawn(plan, "dpm-solver", "8")
+        guidance = Guidance(scale=3.0, interval=(0.1, 0.4))
+        yield "16 steps, guided from 0.4 to 0.1 only", replace(plan, guidance=guidance)
+        fast = replace(redrawn(plan, "dpm-solver", "8"), steps=8, guidance=guidance)
+        yield "fast: 8 steps, dpm-solver 8, guided in the interval", fast
+
+
+def redrawn(plan: Plan, solver: str, respacing: str) -> Plan:
+    """Another solver in the head."""
+    return replace(plan, draw=DiffusionDraw(solver=solver, respacing=respacing))
+
+
+def evaluations(plan: Plan, length: int) -> tuple[int, int]:
+    """Passes of the trunk an image, and the most steps of the head a token."""
+    counts = plan.counts.table(plan.steps, 0, torch.ones(1, length, dtype=torch.bool), Draws([0]))
+    scales = plan.guidance.table(counts, plan.steps, length)
+    guided = sum(int((table[:, 0] != 1).sum()) for table in scales.values())
+    head = len(plan.draw.stages()) if isinstance(plan.draw, DiffusionDraw) else 1
+    return plan.steps + guided, head * (2 if guided else 1)
+
+
+def sample(pipeline: Pipeline, plan: Plan, seeds: range) -> tuple[list[ImageBatch], float]:
+    """Images of every class in turn, and the seconds they took."""
+    labels = [seed % pipeline.model.classes for seed in seeds]
+    began = time.perf_counter()
+    batches = [
+        ImageBatch(to_uint8(made.pixels), made.class_labels)
+        for made in generate(pipeline, labels, seeds=seeds, plan=plan, batch_size=50)
+    ]
+    return batches, time.perf_counter() - began
+
+
+def main() -> None:
+    """Sample, judge, report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=["maskgit", "mar", "emigm"])
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path)
+    options = parser.parse_args()
+    judge, rows = Judge(options.count), []
+    seeds = range(options.seed, options.seed + options.count)
+    for name in (f"fashion-{model}" for model in options.models):
+        pipeline = load(name)
+        for what, plan in plans_of(name, pipeline.plan):
+            batches, seconds = sample(pipeline, plan, seeds)
+            fd, accuracy, precision, recall = judge.scores(batches)
+            trunk, head = evaluations(plan, pipeline.model.length)
+            rows.append(
+                [name, what, trunk, head, f"{1000 * seconds / options.count:.0f}", f"{fd:.1f}",
+                 f"{accuracy:.3f}", f"{precision:.3f}", f"{recall:.3f}"]
+            )  # fmt: skip
+            print(*rows[-1], sep=" | ", flush=True)
+    print(markdown_table(HEADER, rows))
+    if options.report:
+        note = f"{options.count} images a row, seeds from {options.seed}"
+        write_report(options.report, "small_systems", rows=rows, header=HEADER, note=note)
+
+
+if __name__ == "__main__":
+    main()
