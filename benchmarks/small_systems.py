@@ -1,11 +1,11 @@
 """MaskGIT, MAR and eMIGM on the same images: score against network evaluations and seconds.
 
-    python benchmarks/small_systems.py [--count 500] [--seeds 0] [--report DIR]
+    python benchmarks/small_systems.py [--count 500] [--seed 0] [--report DIR]
 
-Every row samples shipped weights with one plan and judges them as benchmarks/sampling_sweep.py does:
-Fréchet distance of EfficientNet-lite0 features against the embedded held-out images (not FID),
-class accuracy by the shipped classifier, precision and recall. Trunk evaluations count an image
-twice where guidance is active; head evaluations are denoising steps a token, likewise.
+Every row samples shipped weights with one plan and judges them as benchmarks/sampling_sweep.py
+does: Fréchet distance of EfficientNet-lite0 features against the embedded held-out images (not
+FID), class accuracy by the shipped classifier, precision and recall. Trunk evaluations count an
+image twice where guidance is active; head evaluations are denoising steps a token, likewise.
 """
 
 from __future__ import annotations

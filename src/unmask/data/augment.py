@@ -37,6 +37,7 @@ def _affine(row: int, column: int, per_strength: float, *, of_size: bool = False
     """One entry of the 2x3 matrix moves away from the identity."""
 
     def apply(image: Image.Image, m: float) -> Image.Image:
+        """The operation."""
         matrix = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
         matrix[3 * row + column] += per_strength * m * (image.size[row] if of_size else 1)
         affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC

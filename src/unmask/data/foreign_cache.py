@@ -82,9 +82,11 @@ class _ForeignFiles:
         return len(self.keys)
 
     def key(self, row: int) -> str:
+        """The file's path inside the folder."""
         return self.keys[row]
 
     def label(self, row: int) -> int | None:
+        """Of its image."""
         return self.labels[row]
 
     def first(self) -> tuple[tuple[int, ...], int]:

@@ -315,15 +315,9 @@ def judge(
     sides = {} if real is None else _real_sides(real, subject.tokenizer, judgement)
     reference = sides.pop("reference", None)
     if judgement.reference is not None:
-        reference = None if given.images is None else _numbered("reference", given.images)
+        reference = _stated(given)
     sets = [*subject.sets, *sides.values(), *filter(None, [reference])]
-    with launched().main_process_first() if work else nullcontext():
-        chunks = Chunks(
-            work,
-            _settings(subject, real, judgement, extractor, classifier) if work else {},
-            batch_size=judgement.batch_size,
-            measure=lambda batches: measured(batches, extractor, classifier),
-        )
+    chunks = _chunks(work, subject, real, judgement, (extractor, classifier))
     if work is not None and not _share(chunks, sets):
         return None
     with _bar(sum(images.expected for images in sets)) as chunks.on_images:
@@ -338,6 +332,29 @@ def judge(
         )
     groups = {"real images": sets[len(subject.sets) :], "files": subject.sets}
     return report.noted(*(_unreadable(what, group) for what, group in groups.items()))
+
+
+def _stated(given: Reference) -> NumberedSet | None:
+    """The images of a stated reference, if it has any."""
+    return None if given.images is None else _numbered("reference", given.images)
+
+
+def _chunks(
+    work: Path | None,
+    subject: Subject,
+    real: RealImages | None,
+    judgement: Judgement,
+    measures: tuple[FeatureExtractor, TrainedClassifier | None],
+) -> Chunks:
+    """Where what is measured is kept: in the folder, or in memory without one."""
+    settings = {} if work is None else _settings(subject, real, judgement, *measures)
+    with nullcontext() if work is None else launched().main_process_first():
+        return Chunks(
+            work,
+            settings,
+            batch_size=judgement.batch_size,
+            measure=lambda batches: measured(batches, *measures),
+        )
 
 
 def _real_sides(

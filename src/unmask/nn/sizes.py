@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, cast
 
 from unmask.errors import InputError
 
@@ -62,4 +62,4 @@ class Latents(Protocol):
 def token_space(of: Codes | Latents) -> tuple[str, int]:
     """What a token of a network or tokenizer is: ("codes", V) or ("channels", C)."""
     codes = getattr(of, "codes", None)
-    return ("channels", of.channels) if codes is None else ("codes", codes)  # type: ignore[union-attr]
+    return ("codes", codes) if codes is not None else ("channels", cast(Latents, of).channels)

@@ -94,6 +94,7 @@ class MaskedObjective(nn.Module):
         """``(M,)`` float32."""
         times, noise = located.times, located.noise
         if isinstance(model.head, DiffusionHead):
-            assert times is not None and noise is not None, "a head that diffuses needs both"
+            assert times is not None, "a head that diffuses needs times"
+            assert noise is not None, "a head that diffuses needs noise"
             return model.head.loss(features, targets, times=times, noise=noise)
         return model.head.loss(features, targets, label_smoothing=self.label_smoothing)

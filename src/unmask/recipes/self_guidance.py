@@ -18,7 +18,7 @@ from unmask.nn.pre_norm import PreNormNetwork
 from unmask.objectives.substitution import Substitution
 from unmask.orders import Confidence
 from unmask.recipes import maskgit
-from unmask.recipes.recipe import Recipe
+from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.train.settings import Ema, Training
 
 # Its four processes did not exchange gradients, and the first one's weights were published: 64 is
@@ -77,6 +77,12 @@ IMAGENET512 = replace(
     plan=published_plan(45.0),
 )
 
+
+def fashion_plan(name: str, guidance: Guidance) -> NamedPlan:
+    """The small system's plan with another guidance."""
+    return NamedPlan(name=name, plan=replace(maskgit.FASHION.plan, guidance=guidance))
+
+
 FASHION = replace(
     maskgit.FASHION,
     name="fashion-selfguidance",
@@ -93,6 +99,11 @@ FASHION = replace(
         save_every=200,
     ),
     plan=replace(maskgit.FASHION.plan, guidance=Guidance(weak="self", scale=2.0)),
+    plans=(
+        fashion_plan("unguided", Guidance()),
+        fashion_plan("by-class", maskgit.FASHION.plan.guidance),
+        fashion_plan("both", replace(maskgit.FASHION.plan.guidance, self_scale=2.0)),
+    ),
     results=(),
 )
 
