@@ -123,7 +123,7 @@ MISTAKES = {
     "sample model --out new --steps four": "four",
     "train": "wants a recipe first",
     "train toy.yml --out new --cache cache": "toy.yml does not exist",
-    "train tyo --out new --cache cache": "unknown recipe 'tyo'; known: fashion-maskgit",
+    "train tyo --out new --cache cache": "unknown recipe 'tyo'; known: emigm-base-256",
     "train file --out new --cache cache": "unknown recipe 'file'",
     "train wrong.yaml --out new --cache cache": (
         "wrong.yaml: unknown key 'training.btach_size'; did you mean 'batch_size'"

@@ -31,7 +31,7 @@ from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
 from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_set, reconstructed
 from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
-from unmask.generation import generate
+from unmask.generation import check_request, generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.folder import AnyTokenizer
@@ -109,7 +109,12 @@ class Subject:
 
     @classmethod
     def of_pipeline(cls, pipeline: Pipeline, judgement: Judgement, plan: Plan) -> Subject:
-        """Images that a system will generate."""
+        """Images that a system will generate.
+
+        Raises:
+            InputError: a plan that does not fit the system.
+        """
+        check_request(pipeline.model, plan, [0] if pipeline.model.classes else None, [0])
         size, tokenizer = pipeline.recipe.image_size, pipeline.tokenizer
         weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
         starts = [judgement.seed + k * judgement.count for k in range(judgement.repeats)]
