@@ -151,8 +151,8 @@ def main() -> None:
     header = ("what", "training, 10^9 an image", "more", "sampling, 10^9 a step", "more")
     note = (
         f"{recipe.name}: matrix products and attention, on the meta device. MAR's published code "
-        "has the encoder of known tokens and, in sampling, the head at revealed tokens alone; the head "
-        "loss at hidden tokens alone, the condition once and the last block where it is read are "
+        "has the encoder of known tokens and, in sampling, the head at revealed tokens alone; the "
+        "head loss at hidden tokens alone, the condition once and the last block where it is read are "
         "this library's."
     )
     print(markdown_table(header, rows), note, sep="\n\n")
