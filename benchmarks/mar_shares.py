@@ -152,8 +152,8 @@ def main() -> None:
     note = (
         f"{recipe.name}: matrix products and attention, on the meta device. MAR's published code "
         "has the encoder of known tokens and, in sampling, the head at revealed tokens alone; the "
-        "head loss at hidden tokens alone, the condition once and the last block where it is read are "
-        "this library's."
+        "head loss at hidden tokens alone, the condition once and the last block where it is read "
+        "are this library's."
     )
     print(markdown_table(header, rows), note, sep="\n\n")
     if options.report:
