@@ -1,6 +1,6 @@
 """Time, memory and scores of the demo, stage by stage.
 
-    python benchmarks/demo.py --out /tmp/demo [--report DIR]
+    python benchmarks/demo.py --out demo [--report DIR]
 
 Runs what `make demo` runs, into a new folder. Limits: 8 minutes after installation on two cores,
 4 GB, class accuracy of at least 0.80.

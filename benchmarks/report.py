@@ -54,11 +54,18 @@ def revision() -> str:
 
 
 def command_line() -> str:
-    """The command of this process, as one would type it in the checkout."""
-    script = Path(sys.argv[0]).resolve()
+    """The command of this process, as one would type it in the checkout; other paths by name."""
     root = Path(__file__).resolve().parent.parent
-    shown = script.relative_to(root) if script.is_relative_to(root) else Path(script.name)
-    return shlex.join(["python", str(shown), *sys.argv[1:]])
+
+    def shown(word: str) -> str:
+        """The word, if it is no path of this machine."""
+        path = Path(word)
+        if not path.is_absolute():
+            return word
+        return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+    script = str(Path(sys.argv[0]).resolve())
+    return shlex.join(["python", *map(shown, [script, *sys.argv[1:]])])
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -60,7 +60,10 @@ def evaluations(plan: Plan, length: int) -> tuple[int, int]:
     """Passes of the trunk an image, and the most steps of the head a token."""
     counts = plan.counts.table(plan.steps, 0, torch.ones(1, length, dtype=torch.bool), Draws([0]))
     scales = plan.guidance.table(counts, plan.steps, length)
-    guided = sum(int((table[:, 0] != 1).sum()) for table in scales.values())
+    guided = 0
+    for table in scales.values():
+        rows = (table[:, 0] != 1).tolist()
+        guided += sum(rows) - sum(plan.guidance.reused(rows))
     head = len(plan.draw.stages()) if isinstance(plan.draw, DiffusionDraw) else 1
     return plan.steps + guided, head * (2 if guided else 1)
 

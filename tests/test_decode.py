@@ -44,6 +44,7 @@ GUIDANCES = {
     "revealed": Guidance(scale=3.0, ramp="revealed"),
     "steps": Guidance(scale=0.5, ramp="steps"),
     "power-cosine": Guidance(scale=2.0, ramp="power-cosine", power=2.0),
+    "reused": Guidance(scale=3.0, refresh=2),
 }
 GRID = list(product(ORDERS, COUNTS, GUIDANCES))
 

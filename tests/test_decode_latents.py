@@ -36,6 +36,7 @@ GUIDANCES = {
     "none": Guidance(),
     "ramp": Guidance(scale=3.0, ramp="revealed"),
     "interval": Guidance(scale=3.0, interval=(0.2, 0.7)),
+    "reused": Guidance(scale=3.0, refresh=3),
 }
 SOLVERS = {
     "ddpm": DiffusionDraw(respacing="ddim3"),
@@ -210,7 +211,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("guidance", ["none", "ramp", "interval"])
+@pytest.mark.parametrize("guidance", GUIDANCES)
 @pytest.mark.parametrize("counts", ["fixed", "ancestral"])
 @pytest.mark.parametrize("name", ["drops", "full"])
 def test_no_step_waits_for_the_device(

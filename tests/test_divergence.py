@@ -19,7 +19,6 @@ from unmask.model import MaskedModel, initialize
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder
-from unmask.pipeline import adjusted
 
 BY_COUNT, BY_STRIDE = DiffusionDraw(respacing="25"), DiffusionDraw(respacing="ddim25")
 SOLVER = DiffusionDraw(solver="dpm-solver", respacing="14")
@@ -116,11 +115,3 @@ def test_unmask_sample_says_it_and_has_the_way_out(
     assert "this plan draws codes" in capsys.readouterr().err
     assert main(words) == 0
     assert not capsys.readouterr().err
-
-
-def test_the_solver_of_a_plan_is_replaced() -> None:
-    plan = Plan(order=RandomOrder(), draw=DiffusionDraw(respacing="100"))
-    assert adjusted(plan, respacing="ddim25").draw == DiffusionDraw(respacing="ddim25")
-    assert adjusted(plan, respacing="").draw == DiffusionDraw(respacing="")
-    assert adjusted(plan, solver="dpm-solver", respacing="14").draw == SOLVER
-    assert adjusted(plan, solver="ddim").draw == DiffusionDraw(solver="ddim", respacing="100")

@@ -16,8 +16,7 @@ from unmask.assets import shipped_names
 from unmask.checkpoints import locate
 from unmask.checkpoints.store import save_weights
 from unmask.errors import InputError
-from unmask.orders import RandomOrder
-from unmask.pipeline import Pipeline, adjusted, load
+from unmask.pipeline import Pipeline, load
 from unmask.tokenizers.folder import save_tokenizer
 
 
@@ -178,17 +177,6 @@ def test_an_unconditional_model_takes_seeds_alone() -> None:
     assert not torch.equal(made.tokens[0], made.tokens[2])
     with pytest.raises(InputError, match="there are no classes; leave it out"):
         pipeline(["cat"])
-
-
-def test_a_plan_with_some_numbers_replaced() -> None:
-    assert adjusted(TOY.plan) == TOY.plan
-    plan = adjusted(TOY.plan, steps=3, guidance_scale=1.5, temperature=0.5, top_k=4)
-    assert (plan.steps, plan.guidance.scale, plan.order.temperature) == (3, 1.5, 0.5)
-    assert plan.draw.top_k == 4
-    assert plan.guidance.ramp == "revealed"
-    assert adjusted(TOY.plan, softmax_temperature=0.7).draw.temperature == 0.7
-    with pytest.raises(InputError, match=r"temperature=2.0 has no effect on RandomOrder"):
-        adjusted(replace(TOY.plan, order=RandomOrder()), temperature=2.0)
 
 
 def test_the_package_gives_its_names_late() -> None:

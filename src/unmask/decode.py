@@ -5,16 +5,17 @@ Step by step: predict every token, draw some, let the order choose which stay ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from unmask.branches import Branches, Use
 from unmask.counts import AnyCounts, FixedCounts
 from unmask.draws import Draws
 from unmask.errors import InputError
-from unmask.guidance import Guidance, Weak, branches
+from unmask.guidance import Guidance, Weak
 from unmask.masking import lowest
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
@@ -103,9 +104,9 @@ def decode(
     Raises:
         InputError: the model's encoder drops hidden tokens, and rows hide unequally many.
     """
-    path = plan.order.start(model.grid, draws)
+    path, branches = plan.order.start(model.grid, draws), Branches(model, class_labels)
     for now in _schedule(plan, canvas, draws, alike=model.drops):
-        canvas, tokens = _advance(model, class_labels, plan, draws, canvas, path, now)
+        canvas, tokens = _advance(branches, plan, draws, canvas, path, now)
         yield Step(now.at.step, tokens, canvas.masked)
 
 
@@ -116,6 +117,7 @@ class _Now:
     at: Progress
     keep: Tensor  # (B,) tokens that stay masked
     scales: dict[Weak, Tensor]  # (B,) guidance, of branches where some row has other than 1
+    use: Use  # of the weak branches
     masked_most: int  # masked tokens of the row that has most
     revealed_most: int  # revealed tokens of the row that reveals most
 
@@ -138,11 +140,15 @@ def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[
     strength = {weak: table.float().to(draws.device) for weak, table in scales.items()}
     used = {weak: (table != 1).any(1).tolist() for weak, table in scales.items()}
     most = torch.stack([before, before - counts]).amax(2).T.tolist()  # S pairs
+    works = [bool(pair[0] if plan.order.needs_density else pair[1]) for pair in most]
+    guided = [any(rows[row] for rows in used.values()) for row in range(len(most))]
+    uses = _uses(plan.guidance, guided, works)
     return [
         _Now(
             at=Progress(step, plan.steps),
             keep=keep[row],
             scales={weak: strength[weak][row] for weak, rows in used.items() if rows[row]},
+            use=uses[row],
             masked_most=most[row][0],
             revealed_most=most[row][1],
         )
@@ -150,10 +156,19 @@ def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[
     ]
 
 
+def _uses(guidance: Guidance, guided: Sequence[bool], works: Sequence[bool]) -> list[Use]:
+    """What each step does with its weak branches; one that has nothing to draw has none."""
+    rows = [row for row, work in enumerate(works) if work]
+    reused = guidance.reused([guided[row] for row in rows])
+    uses: list[Use] = ["once"] * len(works)
+    for row, now, after in zip(rows, reused, [*reused[1:], False], strict=True):
+        uses[row] = "reuse" if now else "keep" if after else "once"
+    return uses
+
+
 @torch.inference_mode()
 def _advance(
-    model: MaskedModel,
-    class_labels: Tensor | None,
+    branches: Branches,
     plan: Plan,
     draws: Draws,
     canvas: Canvas,
@@ -161,6 +176,7 @@ def _advance(
     now: _Now,
 ) -> tuple[Canvas, Tensor]:
     """One step: the canvas after it, and every token known or drawn before any is hidden again."""
+    model = branches.model
     wanted, most, masked = canvas.masked, now.masked_most, canvas.masked
     if not plan.order.needs_density:  # choose, then draw only what is revealed
         masked = lowest(plan.order.score(path, None, canvas.masked, now.at, draws), now.keep)
@@ -171,7 +187,7 @@ def _advance(
     if model.drops:
         kept = first_positions(~canvas.masked, canvas.masked.shape[1] - now.masked_most)
         canvas = canvas._replace(kept=kept)
-    strong, weak = branches(model, canvas, class_labels, tuple(now.scales), where)
+    strong, weak = branches(canvas, tuple(now.scales), where, now.use)
     drawn = model.head.draw(
         strong,
         weak,

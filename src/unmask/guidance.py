@@ -16,9 +16,6 @@ from torch import Tensor
 
 from unmask.curves import remaining_time
 from unmask.errors import InputError
-from unmask.model import MaskedModel
-from unmask.nn.positions import take
-from unmask.types import Canvas, Hidden
 
 Weak = Literal["null", "self"]
 BY_STEP = ("constant", "steps", "power-cosine")
@@ -62,6 +59,9 @@ class Guidance:
     interval: tuple[float, float] | None = None
     """Guide only where low < time left after the step <= high (eMIGM; time runs from 1 to 1e-5).
     None always guides."""
+    refresh: int = 1
+    """Evaluate the weak branches in every so-manyth guided step; in those between, they stay as far
+    from the strong one as they were (the condition cache of LazyMAR, arXiv 2503.12450)."""
 
     def __post_init__(self) -> None:
         """Reject numbers that are no scale, and an interval that is none."""
@@ -74,6 +74,8 @@ class Guidance:
                 f"guidance.self_scale={self.self_scale} is the second scale beside weak='null'; "
                 "with weak='self' give guidance.scale alone"
             )
+        if self.refresh < 1:
+            raise InputError(f"guidance.refresh={self.refresh} must be at least 1")
         if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
             raise InputError(f"guidance.interval={self.interval} needs 0 <= low < high <= 1")
 
@@ -99,6 +101,17 @@ class Guidance:
         ramp = self._ramp(remaining, steps, total)
         return {weak: 1 + (scale - 1) * ramp for weak, scale in self.scales.items()}
 
+    def reused(self, guided: Sequence[bool]) -> list[bool]:
+        """Of each step, guided or not, whether its weak branches are those of an earlier one.
+
+        What an unguided step did not need is evaluated after it.
+        """
+        reused, age = [], 0
+        for now in guided:
+            reused.append(now and age % self.refresh > 0)
+            age = age + 1 if now else 0
+        return reused
+
     def _ramp(self, remaining: Tensor, steps: int, total: int) -> Tensor:
         """``(S, B)`` float64 in [0, 1], 0 outside the interval."""
         skipped = steps - len(remaining)
@@ -119,45 +132,3 @@ class Guidance:
         if self.ramp == "steps":
             return elapsed
         return 0.5 * (1 - math.cos(math.pi * elapsed**self.power))
-
-
-def branches(
-    model: MaskedModel,
-    canvas: Canvas,
-    class_labels: Tensor | None,
-    weak: Sequence[Weak],
-    read: Tensor,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Hidden states of the strong branch and of the weak ones, at the positions that are read.
-
-    Strong and null share one doubled batch. The self branch follows, since it starts from the
-    strong branch's last hidden state.
-
-    Args:
-        model: has what the weak branches need: a null class, a feedback adapter.
-        canvas: B images.
-        class_labels: ``(B,)`` int64, or None for an unconditional model.
-        weak: the branches wanted, "null" before "self".
-        read: ``(B, N)`` int64.
-
-    Returns:
-        ``(B, N, D)`` strong, and as many for each weak branch.
-    """
-    labels, batch = class_labels, len(canvas.masked)
-    doubled = canvas
-    if "null" in weak:
-        assert labels is not None, "guidance by class needs class labels"
-        assert model.null_class is not None, "guidance by class needs a null class"
-        labels = torch.cat([labels, torch.full_like(labels, model.null_class)])  # (2B,)
-        kept = None if canvas.kept is None else torch.cat([canvas.kept] * 2)
-        doubled = Canvas(torch.cat([canvas.tokens] * 2), torch.cat([canvas.masked] * 2), kept)
-    if "self" not in weak:
-        where = read if doubled is canvas else torch.cat([read, read])
-        strong, *null = model.hidden(doubled, labels, where).tokens.split(batch)
-        return strong, tuple(null)
-    assert model.feedback is not None, "self-guidance needs a feedback adapter"
-    every = model.hidden(doubled, labels)
-    strong, *null = every.tokens.split(batch)
-    seen = Hidden(every.prefix[:batch], strong)
-    blurred = model.feedback(model, seen, canvas, class_labels)  # (B, L, D)
-    return take(strong, read), tuple(take(part, read) for part in (*null, blurred))

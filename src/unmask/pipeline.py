@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,11 @@ from torch import Tensor
 from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, save_weights
 from unmask.data.classes import class_index
-from unmask.decode import AnyDraw, Plan
+from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
-from unmask.nn.categorical import CategoricalDraw
-from unmask.nn.diffusion import DiffusionDraw, Solver
 from unmask.nn.sizes import token_space
-from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import from_dict, to_dict
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
@@ -228,65 +224,6 @@ def _is_of(wanted: str, config: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("format") == wanted
-
-
-def adjusted(
-    plan: Plan,
-    *,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    softmax_temperature: float | None = None,
-    solver: Solver | None = None,
-    respacing: str | None = None,
-) -> Plan:
-    """A plan with some of its numbers replaced; None keeps the plan's own.
-
-    Raises:
-        InputError: an option that the order or the head does not have, or a value out of range.
-    """
-    if steps is not None:
-        plan = replace(plan, steps=steps)
-    if guidance_scale is not None:
-        plan = replace(plan, guidance=replace(plan.guidance, scale=guidance_scale))
-    if temperature is not None:
-        plan = _at_temperature(plan, temperature)
-    if top_k is not None or softmax_temperature is not None:
-        if not isinstance(plan.draw, CategoricalDraw):
-            raise InputError(
-                "top_k and softmax_temperature are of codes, and this plan draws latents; leave "
-                "them out"
-            )
-        draw = plan.draw
-        draw = draw if top_k is None else replace(draw, top_k=top_k)
-        if softmax_temperature is not None:
-            draw = replace(draw, temperature=softmax_temperature)
-        plan = replace(plan, draw=draw)
-    if solver is not None or respacing is not None:
-        plan = replace(plan, draw=_in_steps(plan.draw, solver, respacing))
-    return plan
-
-
-def _in_steps(draw: AnyDraw, solver: Solver | None, respacing: str | None) -> DiffusionDraw:
-    if not isinstance(draw, DiffusionDraw):
-        raise InputError(
-            "solver and respacing are of diffusion heads, and this plan draws codes; leave them out"
-        )
-    steps = draw.respacing if respacing is None else respacing
-    return replace(draw, solver=solver or draw.solver, respacing=steps)
-
-
-def _at_temperature(plan: Plan, temperature: float) -> Plan:
-    """The temperature that people mean: of the confidence order, or of a diffusion head's noise."""
-    if isinstance(plan.order, Confidence):
-        return replace(plan, order=replace(plan.order, temperature=temperature))
-    if isinstance(plan.draw, DiffusionDraw):
-        return replace(plan, draw=replace(plan.draw, temperature=temperature))
-    raise InputError(
-        f"temperature={temperature} has no effect on {type(plan.order).__name__}; "
-        "leave it out or use the confidence order"
-    )
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:

@@ -14,11 +14,12 @@ import tyro
 from unmask.checkpoints.store import CONFIG
 from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
+from unmask.commands.plan_arguments import PlanArguments
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.errors import InputError
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
-from unmask.pipeline import adjusted, load
+from unmask.pipeline import load
 from unmask.train.processes import launched, part
 
 
@@ -37,12 +38,8 @@ class Arguments:
     needed beside --reference; then there are no floors."""
     judgement: Annotated[Judgement, tyro.conf.arg(name="")] = field(default_factory=Judgement)
     """How much is judged, and by what."""
-    steps: int | None = None
-    """Decoding steps instead of the plan's."""
-    guidance_scale: float | None = None
-    """Guidance instead of the plan's; 1 means none."""
-    temperature: float | None = None
-    """Choice temperature instead of the plan's."""
+    how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
+    """Of a model: how its images are sampled."""
     work: Path | None = None
     """Folder for what is measured, from which a killed evaluation goes on; the processes of
     accelerate launch or torchrun share the work through it."""
@@ -87,15 +84,11 @@ def _subject(arguments: Arguments) -> tuple[Subject, Transform]:
         path.is_dir() and not any((path / f / CONFIG).exists() for f in (".", "model"))
     )
     if is_images:
+        if arguments.how != PlanArguments():
+            raise InputError(f"{path} holds images; leave out the options that are of sampling")
         subject = Subject.of_files(path, judgement)
         return subject, Transform(size=subject.shape[2], channels=subject.shape[0])
     pipeline = load(arguments.subject, device=judgement.device)
-    plan = adjusted(
-        pipeline.plan,
-        steps=arguments.steps,
-        guidance_scale=arguments.guidance_scale,
-        temperature=arguments.temperature,
-    )
-    subject = Subject.of_pipeline(pipeline, judgement, plan)
+    subject = Subject.of_pipeline(pipeline, judgement, arguments.how.of(pipeline))
     crop = pipeline.recipe.still_crop
     return subject, Transform(size=subject.shape[2], crop=crop, channels=subject.shape[0])

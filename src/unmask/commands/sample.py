@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -15,16 +15,15 @@ from rich.progress import Progress
 
 from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
+from unmask.commands.plan_arguments import PlanArguments
 from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, check_new_folder, write_folder, write_npz
 from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
-from unmask.nn.diffusion import Solver
-from unmask.orders import NAMED, named_order
 from unmask.pictures import sheet, to_pil, to_uint8, write_gif
-from unmask.pipeline import Pipeline, adjusted, load
+from unmask.pipeline import Pipeline, load
 
 B = TypeVar("B", Images, Tokens)
 
@@ -41,25 +40,8 @@ class Arguments:
     """Images of each class (of an unconditional model: images)."""
     seed: int = 0
     """Image k uses seed + k; the same seed gives the same image at any batch size."""
-    plan: str | None = None
-    """A plan of the system's recipe by name (unmask recipes NAME lists them) instead of its
-    default; the options below change it further."""
-    steps: int | None = None
-    """Decoding steps; more is slower and not always better."""
-    order: str | None = None
-    """Which tokens come first: confidence, random, halton or raster."""
-    guidance_scale: float | None = None
-    """1 means none; larger follows the class more closely."""
-    temperature: float | None = None
-    """Noise on the confidence, or in a diffusion head; larger gives more variety."""
-    softmax_temperature: float | None = None
-    """Of the token distribution itself."""
-    top_k: int | None = None
-    """Draw among the k likeliest codes only."""
-    solver: Solver | None = None
-    """Of a diffusion head, with --respacing."""
-    respacing: str | None = None
-    """Its steps: ddim25, 100 or a,b,c; of dpm-solver their number, as 14."""
+    how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
+    """A plan of the system's recipe, its default unless named, and changes to it."""
     out: Path = Path("samples")
     """Folder for the results."""
     format: Literal["grid", "png", "folder", "npz", "tokens"] = "grid"
@@ -75,34 +57,12 @@ class Arguments:
     """cpu, cuda, mps, or auto."""
 
 
-def _is_already(order: str, plan: Plan) -> bool:
-    """Whether the plan has an order of that class, whose own numbers then stay."""
-    return order == "confidence" and type(plan.order) is type(NAMED[order])
-
-
-def plan_of(arguments: Arguments, plan: Plan) -> Plan:
-    """The system's plan with what the command line changes."""
-    if arguments.order is not None and not _is_already(arguments.order, plan):
-        plan = replace(plan, order=named_order(arguments.order))
-    return adjusted(
-        plan,
-        steps=arguments.steps,
-        guidance_scale=arguments.guidance_scale,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        softmax_temperature=arguments.softmax_temperature,
-        solver=arguments.solver,
-        respacing=arguments.respacing,
-    )
-
-
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask sample")
     check_out(arguments.out)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
-    named = arguments.plan and pipeline.recipe.named_plan(arguments.plan)
-    plan = plan_of(arguments, named or pipeline.plan)
+    plan = arguments.how.of(pipeline)
     labels = _labels(pipeline, arguments)
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     if arguments.format == "tokens":

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.nn.dpm_solver import dpm_solver_stages
-from unmask.nn.gaussian import Stage, ddim_stages, ddpm_stages, loss_table, variational_bits
+from unmask.nn.gaussian import (
+    STEPS,
+    Stage,
+    ddim_stages,
+    ddpm_stages,
+    loss_table,
+    variational_bits,
+)
 from unmask.nn.guided import guided
 from unmask.nn.recompute import Recomputable
 from unmask.types import Drawn
@@ -195,7 +202,9 @@ class DiffusionHead(nn.Module):
         row = self.tables[times].unsqueeze(-2).unbind(-1)  # 5 of (R, M, 1)
         targets = targets.float()
         noised = row[0] * targets + row[1] * noise  # (R, M, C)
-        predicted, variance = self(noised, times, features).chunk(2, dim=-1)
+        table = self.embed_times(torch.arange(STEPS, device=times.device))  # fewer than rows are
+        y = F.embedding(times, table) + self.condition(features)  # (R, M, w)
+        predicted, variance = self.predict(noised, y, outputs=2 * self.channels).chunk(2, dim=-1)
         error = predicted - noise
         bits = variational_bits(
             error.detach(), variance, clean=targets, first=(times == 0).unsqueeze(-1), row=row
