@@ -10,7 +10,7 @@ demo: $(READY)  ## train, sample and judge a small MaskGIT; writes demo/report.h
 	$(BIN)/unmask demo --out demo
 
 test: $(READY)  ## the default test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(READY)  ## the tests marked slow
 	$(BIN)/pytest -m slow

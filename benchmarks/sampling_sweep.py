@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from report import markdown_table, write_report
 
+from unmask.adjust import adjusted
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
@@ -29,7 +30,7 @@ from unmask.evaluate.judgement import Judgement, generated_batches, real_batches
 from unmask.evaluate.reference import Moments
 from unmask.evaluate.scores import Manifold, class_accuracy, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
-from unmask.pipeline import Pipeline, adjusted, load
+from unmask.pipeline import Pipeline, load
 
 
 class Judge:

@@ -25,10 +25,11 @@ from typing import NamedTuple
 from report import markdown_table, write_report
 from sampling_sweep import Judge
 
+from unmask.adjust import adjusted
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.judgement import Judgement, generated_batches
 from unmask.guidance import Guidance
-from unmask.pipeline import Pipeline, adjusted, load
+from unmask.pipeline import Pipeline, load
 
 GUIDANCE = {
     "none": Guidance(),

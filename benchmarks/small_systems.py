@@ -28,6 +28,7 @@ from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
+from unmask.recipes.recipe import Recipe
 
 HEADER = (
     "model", "plan", "trunk evaluations", "head evaluations a token", "ms an image", "fd",
@@ -35,20 +36,31 @@ HEADER = (
 )  # fmt: skip
 
 
-def plans_of(name: str, plan: Plan) -> Iterator[tuple[str, Plan]]:
-    """The plan of the recipe, and what is told beside it."""
+def plans_of(recipe: Recipe) -> Iterator[tuple[str, Plan]]:
+    """The recipe's plan and its fast one, and what is told beside them."""
+    plan, name = recipe.plan, recipe.name
     yield f"its own: {plan.steps} steps", plan
     if name == "fashion-mar":
         yield "49 steps, one token each", replace(plan, steps=49)
         yield "8 steps", replace(plan, steps=8)
         yield "16 steps, respacing 25 (keeps t = 999)", redrawn(plan, "ddpm", "25")
+        yield "8 steps, dpm-solver 8", replace(redrawn(plan, "dpm-solver", "8"), steps=8)
     if name == "fashion-emigm":
+        quick = redrawn(plan, "dpm-solver", "8")
         yield "8 steps", replace(plan, steps=8)
-        yield "16 steps, dpm-solver 8", redrawn(plan, "dpm-solver", "8")
-        guidance = Guidance(scale=3.0, interval=(0.1, 0.4))
-        yield "16 steps, guided from 0.4 to 0.1 only", replace(plan, guidance=guidance)
-        fast = replace(redrawn(plan, "dpm-solver", "8"), steps=8, guidance=guidance)
-        yield "fast: 8 steps, dpm-solver 8, guided in the interval", fast
+        yield "16 steps, dpm-solver 8", quick
+        yield "16 steps, dpm-solver 8, refresh 4", guided(quick, refresh=4)
+        interval = replace(plan, guidance=Guidance(scale=3.0, interval=(0.1, 0.4)))
+        yield "16 steps, guided from 0.4 to 0.1 only", interval
+        yield "4 steps, dpm-solver 8", replace(quick, steps=4)
+    fast = recipe.named_plan("fast")
+    solver = f", dpm-solver {fast.draw.respacing}" if isinstance(fast.draw, DiffusionDraw) else ""
+    yield f"--fast: {fast.steps} steps{solver}, refresh {fast.guidance.refresh}", fast
+
+
+def guided(plan: Plan, *, refresh: int) -> Plan:
+    """The weak branch evaluated less often."""
+    return replace(plan, guidance=replace(plan.guidance, refresh=refresh))
 
 
 def redrawn(plan: Plan, solver: str, respacing: str) -> Plan:
@@ -91,7 +103,7 @@ def main() -> None:
     seeds = range(options.seed, options.seed + options.count)
     for name in (f"fashion-{model}" for model in options.models):
         pipeline = load(name)
-        for what, plan in plans_of(name, pipeline.plan):
+        for what, plan in plans_of(pipeline.recipe):
             batches, seconds = sample(pipeline, plan, seeds)
             fd, accuracy, precision, recall = judge.scores(batches)
             trunk, head = evaluations(plan, pipeline.model.length)

@@ -39,7 +39,9 @@ def ship_generator(run: Path, out: Path) -> None:
     names = read_class_names(fashion_mnist_10k()) if recipe.network.classes else ()
     pipeline: Pipeline = load(export(recipe, run, load_any_tokenizer(recipe.tokenizer), names))
     ours = get(recipe.name)
-    pipeline.recipe = replace(pipeline.recipe, plan=ours.plan, results=ours.results)
+    pipeline.recipe = replace(
+        pipeline.recipe, plan=ours.plan, plans=ours.plans, results=ours.results
+    )
     pipeline.save_pretrained(out / recipe.name, half=True)
 
 

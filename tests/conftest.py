@@ -7,9 +7,13 @@ it is taken as ``--golden DIR`` here.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core, and their children: one thread each
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -41,7 +41,7 @@ def test_every_so_manyth_guided_step_evaluates() -> None:
     for refresh, wanted in ((1, "0000000000"), (2, "0010100101"), (3, "0011000110")):
         reused = Guidance(scale=2.0, refresh=refresh).reused(guided)
         assert "".join(str(int(now)) for now in reused) == wanted
-    with pytest.raises(InputError, match="guidance.refresh=0 must be at least 1"):
+    with pytest.raises(InputError, match=r"guidance\.refresh=0 must be at least 1"):
         Guidance(refresh=0)
 
 

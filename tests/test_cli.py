@@ -14,14 +14,13 @@ import yaml
 from toy_system import TOY, toy_pipeline, toy_tokenizer, write_images
 
 import unmask
-from unmask import cli
+from unmask import cli, durable
 from unmask.cli import COMMANDS, main
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.serial import to_dict, write_yaml
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train import durable
 from unmask.train.state import is_complete
 
 LISTED = """
@@ -104,7 +103,7 @@ MISTAKES = {
     "sample images --out new": "images holds neither config.json nor model/",
     "sample vq --out new": "vq holds no unmask model, but 'unmask-tokenizer'",
     "sample foreign --out new": "foreign/model.safetensors is damaged",
-    "sample model --out file": "file is a file; name a folder",
+    "sample model --out file": "file is a file; name a new folder",
     "sample model --out file/inside": "cannot use file/inside: Not a directory",
     "sample model --out new --classes cow": "unknown class 'cow'; known: 7, Dog, cat",
     "sample model --out new --classes ca": "unknown class 'ca'; did you mean 'cat'",
@@ -161,13 +160,13 @@ MISTAKES = {
     "tokenizer eval absent --data images --out new": "nothing is saved at 'absent'",
     "tokenizer eval vq --data images --image-size 18 --out new": "18 does not divide by this",
     "tokenizer eval vq --data images --image-size 4": "image_size=4 must be at least 7",
-    "tokenizer eval vq --data images --image-size 16 --out file": "file is a file; name a folder",
+    "tokenizer eval vq --data images --image-size 16 --out file": "file is a file; name a",
     "tokenizer eval vq --data images --lpips absent.pth": "LPIPS needs https://download.pytorch",
     "tokenizer eval vq --data images --inception absent.pth": "there is no file absent.pth",
     "cache build --tokenizer vq --data absent --out new --image-size 16": "absent does not exist",
     "cache build --tokenizer vq --data images --out new --image-size 18": "multiple",
     "cache build --tokenizer vq2 --data images --out cache --image-size 16": "tokenizer",
-    "cache build --tokenizer vq --data images --out busy --image-size 16": "holds other files",
+    "cache build --tokenizer vq --data images --out busy --image-size 16": "but no cache",
     "cache verify empty": "empty holds no finished latent cache",
     "eval absent --data images": "nothing is saved at 'absent'",
     "eval empty --data images": "empty holds no PNG file",

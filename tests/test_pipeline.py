@@ -115,7 +115,7 @@ def test_saving_goes_over_an_earlier_model_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "other" / "config.json").write_text('{"model_type": "vit"}')
     (tmp_path / "file").write_text("x")
     before = files(tmp_path)
-    with pytest.raises(InputError, match=r"holds 'config\.json' and is no model of this library"):
+    with pytest.raises(InputError, match=r"holds 'config\.json' but no model of this library"):
         first.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="is a file; name a new folder"):
         first.save_pretrained(tmp_path / "file")

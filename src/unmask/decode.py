@@ -161,7 +161,7 @@ def _uses(guidance: Guidance, guided: Sequence[bool], works: Sequence[bool]) -> 
     rows = [row for row, work in enumerate(works) if work]
     reused = guidance.reused([guided[row] for row in rows])
     uses: list[Use] = ["once"] * len(works)
-    for row, now, after in zip(rows, reused, [*reused[1:], False], strict=True):
+    for row, now, after in zip(rows, reused, [*reused, False][1:], strict=True):
         uses[row] = "reuse" if now else "keep" if after else "once"
     return uses
 

@@ -15,6 +15,7 @@ from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, 
 from unmask.data.classes import class_index
 from unmask.decode import Plan
 from unmask.errors import InputError
+from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
 from unmask.nn.sizes import token_space
@@ -207,20 +208,16 @@ def check_place(folder: Path, wanted: str = FORMAT) -> None:
     Raises:
         InputError: naming what is there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a new folder")
-    there = sorted(p.name for p in folder.glob("[!.]*"))
-    foreign = [name for name in there if name not in (WEIGHTS, TOKENIZER)]
-    if foreign and not _is_of(wanted, folder / CONFIG):
-        raise InputError(
-            f"{folder} holds {foreign[0]!r} and is no {wanted.removeprefix('unmask-')} of this "
-            "library; name a new folder"
-        )
+    what = wanted.removeprefix("unmask-")
+    check_folder(folder, f"{what} of this library", may_hold=lambda: _is_of(wanted, folder))
 
 
-def _is_of(wanted: str, config: Path) -> bool:
+def _is_of(wanted: str, folder: Path) -> bool:
+    """Whether a save of that kind ended there, or was cut off before its configuration."""
     try:
-        found = json.loads(config.read_bytes())
+        found = json.loads((folder / CONFIG).read_bytes())
+    except FileNotFoundError:
+        return all(path.name in (WEIGHTS, TOKENIZER) for path in folder.glob("[!.]*"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("format") == wanted

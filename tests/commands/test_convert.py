@@ -249,7 +249,7 @@ def test_a_published_network_gets_its_recipe(kind: str, name: str) -> None:
     [
         (["absent", "new"], "absent does not exist; published files to download"),
         (["port", "file"], "file is a file; name a new folder"),
-        (["port", "full"], "holds 'notes.txt' and is no model of this library"),
+        (["port", "full"], "holds 'notes.txt' but no model of this library"),
         (["port", "new", "--kind", "maskgit-jax"], "looks like unlockmgm, not maskgit-jax"),
         (["port", "new", "--tokenizer", "no-such"], "nothing is saved at 'no-such'"),
         (["port", "new", "--kind", "maskgit"], "maskgit-pytorch"),

@@ -35,8 +35,8 @@ def test_a_tokenizer_becomes_a_folder_that_computes_the_same(
     [
         (["tokenizer.bin", "new", "--kind", "unlockmgm"], "is a tokenizer: leave out --kind"),
         (["tokenizer.bin", "new", "--heads", "8"], "is a tokenizer: leave out --heads"),
-        (["tokenizer.bin", "full"], "holds 'notes.txt' and is no tokenizer of this library"),
-        (["tokenizer.bin", "model"], "and is no tokenizer of this library"),
+        (["tokenizer.bin", "full"], "holds 'notes.txt' but no tokenizer of this library"),
+        (["tokenizer.bin", "model"], "but no tokenizer of this library"),
         (["mage-vqgan", "new"], "download https://drive.google.com/"),
         (["text", "new"], "is not a flax msgpack file"),
     ],

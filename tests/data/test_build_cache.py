@@ -35,7 +35,7 @@ def test_files_are_plain_arrays(tmp_path):
     assert (codes.shape, codes.dtype) == ((2, 2, 16), np.uint16)
     assert codes[1, 0, 0] == 90 + 256
     assert np.load(tmp_path / "c" / "labels.npy").tolist() == LABELS
-    assert not list((tmp_path / "c").glob("*.part"))
+    assert not list((tmp_path / "c").glob(".*.partial"))
 
 
 def test_a_second_build_encodes_nothing(tmp_path):
@@ -79,8 +79,8 @@ def test_leftovers_of_killed_processes_are_cleared_up(tmp_path):
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     (tmp_path / "c" / "codes-00001.npy").unlink()
-    (tmp_path / "c" / "codes-00001.npy.4711.part").write_bytes(b"half")
-    (tmp_path / "c" / "cache.json.4712.part").write_bytes(b"")
+    (tmp_path / "c" / ".codes-00001.npy.4711.partial").write_bytes(b"half")
+    (tmp_path / "c" / ".cache.json.4712.partial").write_bytes(b"")
     assert build(tmp_path / "c").written == 1
     assert contents(tmp_path / "c") == before
 
@@ -240,7 +240,7 @@ def test_a_cache_of_something_else_is_left_alone(tmp_path, changed, named):
 
 def test_other_peoples_files_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match=r"holds 'thesis\.tex' but no cache"):
         build(tmp_path)
     assert contents(tmp_path) == {"thesis.tex": b"x"}
     with pytest.raises(InputError, match="is a file"):

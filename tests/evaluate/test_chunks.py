@@ -132,7 +132,7 @@ def test_the_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path):
         opened(tmp_path / "work", seeds="0 to 9")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "kept.txt").write_text("kept")
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match=r"holds 'kept\.txt' but no evaluation"):
         opened(tmp_path / "used")
     assert [p.name for p in (tmp_path / "used").iterdir()] == ["kept.txt"]
 

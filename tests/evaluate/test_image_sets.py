@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_nothing_is_written_over_a_used_folder_or_an_odd_name(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
-    with pytest.raises(InputError, match="not empty"):
+    with pytest.raises(InputError, match="but no image set"):
         write_folder(tmp_path, [images(1)])
     with pytest.raises(InputError, match=r"must end in \.npz"):
         write_npz(tmp_path / "a.zip", [images(1)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy_system import TOY, UNCONDITIONAL
 
+from unmask.assets import shipped_names
 from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
@@ -20,7 +21,7 @@ from unmask.nn.mage_network import MageNetwork
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.objectives.masked import MaskedObjective, locate
 from unmask.orders import RandomOrder
-from unmask.pipeline import Pipeline
+from unmask.pipeline import Pipeline, load
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.recipes.serial import from_dict, read_yaml, to_dict, write_yaml
@@ -184,8 +185,8 @@ def test_published_plans_by_name() -> None:
     assert recipe.named_plan("128-steps").guidance.interval == (0.05, 0.4)
     with pytest.raises(InputError, match="emigm-base-256 has no plan '128'; did you mean"):
         recipe.named_plan("128")
-    with pytest.raises(InputError, match="fashion-maskgit has no plan 'quick'; it has only its d"):
-        get("fashion-maskgit").named_plan("quick")
+    with pytest.raises(InputError, match="fashion-mage has no plan 'quick'; it has only its d"):
+        get("fashion-mage").named_plan("quick")
 
 
 MAR = get("mar-base")
@@ -256,3 +257,23 @@ def test_masks_that_drop_or_weigh_are_normalised_over_the_whole_batch() -> None:
     assert replace(TOY, training=micro).training.normalize == "micro"
     with pytest.raises(InputError, match=r"normalize='micro' with BernoulliMasking"):
         replace(TOY, training=micro, masking=BernoulliMasking())
+
+
+COMPARED = {"fashion-maskgit", "fashion-mar", "fashion-emigm"}  # in docs/compare.md
+SHIPPED = [name for name in shipped_names() if name in RECIPES]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_carry_the_recipe_as_it_is_now(name: str) -> None:
+    shipped, recipe = load(name).recipe, get(name)
+    # some were trained for longer than the recipe that made them says
+    assert replace(shipped, training=recipe.training) == recipe
+
+
+def test_every_small_system_that_is_shipped_for_classes_has_a_fast_plan() -> None:
+    fast = {name: get(name).named_plan("fast") for name in SHIPPED if name in COMPARED}
+    assert fast.keys() == COMPARED
+    for name, plan in fast.items():
+        slow = get(name).plan
+        assert plan.steps < slow.steps
+        assert plan.guidance == replace(slow.guidance, refresh=plan.guidance.refresh)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from toy_run import outcome, toy_settings, toy_train
 
+from unmask import durable
 from unmask.errors import InputError
-from unmask.train import durable, log, run_folder
+from unmask.train import log, run_folder
 from unmask.train.state import (
     Checkpoint,
     is_complete,

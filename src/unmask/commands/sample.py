@@ -19,8 +19,9 @@ from unmask.commands.plan_arguments import PlanArguments
 from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.errors import InputError
-from unmask.evaluate.image_sets import ImageBatch, check_new_folder, write_folder, write_npz
+from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.film import unmasking
+from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.pictures import sheet, to_pil, to_uint8, write_gif
 from unmask.pipeline import Pipeline, load
@@ -60,7 +61,7 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask sample")
-    check_out(arguments.out)
+    check_folder(arguments.out, "results", may_hold=lambda: True)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
     plan = arguments.how.of(pipeline)
     labels = _labels(pipeline, arguments)
@@ -72,16 +73,6 @@ def main(words: Sequence[str]) -> None:
     if arguments.film:
         _write_film(pipeline, labels, seeds, plan, arguments)
     Console().print(f"{len(seeds)} images in {arguments.out}/", highlight=False, soft_wrap=True)
-
-
-def check_out(out: Path) -> None:
-    """Refuse a file where a folder is wanted.
-
-    Raises:
-        InputError: naming it.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder for the results")
 
 
 def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
@@ -109,7 +100,7 @@ def _run_images(
     pipeline: Pipeline, labels: list[int], seeds: range, plan: Plan, arguments: Arguments
 ) -> None:
     if arguments.format == "folder":
-        check_new_folder(arguments.out / "images")
+        check_folder(arguments.out / "images", "image set")
     batches = generate(
         pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
     )

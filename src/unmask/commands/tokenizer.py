@@ -16,7 +16,6 @@ from rich.table import Table
 from unmask.commands.arguments import parse
 from unmask.commands.device import resolve_device
 from unmask.commands.recipe_arguments import parse_with_recipe
-from unmask.commands.sample import check_out
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.errors import InputError, did_you_mean
@@ -25,6 +24,7 @@ from unmask.evaluate.inception import load_inception
 from unmask.evaluate.lpips import load_lpips
 from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tokenizers
 from unmask.evaluate.tokenizer_report import TokenizerReport
+from unmask.folders import check_folder
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.tokenizers.folder import load_any_tokenizer
 from unmask.train.processes import launched, part
@@ -109,7 +109,7 @@ def evaluate(words: Sequence[str]) -> None:
     if not arguments.names:
         raise InputError("unmask tokenizer eval wants the name of a tokenizer, or of several")
     if arguments.out is not None:
-        check_out(arguments.out)
+        check_folder(arguments.out, "results", may_hold=lambda: True)
     device = resolve_device(arguments.device)
     source = open_source(arguments.data, split=arguments.split)
     extractors: list[FeatureExtractor] = [EfficientNetLite0(device=device)]

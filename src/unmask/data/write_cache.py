@@ -33,10 +33,11 @@ from unmask.data.cache import (
     to_json,
 )
 from unmask.data.decoding import UnreadableImageError
+from unmask.durable import ASIDE, write_file
 from unmask.errors import InputError
+from unmask.folders import check_folder
 
 PLAN_FILE = "plan.json"
-ASIDE = ".part"  # ending of what is still being written
 AHEAD = 2  # batches that are read while one is encoded
 
 
@@ -126,13 +127,9 @@ def write_cache(
 
 def _claim(out: Path, plan: CachePlan) -> None:
     """Make sure that ``out`` is free or holds the beginnings of the same cache."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder for the cache")
     file = out / PLAN_FILE
+    check_folder(out, "cache", may_hold=file.exists)
     if not file.exists():
-        # Another process of this build may be writing the plan at this moment.
-        if out.exists() and any(PLAN_FILE not in entry.name for entry in out.iterdir()):
-            raise InputError(f"{out} holds other files; give a new or empty folder for the cache")
         out.mkdir(parents=True, exist_ok=True)
         _write_whole(file, to_json(plan))
         return
@@ -245,11 +242,8 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _write_whole(file: Path, content: bytes) -> None:
-    aside = file.with_name(f"{file.name}.{os.getpid()}{ASIDE}")
-    with aside.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
+    aside = file.with_name(f".{file.name}.{os.getpid()}{ASIDE}")  # others may write it too
+    write_file(aside, content)
     try:
         aside.replace(file)
     except FileNotFoundError:
@@ -269,5 +263,5 @@ def _finish(out: Path, plan: CachePlan, shards: list[Shard]) -> None:
     bare = tuple(replace(shard, labels=()) for shard in shards)
     index = CacheIndex(plan=plan, shards=bare, labels_digest=digest)
     _write_whole(out / INDEX_FILE, to_json(index))
-    for left in out.glob(f"*{ASIDE}"):  # by processes that were killed
+    for left in out.glob(f".*{ASIDE}"):  # by processes that were killed
         left.unlink(missing_ok=True)

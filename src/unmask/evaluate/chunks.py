@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from unmask.durable import explained, replace_file
 from unmask.errors import InputError
 from unmask.evaluate.evaluation import Measured, limited
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.train.durable import explained, replace_file
+from unmask.folders import check_folder
 
 SETTINGS = "settings.json"
 BATCHES = 4  # in a chunk
@@ -150,9 +151,8 @@ def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:
 def _claim(folder: Path, settings: dict[str, str]) -> None:
     """Make the folder this evaluation's, or refuse it."""
     file = folder / SETTINGS
+    check_folder(folder, "evaluation", may_hold=file.exists)
     if not file.exists():
-        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-            raise InputError(f"{folder} holds other files; give a new or empty folder (--work)")
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(file, json.dumps(settings, indent=1).encode())
         return

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.folders import check_folder
 from unmask.pictures import to_pil
 
 CLASS_FOLDER = re.compile(r"class_(\d+)")
@@ -286,18 +287,6 @@ def _spool(
     return (count, height, width, channels), labels
 
 
-def check_new_folder(path: Path | str) -> Path:
-    """Refuse what is neither absent nor an empty folder.
-
-    Raises:
-        InputError: naming it.
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} is there already and not empty; name a new folder")
-    return path
-
-
 def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
     """Write PNG files named by index, in ``class_<k>`` folders where there are labels.
 
@@ -313,7 +302,8 @@ def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int
     Raises:
         InputError: when the folder holds something already.
     """
-    path = check_new_folder(path)
+    path = Path(path)
+    check_folder(path, "image set")
     path.mkdir(parents=True, exist_ok=True)
     count = 0
     for batch in as_batches(source):

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.durable import replace_file
 from unmask.errors import InputError
 from unmask.evaluate.frechet import frechet_distance
 from unmask.evaluate.image_sets import NpzFile, PngFolder, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH
 from unmask.evaluate.statistics import RunningStatistics
-from unmask.train.durable import replace_file
 
 POOLED = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unmask.train import durable
+from unmask import durable
 from unmask.train.run import Preview
 
 SCORES = "accuracy.jsonl"

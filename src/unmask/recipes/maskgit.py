@@ -15,7 +15,7 @@ from unmask.masking import TrainMasking
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.nn.pre_norm import PreNormNetwork
 from unmask.orders import Confidence
-from unmask.recipes.recipe import Recipe, Result
+from unmask.recipes.recipe import NamedPlan, Recipe, Result
 from unmask.train.settings import Ema, Training
 
 PYTORCH_README = "xyfJASON/maskgit-pytorch, README"
@@ -156,6 +156,12 @@ UNLOCKMGM_IMAGENET512 = replace(
 
 # Small ones, trained here ------------------------------------------------------------------------
 
+FASHION_PLAN = Plan(
+    steps=8,
+    counts=PYTORCH_COUNTS,
+    order=Confidence(temperature=4.5),
+    guidance=Guidance(scale=2.0, ramp="revealed"),
+)
 FASHION = Recipe(
     name="fashion-maskgit",
     summary="Fashion-MNIST 28x28 in minutes on two CPU cores; weights shipped",
@@ -180,11 +186,12 @@ FASHION = Recipe(
         preview_every=700,
         save_every=700,
     ),
-    plan=Plan(
-        steps=8,
-        counts=PYTORCH_COUNTS,
-        order=Confidence(temperature=4.5),
-        guidance=Guidance(scale=2.0, ramp="revealed"),
+    plan=FASHION_PLAN,
+    plans=(
+        NamedPlan(
+            name="fast",
+            plan=replace(FASHION_PLAN, steps=4, guidance=replace(FASHION_PLAN.guidance, refresh=2)),
+        ),
     ),
     results=(
         Result(

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from unmask.train import durable
+from unmask import durable
 from unmask.train.settings import Training
 
 LOG = "log.jsonl"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import yaml
 
+from unmask import durable
 from unmask.errors import InputError
-from unmask.train import durable
+from unmask.folders import check_folder
 from unmask.train.state import latest
 
 RECIPE = "recipe.yaml"
@@ -76,13 +77,7 @@ def check_place(out: Path) -> None:
     Raises:
         InputError: also when ``out`` is a file.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a new folder for the run")
-    foreign = sorted(p.name for p in out.glob("*") if not p.name.endswith(durable.ASIDE))
-    if foreign and stored_config(out) is None:
-        raise InputError(
-            f"{out} holds {foreign[0]!r} but no run ({RECIPE}); name a new or empty folder"
-        )
+    check_folder(out, "run", may_hold=lambda: stored_config(out) is not None)
 
 
 def stored_config(out: Path) -> dict[str, object] | None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from unmask.train import durable
+from unmask import durable
 
 MANIFEST = "manifest.json"
 STEP_FOLDER = re.compile(r"step-(\d{7,})")
