@@ -75,7 +75,7 @@ def evaluations(plan: Plan, length: int) -> tuple[int, int]:
     guided = 0
     for table in scales.values():
         rows = (table[:, 0] != 1).tolist()
-        guided += sum(rows) - sum(plan.guidance.reused(rows))
+        guided += sum(rows) - plan.guidance.uses(rows).count("reuse")
     head = len(plan.draw.stages()) if isinstance(plan.draw, DiffusionDraw) else 1
     return plan.steps + guided, head * (2 if guided else 1)
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from test_self_guidance import LABELS, LENGTH, MODEL
 from torch import Tensor
-from toy_latents import latent_model
+from toy_latents import NETWORKS, latent_model
 
 from unmask.branches import Branches, branches
+from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
@@ -38,9 +39,10 @@ def test_what_is_kept_stays_as_far_away() -> None:
 
 def test_every_so_manyth_guided_step_evaluates() -> None:
     guided = [bool(int(word)) for word in "0111101111"]
-    for refresh, wanted in ((1, "0000000000"), (2, "0010100101"), (3, "0011000110")):
-        reused = Guidance(scale=2.0, refresh=refresh).reused(guided)
-        assert "".join(str(int(now)) for now in reused) == wanted
+    for refresh, wanted in ((1, "oooooooooo"), (2, "ookrookrkr"), (3, "okrkrokrro")):
+        uses = Guidance(scale=2.0, refresh=refresh).uses(guided)
+        assert "".join(use[0] if use != "reuse" else "r" for use in uses) == wanted
+    assert Guidance(scale=2.0, refresh=3).uses([True] * 3, 2) == ["once", "keep", "reuse"]
     with pytest.raises(InputError, match=r"guidance\.refresh=0 must be at least 1"):
         Guidance(refresh=0)
 
@@ -76,3 +78,27 @@ def test_only_those_steps_double_the_batch(
     *_, last = decode(model, torch.tensor([0, 1]), plan, Draws([1, 2]), canvas)
     assert found == sizes
     assert not last.masked.any()
+
+
+class AsOfAll:
+    """As many as if nothing had been known: a row with few hidden tokens begins late."""
+
+    def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
+        return FixedCounts().table(steps, first_step, torch.ones_like(masked), draws)
+
+
+@pytest.mark.parametrize("refresh", [2, 3, 4])
+def test_rows_with_other_holes_change_nothing(refresh: int) -> None:
+    model = latent_model(NETWORKS["full"])
+    draw = DiffusionDraw(respacing="ddim3")
+    guidance = Guidance(scale=3.0, refresh=refresh)
+    plan = Plan(steps=8, counts=AsOfAll(), order=RandomOrder(), guidance=guidance, draw=draw)
+    holes = torch.tensor([2, 7, 16])
+    masked = torch.arange(LENGTH).expand(3, -1) < holes[:, None]
+    canvas = blank_canvas(3, LENGTH, channels=6)._replace(masked=masked)
+    labels, seeds = torch.tensor([0, 1, 2]), [1, 2, 3]
+    *_, together = decode(model, labels, plan, Draws(seeds), canvas)
+    for row, seed in enumerate(seeds):
+        one = Canvas(canvas.tokens[row : row + 1], masked[row : row + 1])
+        *_, alone = decode(model, labels[row : row + 1], plan, Draws([seed]), one)
+        torch.testing.assert_close(alone.tokens[0], together.tokens[row], atol=1e-4, rtol=1e-4)

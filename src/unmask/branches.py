@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from unmask.guidance import Weak
+from unmask.guidance import Use, Weak
 from unmask.model import MaskedModel
 from unmask.nn.positions import take
 from unmask.types import Canvas, Hidden
-
-Use = Literal["once", "keep", "reuse"]
-"""What a step does with its weak branches: evaluates them, keeps them too, or takes the kept."""
 
 
 def branches(

@@ -5,17 +5,17 @@ Step by step: predict every token, draw some, let the order choose which stay ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from unmask.branches import Branches, Use
+from unmask.branches import Branches
 from unmask.counts import AnyCounts, FixedCounts
 from unmask.draws import Draws
 from unmask.errors import InputError
-from unmask.guidance import Guidance, Weak
+from unmask.guidance import Guidance, Use, Weak
 from unmask.masking import lowest
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
@@ -141,8 +141,8 @@ def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[
     used = {weak: (table != 1).any(1).tolist() for weak, table in scales.items()}
     most = torch.stack([before, before - counts]).amax(2).T.tolist()  # S pairs
     works = [bool(pair[0] if plan.order.needs_density else pair[1]) for pair in most]
-    guided = [any(rows[row] for rows in used.values()) for row in range(len(most))]
-    uses = _uses(plan.guidance, guided, works)
+    guided = [work and any(rows[k] for rows in used.values()) for k, work in enumerate(works)]
+    uses = plan.guidance.uses(guided, plan.first_step)
     return [
         _Now(
             at=Progress(step, plan.steps),
@@ -154,16 +154,6 @@ def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[
         )
         for row, step in enumerate(range(plan.first_step, plan.steps))
     ]
-
-
-def _uses(guidance: Guidance, guided: Sequence[bool], works: Sequence[bool]) -> list[Use]:
-    """What each step does with its weak branches; one that has nothing to draw has none."""
-    rows = [row for row, work in enumerate(works) if work]
-    reused = guidance.reused([guided[row] for row in rows])
-    uses: list[Use] = ["once"] * len(works)
-    for row, now, after in zip(rows, reused, [*reused, False][1:], strict=True):
-        uses[row] = "reuse" if now else "keep" if after else "once"
-    return uses
 
 
 @torch.inference_mode()

@@ -18,6 +18,8 @@ from unmask.curves import remaining_time
 from unmask.errors import InputError
 
 Weak = Literal["null", "self"]
+Use = Literal["once", "keep", "reuse"]
+"""What a step does with its weak branches: evaluates them, keeps them too, or takes the kept."""
 BY_STEP = ("constant", "steps", "power-cosine")
 
 # Ramps over the share of known tokens after the step.
@@ -60,8 +62,9 @@ class Guidance:
     """Guide only where low < time left after the step <= high (eMIGM; time runs from 1 to 1e-5).
     None always guides."""
     refresh: int = 1
-    """Evaluate the weak branches in every so-manyth guided step; in those between, they stay as far
-    from the strong one as they were (the condition cache of LazyMAR, arXiv 2503.12450)."""
+    """Evaluate the weak branches once in so many steps, in the first of them that is guided; in the
+    others they stay as far from the strong one as they were (the condition cache of LazyMAR, arXiv
+    2503.12450)."""
 
     def __post_init__(self) -> None:
         """Reject numbers that are no scale, and an interval that is none."""
@@ -101,16 +104,22 @@ class Guidance:
         ramp = self._ramp(remaining, steps, total)
         return {weak: 1 + (scale - 1) * ramp for weak, scale in self.scales.items()}
 
-    def reused(self, guided: Sequence[bool]) -> list[bool]:
-        """Of each step, guided or not, whether its weak branches are those of an earlier one.
+    def uses(self, guided: Sequence[bool], first_step: int = 0) -> list[Use]:
+        """What each step does with its weak branches.
 
-        What an unguided step did not need is evaluated after it.
+        Only a step's number decides with which others it shares them, so that rows that have
+        nothing to draw in some step get the same from any batch.
+
+        Args:
+            guided: whether a step has weak branches at all.
+            first_step: number of the first one.
         """
-        reused, age = [], 0
-        for now in guided:
-            reused.append(now and age % self.refresh > 0)
-            age = age + 1 if now else 0
-        return reused
+        numbers = range(first_step, first_step + len(guided))
+        groups = [k // self.refresh if now else ~k for k, now in zip(numbers, guided, strict=True)]
+        return [
+            "reuse" if group in groups[:row] else "keep" if group in groups[row + 1 :] else "once"
+            for row, group in enumerate(groups)  # a step that is not guided is alone in its group
+        ]
 
     def _ramp(self, remaining: Tensor, steps: int, total: int) -> Tensor:
         """``(S, B)`` float64 in [0, 1], 0 outside the interval."""
