@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from report import markdown_table, write_report
 
-from unmask.adjust import adjusted
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
@@ -31,6 +30,7 @@ from unmask.evaluate.reference import Moments
 from unmask.evaluate.scores import Manifold, class_accuracy, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
 from unmask.pipeline import Pipeline, load
+from unmask.plan_changes import PlanChanges
 
 
 class Judge:
@@ -91,7 +91,8 @@ def main() -> None:
     rows = []
     for choice in itertools.product(options.steps, options.scales, options.temperatures):
         steps, scale, temperature = choice
-        plan = adjusted(pipeline.plan, steps=steps, guidance_scale=scale, temperature=temperature)
+        changes = PlanChanges(steps=steps, guidance_scale=scale, temperature=temperature)
+        plan = changes.applied(pipeline.plan)
         judgement = Judgement(count=options.count)
         rows.append(
             [f"{value:g}" for value in choice]

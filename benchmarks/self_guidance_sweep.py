@@ -25,11 +25,11 @@ from typing import NamedTuple
 from report import markdown_table, write_report
 from sampling_sweep import Judge
 
-from unmask.adjust import adjusted
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.judgement import Judgement, generated_batches
 from unmask.guidance import Guidance
 from unmask.pipeline import Pipeline, load
+from unmask.plan_changes import PlanChanges
 
 GUIDANCE = {
     "none": Guidance(),
@@ -84,7 +84,8 @@ class Bench:
     def scores(self, cell: Cell) -> Scores:
         """From the file, or measured and appended to it."""
         if cell not in self.known:
-            plan = adjusted(self.pipeline.plan, steps=cell.steps, temperature=cell.temperature)
+            changes = PlanChanges(steps=cell.steps, temperature=cell.temperature)
+            plan = changes.applied(self.pipeline.plan)
             plan = replace(plan, guidance=GUIDANCE[cell.guidance])
             judgement = Judgement(count=cell.count, seed=cell.seed)
             made = list(generated_batches(self.pipeline, judgement, plan=plan))

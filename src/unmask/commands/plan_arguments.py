@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from unmask.adjust import adjusted
+import tyro
+
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.nn.diffusion import Solver
 from unmask.pipeline import Pipeline
+from unmask.plan_changes import PlanChanges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +23,8 @@ class PlanArguments:
     fast: bool = False
     """Short for --plan fast: fewer steps or a quicker solver, at a cost that docs/compare.md
     states."""
-    steps: int | None = None
-    """Decoding steps; more is slower and not always better."""
-    order: str | None = None
-    """Which tokens come first: confidence, random, halton or raster."""
-    guidance_scale: float | None = None
-    """1 means none; larger follows the class more closely."""
-    temperature: float | None = None
-    """Noise on the confidence, or in a diffusion head; larger gives more variety."""
-    softmax_temperature: float | None = None
-    """Of the token distribution itself."""
-    top_k: int | None = None
-    """Draw among the k likeliest codes only."""
-    solver: Solver | None = None
-    """Of a diffusion head, with --respacing."""
-    respacing: str | None = None
-    """Its steps: ddim25, 100 or a,b,c; of dpm-solver their number, as 14."""
+    changes: Annotated[PlanChanges, tyro.conf.arg(name="")] = field(default_factory=PlanChanges)
+    """What to replace in it."""
 
     def of(self, pipeline: Pipeline) -> Plan:
         """The plan that is asked for.
@@ -45,9 +33,7 @@ class PlanArguments:
             InputError: two plans named, one that the recipe does not have, or a change that does
                 not fit.
         """
-        changes = asdict(self)
-        name, fast = changes.pop("plan"), changes.pop("fast")
-        if name and fast:
-            raise InputError(f"--fast is a plan of its own; give it or --plan {name}")
-        named = "fast" if fast else name
-        return adjusted(pipeline.recipe.named_plan(named) if named else pipeline.plan, **changes)
+        if self.plan and self.fast:
+            raise InputError(f"--fast is a plan of its own; give it or --plan {self.plan}")
+        name = "fast" if self.fast else self.plan
+        return self.changes.applied(pipeline.recipe.named_plan(name) if name else pipeline.plan)

@@ -8,40 +8,45 @@ import pytest
 from toy_latents import LATENT_TOY, latent_pipeline
 from toy_system import TOY
 
-from unmask.adjust import adjusted
 from unmask.commands.plan_arguments import PlanArguments
 from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import Confidence, RandomOrder
+from unmask.plan_changes import PlanChanges
 from unmask.recipes.recipe import NamedPlan
 
 
 def test_some_numbers_are_replaced() -> None:
-    assert adjusted(TOY.plan) == TOY.plan
-    plan = adjusted(TOY.plan, steps=3, guidance_scale=1.5, temperature=0.5, top_k=4)
+    assert PlanChanges().applied(TOY.plan) == TOY.plan
+    plan = PlanChanges(steps=3, guidance_scale=1.5, temperature=0.5, top_k=4).applied(TOY.plan)
     assert (plan.steps, plan.guidance.scale, plan.order.temperature) == (3, 1.5, 0.5)
     assert plan.draw.top_k == 4
     assert plan.guidance.ramp == "revealed"
-    assert adjusted(TOY.plan, softmax_temperature=0.7).draw.temperature == 0.7
-    assert adjusted(TOY.plan, order="random").order == RandomOrder()
+    assert PlanChanges(softmax_temperature=0.7).applied(TOY.plan).draw.temperature == 0.7
+    assert PlanChanges(order="random").applied(TOY.plan).order == RandomOrder()
 
 
 def test_an_order_that_is_there_keeps_its_numbers() -> None:
     plan = replace(TOY.plan, order=Confidence(temperature=9.0))
-    assert adjusted(plan, order="confidence") == plan
-    assert adjusted(replace(plan, order=RandomOrder()), order="confidence").order == Confidence()
+    assert PlanChanges(order="confidence").applied(plan) == plan
+    assert (
+        PlanChanges(order="confidence").applied(replace(plan, order=RandomOrder())).order
+        == Confidence()
+    )
 
 
 def test_the_solver_is_replaced() -> None:
     plan = Plan(order=RandomOrder(), draw=DiffusionDraw(respacing="100"))
-    assert adjusted(plan, respacing="ddim25").draw == DiffusionDraw(respacing="ddim25")
-    assert adjusted(plan, respacing="").draw == DiffusionDraw(respacing="")
+    assert PlanChanges(respacing="ddim25").applied(plan).draw == DiffusionDraw(respacing="ddim25")
+    assert PlanChanges(respacing="").applied(plan).draw == DiffusionDraw(respacing="")
     solver = DiffusionDraw(solver="dpm-solver", respacing="14")
-    assert adjusted(plan, solver="dpm-solver", respacing="14").draw == solver
-    assert adjusted(plan, solver="ddim").draw == DiffusionDraw(solver="ddim", respacing="100")
-    assert adjusted(plan, temperature=0.9).draw.temperature == 0.9
+    assert PlanChanges(solver="dpm-solver", respacing="14").applied(plan).draw == solver
+    assert PlanChanges(solver="ddim").applied(plan).draw == DiffusionDraw(
+        solver="ddim", respacing="100"
+    )
+    assert PlanChanges(temperature=0.9).applied(plan).draw.temperature == 0.9
 
 
 @pytest.mark.parametrize(
@@ -54,9 +59,9 @@ def test_the_solver_is_replaced() -> None:
 )
 def test_what_a_plan_has_not_is_refused(changes: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        adjusted(TOY.plan, **changes)
+        PlanChanges(**changes).applied(TOY.plan)
     with pytest.raises(InputError, match="this plan draws latents"):
-        adjusted(LATENT_TOY.plan, top_k=4)
+        PlanChanges(top_k=4).applied(LATENT_TOY.plan)
 
 
 FAST = replace(
@@ -72,7 +77,9 @@ def test_options_choose_a_plan_and_change_it() -> None:
     pipeline = latent_pipeline(replace(LATENT_TOY, plans=(NamedPlan(name="fast", plan=FAST),)))
     assert PlanArguments().of(pipeline) == LATENT_TOY.plan
     assert PlanArguments(fast=True).of(pipeline) == FAST
-    assert PlanArguments(plan="fast", steps=3).of(pipeline) == replace(FAST, steps=3)
+    assert PlanArguments(plan="fast", changes=PlanChanges(steps=3)).of(pipeline) == replace(
+        FAST, steps=3
+    )
     with pytest.raises(InputError, match="--fast is a plan of its own; give it or --plan other"):
         PlanArguments(fast=True, plan="other").of(pipeline)
     with pytest.raises(InputError, match="toy-latents has no plan 'fast'; it has only its default"):

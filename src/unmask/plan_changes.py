@@ -1,0 +1,83 @@
+"""A decoding plan with some of its numbers replaced, each by the name that people know it by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from unmask.decode import AnyDraw, Plan
+from unmask.errors import InputError
+from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.diffusion import DiffusionDraw, Solver
+from unmask.orders import Confidence, named_order
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChanges:
+    """What to replace in a plan; None keeps the plan's own."""
+
+    steps: int | None = None
+    """Decoding steps; more is slower and not always better."""
+    order: str | None = None
+    """Which tokens come first: confidence (with the plan's own numbers if it has that order),
+    random, halton or raster."""
+    guidance_scale: float | None = None
+    """1 means none; larger follows the class more closely."""
+    temperature: float | None = None
+    """Noise on the confidence, or in a diffusion head; larger gives more variety."""
+    softmax_temperature: float | None = None
+    """Of the token distribution itself."""
+    top_k: int | None = None
+    """Draw among the k likeliest codes only."""
+    solver: Solver | None = None
+    """Of a diffusion head, with --respacing."""
+    respacing: str | None = None
+    """Its steps: ddim25, 100 or a,b,c; of dpm-solver their number, as 14."""
+
+    def applied(self, plan: Plan) -> Plan:
+        """The plan with these changes.
+
+        Raises:
+            InputError: one that the order or the head does not have, or a value out of range.
+        """
+        if self.steps is not None:
+            plan = replace(plan, steps=self.steps)
+        keeps_order = self.order == "confidence" and isinstance(plan.order, Confidence)
+        if self.order is not None and not keeps_order:
+            plan = replace(plan, order=named_order(self.order))
+        if self.guidance_scale is not None:
+            plan = replace(plan, guidance=replace(plan.guidance, scale=self.guidance_scale))
+        if self.temperature is not None:
+            plan = _at_temperature(plan, self.temperature)
+        return replace(plan, draw=self._drawn(plan.draw))
+
+    def _drawn(self, draw: AnyDraw) -> AnyDraw:
+        """How tokens are drawn, by options that one kind of head has each."""
+        of_codes = _given(top_k=self.top_k, temperature=self.softmax_temperature)
+        of_latents = _given(solver=self.solver, respacing=self.respacing)
+        if of_codes and not isinstance(draw, CategoricalDraw):
+            raise InputError(
+                "top_k and softmax_temperature are of codes, and this plan draws latents; leave "
+                "them out"
+            )
+        if of_latents and not isinstance(draw, DiffusionDraw):
+            raise InputError(
+                "solver and respacing are of diffusion heads, and this plan draws codes; leave "
+                "them out"
+            )
+        return replace(draw, **of_codes, **of_latents)  # type: ignore[arg-type]  # checked above
+
+
+def _given(**values: object) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _at_temperature(plan: Plan, temperature: float) -> Plan:
+    """The temperature that people mean: of the confidence order, or of a diffusion head's noise."""
+    if isinstance(plan.order, Confidence):
+        return replace(plan, order=replace(plan.order, temperature=temperature))
+    if isinstance(plan.draw, DiffusionDraw):
+        return replace(plan, draw=replace(plan.draw, temperature=temperature))
+    raise InputError(
+        f"temperature={temperature} has no effect on {type(plan.order).__name__}; "
+        "leave it out or use the confidence order"
+    )
