@@ -129,7 +129,7 @@ def test_the_weight_scales_the_term_and_its_gradient() -> None:
         made, (located,) = objective(Contrastive(weight=weight)), batches()
         values = made(located)
         values["contrast"].backward()
-        found.append((float(values["contrast"]), made.project[0].weight.grad))
+        found.append((values["contrast"].item(), made.project[0].weight.grad))
     assert found[1][0] == pytest.approx(2 * found[0][0])
     torch.testing.assert_close(found[1][1], 2 * found[0][1])
 
