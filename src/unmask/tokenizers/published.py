@@ -60,6 +60,12 @@ def _scores(psnr: float, ssim: float, lpips: float, rfid: float) -> tuple[Result
     )
 
 
+def _jax_score(rfid: float, size: int) -> tuple[Result, ...]:
+    setting = f"ImageNet validation, {size}x{size}"
+    source = "google-research/maskgit, README"
+    return (Result(metric="rFID", value=rfid, setting=setting, source=source),)
+
+
 HUB = "https://huggingface.co/{}/resolve/main/{}"
 TITOK = ("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
 LLAMAGEN = ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")
@@ -93,12 +99,14 @@ PUBLISHED: dict[str, Published[Network]] = {
         parameters=54_515_587,
         file="tokenizer_imagenet256_checkpoint",
         url=JAX + "tokenizer_imagenet256_checkpoint",
+        results=_jax_score(2.28, 256),
     ),
     "maskgit-jax-vqgan-512": Published(
         network=MASKGIT_F16,
         parameters=54_515_587,
         file="tokenizer_imagenet512_checkpoint",
         url=JAX + "tokenizer_imagenet512_checkpoint",
+        results=_jax_score(1.97, 512),
     ),
     "mage-vqgan": Published(
         network=MASKGIT_F16,
