@@ -1,5 +1,6 @@
 # `make demo` and `make test` set up what they need in .venv, on a machine with Python, pip and make.
 PYTHON ?= python3
+PYTEST = $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -10,10 +11,10 @@ demo: $(READY)  ## train, sample and judge a small MaskGIT; writes demo/report.h
 	$(BIN)/unmask demo --out demo
 
 test: $(READY)  ## the default test suite
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	$(PYTEST)
 
 test-slow: $(READY)  ## the tests marked slow
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check src tests benchmarks examples
