@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from unmask.decode import AnyDraw, Plan
 from unmask.errors import InputError
@@ -64,10 +65,10 @@ class PlanChanges:
                 "solver and respacing are of diffusion heads, and this plan draws codes; leave "
                 "them out"
             )
-        return replace(draw, **of_codes, **of_latents)  # type: ignore[arg-type]  # checked above
+        return replace(draw, **of_codes, **of_latents)
 
 
-def _given(**values: object) -> dict[str, object]:
+def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 

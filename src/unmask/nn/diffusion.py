@@ -202,7 +202,7 @@ class DiffusionHead(nn.Module):
         row = self.tables[times].unsqueeze(-2).unbind(-1)  # 5 of (R, M, 1)
         targets = targets.float()
         noised = row[0] * targets + row[1] * noise  # (R, M, C)
-        table = self.embed_times(torch.arange(STEPS, device=times.device))  # fewer than rows are
+        table = self.embed_times(torch.arange(STEPS, device=times.device))  # (1000, w)
         y = F.embedding(times, table) + self.condition(features)  # (R, M, w)
         predicted, variance = self.predict(noised, y, outputs=2 * self.channels).chunk(2, dim=-1)
         error = predicted - noise
