@@ -60,6 +60,7 @@ class _ForeignFiles:
     """The files of a foreign cache, in the order of their names."""
 
     split_rule = "all files that were there"
+    notes: Sequence[str] = ()
 
     def __init__(self, path: Path, name: str) -> None:
         self.form, self.path, self.name = FORMATS[name], path, f"{path.resolve().name} ({name})"

@@ -22,6 +22,8 @@ class Listed(Protocol):
     """In label order; empty if unlabelled."""
     split_rule: str
     """A sentence that states how train and val were told apart."""
+    notes: Sequence[str] = ()
+    """Sentences on what lies there and is not used, or is used in a way worth knowing."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -38,6 +40,27 @@ class ImageSource(Listed, Protocol):
 
     def image(self, row: int) -> Image.Image:
         """The decoded image; raises ``UnreadableImageError`` when it is damaged."""
+
+    def content(self, row: int) -> bytes:
+        """The encoded image, as its file holds it; raises ``UnreadableImageError`` when it is gone.
+
+        Two images are the same when these bytes are.
+        """
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Numbers that change when an image's file does: bytes, mtime in ns, the place in it.
+
+        No file is opened. A file that is gone gives zeros.
+        """
+
+
+def file_stamp(file: Path) -> tuple[int, int]:
+    """Bytes and time of the last change in nanoseconds of a file; zeros when it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
 
 
 class Reader(ImageSource, Protocol[Place]):
