@@ -104,8 +104,49 @@ def test_crop_none_needs_the_size():
         Transform(size=16, crop="none")(Image.fromarray(pixels(1)))
 
 
+@pytest.mark.parametrize("crop", ["center", "inner", "random", "resized", "clipped"])
+@pytest.mark.parametrize("size", [(6, 10), (10, 6), (1, 9), (7, 1)])
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (9, 9), (3, 50), (60, 14)])
+def test_every_crop_has_the_height_and_width_asked_for(shape, size, crop):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    made = Transform(size=size, crop=crop)(image, torch.Generator().manual_seed(3))
+    assert made.shape == (3, *size)
+
+
+@pytest.mark.parametrize("crop", ["center", "inner"])
+def test_a_turned_image_gives_the_turned_crop(crop):
+    soft = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    image = Image.fromarray(soft).resize((70, 51), Image.Resampling.BICUBIC)
+    turned = Transform(size=(10, 6), crop=crop)(image.transpose(Image.Transpose.TRANSPOSE))
+    straight = Transform(size=(6, 10), crop=crop)(image)
+    assert (turned.int() - straight.mT.int()).abs().max() <= 2  # rounded between the two passes
+
+
+def test_a_rectangle_of_the_images_own_shape_keeps_all_of_it():
+    gradient = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (48, 1))
+    made = Transform(size=(24, 40), channels=1)(Image.fromarray(gradient))[0]
+    assert made[:, 0].max() < 6
+    assert made[:, -1].min() > 249
+    wide = Transform(size=24, channels=1)(Image.fromarray(gradient))[0]
+    assert wide[:, 0].min() > 40, "a square loses both ends"
+
+
+def test_a_square_may_be_given_as_height_and_width():
+    image = Image.fromarray(pixels(3, 40))
+    assert Transform(size=(8, 8)) == Transform(size=8)
+    assert torch.equal(Transform(size=(8, 8))(image), Transform(size=8)(image))
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"size": 0}, {"size": 8, "channels": 2}, {"size": 8, "crop": "x"}]
+    "wrong",
+    [
+        {"size": 0},
+        {"size": (4, 0)},
+        {"size": (4, 4, 4)},
+        {"size": 2.5},
+        {"size": 8, "channels": 2},
+        {"size": 8, "crop": "x"},
+    ],
 )
 def test_impossible_transforms_are_rejected(wrong):
     with pytest.raises(InputError, match="must be"):

@@ -121,7 +121,7 @@ class Augment(Transform):
         return True
 
     def cut(self, image: Image.Image, generator: torch.Generator | None) -> Image.Image:
-        """The square, changed."""
+        """The part that is kept, changed."""
         assert generator is not None, "augmentation needs a generator"
         image = super().cut(image, generator)
         for _ in range(self.operations):
@@ -133,7 +133,7 @@ class Augment(Transform):
         return image
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:
-        """Cut and vary one image, ``(C, S, S)`` uint8; see :class:`Transform`."""
+        """Cut and vary one image, ``(C, H, W)`` uint8; see :class:`Transform`."""
         pixels = super().__call__(image, generator)
         if generator is not None and _uniform(generator) < self.erase:
             erase_box(pixels, generator)

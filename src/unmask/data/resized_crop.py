@@ -1,4 +1,4 @@
-"""Crops of random area and shape, resized to a square."""
+"""Crops of random area and shape, resized to one size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
+
+from unmask.image_size import ImageSize, height_width
 
 AREAS = (0.2, 1.0)  # of the image, as all of MAGE's trainings have it
 RATIOS = (3 / 4, 4 / 3)
@@ -63,21 +65,25 @@ def _place(wide: int, high: int, width: int, height: int, generator: torch.Gener
     return Box(top, int(torch.randint(width - wide + 1, (), generator=generator)), high, wide)
 
 
-def cut_box(image: Image.Image, box: Box, size: int, resample: Image.Resampling) -> Image.Image:
-    """The box, resized to ``size`` x ``size``."""
+def cut_box(
+    image: Image.Image, box: Box, size: ImageSize, resample: Image.Resampling
+) -> Image.Image:
+    """The box, resized to ``size``."""
+    high, wide = height_width(size)
     part = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    return part.resize((size, size), resample)
+    return part.resize((wide, high), resample)
 
 
-def inner_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre seven eighths of the short side, as classifiers are usually judged.
+def inner_crop(image: Image.Image, size: ImageSize) -> Image.Image:
+    """The centre seven eighths of what fits, as classifiers are usually judged.
 
     MAGE (``util/datasets.py``): 256 pixels out of 292.
     """
-    short = size * 8 // 7
-    width, height = image.size
-    scale = short / min(width, height)
-    wide, high = (max(short, int(side * scale)) for side in (width, height))
-    image = image.resize((wide, high), Image.Resampling.BICUBIC)
-    left, top = round((wide - size) / 2), round((high - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+    high, wide = height_width(size)
+    least_high, least_wide = high * 8 // 7, wide * 8 // 7
+    scale = max(least_high / image.height, least_wide / image.width)
+    height = max(least_high, int(image.height * scale))
+    width = max(least_wide, int(image.width * scale))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - wide) / 2), round((height - high) / 2)
+    return image.crop((left, top, left + wide, top + high))

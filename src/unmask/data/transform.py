@@ -1,4 +1,4 @@
-"""From an image of any size to the square that a model sees.
+"""From an image of any size to the one that a model sees.
 
 The crops that generators train on are those of ADM's image loader (guided-diffusion,
 image_datasets.py): halve with a box filter while that leaves enough, then bicubic. MAGE and all
@@ -18,31 +18,37 @@ from torch import Tensor
 
 from unmask.data.resized_crop import clipped_box, cut_box, inner_crop, tried_box
 from unmask.errors import InputError
+from unmask.image_size import ImageSize, checked_size, height_width
 
 LEAST_CROP = 0.8  # of the short side, for random crops
 Crop = Literal["center", "inner", "none", "random", "resized", "clipped"]
 
 
-def resize_short(image: Image.Image, short: int) -> Image.Image:
-    """Resize so that the shorter side has ``short`` pixels, keeping the aspect ratio."""
-    while min(image.size) >= 2 * short:
+def resize_short(image: Image.Image, size: ImageSize) -> Image.Image:
+    """The smallest image of its own aspect ratio that covers ``size``.
+
+    For a square the shorter side gets that many pixels.
+    """
+    high, wide = height_width(size)
+    while image.height >= 2 * high and image.width >= 2 * wide:
         width, height = image.size
         image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = short / min(image.size)
+    scale = max(high / image.height, wide / image.width)
     width, height = (round(side * scale) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def crop_square(image: Image.Image, size: int, *, top: int, left: int) -> Image.Image:
-    """The ``size`` x ``size`` square whose upper left corner is at ``(top, left)``."""
-    return image.crop((left, top, left + size, top + size))
+def crop_square(image: Image.Image, size: ImageSize, *, top: int, left: int) -> Image.Image:
+    """The square or rectangle whose upper left corner is at ``(top, left)``."""
+    high, wide = height_width(size)
+    return image.crop((left, top, left + wide, top + high))
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The largest central square, resized to ``size`` x ``size`` (ADM's centre crop)."""
-    image = resize_short(image, size)
-    width, height = image.size
-    return crop_square(image, size, top=(height - size) // 2, left=(width - size) // 2)
+def center_crop(image: Image.Image, size: ImageSize) -> Image.Image:
+    """The largest central part of that shape, resized to ``size`` (ADM's centre crop)."""
+    image, (high, wide) = resize_short(image, size), height_width(size)
+    top, left = (image.height - high) // 2, (image.width - wide) // 2
+    return crop_square(image, size, top=top, left=left)
 
 
 def short_sides(size: int) -> range:
@@ -50,22 +56,23 @@ def short_sides(size: int) -> range:
     return range(size, math.ceil(size / LEAST_CROP) + 1)
 
 
-def random_crop(image: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
-    """A square of 80 to 100 % of the short side anywhere in the image (ADM's random crop).
+def random_crop(image: Image.Image, size: ImageSize, generator: torch.Generator) -> Image.Image:
+    """A part of 80 to 100 % of what fits, anywhere in the image (ADM's random crop).
 
     Args:
         image: any size.
-        size: side of the result, in pixels.
+        size: of the result.
         generator: three integers are drawn: short side, top, left.
     """
+    high, wide = height_width(size)
 
     def _draw(choices: range) -> int:
         return choices[int(torch.randint(len(choices), (), generator=generator))]
 
-    image = resize_short(image, _draw(short_sides(size)))
-    width, height = image.size
-    top = _draw(range(height - size + 1))
-    return crop_square(image, size, top=top, left=_draw(range(width - size + 1)))
+    short, least = _draw(short_sides(min(high, wide))), min(high, wide)
+    image = resize_short(image, (round(high * short / least), round(wide * short / least)))
+    top = _draw(range(image.height - high + 1))
+    return crop_square(image, size, top=top, left=_draw(range(image.width - wide + 1)))
 
 
 def to_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -84,8 +91,8 @@ def to_channels(image: Image.Image, channels: int) -> Image.Image:
 class Transform:
     """What is cut out of an image, and how it is varied."""
 
-    size: int
-    """Side of the result, in pixels."""
+    size: ImageSize
+    """Of the result, in pixels: one number for a square, or height and width."""
     crop: Crop = "center"
     """ADM's centre or random crop; "none" takes images that have the size already; "resized" and
     "clipped" are of random area and shape, drawn until they fit or cut to fit; "inner" is what
@@ -99,8 +106,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         """Reject sizes and channels that no image has."""
-        if self.size < 1:
-            raise InputError(f"size={self.size} must be at least 1 pixel")
+        object.__setattr__(self, "size", checked_size(self.size, "size"))
         if self.channels not in (1, 3):
             raise InputError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
         if self.crop not in get_args(Crop):
@@ -119,27 +125,28 @@ class Transform:
             generator: needed when ``random``; the crop is drawn first, then the flip.
 
         Returns:
-            ``(C, S, S)`` uint8.
+            ``(C, H, W)`` uint8.
 
         Raises:
             InputError: ``crop="none"`` and another size.
         """
         assert generator is not None or not self.random, "a random transform needs a generator"
         image = to_channels(image, self.channels)
-        if self.crop == "none" and image.size != (self.size, self.size):
+        size = height_width(self.size)
+        if self.crop == "none" and (image.height, image.width) != size:
             raise InputError(
-                f"the image is {image.width} x {image.height}, crop='none' needs "
-                f"{self.size} x {self.size}; use crop='center' or resize the files"
+                f"the image's height x width are {image.height} x {image.width}, crop='none' needs "
+                f"{size[0]} x {size[1]}; use crop='center' or resize the files"
             )
         image = self.cut(image, generator)
-        pixels = torch.from_numpy(np.array(image)).view(self.size, self.size, self.channels)
+        pixels = torch.from_numpy(np.array(image)).view(*size, self.channels)
         pixels = pixels.permute(2, 0, 1)
         if self.flip and torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(-1)
         return pixels.contiguous()
 
     def cut(self, image: Image.Image, generator: torch.Generator | None) -> Image.Image:
-        """The square of one image."""
+        """The part of one image that is kept, at the wanted size."""
         if self.crop == "center":
             return center_crop(image, self.size)
         if self.crop == "inner":

@@ -26,6 +26,7 @@ from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import ReferenceStatistics
 from unmask.generation import generate
 from unmask.guidance import Guidance
+from unmask.image_size import height_width
 from unmask.pictures import sheet, to_uint8
 from unmask.pipeline import Pipeline
 from unmask.train.live_images import LiveImages
@@ -104,8 +105,8 @@ class OnlineScores:
         if name is None:
             return None
         found = load_fashion_classifier() if name == "fashion" else load_classifier(name)
-        size, classes = self.transform.size, self.pipeline.model.classes
-        found.logits(torch.zeros(1, self.transform.channels, size, size, dtype=torch.uint8))
+        shape, classes = height_width(self.transform.size), self.pipeline.model.classes
+        found.logits(torch.zeros(1, self.transform.channels, *shape, dtype=torch.uint8))
         if found.classes != classes:
             raise InputError(
                 f"the classifier {found.name!r} knows {found.classes} classes and the network "

@@ -1,0 +1,47 @@
+"""Sizes of images: one number for a square, or height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unmask.errors import InputError
+
+ImageSize = int | tuple[int, int]
+"""Pixels: the side of a square, or height and width."""
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """Both sides in pixels."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def checked_size(size: object, name: str = "image_size", *, least: int = 1) -> ImageSize:
+    """The one form of a size that equal sizes share: a number for a square, else a pair.
+
+    Args:
+        size: what the caller gave.
+        name: of the field, for messages.
+        least: pixels a side.
+
+    Raises:
+        InputError: anything but one or two whole numbers from ``least``.
+    """
+    pair = (size, size) if not isinstance(size, Sequence) or isinstance(size, str) else tuple(size)
+    if len(pair) != 2 or any(type(side) is not int or side < least for side in pair):
+        raise InputError(
+            f"{name}={size!r} must be one whole number of at least {least} (pixels a side), or "
+            "height and width"
+        )
+    height, width = pair
+    return height if height == width else (height, width)
+
+
+def size_text(size: ImageSize) -> str:
+    """For sentences, such as "64x64" or "48x80", height first."""
+    return "{}x{}".format(*height_width(size))
+
+
+def size_words(size: ImageSize) -> str:
+    """As an option takes it, such as "64" or "48 80"."""
+    height, width = height_width(size)
+    return str(height) if height == width else f"{height} {width}"

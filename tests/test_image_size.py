@@ -1,0 +1,37 @@
+import pytest
+
+from unmask.errors import InputError
+from unmask.image_size import checked_size, height_width, size_text, size_words
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [(64, 64), ((64, 64), 64), ([48, 80], (48, 80)), ((80, 48), (80, 48))]
+)
+def test_equal_sizes_have_one_form(given, wanted):
+    found = checked_size(given)
+    assert found == wanted
+    assert type(found) is type(wanted)
+    assert checked_size(found) == found
+    assert checked_size(height_width(found)) == found
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, -1, 1.0, True, "64", None, (), (4,), (4, 4, 4), (4, 0), (4, 2.0)]
+)
+def test_what_no_image_has_is_refused_in_one_line(wrong):
+    with pytest.raises(
+        InputError, match=r"^size=.* must be one whole number of at least 1 "
+    ) as told:
+        checked_size(wrong, "size")
+    assert "\n" not in str(told.value)
+
+
+def test_the_least_side_is_the_callers():
+    assert checked_size((7, 9), least=7) == (7, 9)
+    with pytest.raises(InputError, match="at least 8"):
+        checked_size((7, 9), least=8)
+
+
+def test_words_for_people_and_for_options():
+    assert [size_text(64), size_text((48, 80))] == ["64x64", "48x80"]
+    assert [size_words(64), size_words((48, 80))] == ["64", "48 80"]
