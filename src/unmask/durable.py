@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unmask.errors import InputError
 
 ASIDE = ".partial"  # ending of what is still being built, and of what is being removed
+
+
+ROOM = (errno.ENOSPC, errno.EDQUOT)
+RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -27,17 +32,23 @@ def explained(what: Path, intact: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"cannot write {what}: {reason}, {free_space(what)} free there; {intact}; "
-            "make room or choose another folder and start again"
-        ) from error
+        reason, way = error.strerror or str(error), "choose another place and start again"
+        if error.errno in ROOM:
+            reason += f", {free_space(what)} free there"
+            way = "make room or choose another folder and start again"
+        elif error.errno in RIGHTS:
+            way = "get the right to write there, or choose another folder"
+        elif error.errno == errno.ENAMETOOLONG:
+            way = "shorten it"
+        raise InputError(f"cannot write {what}: {reason}; {intact}; {way}") from error
 
 
 def free_space(path: Path) -> str:
     """Free space of the file system that holds ``path``, which need not exist yet."""
-    there = next((p for p in [path, *path.absolute().parents] if p.exists()), Path())
-    return f"{shutil.disk_usage(there).free / 2**20:,.0f} MiB"
+    for there in (path, *path.absolute().parents):
+        with suppress(OSError):
+            return f"{shutil.disk_usage(there).free / 2**20:,.0f} MiB"
+    return "an unknown part"
 
 
 def write_file(path: Path, data: bytes) -> None:
