@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def main() -> None:
     options = parser.parse_args()
     images, labels = read_split(options.data, "train")
     trained = train_classifier(images, labels, classes=10, name="Fashion-MNIST classifier")
-    date = datetime.now(timezone.utc).date().isoformat()
+    date = datetime.now(UTC).date().isoformat()
     trained = replace(trained, note=f"trained on the 60,000 Fashion-MNIST training images, {date}")
     test = read_split(options.data, "t10k")
     trained.save(options.out)

@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
+
+REFUSED, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # exit statuses; the last two as shells count
+
+# What only a wrong call causes; disks, folders, networks and limits are behind any other OSError.
+BUGS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
 
 COMMANDS: dict[str, str] = {
     "demo": "train, sample and judge a small MaskGIT on embedded images; writes report.html",
@@ -23,18 +31,6 @@ COMMANDS: dict[str, str] = {
     "convert": "turn a published checkpoint into a model folder",
     "recipes": "list the systems this library knows, with their published results",
 }
-
-# What a disk or a folder refuses, wherever it happens; any other OSError is a bug.
-REFUSALS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-)
 
 HELP = """\
 unmask: masked image generation in one PyTorch library.
@@ -66,37 +62,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None means the process's own.
 
     Returns:
-        The exit status: 0, or 2 after a mistake that was reported in one line.
+        The exit status: 0; 2 after a mistake that was reported in one line; 130 after Ctrl-C; 141
+        when the reader of the output went away.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _reported(words)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be answered
+    except BrokenPipeError:
+        _silence(sys.stdout, sys.stderr)
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        print("unmask: interrupted; finished checkpoints and shards are kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _reported(words: Sequence[str]) -> int:
+    """Run the command that the words name; what people or machines cause is said in one line."""
+    from unmask.errors import InputError
+
+    try:
+        _run(words)
+    except InputError as error:
+        return _refusal(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno in BUGS:
+            raise
+        what = f" {error.filename}" if error.filename else ""
+        return _refusal(f"cannot use{what}: {error.strerror or error}")
+    except MemoryError as error:
+        said = f" ({error})" if str(error) else ""
+        return _refusal(f"this machine's memory is too small for what was asked{said}")
+    return 0
+
+
+def _run(words: Sequence[str]) -> None:
     from unmask.errors import InputError, did_you_mean
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
-        return 0
-    if words[0] in ("--version", "version"):
+    elif words[0] in ("--version", "version"):
         from unmask import __version__
 
         print(__version__)
-        return 0
-    try:
-        if words[0] not in COMMANDS:
-            raise InputError(f"unknown command {words[0]!r}; {did_you_mean(words[0], COMMANDS)}")
-        command = importlib.import_module(f"unmask.commands.{words[0]}")
-        command.main(words[1:])
-    except InputError as error:
-        print(f"unmask: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in REFUSALS:
-            raise
-        what = f" {error.filename}" if error.filename else ""
-        print(f"unmask: error: cannot use{what}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("unmask: interrupted; finished checkpoints and shards are kept", file=sys.stderr)
-        return 130
-    return 0
+    elif words[0] not in COMMANDS:
+        raise InputError(f"unknown command {words[0]!r}; {did_you_mean(words[0], COMMANDS)}")
+    else:
+        importlib.import_module(f"unmask.commands.{words[0]}").main(words[1:])
+
+
+def _refusal(line: str) -> int:
+    from unmask.text import say
+
+    say(f"unmask: error: {line}", error=True)
+    return REFUSED
+
+
+def _silence(*streams: TextIO) -> None:
+    """What is still in their buffers goes nowhere, so that leaving does not fail on it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        with suppress(OSError, ValueError):  # a stream of a test has no file behind it
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from unmask.data.cache import LatentCache
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.source import ImageSource, open_source
 from unmask.data.transform import Transform
+from unmask.devices import resolve_device
 from unmask.evaluate.image_sets import gather
 from unmask.evaluate.judgement import (
     Judgement,
@@ -50,8 +51,9 @@ class DemoOptions:
     """Second stage."""
     judgement: Judgement = field(default_factory=lambda: Judgement(classifier="fashion"))
     """Counts and judges."""
-    device: str = "cpu"
-    """Where sampling and scoring run; training goes where the launcher says."""
+    device: str = "auto"
+    """Device of sampling and scoring: cpu, cuda, mps; auto takes the machine's accelerator if it
+    has one. Training goes where the launcher says."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         scores = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
         assert scores is not None, "without a folder every process has a report"
     originals = next(real_batches(held_out, transform, count=20)).images
-    pixels = originals.to(options.device)
+    pixels = originals.to(resolve_device(options.device))
     return DemoResult(
         out=out,
         stages=stages,

@@ -14,6 +14,7 @@ from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, save_weights
 from unmask.data.classes import class_index
 from unmask.decode import Plan
+from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
@@ -85,11 +86,13 @@ class Pipeline:
 
         Args:
             name: a folder; or a name of ``unmask.assets.shipped_names()``; or ``owner/name``.
-            device: where the weights go.
+            device: where the weights go; "auto" is the machine's accelerator if it has one.
 
         Raises:
-            InputError: when nothing of that name is found or it holds no model.
+            InputError: when nothing of that name is found, it holds no model, or the device is
+                not available here.
         """
+        device = resolve_device(device)
         folder = find_folder(name)
         state, config = load_weights(folder)
         if config.get("format") != FORMAT:
@@ -108,7 +111,8 @@ class Pipeline:
         return pipeline.to(device)
 
     def to(self, device: str | torch.device) -> Pipeline:
-        """Move network and tokenizer; returns self."""
+        """Move network and tokenizer to a device or to "auto"; returns self."""
+        device = resolve_device(device)
         self.model.to(device)
         if self._tokenizer is not None:
             self._tokenizer.to(device)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from unmask.commands.arguments import explained
-from unmask.commands.device import resolve_device
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache
 from unmask.data.source import open_source
 from unmask.data.write_cache import CacheReport
+from unmask.devices import resolve_device
 from unmask.errors import InputError
+from unmask.text import say
 from unmask.tokenizers.folder import load_any_tokenizer
 
 
@@ -40,13 +40,13 @@ class Build:
     )
     """Image size, views, precision, shards."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
-    def run(self, console: Console) -> None:
+    def run(self) -> None:
         """Encode, then report what was skipped."""
         device = resolve_device(self.device)
         source = open_source(self.data)
-        console.print(f"{len(source)} images of {self.data}: {source.split_rule}")
+        say(f"{len(source)} images of {self.data}: {source.split_rule}")
         report = build_cache(
             load_any_tokenizer(self.tokenizer).to(device),
             source,
@@ -54,7 +54,7 @@ class Build:
             layout=self.layout,
             device=device,
         )
-        print_report(report, console)
+        print_report(report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Convert:
     precision: Literal["float32", "float16"] = "float32"
     """Of moments."""
 
-    def run(self, console: Console) -> None:
+    def run(self) -> None:
         """Copy, then report what was skipped."""
         named = self.tokenizer
         report = convert_cache(
@@ -89,7 +89,7 @@ class Convert:
             tokenizer=None if named is None else load_any_tokenizer(named),
             precision=self.precision,
         )
-        print_report(report, console)
+        print_report(report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Info:
     path: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache."""
 
-    def run(self, console: Console) -> None:
+    def run(self) -> None:
         """Print what the index says."""
         cache = LatentCache.open(self.path)
         plan, shards = cache.plan, cache.index.shards
@@ -120,7 +120,7 @@ class Info:
             "skipped": len(cache.skipped),
         }
         for name, value in lines.items():
-            console.print(f"{name:12}{value}", highlight=False, markup=False, soft_wrap=True)
+            say(f"{name:12}{value}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Verify:
     path: Annotated[Path, tyro.conf.Positional]
     """Folder of the cache."""
 
-    def run(self, console: Console) -> None:
+    def run(self) -> None:
         """Name damaged shards.
 
         Raises:
@@ -142,12 +142,12 @@ class Verify:
                 f"{self.path} has damaged or missing files: {', '.join(damaged)}; delete them and "
                 "build again, the others are kept"
             )
-        console.print("all shards are whole")
+        say("all shards are whole")
 
 
-def print_report(report: CacheReport, console: Console) -> None:
+def print_report(report: CacheReport) -> None:
     """Say how much there is, and name what is not."""
-    console.print(
+    say(
         f"{report.rows} images in {report.written + report.kept} shards ({report.kept} kept), "
         f"{len(report.skipped)} skipped, {report.seconds:.0f} s"
     )
@@ -157,10 +157,10 @@ def print_report(report: CacheReport, console: Console) -> None:
 def print_skipped(report: CacheReport) -> None:
     """Name the images that could not be read and say how many they were."""
     for name, reason in report.skipped:
-        print(f"skipped {name}: {reason}")
+        say(f"skipped {name}: {reason}")
     if report.skipped:
         total = report.rows + len(report.skipped)
-        print(f"{len(report.skipped)} of {total} images cannot be read and were left out")
+        say(f"{len(report.skipped)} of {total} images cannot be read and were left out")
 
 
 def main(words: Sequence[str]) -> None:
@@ -176,4 +176,4 @@ def main(words: Sequence[str]) -> None:
             commands, prog="unmask cache", args=list(words)
         )
     )
-    arguments.run(Console())
+    arguments.run()

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from unmask.checkpoints.foreign import Kind
 from unmask.commands.arguments import parse
 from unmask.convert import convert
 from unmask.errors import InputError
 from unmask.pipeline import check_place
+from unmask.text import say
 from unmask.tokenizers.folder import FORMAT as TOKENIZER_FORMAT
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.published import holds_tokenizer, load_published
@@ -66,9 +66,8 @@ def _convert_tokenizer(arguments: Arguments) -> None:
     tokenizer = load_published(arguments.source)
     save_tokenizer(tokenizer, arguments.out, half=arguments.half)
     size = sum(p.numel() for p in tokenizer.parameters())
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"tokenizer of {arguments.source}: {size:,} parameters, {tokenizer.codes} codes")
-    console.print(f"next: give --tokenizer {arguments.out} to unmask convert, cache or train")
+    say(f"tokenizer of {arguments.source}: {size:,} parameters, {tokenizer.codes} codes")
+    say(f"next: give --tokenizer {arguments.out} to unmask convert, cache or train")
 
 
 def _convert_model(arguments: Arguments) -> None:
@@ -82,10 +81,9 @@ def _convert_model(arguments: Arguments) -> None:
     )
     pipeline.save_pretrained(arguments.out, half=arguments.half)
     size = sum(p.numel() for p in pipeline.model.parameters())
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{details['kind']} weights of {details['file']}: {size:,} parameters")
+    say(f"{details['kind']} weights of {details['file']}: {size:,} parameters")
     if "unknown" in details:
-        console.print(f"left aside, of no part of the network: {details['unknown']}", markup=False)
-    console.print(f"recipe {pipeline.recipe.name}, tokenizer {pipeline.recipe.tokenizer}")
+        say(f"left aside, of no part of the network: {details['unknown']}")
+    say(f"recipe {pipeline.recipe.name}, tokenizer {pipeline.recipe.tokenizer}")
     form = "" if pipeline.has_tokenizer else " --format tokens (no tokenizer was given)"
-    console.print(f"next: unmask sample {arguments.out} --out samples{form}")
+    say(f"next: unmask sample {arguments.out} --out samples{form}")

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from unmask.commands.arguments import parse
 from unmask.demo import DemoOptions, run_demo
 from unmask.report import write_report
+from unmask.text import say
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,16 @@ class Arguments:
 
     out: Path = Path("demo")
     """Folder for the runs and report.html."""
-    device: str = "cpu"
-    """Where sampling and scoring run."""
+    device: str = "auto"
+    """Device of sampling and scoring: cpu, cuda, mps; auto takes the machine's accelerator if it
+    has one."""
 
 
 def main(words: Sequence[str]) -> None:
     """Run the command."""
-    arguments = tyro.cli(Arguments, prog="unmask demo", args=list(words))
+    arguments = parse(Arguments, words, prog="unmask demo")
     result = run_demo(arguments.out, DemoOptions(device=arguments.device))
     write_report(result, arguments.out / "report.html")
-    print(result.scores.table())
-    print(f"pictures and curves: {arguments.out / 'report.html'}")
-    print(result.line())
+    say(*result.scores.table().splitlines())
+    say(f"pictures and curves: {arguments.out / 'report.html'}")
+    say(result.line())

@@ -13,13 +13,14 @@ import tyro
 
 from unmask.checkpoints.store import CONFIG
 from unmask.commands.arguments import parse
-from unmask.commands.device import resolve_device
 from unmask.commands.plan_arguments import PlanArguments
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
+from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.pipeline import load
+from unmask.text import say
 from unmask.train.processes import launched, part
 
 
@@ -58,7 +59,7 @@ def main(words: Sequence[str]) -> None:
         real = RealImages(train, held_out, transform)
     report = judge(subject, real, judgement=arguments.judgement, work=arguments.work)
     if report is not None:
-        print(report.table())
+        say(*report.table().splitlines())
         if arguments.out is not None:
             report.write(arguments.out)
     part()
@@ -70,7 +71,7 @@ def _on_device(arguments: Arguments) -> Arguments:
     several = state.num_processes > 1
     if several and arguments.work is None:
         raise InputError(f"{state.num_processes} processes meet in a folder; give it (--work)")
-    device = state.device if several else resolve_device(arguments.judgement.device)
+    device = resolve_device(arguments.judgement.device)
     if device.type == "cpu" and arguments.work is not None:
         # Sums of several threads round differently from those of one.
         torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
-from unmask.commands.device import resolve_device
 from unmask.data.source import open_source
 from unmask.data.transform import Crop, Transform
+from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.probe.encoder import Pool
 from unmask.probe.extract import write_features
@@ -20,6 +20,7 @@ from unmask.probe.linear import Frozen
 from unmask.probe.neighbours import knn_accuracy
 from unmask.probe.run import fit_size
 from unmask.probe.subject import open_subject
+from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Arguments:
     neighbours: int = 20
     """How many vote."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -68,8 +69,8 @@ def main(words: Sequence[str]) -> None:
     represent, found = Frozen(encoder, encode, noisy=False), []
     for path, source in sides.items():
         features, labels = write_features(source, transform, represent, path=path, device=device)
-        print(f"{len(features)} features of {features.shape[1]} numbers in {path}")
+        say(f"{len(features)} features of {features.shape[1]} numbers in {path}")
         found += [features[labels >= 0], labels[labels >= 0]]
     if all(map(len, found)):
         share = knn_accuracy(*found, k=arguments.neighbours)
-        print(f"nearest-neighbour accuracy {share:.4f} (k = {arguments.neighbours})")
+        say(f"nearest-neighbour accuracy {share:.4f} (k = {arguments.neighbours})")

@@ -10,10 +10,11 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
-from unmask.commands.probe import open_data, say
+from unmask.commands.probe import conclude, open_data
 from unmask.probe.finetune import finetune, judge
 from unmask.probe.settings import FinetuneOptions
 from unmask.probe.subject import open_subject
+from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ def main(words: Sequence[str]) -> None:
     subject = open_subject(arguments.model, pool=options.course.pool)
     data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
     if out is not None:
-        return say(finetune(subject, data, options, out=out), out)
+        return conclude(finetune(subject, data, options, out=out), out)
     found = judge(subject, data.held_out, options.course)
-    print(found.table(data.held_out.class_names))
-    print(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")
+    say(*found.table(data.held_out.class_names).splitlines())
+    say(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")

@@ -16,6 +16,7 @@ from unmask.probe.linear import probe
 from unmask.probe.run import LabelledData
 from unmask.probe.settings import ProbeOptions
 from unmask.probe.subject import Subject, open_subject
+from unmask.text import say
 from unmask.train.processes import launched, part
 
 
@@ -51,11 +52,11 @@ def open_data(subject: Subject, data: Path, cache: Path | None, workers: int) ->
     )
 
 
-def say(lines: list[dict[str, float]], out: Path) -> None:
+def conclude(lines: list[dict[str, float]], out: Path) -> None:
     """Print what a run came to, on the main process, and leave the others."""
     best, last = max(lines, key=lambda line: line["accuracy"]), lines[-1]
     if launched().is_main_process:
-        print(
+        say(
             f"accuracy {last['accuracy']:.4f} at the end, {best['accuracy']:.4f} at best (after "
             f"epoch {best['epoch']}); of each class: {out}/samples"
         )
@@ -68,4 +69,4 @@ def main(words: Sequence[str]) -> None:
     options, out = arguments.options, arguments.out
     subject = open_subject(arguments.model, pool=options.course.pool)
     data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
-    say(probe(subject, data, options, out=out), out)
+    conclude(probe(subject, data, options, out=out), out)

@@ -10,11 +10,13 @@ import tyro
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from unmask.commands.arguments import parse
 from unmask.recipes import RECIPES, get
 from unmask.recipes.serial import to_dict
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
+from unmask.text import cell
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ def main(words: Sequence[str]) -> None:
         table.add_column(column)
     for recipe in RECIPES.values():
         results = [f"{r.metric} {r.value:g} ({r.setting})" for r in recipe.results]
-        table.add_row(recipe.name, recipe.summary, str(recipe.plan.steps), "\n".join(results))
+        table.add_row(
+            cell(recipe.name),
+            cell(recipe.summary),
+            str(recipe.plan.steps),
+            Text("\n").join(map(cell, results)),
+        )
     for name, tokenizer in TOKENIZER_RECIPES.items():
-        table.add_row(name, tokenizer.summary, "", "")
+        table.add_row(cell(name), cell(tokenizer.summary))
     Console().print(table)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from unmask.commands.arguments import parse
-from unmask.commands.device import resolve_device
 from unmask.commands.plan_arguments import PlanArguments
 from unmask.decode import Plan
+from unmask.devices import resolve_device
 from unmask.divergence import divergence
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
@@ -25,6 +25,7 @@ from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.pictures import sheet, to_pil, to_uint8, write_gif
 from unmask.pipeline import Pipeline, load
+from unmask.text import say
 
 B = TypeVar("B", Images, Tokens)
 
@@ -55,7 +56,7 @@ class Arguments:
     batch_size: int = 64
     """Images decoded at once."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -72,7 +73,7 @@ def main(words: Sequence[str]) -> None:
         _run_images(pipeline, labels, seeds, plan, arguments)
     if arguments.film:
         _write_film(pipeline, labels, seeds, plan, arguments)
-    Console().print(f"{len(seeds)} images in {arguments.out}/", highlight=False, soft_wrap=True)
+    say(f"{len(seeds)} images in {arguments.out}/")
 
 
 def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
@@ -135,7 +136,7 @@ def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:
             warning = warning or divergence(batch.tokens, plan.draw)
             yield batch
     if warning:
-        console.print(warning, markup=False, highlight=False, soft_wrap=True)
+        say(warning, error=True)
 
 
 def _write_film(

@@ -9,15 +9,14 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from unmask.commands.arguments import parse
-from unmask.commands.device import resolve_device
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.source import open_source
 from unmask.data.split import Split
+from unmask.devices import resolve_device
 from unmask.errors import InputError, did_you_mean
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
 from unmask.evaluate.inception import load_inception
@@ -26,6 +25,7 @@ from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tok
 from unmask.evaluate.tokenizer_report import TokenizerReport
 from unmask.folders import check_folder
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
+from unmask.text import cell, say
 from unmask.tokenizers.folder import load_any_tokenizer
 from unmask.train.processes import launched, part
 from unmask.train.tokenizer import train_tokenizer
@@ -78,7 +78,7 @@ class Eval:
     out: Path | None = None
     """Folder for table.md, scores.json and pictures.png: originals above reconstructions."""
     device: str = "auto"
-    """cpu, cuda, mps, or auto."""
+    """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 
 def train(words: Sequence[str]) -> None:
@@ -91,15 +91,17 @@ def train(words: Sequence[str]) -> None:
         find=get_tokenizer_recipe,
     )
     source = open_source(arguments.data)
-    console = Console(quiet=not launched().is_main_process)
-    console.print(f"{len(source)} images of {arguments.data}: {source.split_rule}")
+    speaks = launched().is_main_process
+    if speaks:
+        say(f"{len(source)} images of {arguments.data}: {source.split_rule}")
     result = train_tokenizer(
         arguments.recipe, source, out=arguments.out, num_workers=arguments.workers
     )
-    console.print(
-        f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; next: "
-        f"unmask train RECIPE --data {arguments.data} --tokenizer {arguments.out} --out FOLDER"
-    )
+    if speaks:
+        say(
+            f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; next: "
+            f"unmask train RECIPE --data {arguments.data} --tokenizer {arguments.out} --out FOLDER"
+        )
     part()
 
 
@@ -136,12 +138,13 @@ def evaluate(words: Sequence[str]) -> None:
 def show(report: TokenizerReport, console: Console) -> None:
     """Print the scores, a column a tokenizer, and the notes."""
     names, *lines = zip(*report.table(), strict=True)
-    table = Table(*map(escape, names))
+    table = Table()
+    for name in names:
+        table.add_column(cell(name))
     for line in lines:
-        table.add_row(*map(escape, line))
+        table.add_row(*map(cell, line))
     console.print(table)
-    for note in report.notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    say(*report.notes)
 
 
 def main(words: Sequence[str]) -> None:

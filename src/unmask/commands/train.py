@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from unmask.commands.cache import print_skipped
 from unmask.commands.recipe_arguments import parse_with_recipe
@@ -18,6 +17,7 @@ from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
+from unmask.text import say
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.train.generator import (
     AnyCache,
@@ -76,7 +76,7 @@ def main(words: Sequence[str]) -> None:
         num_workers=arguments.workers,
     )
     if launched().is_main_process:
-        Console().print(
+        say(
             f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; "
             f"next: unmask sample {arguments.out} --out samples"
         )

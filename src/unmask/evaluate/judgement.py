@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unmask.decode import Plan
+from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.evaluate.chunks import Chunks, NumberedSet
 from unmask.evaluate.classifier import (
@@ -68,8 +69,14 @@ class Judgement:
     training split."""
     batch_size: int = BATCH
     """Images a batch."""
-    device: str = "cpu"
-    """Where the feature network computes."""
+    device: str = "auto"
+    """Device of the generator and of the feature network: cpu, cuda, mps; auto takes the machine's
+    accelerator if it has one."""
+
+    @property
+    def place(self) -> torch.device:
+        """The device that ``device`` names."""
+        return resolve_device(self.device)
 
     @property
     def seeds(self) -> str:
@@ -220,17 +227,17 @@ def choose_classifier(judgement: Judgement, real: RealImages | None) -> TrainedC
         known.labels,
         classes=len(real.train.class_names),
         name=f"a classifier trained on {real.train.name}",
-        device=judgement.device,
+        device=judgement.place,
     )
     return with_test_accuracy(judge, test.images, test.labels)
 
 
 def _extractor(judgement: Judgement, shape: tuple[int, int, int]) -> FeatureExtractor:
     if judgement.features is not None:
-        return load_features(judgement.features, size=shape[1:], device=judgement.device)
+        return load_features(judgement.features, size=shape[1:], device=judgement.place)
     if judgement.inception is not None:
-        return load_inception(judgement.inception, device=judgement.device)
-    return EfficientNetLite0(resize=judgement.resize, device=judgement.device)
+        return load_inception(judgement.inception, device=judgement.place)
+    return EfficientNetLite0(resize=judgement.resize, device=judgement.place)
 
 
 def _reference(
@@ -268,7 +275,7 @@ def _settings(
         "classifier": "none" if classifier is None else classifier.describe(),
         "real images": "none" if real is None else real.identity,
         "reference": "none" if reference is None else files_identity(reference),
-        "device": torch.device(judgement.device).type,
+        "device": judgement.place.type,
         "torch": torch.__version__,
     }
 
@@ -373,7 +380,7 @@ def _real_sides(
     }
     if tokenizer is None:
         del sides["reconstruction floor"]
-    device = torch.device(judgement.device)
+    device = judgement.place
     return {
         name: real_set(
             name,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask import durable
+from unmask.text import say
 from unmask.train.run import Preview
 
 SCORES = "accuracy.jsonl"
@@ -84,7 +85,7 @@ def epoch_judge(
             durable.replace_file(folder / f"step-{step:07d}.tsv", found.table(names).encode())
             lines = "".join(json.dumps(line) + "\n" for line in (*earlier, facts))
             durable.replace_file(out / SCORES, lines.encode())
-        print(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
+        say(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
 
     return Preview(_judge, every=epoch)
 

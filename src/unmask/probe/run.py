@@ -23,6 +23,7 @@ from unmask.probe.objective import ClassifierObjective, Represent
 from unmask.probe.settings import Course
 from unmask.probe.subject import Subject, save_classifier
 from unmask.recipes.serial import MADE_FROM, to_dict
+from unmask.text import say
 from unmask.train.loop import train
 from unmask.train.processes import launched
 from unmask.train.run_folder import check_run_folder, plain_config
@@ -173,5 +174,5 @@ class Bench:
         if main and model:
             _save(out / LAST, lines[-1])
         if main and (news := self.batches.bad.news()):
-            print(news)
+            say(news)
         return lines

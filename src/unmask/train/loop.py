@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+from unmask.devices import find_accelerator
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
 from unmask.train.ema import EmaWeights
@@ -205,7 +206,7 @@ def read_ahead(
     batches: Dataset, steps: range, num_workers: int, accelerator: Accelerator
 ) -> Iterator[MicroBatches]:
     """Batches of ``steps`` in order, prepared ahead by workers, on the accelerator's device."""
-    here, current = accelerator.device.type, torch.accelerator.current_accelerator()
+    here, current = accelerator.device.type, find_accelerator()
     loader = DataLoader(
         batches,
         batch_size=None,

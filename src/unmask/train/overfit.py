@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
+from unmask.text import say
 from unmask.train.loop import MicroBatches, TrainResult, train
 from unmask.train.settings import Training
 
@@ -69,7 +70,7 @@ def overfit_one_batch(
         accelerator=accelerator,
     )
     verdict = judge(result)
-    print(verdict.line)
+    say(verdict.line)
     return verdict
 
 

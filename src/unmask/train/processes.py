@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from accelerate import PartialState
+
+from unmask.devices import find_accelerator
 
 
 def without_accelerator() -> bool:
     """Whether this machine computes on the CPU; accelerate must be told to join processes there."""
-    return torch.accelerator.current_accelerator() is None
+    return find_accelerator() is None
 
 
 def launched() -> PartialState:

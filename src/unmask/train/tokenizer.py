@@ -24,6 +24,7 @@ from unmask.errors import InputError
 from unmask.pictures import sheet
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.recipes.tokenizers import TokenizerRecipe
+from unmask.text import say
 from unmask.tokenizers.conv_kl import ConvKLTokenizer
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
 from unmask.tokenizers.image_tokenizer import filled
@@ -104,7 +105,7 @@ def train_tokenizer(
     )
     if state.is_main_process:
         if news := batches.bad.news():
-            print(news)
+            say(news)
         export_tokenizer(recipe, out, source)
     return result
 
