@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from dataclasses import is_dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
 from unmask.errors import InputError
+from unmask.ranges import declared
 
 A = TypeVar("A")
 
 FRAME = re.compile(r"[\u2500-\u257f]+")  # the box that tyro draws around its message
 REPEATED = re.compile(r"Argument helptext: .*?(?=For full helptext|$)")  # what --help says better
+
+RULES = ConstructorRegistry()  # how options are read and described beyond what tyro does itself
+_reading: set[type] = set()
+
+
+@RULES.struct_rule
+def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """What tyro reads from a dataclass, with each field's range behind its help."""
+    if not is_dataclass(info.type) or info.type in _reading:
+        return None
+    _reading.add(info.type)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _reading.discard(info.type)
+    if not isinstance(spec, StructConstructorSpec):
+        return None
+    return dataclasses.replace(spec, fields=tuple(map(_described, spec.fields)))
+
+
+def _described(field: StructFieldSpec) -> StructFieldSpec:
+    words, told = declared(field.type).words, field.helptext
+
+    def helptext() -> str:
+        text = (told() if callable(told) else told) or ""
+        return f"{text} Range: {words}."
+
+    return dataclasses.replace(field, helptext=helptext) if words else field
+
+
+@RULES.primitive_rule
+def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """A path that is given must be one; an empty word would be the current folder."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=_path_of,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+def _path_of(words: list[str]) -> Path:
+    if not words[0].strip():
+        raise ValueError("a path must not be empty; the current folder is .")
+    return Path(words[0])
 
 
 def parse(wanted: type[A], words: Sequence[str], *, prog: str, default: A | None = None) -> A:
@@ -48,7 +108,7 @@ def explained(call: Callable[[], A]) -> A:
     """
     said = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), RULES:
             return call()
     except SystemExit as stop:
         if not stop.code:

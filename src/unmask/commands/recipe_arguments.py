@@ -46,11 +46,19 @@ def parse_with_recipe(
             raise SystemExit(0)
         raise InputError(f"unmask {command} wants a recipe first: {names}, or a YAML file")
     recipe = find(words[0])
-    bare = [f.name for f in dataclasses.fields(wanted) if f.default is dataclasses.MISSING]
-    required: dict[str, Any] = dict.fromkeys(bare, tyro.MISSING)
     return parse(
         tyro.conf.AvoidSubcommands[wanted],  # type: ignore[valid-type,misc]
         words[1:],
         prog=f"unmask {command} {words[0]}",
-        default=wanted(**{**required, "recipe": recipe}),
+        default=_incomplete(wanted, recipe=recipe),
     )
+
+
+def _incomplete(wanted: type[A], **given: Any) -> A:
+    """An instance that waits for its required fields, and is therefore not checked yet."""
+    made = object.__new__(wanted)
+    for field in dataclasses.fields(wanted):
+        bare = field.default is dataclasses.MISSING
+        value = given.get(field.name, tyro.MISSING if bare else field.default)
+        object.__setattr__(made, field.name, value)
+    return made

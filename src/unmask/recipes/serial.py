@@ -108,7 +108,9 @@ def _first_reason(error: BaseException, where: str = "") -> str:
         return f"unknown key {at!r}; {did_you_mean(unknown, known)}"
     if isinstance(error, KeyError):
         return _missing(str(error.args[0]), where)
-    return f"{where}: {error}" if where else str(error)
+    if isinstance(error, InputError) or not where:  # a dataclass names its place itself
+        return str(error)
+    return f"{where}: {error}"
 
 
 def _missing(key: str, where: str) -> str:

@@ -3,63 +3,67 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from unmask.errors import InputError
+from unmask.ranges import Between, Name, Place, Ranged, Seed
+
+MOST_STEPS = 10**9
+Steps = Annotated[int, Between(0, MOST_STEPS)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ema:
+class Ema(Ranged, path="training.ema"):
     """Exponential moving average of the weights."""
 
-    decay: float = 0.9999
-    """Largest decay, in [0, 1)."""
+    decay: Annotated[float, Between(0, below=1)] = 0.9999
+    """Largest decay."""
     warmup: Literal["none", "inverse", "power"] = "power"
     """How the decay rises with the update count n: "none" is constant, "inverse" is
     (1+n)/(10+n) (TensorFlow's), "power" is 1-(1+n)^-power (k-diffusion's)."""
-    power: float = 2 / 3
+    power: Annotated[float, Between(above=0, at_most=10)] = 2 / 3
     """Exponent of the "power" warm-up."""
-    after_step: int = 0
+    after_step: Steps = 0
     """Updates before this one copy the weights instead of averaging."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Ranged, path="training"):
     """Optimiser, schedule, precision and how often things happen. Frequencies count steps."""
 
-    steps: int
+    steps: Annotated[int, Between(1, MOST_STEPS)]
     """Optimiser steps of the whole run."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Between(1, 10**6)] = 256
     """Images a step over all processes and accumulated micro-batches."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Between(1, 10**6)] = 1
     """Micro-batches a step on each process; batch_size must divide by accumulate x processes."""
-    lr: float = 1e-4
+    lr: Annotated[float, Between(above=0, at_most=1000)] = 1e-4
     """Peak learning rate."""
-    min_lr: float = 0.0
+    min_lr: Annotated[float, Between(0, 1000)] = 0.0
     """Where the cosine schedule ends."""
     schedule: Literal["constant", "cosine", "linear", "restarts"] = "cosine"
     """Course of the learning rate after the warm-up."""
-    cycles: int = 1
+    cycles: Annotated[int, Between(1, 10**6)] = 1
     """Of the "restarts" schedule: cosines after the warm-up, each falling to 0."""
-    warmup_steps: int = 0
+    warmup_steps: Steps = 0
     """Steps of linear warm-up from 0; the first step then has learning rate 0, as published."""
-    betas: tuple[float, float] = (0.9, 0.96)
+    betas: Annotated[tuple[float, float], Between(0, below=1)] = (0.9, 0.96)
     """AdamW's two decay rates."""
-    eps: float = 1e-8
+    eps: Annotated[float, Between(0, 1)] = 1e-8
     """AdamW's epsilon."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Between(0, 1000)] = 0.0
     """AdamW's decoupled decay."""
     decay_only_matrices: bool = False
     """Spare biases, norms and other one-dimensional parameters from weight decay."""
     decay_head: bool = True
     """False also spares everything in the head (MAR)."""
-    clip_grad_norm: float | None = None
+    clip_grad_norm: Annotated[float | None, Between(above=0)] = None
     """Largest global gradient norm; None means no clipping."""
-    label_smoothing: float = 0.0
-    """Share of the target spread over all codes, in [0, 1)."""
-    label_dropout: float = 0.0
-    """Probability that a class label becomes the null class, in [0, 1)."""
-    noise_repeats: int = 1
+    label_smoothing: Annotated[float, Between(0, below=1)] = 0.0
+    """Share of the target spread over all codes."""
+    label_dropout: Annotated[float, Between(0, below=1)] = 0.0
+    """Probability that a class label becomes the null class."""
+    noise_repeats: Annotated[int, Between(1, 10**4)] = 1
     """Diffusion steps learnt of each hidden token in one go (MAR's diffusion_batch_mul); of heads
     that diffuse."""
     normalize: Literal["global", "micro"] = "global"
@@ -71,46 +75,30 @@ class Training:
     about a third more time, much less memory, the same results."""
     ema: Ema | None = field(default_factory=Ema)
     """None trains without an average; samples then come from the raw weights."""
-    seed: int = 0
+    seed: Seed = 0
     """Batch k is a pure function of (seed, k)."""
-    log_every: int = 50
-    """Steps between log lines."""
-    preview_every: int = 0
+    log_every: Steps = 50
+    """Steps between log lines; 0 means only at the end."""
+    preview_every: Steps = 0
     """Steps between sample sheets; 0 means only at the end."""
-    evaluate_every: int = 0
+    evaluate_every: Steps = 0
     """Steps between scores of generated images beside real ones, which are also taken at the end;
     0 means never. Of generators."""
-    evaluate_images: int = 2000
+    evaluate_images: Annotated[int, Between(2, 10**6)] = 2000
     """Images that are scored, with guidance and without; scores of other numbers do not compare."""
-    evaluate_classifier: str | None = None
+    evaluate_classifier: Place | None = None
     """Judge of their classes: "fashion", or a file of ``TrainedClassifier.save``."""
-    save_every: int = 0
+    save_every: Steps = 0
     """Steps between checkpoints; 0 means only the last step."""
-    keep: int = 2
+    keep: Annotated[int, Between(1, 10**6)] = 2
     """Newest checkpoints kept on disk."""
-    tracker: str = "tensorboard"
+    tracker: Name = "tensorboard"
     """Where figures also go, beside log.jsonl: any name that accelerate knows ("wandb", "mlflow",
     "comet_ml", ...), or "none"."""
 
     def __post_init__(self) -> None:
         """Reject values that no run can use."""
-        positive = {"steps": self.steps, "batch_size": self.batch_size, "keep": self.keep}
-        for name, value in {
-            **positive,
-            "accumulate": self.accumulate,
-            "cycles": self.cycles,
-            "noise_repeats": self.noise_repeats,
-        }.items():
-            if value < 1:
-                raise InputError(f"training.{name}={value} must be at least 1")
-        if self.evaluate_every and self.evaluate_images < 2:
-            raise InputError(
-                f"training.evaluate_images={self.evaluate_images} must be at least 2; 2000 is a "
-                "fair start"
-            )
-        for name in ("label_smoothing", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"training.{name}={getattr(self, name)} must lie in [0, 1)")
+        super().__post_init__()
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"training.batch_size={self.batch_size} does not divide by "
