@@ -170,9 +170,14 @@ def test_samples_in_every_form(place: Path, tmp_path: Path, capsys: pytest.Captu
         assert np.array_equal(file["tokens"], made.tokens.numpy())
     with np.load(tmp_path / "samples.npz") as file:
         pixels = file["arr_0"]
+        assert file["arr_1"].tolist() == [0, 1, 0, 1, 0, 1]
+    assert run(*words, "--format", "folder") == 0
     for row, (label, seed) in enumerate(zip([0] * 3 + [1] * 3, range(10, 16), strict=True)):
         picture = np.asarray(Image.open(tmp_path / f"class_{label}" / f"{seed}.png"))
-        assert np.array_equal(picture, pixels[row])
+        place = 2 * (row % 3) + label  # the classes in turn
+        assert np.array_equal(picture, pixels[place])
+        flat = np.asarray(Image.open(tmp_path / "images" / f"{place:06d}.png"))
+        assert np.array_equal(picture, flat)
         assert np.abs(picture / 255 - made.pixels[row].permute(1, 2, 0).numpy()).max() < 0.003
     assert Image.open(tmp_path / "samples.png").size == ((3 * 18 + 2) * 4, (2 * 18 + 2) * 4)
 

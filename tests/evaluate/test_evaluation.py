@@ -87,17 +87,16 @@ def test_few_images_are_warned_about():
     assert enough.notes == ()
 
 
-def test_precision_keeps_the_first_images_only():
-    x = images(30)
-    y = torch.cat([x[:10], x[10:] // 4])
-    options = EvaluationOptions(manifold_images=10)
-    report = evaluate(y.split(4), [x], extractor=Corners(), options=options)
-    assert report.rows[0].precision == 1
-    assert "of the first 10 images and 10,000 of the reference" in report.table()
-    options = EvaluationOptions(manifold_reference=10)
-    report = evaluate([x[10:]], x.split(4), extractor=Corners(), options=options)
-    alone = evaluate([x[10:]], [x[:10]], extractor=Corners())
-    assert report.rows[0].precision == alone.rows[0].precision < 1
+def test_precision_and_recall_keep_images_by_chance_and_not_the_first():
+    dark = images(300) // 4
+    half = torch.cat([dark[:150], dark[150:] + 190])
+    options = EvaluationOptions(manifold_images=60)
+    report = evaluate(half.split(7), [dark], extractor=Corners(), options=options)
+    assert 0.35 < report.rows[0].precision < 0.65, "the first 60 are dark, all of them"
+    assert "of up to 60 images and 10,000 of the reference" in report.table()
+    options = EvaluationOptions(manifold_reference=60)
+    report = evaluate([dark], half.split(7), extractor=Corners(), options=options)
+    assert 0.35 < report.rows[0].recall < 0.65
 
 
 def test_class_accuracy_of_labelled_rows():

@@ -16,7 +16,7 @@ from unmask.errors import InputError
 from unmask.evaluate.evaluation import measure_statistics
 from unmask.evaluate.features import EfficientNetLite0, Features, UserFeatures, load_features
 from unmask.evaluate.frechet import frechet_distance
-from unmask.evaluate.image_sets import write_npz
+from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.evaluate.judgement import (
     Judgement,
     RealImages,
@@ -208,3 +208,24 @@ def test_a_range_of_samples_is_that_of_the_whole():
     for one, other in zip(whole[2:4], parts, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("labels", [[3, 3, 0, 0, 0, 7], [10, 2, 2]])
+def test_a_set_in_class_order_is_reported_in_one_line(tmp_path, labels):
+    judgement = Judgement(count=4)
+    batch = ImageBatch(images(len(labels)), torch.tensor(labels))
+    write_npz(tmp_path / "made.npz", [batch])
+    write_folder(tmp_path / "made", [batch])
+    for path in (tmp_path / "made.npz", tmp_path / "made"):
+        note = Subject.of_files(path, judgement).notes[-1]
+        assert f"{path} is sorted by class" in note
+        assert "\n" not in note
+
+
+@pytest.mark.parametrize("labels", [None, [0, 1, 2], [1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0]])
+def test_other_sets_have_no_word_about_their_order(tmp_path, labels):
+    count = 3 if labels is None else len(labels)
+    batch = ImageBatch(images(count), None if labels is None else torch.tensor(labels))
+    write_npz(tmp_path / "made.npz", [batch])
+    notes = Subject.of_files(tmp_path / "made.npz", Judgement(count=4)).notes
+    assert "sorted" not in " ".join(notes)

@@ -6,6 +6,7 @@ import torch
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.scores import (
+    InceptionScore,
     Manifold,
     RunningInceptionScore,
     class_accuracy,
@@ -61,6 +62,42 @@ def test_inception_score_refuses_logits_and_no_images():
         inception_score(normal("logits", 4, 3))
     with pytest.raises(InputError, match="0 images"):
         RunningInceptionScore().value()
+
+
+def posteriors(classes, each, sure):
+    """Predictions in class order; the share ``sure`` of each lies on its class."""
+    noise = normal("posterior", classes * each, classes).softmax(1)
+    return sure * torch.eye(classes).repeat_interleave(each, 0) + (1 - sure) * noise
+
+
+@pytest.mark.parametrize("sure", [0.7, 0.99])
+def test_inception_score_does_not_depend_on_the_order_of_the_images(sure):
+    p, split = posteriors(100, 40, sure), 400
+    order = torch.randperm(len(p), generator=keyed_generator(1, "order"))
+    found = []
+    for given in (p, p[order], p.view(100, 40, -1).transpose(0, 1).flatten(0, 1)):
+        score = InceptionScore(split)
+        for part in given.split(90):
+            score.update(part)
+        assert len(score.values()) == 10
+        found.append(score.value())
+    assert found[1:] == pytest.approx([found[0]] * 2, rel=0.02)
+    assert inception_score(p, split) < 0.5 * found[0], "consecutive splits hold ten classes each"
+
+
+def test_a_single_split_keeps_its_order_and_number():
+    p = normal("is", 31, 6).softmax(1)
+    for split in (None, 31, 40):
+        score = InceptionScore(split)
+        score.update(p)
+        assert score.values() == [inception_score(p)]
+
+
+def test_scores_of_any_order_refuse_logits_and_no_images():
+    with pytest.raises(InputError, match="softmax"):
+        InceptionScore().update(normal("logits", 4, 3))
+    with pytest.raises(InputError, match="0 images"):
+        InceptionScore().value()
 
 
 def covered_by_hand(points, others, k):

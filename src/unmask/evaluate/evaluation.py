@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from unmask.errors import InputError
@@ -16,9 +15,10 @@ from unmask.evaluate.classifier import TrainedClassifier
 from unmask.evaluate.features import FeatureExtractor
 from unmask.evaluate.image_sets import ImageBatch, as_batches
 from unmask.evaluate.inception import Inception
+from unmask.evaluate.random_rows import RandomRows
 from unmask.evaluate.reference import Moments, ReferenceStatistics
 from unmask.evaluate.report import SCORES, Choices, Report, Row
-from unmask.evaluate.scores import Manifold, RunningInceptionScore, correct, manifold_overlap
+from unmask.evaluate.scores import InceptionScore, Manifold, correct, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
 
 Batches = Iterable[Tensor | ImageBatch]
@@ -29,9 +29,11 @@ class EvaluationOptions(Choices):
     """How sets are compared."""
 
     manifold_images: int = 50_000
-    """First images of a row that precision and recall keep in memory."""
+    """Images of a row that precision and recall keep in memory, chosen by chance if there are
+    more."""
     manifold_reference: int = 10_000
-    """First images of the reference that they keep; ADM's reference files hold 10,000."""
+    """Images of the reference that precision and recall keep, likewise; ADM's reference files hold
+    10,000."""
     statistics: ReferenceStatistics | None = None
     """What fd and sfd compare with, and not the reference set; precision and recall keep that."""
     reference: str | None = None
@@ -95,18 +97,19 @@ def limited(found: Iterable[Measured], limit: int | None) -> Iterator[Measured]:
 
 
 class Tally:
-    """What one pass over a set leaves behind: everything but kept features in constant memory.
+    """What one pass over a set leaves behind, whatever the order of its images.
+
+    Memory holds the features that are kept and all predictions; the rest is constant.
 
     Args:
-        keep: first images whose features are kept for precision and recall.
+        keep: images whose features are kept for precision and recall, chosen by chance.
         split: images an inception score is taken over.
     """
 
     def __init__(self, *, keep: int = 0, split: int | None = None) -> None:
-        self.count, self.keep = 0, keep
+        self.count, self.kept = 0, RandomRows(keep)
         self.running: dict[str, RunningStatistics] = {}
-        self.score = RunningInceptionScore(split)
-        self.features: list[Tensor] = []
+        self.score = InceptionScore(split)
         self.judged, self.correct = 0, 0
 
     @classmethod
@@ -128,7 +131,7 @@ class Tally:
                 self.running.setdefault(name, RunningStatistics(features.shape[1])).update(features)
         if found.probs is not None:
             self.score.update(found.probs)
-        self.features.append(found.pooled[: max(0, self.keep - self.count)])
+        self.kept.add(found.pooled)
         self.count += len(found.pooled)
         if found.correct is not None:
             self.judged += len(found.correct)
@@ -250,7 +253,7 @@ def compare(
     if reference is not None:
         tally = Tally.of(reference, keep=options.manifold_reference, split=split)
         counts["reference"] = _enough("reference", tally.count, options.neighbours)
-        manifold = Manifold(torch.cat(tally.features), k=options.neighbours)
+        manifold = Manifold(tally.kept.kept(), k=options.neighbours)
         known = known or tally.statistics("reference")
     if known is None:
         raise InputError("nothing to compare with; give reference images or statistics")
@@ -332,7 +335,7 @@ def _row(name: str, found: Tally, target: ReferenceStatistics, real: Manifold | 
     measured = found.statistics(name)
     overlap = None
     if real is not None:
-        overlap = manifold_overlap(real, Manifold(torch.cat(found.features), k=real.neighbours))
+        overlap = manifold_overlap(real, Manifold(found.kept.kept(), k=real.neighbours))
     scores = found.score.values()
     return Row(
         name=name,

@@ -93,6 +93,13 @@ class PngFolder:
             file: int(mark[1]) for file, mark in zip(self.files, marks, strict=True) if mark
         }
 
+    @property
+    def labels(self) -> Tensor | None:
+        """``(N,)`` int64, one a file; None unless all have one."""
+        if len(self._labels) < len(self.files):
+            return None
+        return torch.tensor([self._labels[file] for file in self.files])
+
     def __len__(self) -> int:
         """Files, readable or not."""
         return len(self.files)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from unmask.decode import Plan
 from unmask.devices import resolve_device
@@ -160,8 +161,25 @@ class Subject:
             shape=(channels, height, width),
             identity=files_identity(path),
             quantisation="as they were",
-            notes=(f"from {path}",),
+            notes=(f"from {path}", *_order(found)),
         )
+
+
+def in_class_order(labels: Tensor) -> bool:
+    """Whether ``(N,)`` labels come in one run a class, some of them longer than one image."""
+    classes = len(labels.unique())
+    runs = 1 + int((labels.diff() != 0).sum())
+    return 1 < classes == runs < len(labels)
+
+
+def _order(found: PngFolder | NpzFile) -> list[str]:
+    """A line if the images come class by class, which other evaluators' inception scores show."""
+    if found.labels is None or not in_class_order(found.labels):
+        return []
+    return [
+        f"{found.path} is sorted by class: evaluators that score consecutive images together, as "
+        "ADM's does, print too low an inception score of it; the one here splits it by chance"
+    ]
 
 
 def files_identity(path: Path) -> str:

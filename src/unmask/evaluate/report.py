@@ -125,7 +125,8 @@ class Report(Choices):
         splits = ""
         if self.rows[0].inception_deviation is not None:
             splits = (
-                f"is by the same network, mean over splits of {self.inception_split:,} images; "
+                f"is by the same network, mean over random splits of {self.inception_split:,} "
+                "images; "
                 f"deviation over them {self.rows[0].inception_deviation:.3f}"
             )
         repeats = f"generated: mean ± standard deviation of {len(self.repeats)} runs of other seeds"
@@ -134,7 +135,7 @@ class Report(Choices):
             f"not FID: {self.not_fid}" if self.not_fid else "",
             f"images {height}x{width}, {channels} channels; "
             f"reference of {self.reference_images:,}; precision and recall with "
-            f"k={self.neighbours} of the first {row:,} images and {reference:,} of the reference",
+            f"k={self.neighbours} of up to {row:,} images and {reference:,} of the reference",
             splits,
             repeats if self.repeats else "",
             f"fd against the statistics {self.statistics}" if self.statistics else "",

@@ -9,7 +9,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unmask.draws import keyed_generator
 from unmask.errors import InputError
+
+
+def check_predictions(probs: Tensor) -> Tensor:
+    """Predictions ``(B, K)`` on the CPU, their rows sums of 1.
+
+    Raises:
+        InputError: when they are not.
+    """
+    p = probs.detach().cpu()
+    if p.ndim != 2 or not ((p.double().sum(1) - 1).abs() < 1e-3).all() or (p < 0).any():
+        raise InputError(
+            f"predictions of shape {tuple(probs.shape)} must be probabilities (B, K) that "
+            "sum to 1 a row; apply a softmax to logits"
+        )
+    return p
 
 
 class RunningInceptionScore:
@@ -37,12 +53,7 @@ class RunningInceptionScore:
         Raises:
             InputError: when they do not.
         """
-        p = probs.detach().to("cpu", torch.float64)
-        if p.ndim != 2 or not ((p.sum(1) - 1).abs() < 1e-3).all() or (p < 0).any():
-            raise InputError(
-                f"predictions of shape {tuple(probs.shape)} must be probabilities (B, K) that "
-                "sum to 1 a row; apply a softmax to logits"
-            )
+        p = check_predictions(probs).to(torch.float64)
         while len(p):
             part = p if self.split is None else p[: self.split - self.count]
             p = p[len(part) :]
@@ -70,6 +81,56 @@ class RunningInceptionScore:
         if not (scores := self.values()):
             raise InputError("0 images have no inception score; give at least 1")
         return statistics.fmean(scores)
+
+
+class InceptionScore:
+    """The same over splits that chance puts together, whatever the order of the images.
+
+    ADM's evaluator scores consecutive images together: of a set in class order a split shows few
+    classes, and its score cannot exceed their number. Here the images are shuffled first, by a
+    permutation that their number alone decides; so a set in class order and the same set in another
+    order score alike, up to the chance of the splits. Up to one split nothing is shuffled. All
+    predictions are kept, 4 K bytes an image.
+
+    Args:
+        split: images that are scored together, the last ones perhaps fewer; None means all.
+    """
+
+    def __init__(self, split: int | None = None) -> None:
+        self.split = split
+        self.probs: list[Tensor] = []
+
+    def update(self, probs: Tensor) -> None:
+        """Add predictions ``(B, K)`` that sum to 1 over K.
+
+        Raises:
+            InputError: when they do not.
+        """
+        self.probs.append(check_predictions(probs).float())
+
+    def shuffled(self) -> RunningInceptionScore:
+        """What :class:`RunningInceptionScore` says of the images so far in the order of chance."""
+        running = RunningInceptionScore(self.split)
+        probs = torch.cat(self.probs) if self.probs else torch.zeros(0, 1)
+        count = len(probs)
+        order = torch.arange(count)
+        if self.split is not None and count > self.split:
+            order = torch.randperm(count, generator=keyed_generator("inception score", count))
+        for rows in order.split(1024):
+            running.update(probs[rows])
+        return running
+
+    def values(self) -> list[float]:
+        """The score of each split, in [1, K]."""
+        return self.shuffled().values()
+
+    def value(self) -> float:
+        """The mean over the splits.
+
+        Raises:
+            InputError: before any image was added.
+        """
+        return self.shuffled().value()
 
 
 class Manifold:
