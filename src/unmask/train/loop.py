@@ -26,6 +26,7 @@ from unmask.devices import find_accelerator
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
 from unmask.train.ema import EmaWeights
+from unmask.train.environment import check_arithmetic, check_launcher, plain_arguments
 from unmask.train.log import RunLog
 from unmask.train.optim import learning_rate, set_learning_rate
 from unmask.train.processes import without_accelerator
@@ -91,6 +92,7 @@ def train(
     check_run_folder(out, stored)
     trackers_are_ours = accelerator is None
     accelerator = accelerator or make_accelerator(settings, out)
+    check_arithmetic(accelerator)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if accelerator.is_main_process:
         write_recipe(out, stored)
@@ -185,12 +187,14 @@ def make_accelerator(settings: Training, out: Path) -> Accelerator:
         InputError: if the device or an earlier call in this process rules out the precision, or no
             such tracker exists.
     """
+    check_launcher()
     try:
         accelerator = Accelerator(
             cpu=without_accelerator(),
             mixed_precision=settings.precision,
             log_with=None if settings.tracker == "none" else settings.tracker,
             project_dir=out,
+            **plain_arguments(),
         )
     except ValueError as error:
         reason = " ".join(str(error).split())

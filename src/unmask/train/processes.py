@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelerate import PartialState
 
 from unmask.devices import find_accelerator
+from unmask.train.environment import check_launcher
 
 
 def without_accelerator() -> bool:
@@ -17,7 +18,11 @@ def launched() -> PartialState:
 
     Without being told, accelerate leaves the processes of a CPU machine apart, and each would
     train the whole run in the same folder.
+
+    Raises:
+        InputError: see :func:`unmask.train.environment.check_launcher`.
     """
+    check_launcher()
     return PartialState(cpu=without_accelerator())
 
 
