@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tokenize
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -22,14 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.decoding import DAMAGE
+from unmask.damage import DAMAGE
 from unmask.errors import InputError
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"
 UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
-ARRAY_DAMAGE = (*DAMAGE, TypeError, tokenize.TokenError)  # what numpy raises on damaged headers
 Kind = Literal["codes", "moments"]
 Dtype = Literal["uint16", "float32", "float16"]
 Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
@@ -171,7 +169,7 @@ def _load(file: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         array = np.asarray(np.load(file, mmap_mode="r"))
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not {dtype} {shape}")
-    except ARRAY_DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(
             f"{file} is missing or damaged ({error}); delete it and build the cache again, which "
             "keeps the others"

@@ -1,19 +1,36 @@
-"""From the bytes of an image file to pixels; every way of being damaged ends in one error."""
+"""From the bytes of an image file to pixels; every way of being damaged ends in one error.
+
+Training, caches, evaluation, probe and editing all read pictures through :func:`decode_image`.
+"""
 
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+import warnings
+from collections.abc import Iterator
 
-from PIL import Image
+from PIL import ExifTags, Image
 
+from unmask.damage import DAMAGE, reason
+from unmask.data.modes import flattened
 from unmask.errors import InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_NOTES = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")  # colour profile and texts
+RUNS_PROGRAMS = ("EPS",)  # formats that Pillow hands to another program
+UPRIGHT = {  # by EXIF's orientation, as its standard (CIPA DC-008, 4.6.5) has it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-# What Pillow's decoders raise on damaged files; its UnidentifiedImageError is an OSError.
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+# A damaged EXIF block is no news: the picture stands as it lies in its file.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 class UnreadableImageError(InputError):
@@ -40,16 +57,60 @@ def is_image_name(name: str) -> bool:
 
 
 def decode_image(content: bytes, key: str) -> Image.Image:
-    """The fully loaded image of a file's bytes, in its own mode and size.
+    """The picture of a file's bytes, upright, as grey ("L") or colour ("RGB") of 8 bits.
+
+    What is transparent shows white; deep pixels are scaled as :func:`~unmask.data.modes.flattened`
+    says; of several frames it is the first.
 
     Raises:
-        UnreadableImageError: truncated, empty, absurdly large or not an image.
+        UnreadableImageError: truncated, empty, absurdly large, of unknown depth or not an image.
     """
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
+        image = _loaded(content)
+        turned = UPRIGHT.get(_orientation(image))
+        flat = flattened(image)
+        return flat if turned is None else flat.transpose(turned)
     except (*DAMAGE, Image.DecompressionBombError) as error:
         # Pillow names the buffer's address, which says nothing and differs from run to run.
-        reason = "not an image" if "cannot identify" in str(error) else str(error)
-        raise UnreadableImageError(key, reason) from error
+        said = "not an image" if "cannot identify" in str(error) else reason(error)
+        raise UnreadableImageError(key, said) from error
+
+
+def _loaded(content: bytes) -> Image.Image:
+    try:
+        return _opened(content)
+    except ValueError:
+        # Pillow limits what a PNG may carry beside its pixels; none of it is needed.
+        bare = b"".join(_without_notes(content))
+        if len(bare) == len(content):
+            raise
+        return _opened(bare)
+
+
+def _opened(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    if image.format in RUNS_PROGRAMS:
+        raise ValueError(f"{image.format} files are programs")
+    image.load()
+    if not (image.width and image.height):
+        raise ValueError("it has no pixels")
     return image
+
+
+def _without_notes(content: bytes) -> Iterator[bytes]:
+    """The parts of a PNG file without its profile and texts; of other files, the whole."""
+    start = len(PNG) if content.startswith(PNG) else len(content)
+    yield content[:start]
+    while start < len(content):
+        end = start + int.from_bytes(content[start : start + 4], "big") + 12
+        if content[start + 4 : start + 8] not in PNG_NOTES:
+            yield content[start:end]
+        start = end
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF has it; 1, which is upright, where that is missing or damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except DAMAGE:
+        return 1

@@ -7,23 +7,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.damage import DAMAGE
 from unmask.data.build_cache import MOST_CODES, CacheLayout, encoding_of, plan_cache
-from unmask.data.cache import ARRAY_DAMAGE, UNKNOWN, CachePlan, Encoding, Kind
+from unmask.data.cache import UNKNOWN, CachePlan, Encoding, Kind
 from unmask.data.classes import names_for
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError, did_you_mean
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer, fill_grid
-
-# What damaged zip files raise besides, and files that are none.
-NPZ_DAMAGE = (*ARRAY_DAMAGE, BadZipFile, RuntimeError, AttributeError)
 
 
 class ForeignFormat(NamedTuple):
@@ -121,7 +118,7 @@ class _ForeignFiles:
         try:
             with np.load(self.path / key, allow_pickle=False) as inside:
                 return [inside.get(name) for name in names]
-        except NPZ_DAMAGE as error:
+        except DAMAGE as error:
             raise UnreadableImageError(key, str(error)) from error
 
     def _own_label(self, key: str) -> int | None:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmask.data.modes import flattened
 from unmask.data.resized_crop import clipped_box, cut_box, inner_crop, tried_box
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, checked_size, height_width
@@ -75,18 +76,6 @@ def random_crop(image: Image.Image, size: ImageSize, generator: torch.Generator)
     return crop_square(image, size, top=top, left=_draw(range(image.width - wide + 1)))
 
 
-def to_channels(image: Image.Image, channels: int) -> Image.Image:
-    """Grey (1) or RGB (3); what is transparent shows white, 16-bit grey keeps its high byte."""
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image).astype(np.int64) >> 8
-        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("L" if channels == 1 else "RGB")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Transform:
     """What is cut out of an image, and how it is varied."""
@@ -128,10 +117,10 @@ class Transform:
             ``(C, H, W)`` uint8.
 
         Raises:
-            InputError: ``crop="none"`` and another size.
+            InputError: ``crop="none"`` and another size, or pixels of unknown depth.
         """
         assert generator is not None or not self.random, "a random transform needs a generator"
-        image = to_channels(image, self.channels)
+        image = flattened(image).convert("L" if self.channels == 1 else "RGB")
         size = height_width(self.size)
         if self.crop == "none" and (image.height, image.width) != size:
             raise InputError(

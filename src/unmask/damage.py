@@ -1,0 +1,36 @@
+"""What reading a file of somebody else's may raise when the file is damaged or hostile."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import tarfile
+import tokenize
+import zipfile
+import zlib
+
+# One list for all readers: Pillow's, NumPy's, torch's and those of archives raise whatever their
+# parsers trip over. Around calls into them only, or it would hide mistakes of our own. Running out
+# of memory is none of them: a reader compares a header's claims with the file before it allocates.
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    pickle.UnpicklingError,
+    tokenize.TokenError,
+)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what a reader said, or the name of what it raised."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
