@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from forks import as_nobody, as_root, forked, let_others_in, status
 
 from unmask import lock
 from unmask.errors import InputError
@@ -25,24 +26,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "BEAT", 0.05)
     monkeypatch.setattr(lock, "POLL", 0.02)
     monkeypatch.setattr(lock, "STALE", 1.0)
-
-
-def forked(body: Callable[[], object]) -> int:
-    """Number of a child that does something and ends without clearing up, 0 unless it fails."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        body()
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def status(pid: int) -> int:
-    """How a child ended."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture
@@ -234,22 +217,11 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         assert str(place) in refused(place)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root may")
+@as_root
 def test_other_users(tmp_path: Path, holder: int) -> None:
     """A folder that one may not write is named; a lock that one may only read tells who has it."""
 
-    def as_nobody(body: Callable[[], object]) -> int:
-        def change_and_do() -> None:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            body()
-
-        return status(forked(change_and_do))
-
-    for part in (tmp_path, *tmp_path.parents):
-        if part.owner() == "root" and len(part.parts) > 2:
-            part.chmod(0o755)
+    let_others_in(tmp_path)
     (tmp_path / "closed").mkdir(mode=0o755)
     shared, free = tmp_path / "run", left_by(tmp_path / "free", Holder()).parent
     shared.chmod(0o777)

@@ -1,21 +1,32 @@
-"""Files that are either whole or not there, whenever the process is killed."""
+"""Files that are either whole or not there, whenever the process is killed or the disk is full.
+
+What a command writes is built aside, under a hidden name that says who builds it, and renamed once
+it is whole. What a process that was killed has left aside is removed by the next one that writes
+in that folder.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import socket
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from unmask.errors import InputError
 
 ASIDE = ".partial"  # ending of what is still being built, and of what is being removed
-
-
 ROOM = (errno.ENOSPC, errno.EDQUOT)
 RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
+WRITER = re.compile(rf"\..*\.(?P<host>[^.]+)\.(?P<pid>\d+){re.escape(ASIDE)}", re.DOTALL)
+LONGEST = 120  # bytes of a name that its name aside repeats; file systems allow 255
+DAY = 86400.0  # seconds after which what another machine has left aside counts as left
 
 
 @contextmanager
@@ -51,11 +62,164 @@ def free_space(path: Path) -> str:
     return "an unknown part"
 
 
+@contextmanager
+def output(path: Path, intact: str = "", *, one_of_many: bool = False) -> Iterator[Path]:
+    """A file to write; it takes its name when it is whole, and an older one stays until then.
+
+    Whatever library writes it, it gets the permissions that the process's umask leaves. A link is
+    followed, and what is no ordinary file (a pipe, a terminal) is written straight.
+
+    Args:
+        path: of the file; its folder is made when missing.
+        intact: what is whole if this fails, a clause; "" says what is true of this file.
+        one_of_many: leave it to the system when the disk gets it, and do not look for what dead
+            processes have left in the folder, see :func:`clear_leftovers`.
+
+    Yields:
+        Where to write it now.
+
+    Raises:
+        InputError: if the disk is full or refuses; nothing is left of the new file.
+    """
+    older = os.path.lexists(path)
+    intact = intact or ("the older one is whole" if older else "nothing is left of it")
+    with explained(path, intact), replaced(path, one_of_many=one_of_many) as aside:
+        yield aside
+
+
+@contextmanager
+def replaced(path: Path, *, one_of_many: bool = False) -> Iterator[Path]:
+    """:func:`output` that leaves an ``OSError`` as it is."""
+    final = path.resolve() if path.is_symlink() else path
+    if final.exists() and not (final.is_file() or final.is_dir()):
+        yield final
+        return
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if not one_of_many:
+        clear_leftovers(final.parent)
+    aside = aside_of(final)
+    try:
+        mode = _create(aside)
+        yield aside
+        _finish(aside, mode, wait=not one_of_many)
+        aside.replace(final)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+    if not one_of_many:
+        sync_folder(final.parent)
+
+
+def _create(path: Path) -> int:
+    """Make an empty file; the permissions that it got."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+def _finish(path: Path, mode: int, *, wait: bool) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:  # a library has put its own file there
+        path.chmod(mode)
+    if wait:
+        sync_file(path)
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes its name when it is whole.
+
+    Args:
+        path: of the folder, which is empty or not there; the one around it is made when missing.
+
+    Yields:
+        The folder to fill now.
+
+    Raises:
+        InputError: if the disk is full or refuses; nothing is left of the new folder.
+    """
+    final = path.resolve()
+    with explained(path, "nothing is left of it"):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(final.parent)
+        aside = aside_of(final)
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir()
+            yield aside
+            for file in sorted(aside.rglob("*")):
+                sync_folder(file) if file.is_dir() else sync_file(file)
+            aside.replace(final)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        sync_folder(final.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file over an older one, which stays whole until the new one is."""
+    with replaced(path) as aside:
+        aside.write_bytes(data)
+
+
+@cache
+def _here() -> str:
+    """This machine, and the space of process numbers on it, in a part of a file's name."""
+    space = ""
+    with suppress(OSError):
+        space = "-" + re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:64] + space
+
+
+def aside_of(path: Path) -> Path:
+    """The hidden name, of this process alone, under which ``path`` is built."""
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST])
+    return path.with_name(f".{name}.{_here()}.{os.getpid()}{ASIDE}")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes that are dead were building in a folder."""
+    with suppress(OSError):  # it may not be ours to list or to clear
+        for entry in list(os.scandir(folder)):
+            named = WRITER.fullmatch(entry.name)
+            if not named or not _is_left(entry, named["host"], int(named["pid"])):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+
+def _is_left(entry: os.DirEntry[str], host: str, pid: int) -> bool:
+    if host == _here():
+        return not is_running(pid)
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write a file and wait until the disk has it."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has a file."""
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
@@ -71,14 +235,6 @@ def sync_folder(path: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename on one file system; the new name is there whole or not at all."""
     source.rename(target)
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file over an older one, which stays whole until the new one is."""
-    aside = path.with_name(f".{path.name}{ASIDE}")
-    write_file(aside, data)
-    aside.replace(path)
-    sync_folder(path.parent)
 
 
 def remove_folder(path: Path) -> None:

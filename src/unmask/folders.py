@@ -1,16 +1,32 @@
-"""Which folders may be written into: new ones, empty ones, and those of the same kind."""
+"""Whether the place of a result will do, found out before the work that makes the result."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from unmask.durable import ASIDE
+from unmask.durable import ASIDE, explained
 from unmask.errors import InputError
+
+PROBE = bytes(4096)  # what a disk that is not full takes
+NAME = 255  # bytes of a file's name, on file systems that do not say
+
+
+def as_place(given: str | Path) -> Path:
+    """A path from what a person typed: "~" is the home folder.
+
+    Raises:
+        InputError: for an empty text.
+    """
+    if not str(given).strip():
+        raise InputError(f"{given!r} names no place; '.' is the current folder")
+    return Path(given).expanduser()
 
 
 def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lambda: False) -> None:
-    """Refuse a file, and a folder that holds other things; nothing is written.
+    """Refuse a place that is no folder, holds other things or takes no files; nothing is written.
 
     Hidden files, and those that are still being built, do not count.
 
@@ -20,10 +36,54 @@ def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lamb
         may_hold: asked of a folder that is not empty: whether it may be used all the same.
 
     Raises:
-        InputError: naming what is there.
+        InputError: naming what is there, or why nothing can be written there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a new folder for the {what}")
-    there = sorted(p.name for p in folder.glob("[!.]*") if not p.name.endswith(ASIDE))
-    if there and not may_hold():
-        raise InputError(f"{folder} holds {there[0]!r} but no {what}; name a new or empty folder")
+    with explained(folder, "nothing was done"):
+        if os.path.lexists(folder) and not folder.is_dir():
+            kind = "a file" if folder.exists() else "a link to nothing"
+            raise InputError(f"{folder} is {kind}; name a new folder for the {what}")
+        there = sorted(p.name for p in folder.glob("[!.]*") if not p.name.endswith(ASIDE))
+        if there and not may_hold():
+            raise InputError(
+                f"{folder} holds {there[0]!r} but no {what}; name a new or empty folder"
+            )
+        _check_writable(folder)
+
+
+def check_file(path: Path, what: str) -> None:
+    """Refuse a place where no file can be written; nothing is written.
+
+    Args:
+        path: need not exist, nor the folders around it; an older file will be replaced.
+        what: what is to lie there, for the error.
+
+    Raises:
+        InputError: for a folder, or saying why nothing can be written there.
+    """
+    with explained(path, "nothing was done"):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it for the {what}")
+        if path.exists() and not path.is_file():  # a pipe, a terminal
+            return
+        real = path.resolve() if path.is_symlink() else path
+        _check_writable(real.parent, real.name)
+
+
+def _check_writable(folder: Path, *names: str) -> None:
+    """Find out by writing whether a folder takes files, or the one in which it will be made."""
+    around = (folder, *folder.absolute().parents)
+    missing, there = list(names), around[0]
+    for there in around:
+        if os.path.lexists(there):
+            break
+        missing.append(there.name)
+    if not there.is_dir():
+        raise InputError(f"cannot write {folder}: {there} is no folder; name another place")
+    longest = os.pathconf(there, "PC_NAME_MAX") if hasattr(os, "pathconf") else NAME
+    for name in missing:
+        if (size := len(os.fsencode(name))) > longest:
+            raise InputError(
+                f"the name {name[:20]!r}... has {size} bytes, {there} allows {longest}; shorten it"
+            )
+    with tempfile.TemporaryFile(dir=there, buffering=0) as probe:
+        probe.write(PROBE)
