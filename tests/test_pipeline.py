@@ -155,7 +155,7 @@ def test_a_tokenizer_of_other_codes_is_refused() -> None:
         (["cow"], "unknown class 'cow'; known: 7, Dog, cat"),
         (["dgo"], "unknown class 'dgo'; did you mean 'Dog'"),
         ([3], "class 3 is out of range; use 0 to 2"),
-        ([-1], "unknown class '-1'"),
+        ([-1], "class -1 is out of range; use 0 to 2"),
     ],
 )
 def test_unknown_classes(asked: list, message: str) -> None:
@@ -175,7 +175,7 @@ def test_an_unconditional_model_takes_seeds_alone() -> None:
     assert made.class_labels is None
     assert torch.equal(made.tokens[0], made.tokens[1])
     assert not torch.equal(made.tokens[0], made.tokens[2])
-    with pytest.raises(InputError, match="there are no classes; leave it out"):
+    with pytest.raises(InputError, match="this model is unconditional: leave out"):
         pipeline(["cat"])
 
 

@@ -105,9 +105,12 @@ def decode(
         InputError: the model's encoder drops hidden tokens, and rows hide unequally many.
     """
     path, branches = plan.order.start(model.grid, draws), Branches(model, class_labels)
+    unsound = torch.zeros((), dtype=torch.bool, device=canvas.masked.device)
     for now in _schedule(plan, canvas, draws, alike=model.drops):
-        canvas, tokens = _advance(branches, plan, draws, canvas, path, now)
-        yield Step(now.at.step, tokens, canvas.masked)
+        canvas, tokens, log_prob = _advance(branches, plan, draws, canvas, path, now)
+        if log_prob is not None:
+            unsound = unsound | log_prob.isnan().any()
+        yield Step(now.at.step, tokens, canvas.masked, unsound)
 
 
 @dataclass(frozen=True)
@@ -164,15 +167,20 @@ def _advance(
     canvas: Canvas,
     path: Tensor | None,
     now: _Now,
-) -> tuple[Canvas, Tensor]:
-    """One step: the canvas after it, and every token known or drawn before any is hidden again."""
+) -> tuple[Canvas, Tensor, Tensor | None]:
+    """One step.
+
+    Returns:
+        The canvas after it; every token known or drawn before any is hidden again; and, of heads
+        with a density, the log-probabilities of what was drawn.
+    """
     model = branches.model
     wanted, most, masked = canvas.masked, now.masked_most, canvas.masked
     if not plan.order.needs_density:  # choose, then draw only what is revealed
         masked = lowest(plan.order.score(path, None, canvas.masked, now.at, draws), now.keep)
         wanted, most = canvas.masked & ~masked, now.revealed_most
     if not most:
-        return Canvas(canvas.tokens, masked), canvas.tokens
+        return Canvas(canvas.tokens, masked), canvas.tokens, None
     where = first_positions(wanted, most)  # (B, most): a shape that is known in advance
     if model.drops:
         kept = first_positions(~canvas.masked, canvas.masked.shape[1] - now.masked_most)
@@ -193,7 +201,7 @@ def _advance(
         assert drawn.log_prob is not None, "a density order needs a head with a density"
         log_prob = put(torch.zeros(canvas.masked.shape, device=where.device), where, drawn.log_prob)
         masked = lowest(plan.order.score(path, log_prob, canvas.masked, now.at, draws), now.keep)
-    return Canvas(tokens, masked), tokens
+    return Canvas(tokens, masked), tokens, drawn.log_prob
 
 
 def _write(tokens: Tensor, wanted: Tensor, where: Tensor, values: Tensor) -> Tensor:

@@ -9,11 +9,15 @@ them. Streams are drawn on the CPU and moved, so that every kind of device sees 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
+
+from unmask.errors import InputError
 
 BLOCK = 16  # torch draws normal numbers in blocks: whole ones do not depend on how many follow
 TINY = 1e-20  # keeps both logarithms of a Gumbel number finite
@@ -45,12 +49,57 @@ def invert_cdf(probs: Tensor, u: Tensor) -> Tensor:
     Returns:
         ``(...)`` int64 in [0, V): the first index whose cumulative weight exceeds ``u`` times the
         total, so that a float32 sum ending below 1 cannot fall off the end and a code of weight 0
-        is never drawn.
+        is never drawn. Weights that are not numbers give V - 1.
     """
     cdf = probs.cumsum(-1)  # (..., V)
     total = cdf[..., -1]
     target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, target.unsqueeze(-1), right=True).squeeze(-1)
+    found = torch.searchsorted(cdf, target.unsqueeze(-1), right=True).squeeze(-1)
+    return found.clamp(max=probs.shape[-1] - 1)  # NaN sorts behind everything
+
+
+Seeds = SupportsIndex | Iterable[SupportsIndex]
+"""One seed an image, or the first of consecutive ones; of any integer type."""
+
+
+def as_integer(value: SupportsIndex, what: str) -> int:
+    """A Python integer from any integer type: int, NumPy's, a tensor of one element.
+
+    Args:
+        value: the number.
+        what: what it is, for the error.
+
+    Raises:
+        InputError: for anything else; a float would name another stream of random numbers than the
+            integer that it looks like.
+    """
+    try:
+        return operator.index(value)
+    except (TypeError, RuntimeError):
+        raise InputError(
+            f"the {what} {value!r} is of type {type(value).__name__}; give an integer"
+        ) from None
+
+
+def as_seeds(seeds: Seeds, count: int = 1) -> Sequence[int]:
+    """Seeds as Python integers.
+
+    Args:
+        seeds: one an image, of any integer type, in a list, array or tensor; or one integer, the
+            first of ``count`` consecutive ones.
+        count: images, where one integer is given.
+
+    Raises:
+        InputError: for seeds that are no integers.
+    """
+    if isinstance(seeds, range):
+        return seeds
+    if isinstance(seeds, SupportsIndex) and not getattr(seeds, "ndim", 0):
+        first = as_integer(seeds, "seed")
+        return range(first, first + count)
+    if isinstance(seeds, Iterable):
+        return [as_integer(seed, "seed") for seed in seeds]
+    raise InputError(f"seeds={seeds!r} of type {type(seeds).__name__}; give integers")
 
 
 class Draws:
@@ -65,7 +114,7 @@ class Draws:
     def __init__(
         self, seeds: Sequence[int], *, run_seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
-        self.seeds = list(seeds)
+        self.seeds = [as_integer(seed, "seed") for seed in seeds]
         self.run_seed = run_seed
         self.device = torch.device(device)
 

@@ -6,15 +6,18 @@ Inpainting, outpainting and class edits differ only in the hole and the class la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
+from unmask.data.classes import Classes
 from unmask.decode import Plan
-from unmask.draws import Draws
+from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.generation import Images, System, generate
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
@@ -60,11 +63,11 @@ def soft_edge(hole: Tensor, radius: float) -> Tensor:
 
 def inpaint(
     system: System,
-    images: Tensor,
-    hole: Tensor,
-    class_labels: Sequence[int] | None = None,
+    images: Tensor | np.ndarray,
+    hole: Tensor | np.ndarray,
+    class_labels: Classes | None = None,
     *,
-    seeds: Sequence[int],
+    seeds: Seeds,
     plan: Plan | None = None,
     ring: int = 0,
     blend_radius: float | None = None,
@@ -73,24 +76,30 @@ def inpaint(
 
     Args:
         system: network, tokenizer and default plan.
-        images: ``(B, C, H, W)`` float32 in [0, 1], at the system's size.
+        images: ``(B, C, H, W)`` of any floating type in [0, 1], at the system's size.
         hole: ``(H, W)`` or ``(B, H, W)`` bool, true where pixels are to be made anew.
-        class_labels: one an image for a class-conditional model; another class edits it.
-        seeds: one an image.
+        class_labels: integers or names, one an image for a class-conditional model; another class
+            edits it.
+        seeds: integers, one an image, or the first of consecutive ones.
         plan: None means the system's own; the original edits with 12 steps from step 2.
-        ring: see :func:`masked_tokens`.
+        ring: see :func:`masked_tokens`; at least 0.
         blend_radius: mix with the given pixels under a hole blurred by so many pixels; None
-            returns the decoded image whole.
+            returns the decoded image whole. Finite, at least 0.
 
     Returns:
         The images, and their tokens.
 
     Raises:
-        InputError: when the images are not of the system's size or not one a seed, or the hole is
-            not bool, has another size or is empty.
+        InputError: when the images are not of the system's size or range or not one a seed, the
+            hole is not bool, has another size or is empty, or an option is out of range.
     """
-    _check_images(system, images, seeds)
+    images, hole = torch.as_tensor(images), torch.as_tensor(hole)
+    _check_options(ring, blend_radius)
+    _check_size(system, images)
+    seeds = as_seeds(seeds, len(images))
+    _check_count(images, seeds)
     _check_hole(hole, images)
+    images = images.float()
     hole = hole.expand(len(images), *hole.shape[-2:])
     device = next(system.model.parameters()).device
     known = _encode(system.tokenizer, images.to(device), seeds)  # (B, L[, C])
@@ -117,13 +126,30 @@ def _encode(tokenizer: Tokenizer | LatentTokenizer, images: Tensor, seeds: Seque
     return tokenizer.sample(moments, noise)
 
 
-def _check_images(system: System, images: Tensor, seeds: Sequence[int]) -> None:
+def _check_options(ring: int, blend_radius: float | None) -> None:
+    if ring < 0:
+        raise InputError(f"ring={ring} must be at least 0 tokens")
+    if blend_radius is not None and not 0 <= blend_radius < math.inf:
+        raise InputError(
+            f"blend_radius={blend_radius} must be finite and at least 0 pixels; None does not blend"
+        )
+
+
+def _check_size(system: System, images: Tensor) -> None:
     size = tuple(side * system.tokenizer.stride for side in system.model.grid)
     if images.ndim != 4 or tuple(images.shape[-2:]) != size:
         raise InputError(
             f"images of shape {tuple(images.shape)} do not fit this system, which edits "
             f"(B, C, {size[0]}, {size[1]}); crop or resize them"
         )
+    if not images.is_floating_point():
+        raise InputError(
+            f"the images are {images.dtype}; give floating-point pixels in [0, 1], which of bytes "
+            "are the value / 255"
+        )
+
+
+def _check_count(images: Tensor, seeds: Sequence[int]) -> None:
     if len(images) != len(seeds):
         raise InputError(f"{len(images)} images and {len(seeds)} seeds; give one seed an image")
 

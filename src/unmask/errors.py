@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 24  # that an error lists
+
 
 class InputError(ValueError):
     """A mistake in what the caller gave; the message is one line for a person to act on.
@@ -16,7 +18,15 @@ class InputError(ValueError):
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A closing clause for an error about an unknown name: the likely one, else all of them."""
-    known = sorted(known)
+    known = sorted(known, key=_as_counted)
     folded = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
-    return f"did you mean {folded[close[0]]!r}?" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"known: {', '.join(known[:MOST_NAMES])}{more}"
+
+
+def _as_counted(name: str) -> tuple[int, int, str]:
+    """Numbers before words and by their size: 2 comes before 10."""
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

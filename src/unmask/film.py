@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from unmask.data.classes import Classes
 from unmask.decode import Plan
+from unmask.draws import Seeds, as_seeds
 from unmask.generation import generate
 from unmask.pictures import veil
 from unmask.pipeline import Pipeline
@@ -16,17 +16,17 @@ from unmask.types import Step
 
 def unmasking(
     pipeline: Pipeline,
-    class_labels: Sequence[int] | None,
+    class_labels: Classes | None,
     *,
-    seeds: Sequence[int],
+    seeds: Seeds,
     plan: Plan | None = None,
 ) -> Tensor:
     """Every step's tokens decoded, patches that are still masked in grey.
 
     Args:
         pipeline: what generates.
-        class_labels: one an image; None for an unconditional model.
-        seeds: one an image.
+        class_labels: integers or names, one an image; None for an unconditional model.
+        seeds: integers, one an image, or the first of consecutive ones.
         plan: None means the pipeline's.
 
     Returns:
@@ -39,8 +39,11 @@ def unmasking(
         pixels = pipeline.tokenizer.decode(step.tokens, pipeline.model.grid)
         frames.append(veil(pixels, step.masked, pipeline.model.grid).cpu())
 
-    size = len(seeds)
-    made = generate(pipeline, class_labels, seeds=seeds, plan=plan, batch_size=size, observe=keep)
+    labels = None if class_labels is None else pipeline.labels(class_labels)
+    seeds = as_seeds(seeds, 1 if labels is None else len(labels))
+    made = generate(
+        pipeline, labels, seeds=seeds, plan=plan, batch_size=max(1, len(seeds)), observe=keep
+    )
     for _ in made:
         pass
     return torch.stack(frames)

@@ -8,10 +8,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from unmask.data.classes import Classes
 from unmask.decode import Plan, blank_canvas, check_head, decode
-from unmask.draws import Draws
+from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.model import MaskedModel
+from unmask.nonfinite import nonfinite_logits
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
@@ -31,6 +33,9 @@ class System(Protocol):
     @property
     def plan(self) -> Plan:
         """How to sample unless told otherwise."""
+
+    def labels(self, classes: Classes) -> list[int]:
+        """Labels of classes that are given by label or name; an InputError for others."""
 
 
 class Tokens(NamedTuple):
@@ -64,7 +69,7 @@ def check_request(
 
     Raises:
         InputError: no seeds, steps above the token count, a plan for another head, guidance
-            without a null class, labels missing, superfluous, out of range or not one a seed.
+            without a null class, labels missing, out of range or not one a seed.
     """
     if not len(seeds):
         raise InputError("no images asked for: give at least one seed")
@@ -76,8 +81,6 @@ def check_request(
     check_head(plan, codes=model.channels is None)
     _check_guidance(model, plan)
     if not model.classes:
-        if class_labels is not None:
-            raise InputError("this model is unconditional: leave out the class labels")
         return
     if class_labels is None or len(class_labels) != len(seeds):
         given = "none" if class_labels is None else len(class_labels)
@@ -103,9 +106,9 @@ def _check_guidance(model: MaskedModel, plan: Plan) -> None:
 
 def generate_tokens(
     system: System,
-    class_labels: Sequence[int] | None = None,
+    class_labels: Classes | None = None,
     *,
-    seeds: Sequence[int],
+    seeds: Seeds,
     plan: Plan | None = None,
     batch_size: int = 32,
     run_seed: int = 0,
@@ -117,11 +120,13 @@ def generate_tokens(
     Arguments and errors are those of :func:`generate`.
     """
     plan = plan or system.plan
-    check_request(system.model, plan, class_labels, seeds)
+    chosen = None if class_labels is None else _labels(system, class_labels)
+    asked = as_seeds(seeds, 1 if chosen is None else len(chosen))
+    check_request(system.model, plan, chosen, asked)
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
     device = next(system.model.parameters()).device
-    wanted = (len(seeds), system.model.length)
+    wanted = (len(asked), system.model.length)
     if canvas is not None and tuple(canvas.masked.shape) != wanted:
         raise InputError(
             f"the canvas is {tuple(canvas.masked.shape)}, wanted is {wanted}: a row a seed, "
@@ -130,10 +135,10 @@ def generate_tokens(
 
     def batches() -> Iterator[Tokens]:
         """The work, done as it is asked for."""
-        for start in range(0, len(seeds), batch_size):
+        for start in range(0, len(asked), batch_size):
             rows = slice(start, start + batch_size)
-            batch = list(seeds[rows])
-            labels = None if class_labels is None else torch.tensor(class_labels[rows]).to(device)
+            batch = list(asked[rows])
+            labels = None if chosen is None else torch.tensor(chosen[rows]).to(device)
             begun = blank_canvas(
                 len(batch), system.model.length, device, channels=system.model.channels
             )
@@ -143,16 +148,24 @@ def generate_tokens(
             for step in decode(system.model, labels, plan, draws, begun):
                 if observe is not None:
                     observe(step)
+            if step.unsound:  # looked at once, when the tokens are wanted anyway
+                raise nonfinite_logits(system.model, plan.guidance.scales)
             yield Tokens(step.tokens, labels, batch)
 
     return batches()
 
 
+def _labels(system: System, class_labels: Classes) -> list[int]:
+    if not system.model.classes:
+        raise InputError("this model is unconditional: leave out the class labels")
+    return system.labels(class_labels)
+
+
 def generate(
     system: System,
-    class_labels: Sequence[int] | None = None,
+    class_labels: Classes | None = None,
     *,
-    seeds: Sequence[int],
+    seeds: Seeds,
     plan: Plan | None = None,
     batch_size: int = 32,
     run_seed: int = 0,
@@ -166,8 +179,9 @@ def generate(
 
     Args:
         system: network, tokenizer and default plan, for example a ``Pipeline``.
-        class_labels: one an image in [0, classes); None for an unconditional model.
-        seeds: one an image.
+        class_labels: one an image, integers in [0, classes) or names; None for an unconditional
+            model.
+        seeds: integers, one an image, or the first of consecutive ones.
         plan: None means the system's own.
         batch_size: images decoded at once.
         run_seed: feeds only what all rows share (random counts).
@@ -179,7 +193,7 @@ def generate(
 
     Raises:
         InputError: at once, see :func:`check_request`; a batch size below 1; a canvas of another
-            shape; a system without a tokenizer.
+            shape; a system without a tokenizer. While the work is done: logits that are not finite.
     """
     tokenizer = system.tokenizer
     made = generate_tokens(

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, save_weights
-from unmask.data.classes import class_index
+from unmask.data.classes import Classes, class_labels
 from unmask.decode import Plan
 from unmask.devices import resolve_device
+from unmask.draws import Seeds
 from unmask.errors import InputError
 from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
@@ -141,65 +142,64 @@ class Pipeline:
             save_tokenizer(self._tokenizer, folder / TOKENIZER, half=half)
         save_weights(folder, self.model.state_dict(), config, half=half)
 
-    def labels(self, classes: Sequence[int | str]) -> list[int]:
-        """Class labels from numbers or names.
+    def labels(self, classes: Classes) -> list[int]:
+        """Class labels from labels or names.
+
+        Args:
+            classes: integers of any integer type, which are labels, or strings, which are names;
+                in a list, array or tensor, or alone.
 
         Raises:
             InputError: for a class that does not exist.
         """
         names = self.class_names or tuple(str(i) for i in range(self.model.classes))
-        return [class_index(names, str(name)) for name in classes]
+        return class_labels(names, classes)
 
     def __call__(
         self,
-        class_labels: Sequence[int | str] | None = None,
+        class_labels: Classes | None = None,
         *,
-        seeds: Sequence[int] | int = 0,
+        seeds: Seeds = 0,
         plan: Plan | None = None,
         batch_size: int = 32,
     ) -> Images:
         """Generate images, all at once.
 
         Args:
-            class_labels: numbers or names, one an image; None for an unconditional model.
-            seeds: one an image, or the first of consecutive ones.
+            class_labels: labels (integers) or names (strings), one an image; None for an
+                unconditional model.
+            seeds: integers, one an image, or the first of consecutive ones.
             plan: None means the recipe's.
             batch_size: images decoded at once; does not change them.
 
         Raises:
             InputError: see :func:`unmask.generation.generate`.
         """
-        labels, seeds = self._request(class_labels, seeds)
-        batches = list(generate(self, labels, seeds=seeds, plan=plan, batch_size=batch_size))
-        pixels = torch.cat([batch.pixels for batch in batches])
-        tokens = torch.cat([batch.tokens for batch in batches])
-        return Images(pixels, tokens, _tensor(labels, tokens.device), list(seeds))
+        made = generate(self, class_labels, seeds=seeds, plan=plan, batch_size=batch_size)
+        batches = list(made)
+        return Images(torch.cat([batch.pixels for batch in batches]), *_joined(batches))
 
     def tokens(
         self,
-        class_labels: Sequence[int | str] | None = None,
+        class_labels: Classes | None = None,
         *,
-        seeds: Sequence[int] | int = 0,
+        seeds: Seeds = 0,
         plan: Plan | None = None,
         batch_size: int = 32,
     ) -> Tokens:
         """Generate images as ids, for which no tokenizer is needed; arguments as of a call."""
-        labels, seeds = self._request(class_labels, seeds)
-        made = generate_tokens(self, labels, seeds=seeds, plan=plan, batch_size=batch_size)
-        tokens = torch.cat([batch.tokens for batch in made])
-        return Tokens(tokens, _tensor(labels, tokens.device), list(seeds))
-
-    def _request(
-        self, classes: Sequence[int | str] | None, seeds: Sequence[int] | int
-    ) -> tuple[list[int] | None, Sequence[int]]:
-        labels = None if classes is None else self.labels(classes)
-        if isinstance(seeds, int):
-            seeds = range(seeds, seeds + (1 if labels is None else len(labels)))
-        return labels, seeds
+        made = generate_tokens(self, class_labels, seeds=seeds, plan=plan, batch_size=batch_size)
+        return Tokens(*_joined(list(made)))
 
 
-def _tensor(labels: list[int] | None, device: torch.device) -> Tensor | None:
-    return None if labels is None else torch.tensor(labels, device=device)
+def _joined(batches: Sequence[Tokens | Images]) -> tuple[Tensor, Tensor | None, list[int]]:
+    """Tokens, labels and seeds of all batches."""
+    labels = [batch.class_labels for batch in batches if batch.class_labels is not None]
+    return (
+        torch.cat([batch.tokens for batch in batches]),
+        torch.cat(labels) if labels else None,
+        [seed for batch in batches for seed in batch.seeds],
+    )
 
 
 def check_place(folder: Path, wanted: str = FORMAT) -> None:

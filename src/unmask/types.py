@@ -66,3 +66,5 @@ class Step(NamedTuple):
     """``(B, L[, C])`` every token drawn or known so far, before any is hidden again."""
     masked: Tensor
     """``(B, L)`` bool, true where the next step starts without a value."""
+    unsound: Tensor
+    """``()`` bool, whether a code was drawn from probabilities that are not numbers so far."""

@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
+from unmask.draws import as_integer
 from unmask.errors import InputError, did_you_mean
 
 CLASSES_FILE = "classes.json"
+Classes = SupportsIndex | str | Iterable[SupportsIndex | str]
+"""One class or several: integers are labels, strings are names."""
+
+DIGITS = 18  # of a label in words; no data set has more classes than these can count
 
 
-def class_index(class_names: Sequence[str], asked: str) -> int:
+def class_index(class_names: Sequence[str], asked: SupportsIndex | str) -> int:
     """The class that a person means.
 
     Args:
         class_names: of the data or model, in label order.
-        asked: a name in any letter case ("Bag"), or an index ("8"); a name wins over an index.
+        asked: an integer of any integer type, which is a label whatever the classes are called; or
+            a string: a name in any letter case and Unicode form ("Bag"), else, where no class is
+            called so, a label in digits ("8").
 
     Returns:
         The label, in [0, len(class_names)).
 
     Raises:
-        InputError: neither a name nor an index in range.
+        InputError: neither a name nor a label in range.
     """
-    folded = [name.casefold() for name in class_names]
+    if not class_names:
+        raise InputError(f"class {str(asked)!r} asked for, but there are no classes; leave it out")
+    if not isinstance(asked, str):
+        return _in_range(as_integer(asked, "class"), len(class_names))
     if asked in class_names:
         return class_names.index(asked)
-    if asked.casefold() in folded:
-        return folded.index(asked.casefold())
-    if not class_names:
-        raise InputError(f"class {asked!r} asked for, but there are no classes; leave it out")
+    folded = [_folded(name) for name in class_names]
+    if _folded(asked) in folded:
+        return folded.index(_folded(asked))
     if asked.isdecimal():
-        if int(asked) < len(class_names):
-            return int(asked)
-        raise InputError(f"class {asked} is out of range; use 0 to {len(class_names) - 1}")
+        return _in_range(int(asked[:DIGITS]), len(class_names))
     raise InputError(f"unknown class {asked!r}; {did_you_mean(asked, class_names)}")
+
+
+def class_labels(class_names: Sequence[str], classes: Classes) -> list[int]:
+    """Labels of the classes that a person means, one or several; see :func:`class_index`.
+
+    Raises:
+        InputError: for a class that does not exist.
+    """
+    if isinstance(classes, str):
+        return [class_index(class_names, classes)]
+    if isinstance(classes, SupportsIndex) and not getattr(classes, "ndim", 0):  # a number alone
+        return [class_index(class_names, classes)]
+    if not isinstance(classes, Iterable):
+        raise InputError(f"classes={classes!r}; give labels or names")
+    return [class_index(class_names, name) for name in classes]
+
+
+def _in_range(label: int, count: int) -> int:
+    if not 0 <= label < count:
+        raise InputError(f"class {label} is out of range; use 0 to {count - 1}")
+    return label
+
+
+def _folded(name: str) -> str:
+    """Without letter case, and with letters and their accents joined."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_class_names(folder: Path) -> tuple[str, ...]:
