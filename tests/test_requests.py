@@ -53,7 +53,7 @@ def test_names_in_another_unicode_form(typed, stored):
 
 @pytest.mark.parametrize("asked", [1.0, np.float32(1), torch.tensor(1.0), None, object(), b"1"])
 def test_a_class_of_another_type_is_refused(asked):
-    with pytest.raises(InputError, match="give an integer|give labels or names"):
+    with pytest.raises(InputError, match=r"give an integer|give labels or names"):
         toy_pipeline().labels([asked])
 
 
@@ -114,7 +114,7 @@ def test_other_seeds_are_refused(seeds):
         lambda: inpaint(pipeline, images, hole, [0, 1], seeds=seeds),
         lambda: unmasking(pipeline, [0, 1], seeds=seeds),
     ):
-        with pytest.raises(InputError, match="give (an integer|integers)"):
+        with pytest.raises(InputError, match=r"give (an integer|integers)"):
             ask()
 
 
