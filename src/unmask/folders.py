@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from unmask.durable import ASIDE, explained
+from unmask.durable import ASIDE, RIGHTS, explained
 from unmask.errors import InputError
 
 PROBE = bytes(4096)  # what a disk that is not full takes
@@ -67,6 +67,19 @@ def check_file(path: Path, what: str) -> None:
             return
         real = path.resolve() if path.is_symlink() else path
         _check_writable(real.parent, real.name)
+
+
+def check_readable(path: Path) -> None:
+    """Make sure that this user may read a file, which libraries report in other words.
+
+    Raises:
+        InputError: saying why not.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        way = "; ask its owner for the right to" if error.errno in RIGHTS else ""
+        raise InputError(f"cannot read {path}: {error.strerror}{way}") from None
 
 
 def _check_writable(folder: Path, *names: str) -> None:

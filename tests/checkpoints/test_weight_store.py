@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import as_nobody, as_root, let_others_in
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -95,7 +96,7 @@ def test_a_state_that_does_not_fit_is_refused_by_name(
         check_state(WANTED, state, "f")
 
 
-@pytest.mark.parametrize("boundary", range(5))
+@pytest.mark.parametrize("boundary", range(7))
 def test_a_failing_disk_leaves_one_whole_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boundary: int
 ) -> None:
@@ -135,3 +136,18 @@ def test_a_damaged_or_foreign_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is damaged") as error:
         load_weights(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@as_root
+def test_other_users_read_a_model_as_the_umask_says(tmp_path: Path) -> None:
+    let_others_in(tmp_path)
+    save_weights(tmp_path / "open", {"w": torch.ones(3)}, {})
+    save_weights(tmp_path / "closed", {"w": torch.ones(3)}, {})
+    (tmp_path / "closed" / "model.safetensors").chmod(0o600)
+
+    def read() -> None:
+        assert load_weights(tmp_path / "open")[0]["w"].tolist() == [1, 1, 1]
+        with pytest.raises(InputError, match=r"cannot read .*safetensors: Permission denied; ask"):
+            load_weights(tmp_path / "closed")
+
+    assert as_nobody(read) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unmask.durable import output
 from unmask.errors import InputError
+from unmask.folders import check_readable
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDED = "config"  # metadata: the text of config.json
@@ -47,24 +50,25 @@ def save_weights(
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     text = json.dumps(config, indent=2) + "\n"
     metadata = {EMBEDDED: text} | {TIED + name: kept for name, kept in tied.items()}
-    aside = {name: folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, CONFIG)}
+    whole = "a model there is whole"
+    with output(folder / CONFIG, whole) as copy, output(folder / WEIGHTS, whole) as weights:
+        copy.write_text(text, encoding="utf8")
+        write_tensors(weights, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: when the disk refuses.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, aside[WEIGHTS], metadata=metadata)
-        aside[CONFIG].write_text(text, encoding="utf8")
-        for name, path in aside.items():
-            _flush(path)
-            path.replace(folder / name)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {folder}: {error}; a model there is whole") from error
-    finally:
-        for path in aside.values():
-            path.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,7 +78,7 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The state by our names, half floats widened to float32 and tied names filled in; the config.
 
     Raises:
-        InputError: when a file is missing or damaged.
+        InputError: when a file is missing, not to be read by this user, or damaged.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -88,6 +92,7 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.checkpoints.store import write_tensors
 from unmask.data.batches import epoch_rows
 from unmask.draws import keyed_generator
+from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.scores import check_labels, class_accuracy
 
@@ -162,7 +163,8 @@ class TrainedClassifier:
         # The file format takes plain row-major tensors; training leaves channels-last ones.
         plain = {name: t.cpu().contiguous() for name, t in state.items()}
         half = {name: t.half() if t.is_floating_point() else t for name, t in plain.items()}
-        save_file(half, path, metadata={"classifier": json.dumps(facts)})
+        with output(Path(path)) as aside:
+            write_tensors(aside, half, {"classifier": json.dumps(facts)})
 
     def describe(self) -> str:
         """Name and accuracy on real images in one line, as reports quote it."""
