@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from unmask.data.resizing import resized_part
 from unmask.image_size import ImageSize, height_width
 
 AREAS = (0.2, 1.0)  # of the image, as all of MAGE's trainings have it
@@ -84,6 +85,5 @@ def inner_crop(image: Image.Image, size: ImageSize) -> Image.Image:
     scale = max(least_high / image.height, least_wide / image.width)
     height = max(least_high, int(image.height * scale))
     width = max(least_wide, int(image.width * scale))
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - wide) / 2), round((height - high) / 2)
-    return image.crop((left, top, left + wide, top + high))
+    return resized_part(image, (width, height), size, top=top, left=left)

@@ -1,13 +1,8 @@
-"""From an image of any size to the one that a model sees.
-
-The crops that generators train on are those of ADM's image loader (guided-diffusion,
-image_datasets.py): halve with a box filter while that leaves enough, then bicubic. MAGE and all
-that learns to name classes takes crops of random area instead (:mod:`unmask.data.resized_crop`).
-"""
+"""From an image of any size to the one that a model sees."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,64 +11,39 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmask.data.adm_crop import center_crop, random_crop
+from unmask.data.bilinear_crop import (
+    bilinear_center_crop,
+    bilinear_random_crop,
+    bilinear_whole,
+)
 from unmask.data.modes import flattened
 from unmask.data.resized_crop import clipped_box, cut_box, inner_crop, tried_box
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, checked_size, height_width
 
-LEAST_CROP = 0.8  # of the short side, for random crops
-Crop = Literal["center", "inner", "none", "random", "resized", "clipped"]
-
-
-def resize_short(image: Image.Image, size: ImageSize) -> Image.Image:
-    """The smallest image of its own aspect ratio that covers ``size``.
-
-    For a square the shorter side gets that many pixels.
-    """
-    high, wide = height_width(size)
-    while image.height >= 2 * high and image.width >= 2 * wide:
-        width, height = image.size
-        image = image.resize((width // 2, height // 2), Image.Resampling.BOX)
-    scale = max(high / image.height, wide / image.width)
-    width, height = (round(side * scale) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def crop_square(image: Image.Image, size: ImageSize, *, top: int, left: int) -> Image.Image:
-    """The square or rectangle whose upper left corner is at ``(top, left)``."""
-    high, wide = height_width(size)
-    return image.crop((left, top, left + wide, top + high))
-
-
-def center_crop(image: Image.Image, size: ImageSize) -> Image.Image:
-    """The largest central part of that shape, resized to ``size`` (ADM's centre crop)."""
-    image, (high, wide) = resize_short(image, size), height_width(size)
-    top, left = (image.height - high) // 2, (image.width - wide) // 2
-    return crop_square(image, size, top=top, left=left)
-
-
-def short_sides(size: int) -> range:
-    """Sizes of the short side from which a random crop of ``size`` is cut (ADM: 80 % to all)."""
-    return range(size, math.ceil(size / LEAST_CROP) + 1)
-
-
-def random_crop(image: Image.Image, size: ImageSize, generator: torch.Generator) -> Image.Image:
-    """A part of 80 to 100 % of what fits, anywhere in the image (ADM's random crop).
-
-    Args:
-        image: any size.
-        size: of the result.
-        generator: three integers are drawn: short side, top, left.
-    """
-    high, wide = height_width(size)
-
-    def _draw(choices: range) -> int:
-        return choices[int(torch.randint(len(choices), (), generator=generator))]
-
-    short, least = _draw(short_sides(min(high, wide))), min(high, wide)
-    image = resize_short(image, (round(high * short / least), round(wide * short / least)))
-    top = _draw(range(image.height - high + 1))
-    return crop_square(image, size, top=top, left=_draw(range(image.width - wide + 1)))
+Crop = Literal[
+    "center",
+    "center-bilinear",
+    "clipped",
+    "inner",
+    "none",
+    "random",
+    "random-bilinear",
+    "resized",
+    "whole",
+]
+STILL: dict[str, Callable[[Image.Image, ImageSize], Image.Image]] = {
+    "center": center_crop,
+    "center-bilinear": bilinear_center_crop,
+    "inner": inner_crop,
+    "whole": bilinear_whole,
+}
+RANDOM: dict[str, Callable[[Image.Image, ImageSize, torch.Generator], Image.Image]] = {
+    "random": random_crop,
+    "random-bilinear": bilinear_random_crop,
+}
+BOXES = {"resized": tried_box, "clipped": clipped_box}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +53,9 @@ class Transform:
     size: ImageSize
     """Of the result, in pixels: one number for a square, or height and width."""
     crop: Crop = "center"
-    """ADM's centre or random crop; "none" takes images that have the size already; "resized" and
+    """ADM's "center" or "random" crop; the same by torchvision's bilinear resize, "center-bilinear"
+    as MAGE's evaluation and "random-bilinear" as self-guidance's training has it; "whole" squeezes
+    all of the image (FFHQ's); "none" takes images that have the size already; "resized" and
     "clipped" are of random area and shape, drawn until they fit or cut to fit; "inner" is what
     classifiers that were trained on those are judged on."""
     resample: Literal["bicubic", "bilinear"] = "bicubic"
@@ -104,7 +76,7 @@ class Transform:
     @property
     def random(self) -> bool:
         """Whether a generator is needed."""
-        return self.flip or self.crop in ("random", "resized", "clipped")
+        return self.flip or self.crop in RANDOM or self.crop in BOXES
 
     def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:
         """Cut and vary one image.
@@ -136,14 +108,11 @@ class Transform:
 
     def cut(self, image: Image.Image, generator: torch.Generator | None) -> Image.Image:
         """The part of one image that is kept, at the wanted size."""
-        if self.crop == "center":
-            return center_crop(image, self.size)
-        if self.crop == "inner":
-            return inner_crop(image, self.size)
+        if self.crop in STILL:
+            return STILL[self.crop](image, self.size)
         if self.crop == "none" or generator is None:
             return image
-        if self.crop == "random":
-            return random_crop(image, self.size, generator)
-        draw = tried_box if self.crop == "resized" else clipped_box
-        resample = Image.Resampling[self.resample.upper()]
-        return cut_box(image, draw(*image.size, generator), self.size, resample)
+        if self.crop in RANDOM:
+            return RANDOM[self.crop](image, self.size, generator)
+        box = BOXES[self.crop](*image.size, generator)
+        return cut_box(image, box, self.size, Image.Resampling[self.resample.upper()])

@@ -17,7 +17,8 @@ from unmask.checkpoints.flax import decode_flax, flatten
 from unmask.checkpoints.kl_vae import translate_kl_vae
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
-from unmask.data.transform import center_crop, crop_square, resize_short, short_sides
+from unmask.data.adm_crop import center_crop, covering, halved, short_sides
+from unmask.data.resizing import resized_part
 from unmask.evaluate.reconstruction import psnr, ssim
 from unmask.pictures import to_uint8
 from unmask.tokenizers.kl_vae import KLVAETokenizer
@@ -108,10 +109,13 @@ def image_ops(case: Case) -> dict[str, Tensor]:
         outputs[f"center{index}"] = pixels(center_crop(image, size))
         stream = random.Random(100 + index)
         sides = short_sides(size)
-        smaller = resize_short(image, stream.randrange(sides.start, sides.stop))
-        top = stream.randrange(smaller.height - size + 1)
-        left = stream.randrange(smaller.width - size + 1)
-        outputs[f"random{index}"] = pixels(crop_square(smaller, size, top=top, left=left))
+        larger = stream.randrange(sides.start, sides.stop)
+        image = halved(image, larger)
+        width, height = covering(image, larger)
+        top = stream.randrange(height - size + 1)
+        left = stream.randrange(width - size + 1)
+        cut = resized_part(image, (width, height), size, top=top, left=left)
+        outputs[f"random{index}"] = pixels(cut)
     pair = case.input("metric_recon"), case.input("metric_target")
     raw = case.input("raw")
     outputs["save_image_uint8"] = to_uint8((raw.clamp(-1, 1) + 1) / 2)
