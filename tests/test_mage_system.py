@@ -150,7 +150,7 @@ def test_the_head_does_not_teach_the_table() -> None:
     ("sizes", "message"),
     [
         ({"heads": 5}, "width=24 does not divide by heads=5"),
-        ({"decoder_heads": 5}, "width=12 does not divide by heads=5"),
+        ({"decoder_heads": 5}, "width=12 does not divide by decoder_heads=5"),
         ({"decoder_depth": 0}, "depth=0 must be at least 1"),
         ({"length": 15}, "network.length=15 is not a 3x3 grid"),
     ],

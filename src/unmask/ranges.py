@@ -72,14 +72,15 @@ class Between:
     def demand(self, value: float) -> str | None:
         """What a number outside would have to do, after "must"; None for one within.
 
-        Whole numbers are told the limit that they crossed, because the other one is seldom of
-        interest, others the interval.
+        Those of a narrow range are told the interval; others, whole numbers above all, the limit
+        that they crossed, because the other one is seldom of interest.
         """
         finite = _is_finite(value)
         if finite and not self.too_low(value) and not self.too_high(value):
             return None
         both = self.lower and self.upper
-        if both and isinstance(value, Integral):
+        wide = isinstance(value, Integral) or max(self.at_most or 0, self.below or 0) >= POWER
+        if both and wide and (self.too_low(value) or self.too_high(value)):
             return f"be {self.lower if self.too_low(value) else self.upper}"
         if both:
             return f"lie in {self}"
@@ -193,12 +194,13 @@ class Declared:
 
 def _limit(value: float) -> str:
     """A limit as text, long powers as powers."""
-    if isinstance(value, int) and abs(value) >= POWER:
+    value = int(value) if value == int(value) else value
+    if abs(value) >= POWER:
         for base in (10, 2):
             exponent = round(math.log(abs(value), base))
             if base**exponent == abs(value):
                 return f"{'-' if value < 0 else ''}{base}**{exponent}"
-    return str(value) if isinstance(value, int) else f"{value:.15g}"
+    return str(value)
 
 
 def _is_finite(value: float) -> bool:

@@ -149,7 +149,7 @@ def test_a_position_draws_the_same_whatever_else_is_read() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, "draw.temperature=0.0 must be finite and above 0"),
+        ({"temperature": 0.0}, "draw.temperature=0.0 must be at least 1e-06"),
         ({"temperature": float("nan")}, "draw.temperature=nan"),
         ({"top_k": 0}, "draw.top_k=0 must be at least 1"),
     ],

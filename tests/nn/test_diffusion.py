@@ -237,7 +237,7 @@ def test_temperature_scales_the_fresh_noise_alone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "draw.temperature=-0.1 must be finite"),
+        ({"temperature": -0.1}, "draw.temperature=-0.1 must be at least 0"),
         ({"temperature": math.inf}, "draw.temperature=inf"),
         ({"respacing": "1"}, "cannot be sampled"),
         ({"solver": "ddim", "respacing": "often"}, "none of its forms"),

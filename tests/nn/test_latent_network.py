@@ -116,7 +116,7 @@ def test_it_begins_as_published() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoder_width": 91}, "width=91 does not divide by heads=2"),
+        ({"decoder_width": 91}, "width=91 does not divide by decoder_heads=2"),
         ({"channels": 0}, "network.channels=0 must be at least 1"),
         ({"buffer": 0}, "network.buffer=0 must be at least 1"),
         ({"length": 15}, "network.length=15 is not a 3x3 grid"),

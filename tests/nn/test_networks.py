@@ -115,7 +115,7 @@ def test_a_grid_need_not_be_square() -> None:
         (PRE, {"grid": (2, 5)}, "network.length=9 is not a 2x5 grid"),
         (PRE, {"heads": 3}, "network.width=16 does not divide by heads=3"),
         (PRE, {"heads": 0}, "network.heads=0 must be at least 1"),
-        (PRE, {"classes": -1}, "network.classes=-1 must be 0"),
+        (PRE, {"classes": -1}, "network.classes=-1 must be at least 0"),
         (PRE, {"dropout": 1.0}, r"network.dropout=1.0 must lie in \[0, 1\)"),
         (POST, {"classes": 0}, "network.classes=0 must be at least 1"),
         (POST, {"attention_dropout": -0.1}, r"network.attention_dropout=-0.1 must lie in \[0, 1\)"),

@@ -176,7 +176,7 @@ def test_two_processes_see_the_negatives_of_both(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"weight": -0.1}, r"contrastive\.weight=-0\.1 must be at least 0"),
-        ({"temperature": 0.0}, r"contrastive\.temperature=0\.0 above 0"),
+        ({"temperature": 0.0}, r"contrastive\.temperature=0\.0 must be at least 1e-06"),
         ({"outputs": 0}, r"contrastive\.outputs=0 must be at least 1"),
         ({"weight": math.nan}, r"contrastive\.weight=nan"),
     ],

@@ -181,8 +181,8 @@ def test_the_frozen_networks_dropout_is_an_option() -> None:
     ("values", "message"),
     [
         ({"rate": 0.0}, r"substitution\.rate=0\.0"),
-        ({"rate": 1.1}, "up to 1"),
-        ({"rate": 0.6, "dynamic": True}, "up to 0.5"),
+        ({"rate": 1.1}, r"rate=1.1 must lie in \(0, 1\]"),
+        ({"rate": 0.6, "dynamic": True}, r"rate=0.6 must lie in \(0, 0.5\]"),
         ({"variational": -1.0}, r"substitution\.variational=-1\.0"),
     ],
 )

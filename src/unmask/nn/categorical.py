@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.draws import TINY, Draws
-from unmask.errors import InputError
 from unmask.nn.block import POST_NORM_EPS, Gelu, gelu_module
 from unmask.nn.guided import guided
+from unmask.ranges import Between, Ranged
 from unmask.types import Drawn
 
 
 @dataclass(frozen=True, kw_only=True)
-class CategoricalDraw:
+class CategoricalDraw(Ranged, path="draw"):
     """How a code is drawn from the logits."""
 
-    temperature: float = 1.0
-    """Divides the logits; below 1 sharpens. Above 0."""
-    top_k: int | None = None
+    temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
+    """Divides the logits; below 1 sharpens."""
+    top_k: Annotated[int | None, Between(1, 2**24)] = None
     """Only the k likeliest codes can be drawn (ties with the k-th too); None means all."""
-
-    def __post_init__(self) -> None:
-        """Reject values that leave nothing to draw."""
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(
-                f"draw.temperature={self.temperature} must be finite and above 0; 1 changes nothing"
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"draw.top_k={self.top_k} must be at least 1; leave it out for all")
 
 
 class CategoricalHead(nn.Module):

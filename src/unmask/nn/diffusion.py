@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from unmask.nn.gaussian import (
 )
 from unmask.nn.guided import guided
 from unmask.nn.recompute import Recomputable
+from unmask.ranges import Between, Length, Ranged
 from unmask.types import Drawn
 
 NORM_EPS = 1e-6
@@ -40,24 +41,21 @@ SOLVERS = {"ddpm": ddpm_stages, "ddim": ddim_stages, "dpm-solver": dpm_solver_st
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionDraw:
+class DiffusionDraw(Ranged, path="draw"):
     """How a token's latents are drawn from noise."""
 
     solver: Solver = "ddpm"
     """"ddpm" adds fresh noise in every step (MAR); "ddim" none; "dpm-solver" takes few and better
     steps without (eMIGM)."""
-    respacing: str = "ddim25"
+    respacing: Annotated[str, Length(0, 255)] = "ddim25"
     """Which of the 1000 steps are taken: "" for all, "ddimN", "N" or "a,b,c" (see
     :func:`unmask.nn.gaussian.kept_steps`); for dpm-solver the number of evaluations, as "14"."""
-    temperature: float = 1.0
-    """Multiplies the fresh noise of ddpm; below 1 trades diversity for fidelity. At least 0."""
+    temperature: Annotated[float, Between(0, 1e6)] = 1.0
+    """Multiplies the fresh noise of ddpm; below 1 trades diversity for fidelity."""
 
     def __post_init__(self) -> None:
         """Reject steps that do not exist and a temperature that nothing would read."""
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(
-                f"draw.temperature={self.temperature} must be finite and >= 0; 1 changes nothing"
-            )
+        super().__post_init__()
         if self.solver != "ddpm" and self.temperature != 1:
             raise InputError(
                 f"draw.temperature={self.temperature} does nothing with {self.solver}, which adds "

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.errors import InputError
 from unmask.nn.block import Block
 from unmask.nn.precision import full_precision
 from unmask.nn.trunk import Trunk
+from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Hidden
 
 if TYPE_CHECKING:
@@ -31,19 +31,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Feedback:
+class Feedback(Ranged, path="network.feedback"):
     """Sizes of the adapter beyond those of its network."""
 
-    factor: int = 16
+    factor: Annotated[int, Between(1, 2**12)] = 16
     """Numbers of which the class anchor mixes each of its D; UnlockMGM's ``tg_factor``."""
     blank: bool = True
     """Whether the second pass sees masks only, the class hidden too, as both published models;
     else it sees the canvas and class again."""
-
-    def __post_init__(self) -> None:
-        """Reject a size that is none."""
-        if self.factor < 1:
-            raise InputError(f"network.feedback.factor={self.factor} must be at least 1")
 
 
 class ClassAnchor(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -13,63 +14,70 @@ from unmask.nn.block import PreNormBlock
 from unmask.nn.diffusion import DiffusionHead
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.latent_embed import LatentEmbed
-from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.sizes import (
+    Channels,
+    ClassCount,
+    Depth,
+    Dropout,
+    Grid,
+    Heads,
+    Ratio,
+    TokenCount,
+    Width,
+    check_heads,
+    token_grid,
+)
 from unmask.nn.trunk import Blocks
+from unmask.ranges import Between, Ranged
 
 NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentNetwork:
+class LatentNetwork(Ranged, path="network"):
     """Latents in, an encoder of the known tokens, a decoder of all, a head that diffuses."""
 
-    channels: int
+    channels: Channels
     """C, latents a token: of several latents a token, their product."""
-    width: int
+    width: Width
     """D of the encoder, divisible by heads."""
-    depth: int
+    depth: Depth
     """Its blocks."""
-    heads: int
+    heads: Heads
     """Attention heads a block."""
-    decoder_width: int
+    decoder_width: Width
     """D of the decoder, divisible by its heads."""
-    decoder_depth: int
+    decoder_depth: Depth
     """Its blocks."""
-    decoder_heads: int
+    decoder_heads: Heads
     """Attention heads a block of it."""
-    length: int
+    length: TokenCount
     """L, tokens of an image."""
-    head_width: int
+    head_width: Width
     """Of the diffusion head."""
-    head_depth: int
+    head_depth: Depth
     """Its blocks."""
-    classes: int = 0
+    classes: ClassCount = 0
     """N; 0 for an unconditional model."""
-    buffer: int = 64
+    buffer: Annotated[int, Between(1, 2**16)] = 64
     """Positions in front of the tokens that hold the class."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     """Hidden width of a block's feed-forward part over its width."""
-    dropout: float = 0.0
-    """Of attention probabilities and three times in a block's branches, in [0, 1)."""
+    dropout: Dropout = 0.0
+    """Of attention probabilities and three times in a block's branches."""
     drops: bool = True
     """Whether the encoder sees known tokens only; else it sees the mask token for the others."""
     tied: bool = False
     """Whether the mask token is the vector of the null class too (eMIGM)."""
-    grid: tuple[int, int] | None = None
+    grid: Grid | None = None
     """(h, w) tokens; None means square."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
-        check_sizes(width=self.width, depth=self.depth, heads=self.heads)
-        check_sizes(width=self.decoder_width, depth=self.decoder_depth, heads=self.decoder_heads)
-        for name in ("channels", "head_width", "head_depth", "buffer"):
-            if getattr(self, name) < 1:
-                raise InputError(f"network.{name}={getattr(self, name)} must be at least 1")
+        super().__post_init__()
+        check_heads(self.width, self.heads)
+        check_heads(self.decoder_width, self.decoder_heads, "decoder_")
         token_grid(self.length, self.grid)
-        if self.classes < 0:
-            raise InputError(f"network.classes={self.classes} must be 0 (unconditional) or more")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"network.dropout={self.dropout} must lie in [0, 1)")
         if self.width != self.decoder_width and (self.tied or not self.drops):
             why = "a mask token tied to the null class" if self.tied else "drops=False"
             raise InputError(

@@ -3,48 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from unmask.errors import InputError
 from unmask.model import MaskedModel
 from unmask.nn.block import PreNormBlock
 from unmask.nn.categorical import FixedTableHead
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.mage_embed import NORM_EPS, MageEmbed
-from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.sizes import (
+    CodeCount,
+    Depth,
+    Dropout,
+    Grid,
+    Heads,
+    Ratio,
+    TokenCount,
+    Width,
+    check_heads,
+    token_grid,
+)
 from unmask.nn.trunk import Blocks
+from unmask.ranges import Between, Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class MageNetwork:
+class MageNetwork(Ranged, path="network"):
     """An encoder of what a training example leaves, a decoder of all (arXiv 2211.09117).
 
     Hidden tokens are padded with the encoder's feature of the class slot; the output layer reads
     the token table, without teaching it.
     """
 
-    codes: int
+    codes: CodeCount
     """V of the tokenizer."""
-    width: int
+    width: Width
     """D of the encoder, divisible by heads."""
-    depth: int
+    depth: Depth
     """Blocks of the encoder."""
-    heads: int
+    heads: Heads
     """Attention heads of its blocks."""
-    decoder_width: int
+    decoder_width: Width
     """E, divisible by decoder_heads."""
-    decoder_depth: int
+    decoder_depth: Depth
     """Blocks of the decoder."""
-    decoder_heads: int
+    decoder_heads: Heads
     """Attention heads of its blocks."""
-    length: int
+    length: TokenCount
     """L, tokens of an image."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: Ratio = 4.0
     """Hidden width of feed-forward layers over their width."""
-    position_rows: int | None = None
+    position_rows: Annotated[int | None, Between(2, 2**20 + 1)] = None
     """Of the encoder's position table, at least L + 1 (its default); 257 as published."""
-    dropout: float = 0.1
-    """Of embeddings, attention probabilities and every branch's layers, in [0, 1)."""
-    grid: tuple[int, int] | None = None
+    dropout: Dropout = 0.1
+    """Of embeddings, attention probabilities and every branch's layers."""
+    grid: Grid | None = None
     """(h, w) tokens; None means square."""
 
     classes: ClassVar[int] = 0
@@ -52,9 +65,15 @@ class MageNetwork:
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
-        check_sizes(codes=self.codes, width=self.width, depth=self.depth, heads=self.heads)
-        check_sizes(width=self.decoder_width, depth=self.decoder_depth, heads=self.decoder_heads)
+        super().__post_init__()
+        check_heads(self.width, self.heads)
+        check_heads(self.decoder_width, self.decoder_heads, "decoder_")
         token_grid(self.length, self.grid)
+        if self.position_rows is not None and self.position_rows <= self.length:
+            raise InputError(
+                f"network.position_rows={self.position_rows} is too few for network.length="
+                f"{self.length} tokens and the class slot; give at least {self.length + 1}"
+            )
 
     def build(self) -> MaskedModel:
         """The network, with torch's own initial weights until initialised or loaded."""

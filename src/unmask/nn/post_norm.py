@@ -3,68 +3,70 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from unmask.errors import InputError
 from unmask.model import MaskedModel
 from unmask.nn.block import Gelu, PostNormBlock
 from unmask.nn.categorical import MlmHead
 from unmask.nn.embed import JointEmbed
 from unmask.nn.feedback import Feedback, make_adapter
-from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.sizes import (
+    CodeCount,
+    Depth,
+    Dropout,
+    Grid,
+    Heads,
+    TokenCount,
+    Width,
+    check_heads,
+    token_grid,
+)
 from unmask.nn.trunk import Trunk
+from unmask.ranges import Between, Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostNormNetwork:
+class PostNormNetwork(Ranged, path="network"):
     """MaskGIT's BERT: classes are tokens of the same vocabulary; no null class.
 
     UnlockMGM's PyTorch port is the default; ``gelu="tanh"``, ``tie_embeddings`` and
     ``drop_attention_output`` make it the JAX original.
     """
 
-    codes: int
+    codes: CodeCount
     """V of the tokenizer."""
-    width: int
+    width: Width
     """D, divisible by heads."""
-    depth: int
+    depth: Depth
     """Blocks."""
-    heads: int
+    heads: Heads
     """Attention heads a block."""
-    feed_forward: int
+    feed_forward: Width
     """Hidden width of a block's two linear layers."""
-    length: int
+    length: TokenCount
     """L, tokens of an image."""
-    classes: int
-    """N, at least 1."""
-    dropout: float = 0.1
-    """Of embeddings and feed-forward results, in [0, 1)."""
-    attention_dropout: float = 0.1
-    """Of attention probabilities, in [0, 1)."""
+    classes: Annotated[int, Between(1, 10**6)]
+    """N."""
+    dropout: Dropout = 0.1
+    """Of embeddings and feed-forward results."""
+    attention_dropout: Dropout = 0.1
+    """Of attention probabilities."""
     gelu: Gelu = "erf"
     """Activation: exact as in UnlockMGM, or JAX's "tanh" approximation."""
     tie_embeddings: bool = False
     """Whether the output layer's matrix is the word table."""
     drop_attention_output: bool = False
     """Whether dropout also hits the attention's result before the residual sum."""
-    grid: tuple[int, int] | None = None
+    grid: Grid | None = None
     """(h, w) tokens; None means square."""
     feedback: Feedback | None = None
     """A self-guidance adapter of these sizes; None for none."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
-        check_sizes(
-            codes=self.codes,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            feed_forward=self.feed_forward,
-            classes=self.classes,
-        )
+        super().__post_init__()
+        check_heads(self.width, self.heads)
         token_grid(self.length, self.grid)
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"network.{name}={getattr(self, name)} must lie in [0, 1)")
 
     @property
     def has_null_class(self) -> bool:

@@ -4,47 +4,55 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmask.errors import InputError
 from unmask.model import MaskedModel
 from unmask.nn.block import PreNormBlock
 from unmask.nn.categorical import LinearHead
 from unmask.nn.embed import IdEmbed
 from unmask.nn.feedback import Feedback, make_adapter
-from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.sizes import (
+    ClassCount,
+    CodeCount,
+    Depth,
+    Dropout,
+    Grid,
+    Heads,
+    TokenCount,
+    Width,
+    check_heads,
+    token_grid,
+)
 from unmask.nn.trunk import Trunk
+from unmask.ranges import Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreNormNetwork:
+class PreNormNetwork(Ranged, path="network"):
     """maskgit-pytorch's transformer: separate class table with a null class, linear head."""
 
-    codes: int
+    codes: CodeCount
     """V of the tokenizer."""
-    width: int
+    width: Width
     """D, divisible by heads."""
-    depth: int
+    depth: Depth
     """Blocks."""
-    heads: int
+    heads: Heads
     """Attention heads a block."""
-    length: int
+    length: TokenCount
     """L, tokens of an image."""
-    classes: int = 0
+    classes: ClassCount = 0
     """N; 0 for an unconditional model."""
-    dropout: float = 0.0
-    """Of embeddings, attention probabilities and both branches of a block, in [0, 1)."""
-    grid: tuple[int, int] | None = None
+    dropout: Dropout = 0.0
+    """Of embeddings, attention probabilities and both branches of a block."""
+    grid: Grid | None = None
     """(h, w) tokens; None means square."""
     feedback: Feedback | None = None
     """A self-guidance adapter of these sizes; None for none."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
-        check_sizes(codes=self.codes, width=self.width, depth=self.depth, heads=self.heads)
+        super().__post_init__()
+        check_heads(self.width, self.heads)
         token_grid(self.length, self.grid)
-        if self.classes < 0:
-            raise InputError(f"network.classes={self.classes} must be 0 (unconditional) or more")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"network.dropout={self.dropout} must lie in [0, 1)")
 
     @property
     def has_null_class(self) -> bool:

@@ -1,11 +1,25 @@
-"""Checks on sizes that every network shares."""
+"""Ranges and checks of sizes that every network shares."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol, cast
+from typing import Annotated, Protocol, cast
 
 from unmask.errors import InputError
+from unmask.ranges import Between
+
+# Each alone is far beyond any published network; whether a network of such sizes fits into the
+# machine is asked before it is built.
+CodeCount = Annotated[int, Between(1, 2**24)]
+Channels = Annotated[int, Between(1, 2**16)]
+Width = Annotated[int, Between(1, 2**16)]
+Depth = Annotated[int, Between(1, 1000)]
+Heads = Annotated[int, Between(1, 2**12)]
+TokenCount = Annotated[int, Between(1, 2**20)]
+ClassCount = Annotated[int, Between(0, 10**6)]
+Ratio = Annotated[float, Between(above=0, at_most=100)]
+Dropout = Annotated[float, Between(0, below=1)]
+Grid = Annotated[tuple[int, int], Between(1, 2**12)]
 
 
 def token_grid(length: int, grid: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -24,22 +38,20 @@ def token_grid(length: int, grid: tuple[int, int] | None = None) -> tuple[int, i
     return grid
 
 
-def check_sizes(**sizes: int) -> None:
-    """Refuse network sizes below 1 and a width that heads do not divide.
+def check_heads(width: int, heads: int, part: str = "") -> None:
+    """Refuse a width that heads do not divide.
 
     Args:
-        sizes: among them ``width`` and ``heads``.
+        width: D.
+        heads: attention heads of a block.
+        part: what the names of these options begin with, as "decoder_".
 
     Raises:
-        InputError: naming the size.
+        InputError: naming both.
     """
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"network.{name}={value} must be at least 1")
-    if sizes["width"] % sizes["heads"]:
+    if width % heads:
         raise InputError(
-            f"network.width={sizes['width']} does not divide by heads={sizes['heads']}; "
-            "choose a multiple"
+            f"network.{part}width={width} does not divide by {part}heads={heads}; choose a multiple"
         )
 
 

@@ -9,32 +9,33 @@ never published; what else had to be chosen is an option of :class:`Contrastive`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.errors import InputError
 from unmask.model import MaskedModel
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.positions import take
+from unmask.nn.sizes import Width
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
+from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Hidden
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrastive:
+class Contrastive(Ranged, path="contrastive"):
     """How views are told apart."""
 
-    weight: float = 0.1
+    weight: Annotated[float, Between(0, 1e6)] = 0.1
     """lambda, beside the masked loss of both views (paper)."""
-    temperature: float = 0.2
+    temperature: Annotated[float, Between(1e-6, 1e6)] = 0.2
     """tau; from memory of the paper, to be checked."""
-    hidden: int = 2048
+    hidden: Width = 2048
     """Width between the two layers, which the paper leaves open; GELU, no norm."""
-    outputs: int = 256
+    outputs: Width = 256
     """Width of the compared vectors, likewise."""
     pool: Literal["image", "all"] = "image"
     """Whether the mean is over the image positions that the encoder sees, masks among them, or
@@ -42,17 +43,6 @@ class Contrastive:
     negatives: Literal["other", "both"] = "other"
     """Whether an image is compared with the other view of all images, or with all views but itself
     (SimCLR); likewise."""
-
-    def __post_init__(self) -> None:
-        """Reject numbers that no loss has."""
-        if not (self.weight >= 0 and self.temperature > 0):
-            raise InputError(
-                f"contrastive.weight={self.weight} must be at least 0 and "
-                f"contrastive.temperature={self.temperature} above 0"
-            )
-        for name in ("hidden", "outputs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"contrastive.{name}={getattr(self, name)} must be at least 1")
 
 
 def info_nce(

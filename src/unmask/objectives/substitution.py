@@ -8,7 +8,7 @@ tokens that were there. What it learns is to smooth out what does not fit its su
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,15 @@ from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalHead
 from unmask.nn.embed import IdEmbed, JointEmbed
 from unmask.nn.feedback import FeedbackAdapter
+from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, MaskedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Substitution:
+class Substitution(Ranged, path="substitution"):
     """Which tokens are replaced, by what, and how the adapter learns from it."""
 
-    rate: float = 0.3
+    rate: Annotated[float, Between(above=0, at_most=1)] = 0.3
     """Share of an image's visible tokens that is replaced, half to even; at least one token."""
     dynamic: bool = False
     """Draw the share for each image, uniformly from 0 to twice the rate."""
@@ -38,18 +39,19 @@ class Substitution:
     fully_masked: Literal["skip", "mask"] = "skip"
     """An image that shows nothing teaches nothing; or, as UnlockMGM has it, one of its masks is
     replaced and the mask is to be named, for which the head needs an output."""
-    variational: float = 0.1
+    variational: Annotated[float, Between(0, 1e6)] = 0.1
     """Weight of the squared error by which the way down fails to invert the blocks; 0 for none."""
     base_dropout: bool = True
     """Whether the frozen network's dropout is active, as in UnlockMGM."""
 
     def __post_init__(self) -> None:
         """Reject numbers out of range."""
-        most = 0.5 if self.dynamic else 1
-        if not 0 < self.rate <= most:
-            raise InputError(f"substitution.rate={self.rate} must lie above 0 and up to {most}")
-        if not self.variational >= 0:
-            raise InputError(f"substitution.variational={self.variational} must be at least 0")
+        super().__post_init__()
+        if self.dynamic and self.rate > 0.5:
+            raise InputError(
+                f"substitution.rate={self.rate} must lie in (0, 0.5] with substitution.dynamic, "
+                "which draws up to twice the rate"
+            )
 
     def counts(self, visible: Tensor, u: Tensor) -> Tensor:
         """How many tokens are replaced.

@@ -12,37 +12,49 @@ from torch import Tensor, nn
 from unmask.errors import InputError
 from unmask.nn.block import PreNormBlock
 from unmask.nn.mage_embed import NORM_EPS, MageEmbed
-from unmask.nn.sizes import check_sizes, token_grid
+from unmask.nn.sizes import (
+    CodeCount,
+    Depth,
+    Dropout,
+    Grid,
+    Heads,
+    TokenCount,
+    Width,
+    check_heads,
+    token_grid,
+)
 from unmask.nn.trunk import Blocks
+from unmask.ranges import Ranged
 from unmask.types import Canvas
 
 Pool = Literal["mean", "class"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSizes:
+class EncoderSizes(Ranged, path="network"):
     """Sizes of an :class:`Encoder`; the defaults are the published ViT-B."""
 
-    codes: int = 1024
+    codes: CodeCount = 1024
     """V of the tokenizer."""
-    width: int = 768
+    width: Width = 768
     """D, divisible by heads."""
-    depth: int = 12
+    depth: Depth = 12
     """Blocks."""
-    heads: int = 12
+    heads: Heads = 12
     """Attention heads a block."""
-    feed_forward: int = 3072
+    feed_forward: Width = 3072
     """Width of each block's hidden layer."""
-    positions: int = 256
+    positions: TokenCount = 256
     """Rows of the position table, less the class slot's; at least the tokens of the grid."""
-    grid: tuple[int, int] = (16, 16)
+    grid: Grid = (16, 16)
     """(h, w) tokens that it was trained on."""
-    dropout: float = 0.1
-    """Of the embedding, in [0, 1)."""
+    dropout: Dropout = 0.1
+    """Of the embedding."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
-        check_sizes(width=self.width, depth=self.depth, heads=self.heads, codes=self.codes)
+        super().__post_init__()
+        check_heads(self.width, self.heads)
         token_grid(self.grid[0] * self.grid[1], self.grid)
 
 

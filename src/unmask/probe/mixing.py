@@ -9,34 +9,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.ranges import Between, Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
+class Mixing(Ranged, path="mixing"):
     """How images are mixed (timm's batch mode, as MAGE fine-tunes)."""
 
-    mixup: float = 0.8
-    """Alpha of mixup's Beta(alpha, alpha); 0 means no mixup."""
-    cutmix: float = 1.0
+    mixup: Annotated[float, Between(0, 4)] = 0.8
+    """Alpha of mixup's Beta(alpha, alpha), 0.05 or more; 0 means no mixup."""
+    cutmix: Annotated[float, Between(0, 4)] = 1.0
     """The same of cutmix."""
-    switch: float = 0.5
+    switch: Annotated[float, Between(0, 1)] = 0.5
     """Probability of cutmix where both are on."""
-    group: int = 32
+    group: Annotated[int, Between(2, 10**6)] = 32
     """M, images that share one coefficient; an even number that divides every micro-batch."""
 
     def __post_init__(self) -> None:
         """Reject values that mix nothing."""
+        super().__post_init__()
         for name in ("mixup", "cutmix"):
-            if not (getattr(self, name) == 0 or 0.05 <= getattr(self, name) <= 4):
+            if 0 < getattr(self, name) < 0.05:
                 raise InputError(f"mixing.{name}={getattr(self, name)} must be 0 or in [0.05, 4]")
-        if self.group < 2 or self.group % 2:
+        if self.group % 2:
             raise InputError(f"mixing.group={self.group} must be an even number from 2")
 
     @property

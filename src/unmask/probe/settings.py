@@ -17,18 +17,19 @@ from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
+from unmask.ranges import Between, Name, Pixels, Ranged, Seed
 from unmask.train.settings import Training
 
 STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class Course(Ranged):
     """What both share. Lengths count passes over the training images."""
 
     pool: Pool = "mean"
     """Average the image tokens, or take the class slot's feature."""
-    image_size: int | None = None
+    image_size: Pixels | None = None
     """Pixels a side; None means the size that gives the encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
@@ -36,39 +37,40 @@ class Course:
     """Of training images; held-out ones are cropped likewise, but without chance."""
     flip: bool = True
     """Mirror half of the training images; wrong for digits and letters."""
-    operations: int = 0
+    operations: Annotated[int, Between(0, 100)] = 0
     """RandAugment's changes an image."""
-    magnitude: float = 9.0
-    """RandAugment's mean strength, in [0, 10]."""
-    erase: float = 0.0
+    magnitude: Annotated[float, Between(0, 10)] = 9.0
+    """RandAugment's mean strength."""
+    erase: Annotated[float, Between(0, 1)] = 0.0
     """Probability of a random hole."""
-    epochs: int
+    epochs: Annotated[int, Between(1, 10**6)]
     """Passes over the training images."""
-    warmup_epochs: float
+    warmup_epochs: Annotated[float, Between(0, 10**6)]
     """Of which with a rising learning rate."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Between(1, 10**6)] = 256
     """Images a step over all processes and micro-batches."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Between(1, 10**6)] = 1
     """Micro-batches a step on each process."""
-    base_lr: float
+    base_lr: Annotated[float, Between(above=0, at_most=1000)]
     """Peak learning rate for 256 images a step, proportional to the batch; ViT-L probes at half."""
-    min_lr: float = 0.0
+    min_lr: Annotated[float, Between(0, 1000)] = 0.0
     """Where the cosine ends."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Between(0, 1000)] = 0.0
     """Of matrices and tables."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast type of all that computes, tokenizer included."""
-    seed: int = 0
+    seed: Seed = 0
     """Batch k is a pure function of (seed, k)."""
-    tracker: str = "tensorboard"
+    tracker: Name = "tensorboard"
     """See :class:`unmask.train.settings.Training`."""
 
     def __post_init__(self) -> None:
         """Reject lengths that no run can have."""
-        if self.epochs < 1 or not 0 <= self.warmup_epochs <= self.epochs:
+        super().__post_init__()
+        if self.warmup_epochs > self.epochs:
             raise InputError(
-                f"epochs={self.epochs} must be at least 1 and warmup_epochs={self.warmup_epochs} "
-                "in [0, epochs]"
+                f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs] and epochs="
+                f"{self.epochs}; give fewer, or more epochs"
             )
 
     def training(self, images: int) -> Training:
@@ -127,7 +129,7 @@ FINETUNE = Course(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeOptions:
+class ProbeOptions(Ranged):
     """A linear classifier on frozen features (MAGE, ``main_linprobe.py``)."""
 
     course: Annotated[Course, tyro.conf.arg(name="")] = PROBE
@@ -141,26 +143,18 @@ class ProbeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions:
+class FinetuneOptions(Ranged):
     """Training of encoder and head together (MAGE, ``main_finetune.py``)."""
 
     course: Annotated[Course, tyro.conf.arg(name="")] = FINETUNE
     """How they are trained; 50 epochs for ViT-L."""
-    layer_decay: float = 0.65
+    layer_decay: Annotated[float, Between(above=0, at_most=1)] = 0.65
     """Learning rate of a block as a share of the next one's; 0.75 for ViT-L."""
-    drop_path: float = 0.1
-    """Rate at the last block, in [0, 1); 0.2 for ViT-L."""
-    smoothing: float = 0.1
-    """Share of the target spread over all classes, in [0, 1)."""
+    drop_path: Annotated[float, Between(0, below=1)] = 0.1
+    """Rate at the last block; 0.2 for ViT-L."""
+    smoothing: Annotated[float, Between(0, below=1)] = 0.1
+    """Share of the target spread over all classes."""
     mixing: Mixing = field(default_factory=Mixing)
     """Mixup and cutmix."""
     new_head: bool = False
     """Start another head where the weights come with one."""
-
-    def __post_init__(self) -> None:
-        """Reject shares out of range."""
-        for name in ("drop_path", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"layer_decay={self.layer_decay} must lie in (0, 1]")
