@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from unmask.curves import find_curve, masked_share, remaining_time, time_curve
 from unmask.draws import Draws
 from unmask.errors import InputError
+from unmask.ranges import Between, Name, Ranged
 
 
 class Counts(Protocol):
@@ -33,25 +34,26 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedCounts:
+class FixedCounts(Ranged, path="plan.counts"):
     """floor(M x curve(progress)), M tokens being masked at the start (MaskGIT, algorithm 1).
 
     A step count may be bounded so that something is revealed; the sources do it in two ways.
     """
 
-    curve: str = "cosine"
+    curve: Name = "cosine"
     """Masked share against finished steps / steps, a name of ``unmask.curves``."""
     pace: Literal["each_step", "overall"] = "each_step"
     """"each_step" leaves at least one fewer than the step before (JAX, UnlockMGM, MAGE, MAR);
     "overall" leaves at most M - 1 - t after step t (maskgit-pytorch), so that a flat stretch of
     the curve may reveal nothing."""
-    least: int = 0
+    least: Annotated[int, Between(0, 2**20)] = 0
     """Smallest count: 1 in the JAX family, whose last step also counts one token as masked."""
     precision: Literal["float32", "float64"] = "float64"
     """Arithmetic of the curve: in float32, two thirds of a cosine on 256 tokens is 127, not 128."""
 
     def __post_init__(self) -> None:
         """Reject an unknown curve."""
+        super().__post_init__()
         find_curve(self.curve, 1)
 
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
@@ -73,7 +75,7 @@ class FixedCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AncestralCounts:
+class AncestralCounts(Ranged, path="plan.counts"):
     """Every masked token is revealed with probability 1 - gamma(s) / gamma(t) (eMIGM).
 
     From time t to s. The number is drawn once for all rows, which must hide equally many: with the
@@ -81,11 +83,12 @@ class AncestralCounts:
     nothing reveals one; the last step reveals the rest.
     """
 
-    curve: str = "exp"
+    curve: Name = "exp"
     """gamma, a name of ``unmask.curves.TIME_CURVES``; sampling may use another than training."""
 
     def __post_init__(self) -> None:
         """Reject an unknown curve."""
+        super().__post_init__()
         time_curve(self.curve)
 
     def reveal_probability(self, steps: int) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -22,16 +23,17 @@ from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.nn.positions import first_positions, put
 from unmask.orders import AnyOrder, Confidence, Progress
+from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Step
 
 AnyDraw = CategoricalDraw | DiffusionDraw
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Ranged, path="plan"):
     """How to decode: counts, order, guidance, and how the head draws."""
 
-    steps: int = 8
+    steps: Annotated[int, Between(1, 2**20)] = 8
     """T, network evaluations an image (twice as many where guidance is active)."""
     counts: AnyCounts = field(default_factory=FixedCounts)
     """How many tokens stay masked after each step."""
@@ -41,15 +43,15 @@ class Plan:
     """Away from what, and how strongly."""
     draw: AnyDraw = field(default_factory=CategoricalDraw)
     """How the head draws a token."""
-    first_step: int = 0
+    first_step: Annotated[int, Between(0, 2**20)] = 0
     """Steps before this one are skipped: JAX MaskGIT edits from step 2 of 12."""
 
     def __post_init__(self) -> None:
         """Reject step numbers that leave nothing to do."""
-        if not 0 <= self.first_step < self.steps:
+        super().__post_init__()
+        if self.first_step >= self.steps:
             raise InputError(
-                f"plan.steps={self.steps} and plan.first_step={self.first_step}: "
-                "needs 0 <= first_step < steps"
+                f"plan.first_step={self.first_step} must be below plan.steps={self.steps}"
             )
 
 

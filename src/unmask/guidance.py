@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from unmask.curves import remaining_time
 from unmask.errors import InputError
+from unmask.ranges import Between, Ranged
 
 Weak = Literal["null", "self"]
 Use = Literal["once", "keep", "reuse"]
@@ -33,15 +34,15 @@ REVEALED: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guidance:
+class Guidance(Ranged, path="guidance"):
     """How strongly, away from what, and when."""
 
-    scale: float = 1.0
+    scale: Annotated[float, Between(0, 1e6)] = 1.0
     """s; 1 means none, larger trades diversity for fidelity."""
     weak: Weak = "null"
     """The weak branch: "null" predicts without the class, "self" is self-guidance's second pass
     (whose papers count from 0: their s is our 1 + s)."""
-    self_scale: float = 1.0
+    self_scale: Annotated[float, Between(0, 1e6)] = 1.0
     """With weak="null": scale of self-guidance besides; 1 means none."""
     ramp: Literal[
         "constant",
@@ -56,30 +57,25 @@ class Guidance:
     """How s rises from 1: with t/T ("steps", maskgit-pytorch's "linear"), with
     (1 - cos(pi (t/T)^power)) / 2, or with the share f of known tokens after the step: f, f^2, f^3,
     1 - exp(-5f), cos(pi/2 (1 - f))."""
-    power: float = 1.0
+    power: Annotated[float, Between(0, 1000)] = 1.0
     """Exponent of the "power-cosine" ramp."""
-    interval: tuple[float, float] | None = None
+    interval: Annotated[tuple[float, float] | None, Between(0, 1)] = None
     """Guide only where low < time left after the step <= high (eMIGM; time runs from 1 to 1e-5).
     None always guides."""
-    refresh: int = 1
+    refresh: Annotated[int, Between(1, 2**20)] = 1
     """Evaluate the weak branches once in so many steps, in the first of them that is guided; in the
     others they stay as far from the strong one as they were (the condition cache of LazyMAR, arXiv
     2503.12450)."""
 
     def __post_init__(self) -> None:
-        """Reject numbers that are no scale, and an interval that is none."""
-        for name in ("scale", "self_scale"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"guidance.{name}={value} must be finite and >= 0; 1 means none")
+        """Reject two scales for one branch, and an interval that is none."""
+        super().__post_init__()
         if self.weak == "self" and self.self_scale != 1:
             raise InputError(
                 f"guidance.self_scale={self.self_scale} is the second scale beside weak='null'; "
                 "with weak='self' give guidance.scale alone"
             )
-        if self.refresh < 1:
-            raise InputError(f"guidance.refresh={self.refresh} must be at least 1")
-        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1] <= 1:
+        if self.interval is not None and not self.interval[0] < self.interval[1]:
             raise InputError(f"guidance.interval={self.interval} needs 0 <= low < high <= 1")
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from unmask.curves import find_curve, masked_share, time_curve
 from unmask.errors import InputError
 from unmask.nn.positions import first_positions
+from unmask.ranges import Between, Name, Ranged
 
 
 def lowest(score: Tensor, count: Tensor) -> Tensor:
@@ -45,24 +46,25 @@ class Masks(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainMasking:
+class TrainMasking(Ranged, path="masking"):
     """The mask of a training batch: ratio = curve(u), u uniform, then a rounded count.
 
     MaskGIT (arXiv 2202.04200, section 3.1). maskgit-pytorch shares one ratio by the batch and
     rounds up; UnlockMGM draws one an image and rounds half to even, at least one token.
     """
 
-    curve: str = "cosine"
+    curve: Name = "cosine"
     """Masked share against u, a name of ``unmask.curves``."""
     shared: bool = False
     """One ratio for the whole (micro-)batch instead of one an image."""
     rounding: Literal["up", "nearest"] = "nearest"
     """Of ratio x tokens, half to even for "nearest"; always at least one token."""
-    least_ratio: float = 0.0
+    least_ratio: Annotated[float, Between(0, 1)] = 0.0
     """Smaller ratios are raised to this one."""
 
     def __post_init__(self) -> None:
         """Reject an unknown curve."""
+        super().__post_init__()
         find_curve(self.curve, 1)
 
     def counts(self, u: Tensor, total: int) -> Tensor:
@@ -90,7 +92,7 @@ class TrainMasking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalMasking:
+class NormalMasking(Ranged, path="masking"):
     """One ratio a batch from a truncated normal distribution, rounded up (MAGE, MAR).
 
     MAGE (arXiv 2211.09117, section 3.1) hides the ``least`` share from its encoder altogether and
@@ -98,24 +100,22 @@ class NormalMasking:
     only.
     """
 
-    mean: float
+    mean: Annotated[float, Between(-1000, 1000)]
     """Of the normal distribution before it is cut."""
-    std: float = 0.25
-    """Likewise, above 0."""
-    least: float
-    """Smallest ratio, in (0, 1]."""
-    most: float = 1.0
-    """Largest ratio, up to 1."""
+    std: Annotated[float, Between(above=0, at_most=1000)] = 0.25
+    """Its standard deviation."""
+    least: Annotated[float, Between(above=0, at_most=1)]
+    """Smallest ratio."""
+    most: Annotated[float, Between(above=0, at_most=1)] = 1.0
+    """Largest ratio."""
     drop: Literal["hidden", "least"] = "hidden"
     """What the encoder does not see: every hidden token, or ceil(least x tokens) of them."""
 
     def __post_init__(self) -> None:
         """Reject a range that is none."""
-        if not (0 < self.least <= self.most <= 1 and self.std > 0):
-            raise InputError(
-                f"masking.least={self.least}, most={self.most}, std={self.std}: needs "
-                "0 < least <= most <= 1 and std > 0"
-            )
+        super().__post_init__()
+        if self.least > self.most:
+            raise InputError(f"masking.least={self.least} must be at most masking.most={self.most}")
 
     def ratio(self, u: Tensor) -> Tensor:
         """The distribution's inverse: uniform float64 numbers in [0, 1) to ratios."""
@@ -142,16 +142,16 @@ LEAST_TIME = 1e-3  # of a training mask: its loss weight stays finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class BernoulliMasking:
+class BernoulliMasking(Ranged, path="masking"):
     """Each token hidden with probability gamma(p), p = 0.999 t + 0.001, t uniform (eMIGM).
 
     arXiv 2503.07197, section 3. Shared, one mask is drawn (again, until it hides two tokens) and
     every image gets it in an order of its own, so that all hide equally many.
     """
 
-    curve: str = "exp"
+    curve: Name = "exp"
     """gamma, a name of ``unmask.curves.TIME_CURVES``."""
-    least_time: float = 0.2
+    least_time: Annotated[float, Between(0, 1)] = 0.2
     """Smaller t are raised to this one, if shared."""
     shared: bool = True
     """One mask for the batch, as a dropping encoder needs; else each image has its own t."""
@@ -159,10 +159,9 @@ class BernoulliMasking:
     """Whether a token counts gamma'(p) / gamma(p) instead of 1."""
 
     def __post_init__(self) -> None:
-        """Reject an unknown curve or a time out of range."""
+        """Reject an unknown curve."""
+        super().__post_init__()
         time_curve(self.curve)
-        if not 0 <= self.least_time <= 1:
-            raise InputError(f"masking.least_time={self.least_time} must lie in [0, 1]")
 
     def time(self, u: Tensor) -> Tensor:
         """p of uniform numbers in [0, 1), any shape."""

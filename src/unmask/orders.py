@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from unmask.draws import Draws
 from unmask.errors import InputError, did_you_mean
+from unmask.ranges import Between, Length, Ranged
 
 KNOWN = math.inf  # a known token's score: never masked again
 
@@ -63,24 +64,19 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confidence:
+class Confidence(Ranged, path="order"):
     """log p of the drawn token plus annealed Gumbel noise (MaskGIT, algorithm 1)."""
 
     needs_density: ClassVar[bool] = True
 
-    temperature: float = 4.5
-    """Noise scale at the start, >= 0; 0 is greedy."""
+    temperature: Annotated[float, Between(0, 1e6)] = 4.5
+    """Noise scale at the start; 0 is greedy."""
     anneal: Literal["linear", "compound"] = "linear"
     """"linear" scales by 1 - (t+1)/T; "compound" multiplies these factors up, as UnlockMGM's
     sampler does by overwriting its variable, so that the noise dies much earlier."""
     known: Literal["keep", "rescore"] = "keep"
     """"keep" never masks a known token again; "rescore" gives it log(float32 max) = 88.7 plus the
     same noise, as UnlockMGM does, so that a hot step can mask it again."""
-
-    def __post_init__(self) -> None:
-        """Reject a temperature that is negative or not finite."""
-        if not 0 <= self.temperature < math.inf:
-            raise InputError(f"order.temperature={self.temperature} must be finite, at least 0")
 
     def temperature_at(self, at: Progress) -> float:
         """Noise scale of a step, in float64."""
@@ -161,14 +157,14 @@ def halton_positions(grid: tuple[int, int]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticOrder:
+class StaticOrder(Ranged, path="order"):
     """A path through the grid that does not depend on the content."""
 
     needs_density: ClassVar[bool] = False
 
     path: Literal["halton", "raster", "scripted"] = "halton"
     """A named path, or the one in ``script``."""
-    script: tuple[int, ...] = ()
+    script: Annotated[tuple[int, ...], Between(0, 2**20), Length(0, 2**20)] = ()
     """For "scripted": every row-major position once, first revealed first."""
     roll: bool = False
     """Shift the path cyclically by a random number of positions an image (Halton-MaskGIT)."""

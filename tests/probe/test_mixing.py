@@ -77,7 +77,7 @@ def test_impossible_groups_are_refused() -> None:
         Mixing(group=5)
     with pytest.raises(InputError, match="group=32 does not divide the 24 images"):
         Mixing().check(24)
-    with pytest.raises(InputError, match="mixing.mixup=9 must be at most 4"):
+    with pytest.raises(InputError, match=r"mixing.mixup=9 must be at most 4"):
         Mixing(mixup=9)
     with pytest.raises(InputError, match=r"cutmix=0.01 must be 0 or in \[0.05, 4\]"):
         Mixing(cutmix=0.01)
