@@ -223,7 +223,5 @@ def test_decoding_leaves_no_trace_in_the_canvas() -> None:
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"steps": 4, "first_step": 4}])
 def test_a_plan_without_steps_is_refused(changes: dict[str, int]) -> None:
-    with pytest.raises(
-        InputError, match=r"plan.steps=0 must be at least 1|first_step=4 must be below plan.steps=4"
-    ):
+    with pytest.raises(InputError, match=r"steps=0 must be at least 1|must be below plan.steps=4"):
         Plan(**changes)
