@@ -12,17 +12,25 @@ from unmask.devices import find_accelerator, resolve_device
 from unmask.errors import InputError
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, built_for: str | None, count: int) -> None:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, *, built_for: str | None, count: int, raises: bool = False
+) -> None:
     """A torch built for an accelerator, on a machine with so many of them."""
-    device = None if built_for is None else torch.device(built_for)
+
+    def current() -> torch.device | None:
+        """As in torch 2.6, which takes no argument and may refuse to name what is not there."""
+        if raises:
+            raise RuntimeError("Cannot access accelerator device when none is available.")
+        return None if built_for is None else torch.device(built_for)
+
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
-    # as in torch 2.6, which takes no argument and names what torch was built for
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: device)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current)
 
 
-def test_a_torch_built_for_cuda_computes_on_the_cpu_without_a_driver(monkeypatch):
-    pretend(monkeypatch, built_for="cuda", count=0)
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_torch_built_for_cuda_computes_on_the_cpu_without_a_driver(monkeypatch, raises):
+    pretend(monkeypatch, built_for="cuda", count=0, raises=raises)
     assert find_accelerator() is None
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(InputError, match=r"'cuda' is not available here.*no accelerator"):

@@ -10,6 +10,10 @@ import tyro
 
 from unmask.commands.arguments import parse
 from unmask.errors import InputError
+from unmask.recipes.named_plans import follow
+from unmask.recipes.recipe import Recipe
+from unmask.text import say
+from unmask.train.processes import launched
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,12 +50,23 @@ def parse_with_recipe(
             raise SystemExit(0)
         raise InputError(f"unmask {command} wants a recipe first: {names}, or a YAML file")
     recipe = find(words[0])
-    return parse(
+    if isinstance(recipe, Recipe):  # scores and other plans are no options
+        bare = dataclasses.replace(recipe, plans=(), results=())
+    else:
+        bare = recipe
+    found = parse(
         tyro.conf.AvoidSubcommands[wanted],  # type: ignore[valid-type,misc]
         words[1:],
         prog=f"unmask {command} {words[0]}",
-        default=_incomplete(wanted, recipe=recipe),
+        default=_incomplete(wanted, recipe=bare),
     )
+    if not isinstance(recipe, Recipe):
+        return found
+    changed = dataclasses.replace(found.recipe, results=recipe.results)
+    whole, left_out = follow(changed, recipe)
+    if left_out and launched().is_main_process:
+        say(*left_out, error=True)
+    return dataclasses.replace(found, recipe=whole)
 
 
 def _incomplete(wanted: type[A], **given: Any) -> A:
