@@ -20,7 +20,7 @@ def test_equal_sizes_have_one_form(given, wanted):
 )
 def test_what_no_image_has_is_refused_in_one_line(wrong):
     with pytest.raises(
-        InputError, match=r"^size=.* must be one whole number of at least 1 "
+        InputError, match=r"^size=.* must be at least 1 pixels: one whole number"
     ) as told:
         checked_size(wrong, "size")
     assert "\n" not in str(told.value)

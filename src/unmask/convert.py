@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 
 from unmask.checkpoints.foreign import Foreign, Kind, load_foreign
 from unmask.checkpoints.store import load_state
+from unmask.image_size import ImageSize, checked_size, height_width
 from unmask.nn.networks import AnyNetwork
-from unmask.nn.sizes import token_space
+from unmask.nn.sizes import token_grid, token_space
 from unmask.pipeline import Pipeline
 from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe
@@ -41,15 +41,17 @@ def convert(
     *,
     heads: int | None = None,
     classes: int = 1000,
+    grid: tuple[int, int] | None = None,
     tokenizer: str | Path | None = None,
 ) -> tuple[Pipeline, dict[str, str]]:
     """Read a checkpoint of another project; nothing is written.
 
     Args:
-        source: see :func:`unmask.checkpoints.foreign.load_foreign`, as for the next three.
+        source: see :func:`unmask.checkpoints.foreign.load_foreign`, as for the next four.
         kind: what it must be; None recognises it.
         heads: attention heads, where a maskgit-pytorch run has lost its config.
         classes: N of a flax file.
+        grid: rows and columns of tokens, where the images are not square.
         tokenizer: folder, run, shipped or published name, or downloaded file of the tokenizer to
             put in; None takes the one in the same file (MAGE), else leaves the system without
             pixels.
@@ -61,13 +63,16 @@ def convert(
         InputError: for a checkpoint that cannot be read, or a tokenizer of other codes.
     """
     decoder = None if tokenizer is None else load_any_tokenizer(tokenizer)
-    found = load_foreign(source, kind, heads=heads, classes=classes)
+    found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid)
     recipe = matching_recipe(found)
     if decoder is None and found.tokenizer:
         decoder = tokenizer_of(found.tokenizer, {}, found.details["file"])
     if decoder is not None:
-        side = math.isqrt(found.network.length) * decoder.stride
-        recipe = replace(recipe, tokenizer=str(tokenizer or recipe.tokenizer), image_size=side)
+        recipe = replace(
+            recipe,
+            tokenizer=str(tokenizer or recipe.tokenizer),
+            image_size=_image_size(found.network, decoder.stride),
+        )
     with torch.device("meta"):
         model = found.network.build()
     load_state(model, found.state, found.details["file"])
@@ -105,7 +110,7 @@ def matching_recipe(found: Foreign) -> Recipe:
         name=f"{found.details['kind']}-converted",
         summary=f"converted from {Path(found.details['file']).name}, {network.length} tokens",
         tokenizer=base.tokenizer if known else UNKNOWN,
-        image_size=_image_size(base, network.length),
+        image_size=_image_size(network, _stride(base)),
         network=network,
         training=replace(base.training, label_dropout=dropout if network.has_null_class else 0.0),
         plan=replace(
@@ -123,6 +128,13 @@ def _without_dropout(network: AnyNetwork) -> AnyNetwork:
     return replace(network, **none)
 
 
-def _image_size(base: Recipe, length: int) -> int:
-    """Pixels a side at the preset's pixels a token."""
-    return base.image_size * math.isqrt(length) // math.isqrt(base.network.length)
+def _image_size(network: AnyNetwork, stride: int) -> ImageSize:
+    """Pixels of the images at so many pixels a token."""
+    rows, columns = token_grid(network.length, network.grid)
+    return checked_size((rows * stride, columns * stride))
+
+
+def _stride(preset: Recipe) -> int:
+    """Pixels a token."""
+    rows, _ = token_grid(preset.network.length, preset.network.grid)
+    return height_width(preset.image_size)[0] // rows

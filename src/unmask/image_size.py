@@ -20,7 +20,7 @@ def checked_size(size: object, name: str = "image_size", *, least: int = 1) -> I
 
     Args:
         size: what the caller gave.
-        name: of the field, for messages.
+        name: of the field, for messages; empty where they name it anyway.
         least: pixels a side.
 
     Raises:
@@ -28,12 +28,18 @@ def checked_size(size: object, name: str = "image_size", *, least: int = 1) -> I
     """
     pair = (size, size) if not isinstance(size, Sequence) or isinstance(size, str) else tuple(size)
     if len(pair) != 2 or any(type(side) is not int or side < least for side in pair):
+        given = f"{name}={size!r}" if name else repr(size)
         raise InputError(
-            f"{name}={size!r} must be one whole number of at least {least} (pixels a side), or "
-            "height and width"
+            f"{given} must be at least {least} pixels: one whole number for a square, or height and "
+            "width"
         )
     height, width = pair
     return height if height == width else (height, width)
+
+
+def structure_size(value: object, wanted: object) -> ImageSize | None:
+    """What cattrs asks of a value that is to be an :data:`ImageSize`, or None where it may be."""
+    return None if value is None and wanted != ImageSize else checked_size(value, "")
 
 
 def size_text(size: ImageSize) -> str:

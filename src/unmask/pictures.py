@@ -46,6 +46,14 @@ def sheet(pixels: Tensor, columns: int, *, gap: int = 2, zoom: int = 1) -> Image
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
+def usual_zoom(pixels: Tensor) -> int:
+    """The magnification that brings the longer side of ``(..., H, W)`` images to about 64 pixels.
+
+    A whole number, at least 1.
+    """
+    return max(1, 64 // max(pixels.shape[-2:]))
+
+
 def veil(pixels: Tensor, masked: Tensor, grid: tuple[int, int]) -> Tensor:
     """Grey out the patches that are still masked.
 

@@ -10,7 +10,7 @@ from unmask.tokenizers.tokenizer import (
     check_images,
     from_native,
     resolve_grid,
-    square_grid,
+    grid_of,
     to_native,
     weights_identity,
 )
@@ -55,8 +55,8 @@ def test_values_are_read_only_where_that_is_free() -> None:
 @pytest.mark.parametrize(("size", "near"), [(30, 32), (27, 28), (3, 4), (0, 4)])
 def test_sizes_off_the_stride_come_with_one_that_fits(size: int, near: int) -> None:
     with pytest.raises(InputError, match=rf"image size {size} .* stride 4; .* example {near}$"):
-        square_grid(size, 4)
-    assert square_grid(near, 4) == (near // 4, near // 4)
+        grid_of(size, 4)
+    assert grid_of(near, 4) == (near // 4, near // 4)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,12 @@ class _Raw(NamedTuple):
 
 
 def load_foreign(
-    path: Path, kind: Kind | None = None, *, heads: int | None = None, classes: int = 1000
+    path: Path,
+    kind: Kind | None = None,
+    *,
+    heads: int | None = None,
+    classes: int = 1000,
+    grid: tuple[int, int] | None = None,
 ) -> Foreign:
     """Read a checkpoint of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM.
 
@@ -87,6 +92,7 @@ def load_foreign(
         heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml`` or a MAGE
             (its encoder), MAR or eMIGM is of no published width.
         classes: N of a flax file, whose shapes do not tell codes from classes.
+        grid: rows and columns of tokens of an image, which no file tells; None means square.
 
     Raises:
         InputError: when the path does not exist (naming where a published file is to be had), is
@@ -111,11 +117,11 @@ def load_foreign(
     if found in ("mar", "emigm"):
         state = mar.settle_tie(state)
         pair = None if heads is None else (heads, heads)
-        network: AnyNetwork = mar.network_of(state, heads=pair, origin=str(raw.file))
+        network: AnyNetwork = mar.network_of(state, heads=pair, grid=grid, origin=str(raw.file))
     elif found == "mage":
-        network = mage.network_of(state, str(raw.file), heads=heads)
+        network = mage.network_of(state, str(raw.file), heads=heads, grid=grid)
     else:
-        network = _network(found, raw, heads=heads, classes=classes)
+        network = _network(found, raw, heads=heads, classes=classes, grid=grid)
     with torch.device("meta"):
         wanted = network.build().state_dict()
     check_state(wanted, state, str(raw.file))
@@ -156,18 +162,22 @@ def _absent(path: Path) -> str:
     return f"{path} does not exist; published files to download: {published}"
 
 
-def _network(kind: str, raw: _Raw, *, heads: int | None, classes: int) -> AnyNetwork:
+def _network(
+    kind: str, raw: _Raw, *, heads: int | None, classes: int, grid: tuple[int, int] | None
+) -> AnyNetwork:
     origin = str(raw.file)
     if kind == "maskgit-jax":
-        return maskgit_jax.network_of(raw.state, classes=classes, origin=origin)
+        return maskgit_jax.network_of(raw.state, classes=classes, grid=grid, origin=origin)
     if kind == "unlockmgm":
         if not raw.config:
             raise InputError(f"{raw.file.parent} has no config.json; put UnlockMGM's beside it")
         config = str(raw.file.parent / "config.json")
-        return unlockmgm.network_of(raw.config, keys=raw.state, origin=config)
+        return unlockmgm.network_of(raw.config, keys=raw.state, grid=grid, origin=config)
     heads = heads if heads is not None else _find_value(raw.config, "n_heads")
     dropout = _find_value(raw.config, "dropout") or 0.0
-    return maskgit_pytorch.network_of(raw.state, heads=heads, dropout=dropout, origin=origin)
+    return maskgit_pytorch.network_of(
+        raw.state, heads=heads, dropout=dropout, grid=grid, origin=origin
+    )
 
 
 def _find_value(tree: Mapping[str, Any], key: str) -> Any:

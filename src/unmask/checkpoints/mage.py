@@ -11,6 +11,7 @@ from unmask.checkpoints.names import Rule, Table, drop, rename, rename_layer
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.nn.mage_embed import CLASS_ROWS
 from unmask.nn.mage_network import MageNetwork
+from unmask.nn.sizes import stated_grid
 
 Value = TypeVar("Value")
 
@@ -98,6 +99,7 @@ def network_of(
     *,
     heads: int | None = None,
     decoder_heads: int = DECODER_HEADS,
+    grid: tuple[int, int] | None = None,
 ) -> MageNetwork:
     """The sizes of a translated state.
 
@@ -106,9 +108,10 @@ def network_of(
         origin: file, named in errors.
         heads: of the encoder; None means heads of 64, as published.
         decoder_heads: likewise.
+        grid: (h, w) tokens, which no shape tells; None means square.
 
     Raises:
-        InputError: when parts are missing.
+        InputError: when parts are missing, or the tokens do not fill the grid.
     """
     rows, width = shape_of(own, "embed.tokens.weight", origin)
     _, positions, inner = shape_of(own, "trunk.positions", origin)
@@ -123,4 +126,5 @@ def network_of(
         length=positions - 1,
         mlp_ratio=shape_of(own, "trunk.encoder.0.feed_forward.expand.weight", origin)[0] / width,
         position_rows=shape_of(own, "embed.positions.weight", origin)[0],
+        grid=stated_grid(positions - 1, grid, origin),
     )

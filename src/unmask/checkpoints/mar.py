@@ -14,6 +14,7 @@ from unmask.checkpoints.names import Table, rename, rename_layer
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
 from unmask.nn.latent_network import LatentNetwork
+from unmask.nn.sizes import stated_grid
 
 DROPBOX = "https://www.dropbox.com/scl/fi/{}/checkpoint-last.pth?rlkey={}&dl=0"
 MAR_PLACES = {
@@ -87,6 +88,7 @@ def network_of(
     heads: tuple[int, int] | None = None,
     drops: bool = True,
     dropout: float = 0.1,
+    grid: tuple[int, int] | None = None,
     origin: str,
 ) -> LatentNetwork:
     """The network of a state dict.
@@ -96,10 +98,12 @@ def network_of(
         heads: of encoder and decoder; None takes those of the published model of that width.
         drops: whether the encoder sees known tokens only, as in every published model.
         dropout: for further training; both projects trained with 0.1.
+        grid: (h, w) tokens, which no shape tells; None means square.
         origin: file, named in errors.
 
     Raises:
-        InputError: when parts are missing, or no published model has that width.
+        InputError: when parts are missing, no published model has that width, or the tokens do
+            not fill the grid.
     """
     width = shape_of(own, "trunk.encoder_norm.weight", origin)[0]
     decoder_width = shape_of(own, "trunk.decoder_norm.weight", origin)[0]
@@ -130,6 +134,7 @@ def network_of(
         dropout=dropout,
         drops=drops,
         tied=is_tied(own),
+        grid=stated_grid(length, grid, origin),
     )
 
 

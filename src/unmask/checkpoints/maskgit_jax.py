@@ -10,6 +10,7 @@ from torch import Tensor
 from unmask.checkpoints.names import Rule, Table
 from unmask.errors import InputError
 from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.sizes import stated_grid
 
 PUBLISHED = {
     name: f"https://storage.googleapis.com/maskgit-public/checkpoints/{name}"
@@ -72,20 +73,28 @@ TABLE: Table = (
 )
 
 
-def network_of(state: Mapping[str, Tensor], *, classes: int = 1000, origin: str) -> PostNormNetwork:
+def network_of(
+    state: Mapping[str, Tensor],
+    *,
+    classes: int = 1000,
+    grid: tuple[int, int] | None = None,
+    origin: str,
+) -> PostNormNetwork:
     """The sizes of a checkpoint, with the JAX model's own activation, tying and dropouts.
 
     Args:
         state: by paths joined with "/".
         classes: N, which no shape tells apart from the codes.
+        grid: (h, w) tokens, which no shape tells; None means square.
         origin: file, named in errors.
 
     Raises:
-        InputError: when ``classes`` leaves no codes.
+        InputError: when ``classes`` leaves no codes, or the tokens do not fill the grid.
     """
     rows, width = state["params/Embed_0/word_embeddings/embedding"].shape
     if not 1 <= classes < rows - 1:
         raise InputError(f"{origin}: classes={classes} does not fit a vocabulary of {rows} rows")
+    length = state["params/Embed_0/position_embeddings/embedding"].shape[0] - 1
     first = LAYER.replace("{i}", "0")
     return PostNormNetwork(
         codes=rows - classes - 1,
@@ -93,8 +102,9 @@ def network_of(state: Mapping[str, Tensor], *, classes: int = 1000, origin: str)
         depth=sum(key.endswith("/query/kernel") for key in state),
         heads=state[f"{first}/Attention_0/self_attention/query/kernel"].shape[1],
         feed_forward=state[f"{first}/Mlp_0/intermediate_output/kernel"].shape[1],
-        length=state["params/Embed_0/position_embeddings/embedding"].shape[0] - 1,
+        length=length,
         classes=classes,
+        grid=stated_grid(length, grid, origin),
         gelu="tanh",
         tie_embeddings=True,
         drop_attention_output=True,

@@ -9,6 +9,7 @@ from torch import Tensor
 from unmask.checkpoints.names import Table, rename, rename_layer
 from unmask.errors import InputError
 from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.sizes import stated_grid
 
 BLOCK = "blocks.{i}"
 OWN_BLOCK = "trunk.blocks.{i}"
@@ -29,7 +30,12 @@ TABLE: Table = (
 
 
 def network_of(
-    state: Mapping[str, Tensor], *, heads: int | None, dropout: float = 0.0, origin: str
+    state: Mapping[str, Tensor],
+    *,
+    heads: int | None,
+    dropout: float = 0.0,
+    grid: tuple[int, int] | None = None,
+    origin: str,
 ) -> PreNormNetwork:
     """The sizes of a checkpoint.
 
@@ -37,10 +43,11 @@ def network_of(
         state: by the source's keys.
         heads: attention heads, which no shape tells.
         dropout: only matters for further training.
+        grid: (h, w) tokens, which no shape tells; None means square.
         origin: file, named in errors.
 
     Raises:
-        InputError: without ``heads``.
+        InputError: without ``heads``, or when the tokens do not fill the grid.
     """
     if heads is None:
         raise InputError(
@@ -48,13 +55,15 @@ def network_of(
             "config-*.yaml beside its ckpt folder, or give heads (8 in the published configs)"
         )
     codes, width = state["token_emb.weight"].shape
+    length = state["pos_emb"].shape[1]
     classes = state["class_emb.weight"].shape[0] - 1 if "class_emb.weight" in state else 0
     return PreNormNetwork(
         codes=codes - 1,
         width=width,
         depth=sum(key.endswith(".attn.qkv.weight") for key in state),
         heads=heads,
-        length=state["pos_emb"].shape[1],
+        length=length,
         classes=classes,
         dropout=dropout,
+        grid=stated_grid(length, grid, origin),
     )

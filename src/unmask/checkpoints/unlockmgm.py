@@ -20,6 +20,7 @@ from unmask.checkpoints.names import (
 from unmask.errors import InputError, did_you_mean
 from unmask.nn.feedback import Feedback
 from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.sizes import stated_grid
 
 PUBLISHED = {
     f"UnlockMGM_imagenet_{size}.zip": (
@@ -90,7 +91,11 @@ FIXED: dict[str, object] = {
 
 
 def network_of(
-    config: Mapping[str, Any], *, keys: Container[str] = (), origin: str
+    config: Mapping[str, Any],
+    *,
+    keys: Container[str] = (),
+    grid: tuple[int, int] | None = None,
+    origin: str,
 ) -> PostNormNetwork:
     """The network that a ``config.json`` describes.
 
@@ -98,11 +103,12 @@ def network_of(
         config: its content.
         keys: of the weights beside it; they tell whether there is an adapter where the
             config does not.
+        grid: (h, w) tokens, which no config tells; None means square.
         origin: file, named in errors.
 
     Raises:
         InputError: naming a key that is missing, or a flag of an architecture that is not
-            MaskGIT's.
+            MaskGIT's; or when the tokens do not fill the grid.
     """
     for flag, value in FIXED.items():
         if config.get(flag, value) != value:
@@ -128,6 +134,7 @@ def network_of(
         **sizes,
         dropout=float(config.get("hidden_dropout", 0.1)),
         attention_dropout=float(config.get("attention_dropout", 0.1)),
+        grid=stated_grid(sizes["length"], grid, origin),
         feedback=_feedback(config) if adapter else None,
     )
 

@@ -17,6 +17,7 @@ from unmask.checkpoints.store import load_state, widen
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
 from unmask.nn.mage_embed import CLASS_ROWS
+from unmask.nn.sizes import token_grid
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
 from unmask.tokenizers.published import build, translate
@@ -47,7 +48,7 @@ def sizes_of(
     origin: str,
     *,
     heads: int | None = None,
-    grid: tuple[int, int] = (16, 16),
+    grid: tuple[int, int] | None = None,
 ) -> EncoderSizes:
     """The sizes of a translated state.
 
@@ -55,11 +56,12 @@ def sizes_of(
         own: by our names.
         origin: file, named in errors.
         heads: H; None means heads of 64, as published.
-        grid: (h, w) tokens, which shapes do not tell either.
+        grid: (h, w) tokens, which shapes do not tell either; None means a square of all positions.
 
     Raises:
-        InputError: when parts are missing.
+        InputError: when parts are missing, or the positions form no square and no grid is given.
     """
+    positions = shape_of(own, "encoder.embed.positions.weight", origin)[0] - 1
     rows, width = shape_of(own, "encoder.embed.tokens.weight", origin)
     return EncoderSizes(
         codes=rows - CLASS_ROWS - 1,
@@ -67,8 +69,8 @@ def sizes_of(
         depth=count_of(own, "encoder.blocks.{i}.attention.qkv.weight"),
         heads=heads or width // mage.HEAD_WIDTH,
         feed_forward=shape_of(own, "encoder.blocks.0.feed_forward.expand.weight", origin)[0],
-        positions=shape_of(own, "encoder.embed.positions.weight", origin)[0] - 1,
-        grid=grid,
+        positions=positions,
+        grid=grid or token_grid(positions),
     )
 
 

@@ -42,6 +42,8 @@ class Arguments:
     encoder), MAR or eMIGM has another width than the published ones."""
     classes: int = 1000
     """Classes of a flax file, which its shapes do not tell."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of tokens, where a network's images are not square; no file tells them."""
     tokenizer: str | None = None
     """Folder, run, shipped or published name, or downloaded file of the tokenizer to put in;
     without one: the source's own (MAGE), else tokens, no pixels."""
@@ -59,7 +61,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _convert_tokenizer(arguments: Arguments) -> None:
-    for option in ("kind", "heads", "tokenizer"):
+    for option in ("kind", "heads", "grid", "tokenizer"):
         if getattr(arguments, option) is not None:
             raise InputError(f"{arguments.source} is a tokenizer: leave out --{option}")
     check_place(arguments.out, TOKENIZER_FORMAT)
@@ -77,6 +79,7 @@ def _convert_model(arguments: Arguments) -> None:
         arguments.kind,
         heads=arguments.heads,
         classes=arguments.classes,
+        grid=arguments.grid,
         tokenizer=arguments.tokenizer,
     )
     pipeline.save_pretrained(arguments.out, half=arguments.half)

@@ -14,6 +14,7 @@ from unmask.data.source import open_source
 from unmask.data.transform import Crop, Transform
 from unmask.devices import resolve_device
 from unmask.errors import InputError
+from unmask.image_size import ImageSize
 from unmask.probe.encoder import Pool
 from unmask.probe.extract import write_features
 from unmask.probe.linear import Frozen
@@ -41,9 +42,10 @@ class Arguments:
     pool: Pool = "mean"
     """Average the image tokens, or take the class slot's feature."""
     crop: Crop = "inner"
-    """How images get square."""
-    image_size: int | None = None
-    """Pixels a side; None means the size that gives the encoder its trained grid."""
+    """How images get their size."""
+    image_size: ImageSize | None = None
+    """Pixels: one number for a square, or height and width; None means the size that gives the
+    encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
     neighbours: int = 20

@@ -23,7 +23,7 @@ from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.film import unmasking
 from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
-from unmask.pictures import sheet, to_pil, to_uint8, write_gif
+from unmask.pictures import sheet, to_pil, to_uint8, usual_zoom, write_gif
 from unmask.pipeline import Pipeline, load
 from unmask.text import say
 
@@ -130,7 +130,7 @@ def _run_images(
         write_folder(arguments.out / "images", (batch.images for batch, _ in made))
     elif arguments.format == "grid":
         pixels = torch.cat([batch.images for batch, _ in made])  # (N, C, H, W) uint8
-        zoom = max(1, 64 // pixels.shape[-1])
+        zoom = usual_zoom(pixels)
         sheet(pixels, arguments.per_class, zoom=zoom).save(arguments.out / "samples.png")
     else:
         for (images, found), numbers in made:
@@ -163,7 +163,7 @@ def _write_film(
     """The first image of every class, step by step."""
     each = slice(None, None, arguments.per_class)
     frames = unmasking(pipeline, labels[each] or None, seeds=list(seeds)[each], plan=plan)
-    zoom = max(1, 64 // frames.shape[-1])
+    zoom = usual_zoom(frames)
     film = frames.transpose(0, 1).flatten(0, 1)  # (B * S, C, H, W), a row an image
     sheet(film, frames.shape[0], zoom=zoom).save(arguments.out / "film.png")
     pictures = [sheet(frame, min(len(frame), 10), zoom=zoom) for frame in frames]

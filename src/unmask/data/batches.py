@@ -178,7 +178,7 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         """This process's share of batch ``step``.
 
         Returns:
-            One pair a micro-batch of b images: ``(b, C, S, S)`` uint8 and ``(b,)`` int64 labels,
+            One pair a micro-batch of b images: ``(b, C, H, W)`` uint8 and ``(b,)`` int64 labels,
             None for unlabelled images.
         """
         if not 0 <= step < self.steps:

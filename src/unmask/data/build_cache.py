@@ -18,6 +18,7 @@ from unmask.data.transform import Transform
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.image_size import ImageSize, checked_size
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 
@@ -29,8 +30,8 @@ SHARD_BYTES = 1 << 26
 class CacheLayout:
     """What is encoded and how it lies on disk."""
 
-    image_size: int
-    """Side of the crop that is encoded, in pixels."""
+    image_size: ImageSize
+    """Of the crop that is encoded, in pixels: one number for a square, or height and width."""
     crops: int = 0
     """Crops of random area and shape to encode of each image (MAGE's augmentation); 0 means the
     centre crop."""
@@ -47,7 +48,8 @@ class CacheLayout:
         """Reject sizes below one."""
         if self.crops < 0:
             raise InputError(f"crops={self.crops} must be at least 0, which means the centre crop")
-        for name in ("image_size", "shard_size", "batch_size"):
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
+        for name in ("shard_size", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1")
         if self.precision not in ("float32", "float16"):
@@ -146,7 +148,7 @@ def build_cache(
     encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
 
     def _read(row: int) -> Tensor:
-        """``(C, S, S)`` uint8, or ``(views, C, S, S)`` of random crops."""
+        """``(C, H, W)`` uint8, or ``(views, C, H, W)`` of random crops."""
         image = source.image(row)
         streams = [keyed_generator("crop", row, view) for view in range(layout.crops)]
         return torch.stack([random(image, s) for s in streams]) if streams else transform(image)
@@ -156,7 +158,7 @@ def build_cache(
         """What was read of n rows; all views of all are one batch of the encoder."""
         images = torch.stack(items).to(device).float() / 255
         if layout.crops:
-            views = images.transpose(0, 1).flatten(0, 1)  # (views * n, C, S, S)
+            views = images.transpose(0, 1).flatten(0, 1)  # (views * n, C, H, W)
         else:
             views = torch.cat([images, images.flip(-1)][: plan.views])  # likewise
         return encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)

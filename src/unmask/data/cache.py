@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unmask.damage import DAMAGE
 from unmask.errors import InputError
+from unmask.image_size import ImageSize, structure_size
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
 INDEX_FILE = "cache.json"
@@ -31,6 +32,8 @@ UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
 Kind = Literal["codes", "moments"]
 Dtype = Literal["uint16", "float32", "float16"]
 Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
+RECORDS = cattrs.Converter()
+RECORDS.register_structure_hook(ImageSize, structure_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,8 @@ class CachePlan:
     """How train and val were told apart."""
     class_names: tuple[str, ...]
     """In label order; empty if unlabelled."""
-    image_size: int
-    """Side of the encoded images, in pixels."""
+    image_size: ImageSize
+    """Of the encoded images, in pixels: one number for squares, or height and width."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     views: int
@@ -145,7 +148,7 @@ def read_record(file: Path, kind: type[Record]) -> Record:
         content = json.loads(file.read_text(encoding="utf8"))
         if content.pop("checksum") != digest_of(_text(content)):
             raise ValueError("altered")
-        return cattrs.structure(content, kind)
+        return RECORDS.structure(content, kind)
     except (cattrs.BaseValidationError, OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{file} is damaged or of another format; delete it and build the cache again, which "

@@ -96,8 +96,8 @@ class Transform:
         size = height_width(self.size)
         if self.crop == "none" and (image.height, image.width) != size:
             raise InputError(
-                f"the image's height x width are {image.height} x {image.width}, crop='none' needs "
-                f"{size[0]} x {size[1]}; use crop='center' or resize the files"
+                f"the image is {image.height} x {image.width}, crop='none' needs {size[0]} x "
+                f"{size[1]}; use crop='center' or resize the files (numbers are height x width)"
             )
         image = self.cut(image, generator)
         pixels = torch.from_numpy(np.array(image)).view(*size, self.channels)

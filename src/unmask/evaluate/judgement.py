@@ -34,6 +34,7 @@ from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_se
 from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import check_request, generate
+from unmask.image_size import height_width
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.folder import AnyTokenizer
@@ -123,7 +124,7 @@ class Subject:
             InputError: a plan that does not fit the system.
         """
         check_request(pipeline.model, plan, [0] if pipeline.model.classes else None, [0])
-        size, tokenizer = pipeline.recipe.image_size, pipeline.tokenizer
+        size, tokenizer = height_width(pipeline.recipe.image_size), pipeline.tokenizer
         weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
         starts = [judgement.seed + k * judgement.count for k in range(judgement.repeats)]
         return cls(
@@ -137,7 +138,7 @@ class Subject:
                 )
                 for start in starts
             ],
-            shape=(tokenizer.image_channels, size, size),
+            shape=(tokenizer.image_channels, *size),
             identity=f"weights {weights}, tokenizer {tokenizer.identity}, {plan}",
             tokenizer=tokenizer,
             seeds=judgement.seeds,

@@ -25,6 +25,7 @@ from unmask.evaluate.reconstruction import WINDOW, psnr, ssim
 from unmask.evaluate.reference import Moments
 from unmask.evaluate.statistics import RunningStatistics
 from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow
+from unmask.image_size import ImageSize, checked_size, size_text
 from unmask.pictures import to_uint8
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.published import PUBLISHED
@@ -41,8 +42,8 @@ class Comparison:
 
     count: int = 2000
     """Images; scores of other counts do not compare."""
-    image_size: int = 256
-    """Pixels a side, after ADM's centre crop."""
+    image_size: ImageSize = 256
+    """Pixels after ADM's centre crop: one number for a square, or height and width."""
     batch_size: int = 32
     """Images a batch."""
     latents: Literal["sample", "mean"] = "sample"
@@ -51,7 +52,9 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Reject what has no statistics."""
-        for name, least in (("count", 2), ("image_size", WINDOW), ("batch_size", 1)):
+        size = checked_size(self.image_size, least=WINDOW)
+        object.__setattr__(self, "image_size", size)
+        for name, least in (("count", 2), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
 
@@ -235,9 +238,9 @@ def _told(row: TokenizerRow, trial: _Trial) -> str:
 
 def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[str]:
     """Choices that all rows share."""
-    side, meters = trial.comparison.image_size, trial.meters
+    size, meters = size_text(trial.comparison.image_size), trial.meters
     yield f"{trial.images:,} images of {source.name} ({source.split_rule})"
-    yield f"{side}x{side} by ADM's centre crop; rows of grey and of colour images do not compare"
+    yield f"{size} by ADM's centre crop; rows of grey and of colour images do not compare"
     if skipped:
         yield f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}"
     yield (

@@ -28,14 +28,45 @@ def token_grid(length: int, grid: tuple[int, int] | None = None) -> tuple[int, i
     Raises:
         InputError: when the length is no square, or not h times w.
     """
-    side = math.isqrt(max(length, 0))
-    grid = (side, side) if grid is None else grid
-    if length < 1 or grid[0] * grid[1] != length:
+    grid = _square(length) if grid is None else grid
+    if not _fills(grid, length):
         raise InputError(
             f"network.length={length} is not a {grid[0]}x{grid[1]} grid; "
             "use a square number of tokens, or give network.grid"
         )
     return grid
+
+
+def stated_grid(length: int, grid: tuple[int, int] | None, origin: str) -> tuple[int, int] | None:
+    """The ``grid`` of a network whose weights tell only how many tokens it has.
+
+    Args:
+        length: L, as the weights tell it.
+        grid: (h, w) that the caller states; None means square.
+        origin: file, named in errors.
+
+    Returns:
+        None for a square.
+
+    Raises:
+        InputError: when the length is no square, or not h times w.
+    """
+    wanted = _square(length) if grid is None else grid
+    if not _fills(wanted, length):
+        raise InputError(
+            f"{origin} has {length} tokens an image, which are not {wanted[0]}x{wanted[1]}; "
+            "give their rows and columns with --grid"
+        )
+    return None if wanted == _square(length) else wanted
+
+
+def _square(length: int) -> tuple[int, int]:
+    side = math.isqrt(max(length, 0))
+    return side, side
+
+
+def _fills(grid: tuple[int, int], length: int) -> bool:
+    return min(grid) >= 1 and grid[0] * grid[1] == length
 
 
 def check_heads(width: int, heads: int, part: str = "") -> None:

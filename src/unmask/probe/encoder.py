@@ -55,7 +55,13 @@ class EncoderSizes(Ranged, path="network"):
         """Reject sizes that make no network."""
         super().__post_init__()
         check_heads(self.width, self.heads)
-        token_grid(self.grid[0] * self.grid[1], self.grid)
+        tokens = self.grid[0] * self.grid[1]
+        token_grid(tokens, self.grid)
+        if self.positions < tokens:
+            raise InputError(
+                f"positions={self.positions} are fewer than {self.grid[0]}x{self.grid[1]} tokens; "
+                "give a smaller grid"
+            )
 
 
 class Encoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.image_size import height_width
 from unmask.probe.batches import StoredBatches
 from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
 from unmask.probe.encoder import initialize_encoder
@@ -40,9 +42,14 @@ class Frozen:
         return self.encoder.train(self.noisy)(codes)
 
 
+def pooled_size(height: int, width: int) -> tuple[int, int]:
+    """What is left of an image for the baseline of pixels."""
+    return min(PIXELS, height), min(PIXELS, width)
+
+
 def pixel_features(images: Tensor) -> Tensor:
     """``(B, C, H, W)`` averaged to at most 32x32 and flattened."""
-    return F.adaptive_avg_pool2d(images, min(PIXELS, images.shape[-1])).flatten(1)
+    return F.adaptive_avg_pool2d(images, pooled_size(*images.shape[-2:])).flatten(1)
 
 
 def probe(
@@ -63,7 +70,9 @@ def probe(
         initialize_encoder(subject.model.encoder, keyed_generator(options.course.seed, "weights"))
     bench = Bench(subject, data, options.course)
     encoder = bench.encoder.requires_grad_(False)
-    width = bench.channels * min(PIXELS, bench.size) ** 2 if pixels else encoder.sizes.width
+    width = encoder.sizes.width
+    if pixels:
+        width = bench.channels * math.prod(pooled_size(*height_width(bench.size)))
     represent: Represent = Frozen(encoder, None if data.cache else bench.encode, noisy=noisy)
     if isinstance(bench.batches, StoredBatches) and not noisy:
         precompute(bench.batches, represent, bench.state.device)

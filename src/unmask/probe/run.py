@@ -14,6 +14,7 @@ from unmask.data.batches import ImageBatches
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
 from unmask.errors import InputError
+from unmask.image_size import ImageSize, checked_size
 from unmask.probe.batches import StoredBatches
 from unmask.probe.classifier import TokenClassifier
 from unmask.probe.encoder import fit_grid
@@ -43,8 +44,8 @@ class LabelledData:
     """Processes that prepare batches."""
 
 
-def fit_size(subject: Subject, image_size: int | None, *, interpolate: bool) -> int:
-    """Pixels a side of the images to come; the encoder is made to take them.
+def fit_size(subject: Subject, image_size: ImageSize | None, *, interpolate: bool) -> ImageSize:
+    """Pixels of the images to come; the encoder is made to take them.
 
     Args:
         subject: whose encoder may change in place.
@@ -55,7 +56,8 @@ def fit_size(subject: Subject, image_size: int | None, *, interpolate: bool) -> 
         InputError: see there.
     """
     encoder, tokenizer = subject.model.encoder, subject.tokenizer
-    size = image_size or encoder.sizes.grid[0] * tokenizer.stride
+    rows, columns = encoder.sizes.grid
+    size = checked_size(image_size or (rows * tokenizer.stride, columns * tokenizer.stride))
     fit_grid(encoder, tokenizer.grid(size), interpolate=interpolate)
     return size
 

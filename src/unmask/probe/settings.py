@@ -15,9 +15,10 @@ from unmask.data.augment import Augment
 from unmask.data.batches import check_batch_size
 from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
+from unmask.image_size import ImageSize, checked_size
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
-from unmask.ranges import Between, Name, Pixels, Ranged, Seed
+from unmask.ranges import Between, Name, Ranged, Seed
 from unmask.train.settings import Training
 
 STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
@@ -29,8 +30,9 @@ class Course(Ranged):
 
     pool: Pool = "mean"
     """Average the image tokens, or take the class slot's feature."""
-    image_size: Pixels | None = None
-    """Pixels a side; None means the size that gives the encoder its trained grid."""
+    image_size: ImageSize | None = None
+    """Pixels: one number for a square, or height and width; None means the size that gives the
+    encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
     crop: Crop
@@ -67,6 +69,8 @@ class Course(Ranged):
     def __post_init__(self) -> None:
         """Reject lengths that no run can have."""
         super().__post_init__()
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", checked_size(self.image_size))
         if self.warmup_epochs > self.epochs:
             raise InputError(
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs] and epochs="
@@ -99,7 +103,7 @@ class Course(Ranged):
             tracker=self.tracker,
         )
 
-    def transform(self, size: int, channels: int) -> Transform:
+    def transform(self, size: ImageSize, channels: int) -> Transform:
         """Of training images."""
         return Augment(
             size=size,
@@ -111,7 +115,7 @@ class Course(Ranged):
             erase=self.erase,
         )
 
-    def still_transform(self, size: int, channels: int) -> Transform:
+    def still_transform(self, size: ImageSize, channels: int) -> Transform:
         """Of held-out images."""
         return Transform(size=size, crop=STILL.get(self.crop, self.crop), channels=channels)
 

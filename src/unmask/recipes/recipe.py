@@ -7,6 +7,7 @@ from typing import Literal
 
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
+from unmask.image_size import ImageSize, checked_size
 from unmask.masking import AnyMasking, NormalMasking, TrainMasking
 from unmask.nn.mage_network import MageNetwork
 from unmask.nn.networks import AnyNetwork
@@ -50,11 +51,11 @@ class Recipe:
     """One line for the list of recipes."""
     tokenizer: str
     """A tokenizer run or folder, or the name of a shipped or published one."""
-    image_size: int
-    """Pixels a side."""
+    image_size: ImageSize
+    """Pixels: one number for a square, or height and width."""
     crop: Literal["center", "random", "resized", "none"] = "center"
-    """How training images get square: ADM centre or random crop, one of random area and shape, or
-    must be so already. What is random is encoded anew in every step, unless a cache is given."""
+    """How training images get that size: ADM centre or random crop, one of random area and shape,
+    or they must have it. What is random is encoded anew in every step, unless a cache is given."""
     flip: bool = True
     """Whether mirrored images are images too."""
     network: AnyNetwork
@@ -79,6 +80,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Reject parts that do not fit each other, naming both."""
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
         for plan in (self.plan, *(named.plan for named in self.plans)):
             self._check_plan(plan)
         self._check_masking()
@@ -99,7 +101,7 @@ class Recipe:
 
     @property
     def still_crop(self) -> Literal["center", "none"]:
-        """How images get square that are to be judged."""
+        """How images get their size that are to be judged."""
         return "none" if self.crop == "none" else "center"
 
     def named_plan(self, name: str) -> Plan:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from unmask.errors import InputError, did_you_mean
+from unmask.image_size import ImageSize, checked_size
 from unmask.recipes.recipe import Result
 from unmask.recipes.serial import read_yaml
 from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.objective import TokenizerLoss
-from unmask.tokenizers.tokenizer import square_grid
+from unmask.tokenizers.tokenizer import grid_of
 from unmask.train.settings import Ema, Training
 
 
@@ -24,10 +25,10 @@ class TokenizerRecipe:
     """What the command line calls it."""
     summary: str
     """One line for the list of recipes."""
-    image_size: int
-    """Pixels a side."""
+    image_size: ImageSize
+    """Pixels: one number for a square, or height and width."""
     crop: Literal["center", "random", "none"] = "center"
-    """How training images get square: ADM centre or random crop, or must be square already."""
+    """How training images get that size: ADM centre or random crop, or they must have it."""
     flip: bool = True
     """Whether mirrored images are images too."""
     network: ConvVQ | ConvKL
@@ -41,7 +42,8 @@ class TokenizerRecipe:
 
     def __post_init__(self) -> None:
         """Reject an image size that the network cannot tile."""
-        square_grid(self.image_size, self.network.stride)
+        object.__setattr__(self, "image_size", checked_size(self.image_size))
+        grid_of(self.image_size, self.network.stride)
 
     @property
     def channels(self) -> int:
@@ -51,7 +53,7 @@ class TokenizerRecipe:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
-        return square_grid(self.image_size, self.network.stride)
+        return grid_of(self.image_size, self.network.stride)
 
     def build(self) -> ConvVQTokenizer | ConvKLTokenizer:
         """The tokenizer with random weights."""

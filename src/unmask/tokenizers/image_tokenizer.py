@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
-from unmask.tokenizers.tokenizer import from_native, square_grid, to_native, weights_identity
+from unmask.image_size import ImageSize
+from unmask.tokenizers.tokenizer import from_native, grid_of, to_native, weights_identity
 
 Made = TypeVar("Made", bound="ImageTokenizer")
 
@@ -96,9 +97,9 @@ class ImageTokenizer(nn.Module):
         """Names and tensors on which the outcome depends."""
         return self.named_parameters()
 
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a square image; InputError off the stride."""
-        return square_grid(image_size, self.stride)
+    def grid(self, image_size: ImageSize) -> tuple[int, int]:
+        """Rows and columns of tokens of an image; InputError off the stride."""
+        return grid_of(image_size, self.stride)
 
     def look(self, images: Tensor) -> Tensor:
         """The encoder's map ``(B, D, h, w)`` of ``(B, C, H, W)`` images in [0, 1]; unchecked."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.image_size import ImageSize, height_width, size_words
 
 RANGE_TOLERANCE = 1e-3  # antialiased resizing overshoots by less
 
@@ -29,8 +30,8 @@ class Coder(Protocol):
     def identity(self) -> str:
         """Short hash of configuration and weights: equal identities give equal tokens."""
 
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """Rows and columns of tokens of a square image.
+    def grid(self, image_size: ImageSize) -> tuple[int, int]:
+        """Rows and columns of tokens of an image.
 
         Raises:
             InputError: the size does not divide by the stride.
@@ -54,19 +55,20 @@ class Tokenizer(Coder, Protocol):
         """
 
 
-def square_grid(image_size: int, stride: int) -> tuple[int, int]:
-    """Tokens of a square image along each side.
+def grid_of(image_size: ImageSize, stride: int) -> tuple[int, int]:
+    """Rows and columns of tokens of an image.
 
     Raises:
         InputError: the size does not divide by the stride.
     """
-    if image_size < stride or image_size % stride:
-        near = max(1, round(image_size / stride)) * stride
+    height, width = height_width(image_size)
+    if min(height, width) < stride or height % stride or width % stride:
+        near = tuple(max(1, round(side / stride)) * stride for side in (height, width))
         raise InputError(
-            f"image size {image_size} does not divide by this tokenizer's stride {stride}; "
-            f"use a multiple, for example {near}"
+            f"image size {size_words(image_size)} does not divide by this tokenizer's stride "
+            f"{stride}; use a multiple, for example {size_words((near[0], near[1]))}"
         )
-    return image_size // stride, image_size // stride
+    return height // stride, width // stride
 
 
 def resolve_grid(ids: Tensor, codes: int, grid: tuple[int, int] | None) -> tuple[int, int]:

@@ -38,6 +38,12 @@ def load_base(model: MaskedModel, recipe: Recipe, tokenizer: str) -> str:
             f"the base {recipe.base} has {theirs.heads} heads a block and network.heads="
             f"{ours.heads}; give --network.heads {theirs.heads}"
         )
+    (rows, columns), grid = base.model.grid, model.grid
+    if model.length == base.model.length and grid != (rows, columns):  # nor of this
+        raise InputError(
+            f"the base {recipe.base} has {rows}x{columns} tokens and this network "
+            f"{grid[0]}x{grid[1]}; give --network.grid {rows} {columns}"
+        )
     if base.has_tokenizer and base.tokenizer.identity != tokenizer:
         raise InputError(
             f"the base {recipe.base} was trained with another tokenizer than "

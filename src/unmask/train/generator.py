@@ -15,8 +15,10 @@ from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.image_size import checked_size, size_text, size_words
 from unmask.model import MaskedModel, initialize
-from unmask.nn.sizes import token_space
+from unmask.nn.networks import AnyNetwork
+from unmask.nn.sizes import token_grid, token_space
 from unmask.objectives.contrastive import ContrastiveObjective
 from unmask.objectives.masked import MaskedObjective
 from unmask.objectives.substitution import SubstitutionObjective
@@ -44,9 +46,9 @@ def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
     """Refuse a network of other sizes than the data, naming the option to change.
 
     Raises:
-        InputError: codes, tokens or classes differ.
+        InputError: codes, tokens, image size or classes differ.
     """
-    check_sizes(recipe, tokenizer, length=cache.length, classes=len(cache.class_names))
+    check_sizes(recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
 
 
 def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -> None:
@@ -55,20 +57,22 @@ def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -
     Raises:
         InputError: codes, tokens, classes, the batch or the base do not fit.
     """
-    rows, columns = tokenizer.grid(recipe.image_size)
-    check_sizes(recipe, tokenizer, length=rows * columns, classes=len(source.class_names))
+    grid = tokenizer.grid(recipe.image_size)
+    check_sizes(recipe, tokenizer, grid=grid, classes=len(source.class_names))
     check_batch_size(len(source), recipe.training.batch_size)
     if recipe.base is not None or recipe.substitution is not None:
         make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
 
 
-def check_sizes(recipe: Recipe, tokenizer: AnyTokenizer, *, length: int, classes: int) -> None:
+def check_sizes(
+    recipe: Recipe, tokenizer: AnyTokenizer, *, grid: tuple[int, int], classes: int
+) -> None:
     """Refuse a network of other sizes than its data.
 
     Args:
         recipe: with the network.
         tokenizer: whose codes are learnt.
-        length: L of the data.
+        grid: (h, w) tokens of the data.
         classes: N of the data, 0 without labels.
 
     Raises:
@@ -81,10 +85,17 @@ def check_sizes(recipe: Recipe, tokenizer: AnyTokenizer, *, length: int, classes
             f"network.{what}={wanted} but the tokenizer has {found[1]} {found[0]}; "
             + (f"give --network.{what} {found[1]}" if found[0] == what else "use another tokenizer")
         )
-    if network.length != length:
+    own = token_grid(network.length, network.grid)
+    if own != grid:
         raise InputError(
-            f"network.length={network.length} but the images have {length} tokens; "
-            f"give --network.length {length}"
+            f"the network has {own[0]}x{own[1]} tokens but the images have {grid[0]}x{grid[1]}; "
+            f"give {_grid_options(network, grid)}"
+        )
+    size = checked_size((grid[0] * tokenizer.stride, grid[1] * tokenizer.stride))
+    if recipe.image_size != size:
+        raise InputError(
+            f"image_size={size_words(recipe.image_size)} but {grid[0]}x{grid[1]} tokens of "
+            f"{tokenizer.stride} pixels are {size_text(size)}; give --image-size {size_words(size)}"
         )
     if network.classes > classes or (network.classes and network.classes != classes):
         raise InputError(
@@ -92,6 +103,14 @@ def check_sizes(recipe: Recipe, tokenizer: AnyTokenizer, *, length: int, classes
             f"--network.classes {classes}"
             + ("" if classes else " --training.label-dropout 0 --plan.guidance.scale 1")
         )
+
+
+def _grid_options(network: AnyNetwork, grid: tuple[int, int]) -> str:
+    """Options that give a network this grid."""
+    rows, columns = grid
+    length = f"--network.length {rows * columns}"
+    square = rows == columns and network.grid is None
+    return length if square else f"{length} --network.grid {rows} {columns}"
 
 
 class Task(NamedTuple):

@@ -50,7 +50,7 @@ class LiveImages:
         return len(self.source)
 
     def codes(self, rows: Tensor, views: Tensor) -> Tensor:
-        """``(n, C, S, S)`` uint8 crops of ``(n,)`` images in ``(n,)`` views."""
+        """``(n, C, H, W)`` uint8 crops of ``(n,)`` images in ``(n,)`` views."""
         pairs = zip(rows.tolist(), views.tolist(), strict=True)
         return torch.stack([self._crop(row, view) for row, view in pairs])
 
@@ -121,7 +121,7 @@ class EncodeFirst(nn.Module):
         """The objective's figures.
 
         Args:
-            batch: its tokens are ``(B, C, S, S)`` uint8 images.
+            batch: its tokens are ``(B, C, H, W)`` uint8 images.
         """
         codes = self.tokenizer.encode(batch.batch.tokens.float() / 255)  # (B, L)
         return self.objective(batch._replace(batch=batch.batch._replace(tokens=codes)))

@@ -27,7 +27,7 @@ from unmask.evaluate.reference import ReferenceStatistics
 from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.image_size import height_width
-from unmask.pictures import sheet, to_uint8
+from unmask.pictures import sheet, to_uint8, usual_zoom
 from unmask.pipeline import Pipeline
 from unmask.train.live_images import LiveImages
 from unmask.train.processes import launched
@@ -62,7 +62,7 @@ def sample_sheet(pipeline: Pipeline, *, usual: float) -> Look:
         seeds = range(SHEET_IMAGES)
         (made,) = generate(pipeline, labels, seeds=seeds, batch_size=SHEET_IMAGES)
         kind = "ema" if averaged else "raw"
-        zoom = max(1, 64 // made.pixels.shape[-1])
+        zoom = usual_zoom(made.pixels)
         sheet(made.pixels, 8, zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
         warning = divergence(made.tokens, pipeline.plan.draw, usual=usual)
         return {"warning": warning} if warning else {}

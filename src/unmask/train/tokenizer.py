@@ -21,7 +21,7 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
-from unmask.pictures import sheet
+from unmask.pictures import sheet, usual_zoom
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.text import say
@@ -113,7 +113,7 @@ def train_tokenizer(
 def _examples(
     source: ImageSource, transform: Transform, rows: Iterable[int], count: int
 ) -> torch.Tensor:
-    """The first readable ones of some images, ``(N, C, S, S)`` uint8."""
+    """The first readable ones of some images, ``(N, C, H, W)`` uint8."""
     still = Transform(size=transform.size, crop="center", channels=transform.channels)
     readable = (image for row in rows if (image := _readable(source, row)))
     images = [still(image) for image in islice(readable, count)]
@@ -138,7 +138,7 @@ def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Lo
         made = tokenizer.reconstruct(examples.to(device)).cpu()
         pairs = torch.stack([examples, made]).flatten(0, 1)
         kind = "ema" if averaged else "raw"
-        zoom = max(1, 64 // examples.shape[-1])
+        zoom = usual_zoom(examples)
         sheet(pairs, len(examples), zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
 
     return draw
