@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
+
+import cattrs
 
 from unmask.errors import InputError
+from unmask.ranges import Between, shown
 
-ImageSize = int | tuple[int, int]
-"""Pixels: the side of a square, or height and width."""
+Sides = int | tuple[int, int]
+ImageSize = Annotated[Sides, Between(1, 2**13)]
+"""Pixels: the side of a square, or height and width; 8,192 squared take 800 MB as numbers."""
 
 
 def height_width(size: ImageSize) -> tuple[int, int]:
@@ -20,7 +25,7 @@ def checked_size(size: object, name: str = "image_size", *, least: int = 1) -> I
 
     Args:
         size: what the caller gave.
-        name: of the field, for messages; empty where they name it anyway.
+        name: of the field, for messages.
         least: pixels a side.
 
     Raises:
@@ -28,18 +33,20 @@ def checked_size(size: object, name: str = "image_size", *, least: int = 1) -> I
     """
     pair = (size, size) if not isinstance(size, Sequence) or isinstance(size, str) else tuple(size)
     if len(pair) != 2 or any(type(side) is not int or side < least for side in pair):
-        given = f"{name}={size!r}" if name else repr(size)
         raise InputError(
-            f"{given} must be at least {least} pixels: one whole number for a square, or height and "
-            "width"
+            f"{name}={shown(size)} must be at least {least} pixels: one whole number for a square, "
+            "or height and width"
         )
     height, width = pair
     return height if height == width else (height, width)
 
 
-def structure_size(value: object, wanted: object) -> ImageSize | None:
-    """What cattrs asks of a value that is to be an :data:`ImageSize`, or None where it may be."""
-    return None if value is None and wanted != ImageSize else checked_size(value, "")
+def accept_sizes(converter: cattrs.Converter) -> None:
+    """Let a converter read an :data:`ImageSize` from a number or a list, as files hold them."""
+    converter.register_structure_hook(Sides, lambda value, _: checked_size(value))
+    converter.register_structure_hook(
+        Sides | None, lambda value, _: None if value is None else checked_size(value)
+    )
 
 
 def size_text(size: ImageSize) -> str:

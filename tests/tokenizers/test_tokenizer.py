@@ -9,8 +9,8 @@ from unmask.errors import InputError
 from unmask.tokenizers.tokenizer import (
     check_images,
     from_native,
-    resolve_grid,
     grid_of,
+    resolve_grid,
     to_native,
     weights_identity,
 )

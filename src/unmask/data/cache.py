@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unmask.damage import DAMAGE
 from unmask.errors import InputError
-from unmask.image_size import ImageSize, structure_size
+from unmask.image_size import ImageSize, accept_sizes
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
 INDEX_FILE = "cache.json"
@@ -33,7 +33,7 @@ Kind = Literal["codes", "moments"]
 Dtype = Literal["uint16", "float32", "float16"]
 Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
 RECORDS = cattrs.Converter()
-RECORDS.register_structure_hook(ImageSize, structure_size)
+accept_sizes(RECORDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from cattrs.strategies import configure_tagged_union
 from unmask.counts import AnyCounts, FixedCounts
 from unmask.decode import AnyDraw
 from unmask.errors import InputError, did_you_mean
-from unmask.image_size import ImageSize, structure_size
+from unmask.image_size import accept_sizes
 from unmask.masking import AnyMasking, TrainMasking
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.networks import AnyNetwork
@@ -42,8 +42,7 @@ def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _structure_plain)
-    converter.register_structure_hook(ImageSize, structure_size)
-    converter.register_structure_hook(ImageSize | None, structure_size)
+    accept_sizes(converter)
     for union, default in UNIONS.items():
         configure_tagged_union(union, converter, tag_name=TAG, default=default)
     converter.register_structure_hook_func(
