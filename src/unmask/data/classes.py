@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 from unmask.draws import as_integer
 from unmask.errors import InputError, did_you_mean
+from unmask.json_files import read_json
 
 CLASSES_FILE = "classes.json"
 Classes = SupportsIndex | str | Iterable[SupportsIndex | str]
 """One class or several: integers are labels, strings are names."""
 
 DIGITS = 18  # of a label in words; no data set has more classes than these can count
+MOST_CLASSES = 1_000_000  # a label beyond is no class: a hash, a time, an identity
+Found = int | str | None  # how a file tells a class: by number, by name, or not at all
 
 
 def class_index(class_names: Sequence[str], asked: SupportsIndex | str) -> int:
@@ -73,22 +76,111 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
+def class_name(text: str) -> str:
+    """A class name in the one spelling of Unicode (NFC) that all comparisons use."""
+    return unicodedata.normalize("NFC", text)
+
+
+def check_class_names(names: object, where: str) -> tuple[str, ...]:
+    """A list of names as it was found, in label order.
+
+    Args:
+        names: what lies there.
+        where: the file, for messages.
+
+    Returns:
+        The names, in NFC.
+
+    Raises:
+        InputError: no list of strings, more than :data:`MOST_CLASSES`, or one name twice.
+    """
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{where} must hold a list of strings, one a class in label order")
+    if len(names) > MOST_CLASSES:
+        raise InputError(f"{where} names {len(names):,} classes; the limit is {MOST_CLASSES:,}")
+    normal = tuple(map(class_name, names))
+    if twice := [name for name, count in Counter(normal).items() if count > 1]:
+        first = normal.index(twice[0])
+        again = normal.index(twice[0], first + 1)
+        raise InputError(
+            f"{where} names the classes {first} and {again} both {twice[0]!r}; "
+            "give each class a name of its own"
+        )
+    return normal
+
+
 def read_class_names(folder: Path) -> tuple[str, ...]:
     """The list in ``folder/classes.json``, in label order; empty when there is no such file.
 
     Raises:
-        InputError: the file is not a JSON list of strings.
+        InputError: the file is not a JSON list of different strings.
     """
     file = folder / CLASSES_FILE
-    if not file.exists():
-        return ()
-    try:
-        names = json.loads(file.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON ({error}); write a list of names") from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{file} must hold a JSON list of strings, one a class in label order")
-    return tuple(names)
+    return check_class_names(read_json(file), str(file)) if file.exists() else ()
+
+
+class JoinedClasses(NamedTuple):
+    """Labels of a data set's parts, joined."""
+
+    names: tuple[str, ...]
+    """In label order; empty if nothing is labelled."""
+    labels: list[list[int | None]]
+    """Of each part, one an image; None throughout in a part without labels."""
+    notes: list[str]
+    """What is worth knowing of them."""
+
+
+def join_classes(parts: Sequence[Sequence[Found]], names: Sequence[str], *, where: str) -> JoinedClasses:
+    """Labels as they were found, as numbers of the same classes in every part.
+
+    A number is a label. A name is looked up in ``names``; without them the classes are the names
+    that occur, sorted. A part whose labels are all -1, as test sides on the hub are, has none.
+
+    Args:
+        parts: of each side of the data set, what was found of each image.
+        names: known names in label order; empty makes names of the labels.
+        where: the data set, for messages.
+
+    Raises:
+        InputError: some images of a part have a label and some do not, numbers and names are mixed,
+            or a label is negative, too large, or without a name.
+    """
+    notes: list[str] = []
+    parts = [_labelled(part, notes, where) for part in parts]
+    given = {label for part in parts for label in part} - {None}
+    words = sorted(label for label in given if isinstance(label, str))
+    numbers = [label for label in given if isinstance(label, int)]
+    if words and numbers:
+        raise InputError(
+            f"{where} has the label {numbers[0]} and the label {words[0]!r}; "
+            "write numbers only, or names only"
+        )
+    names = names or words
+    ranks = {name: rank for rank, name in enumerate(names)}
+    if unknown := [word for word in words if word not in ranks]:
+        raise InputError(
+            f"{where} has the class {unknown[0]!r}, which {CLASSES_FILE} does not name; "
+            f"{did_you_mean(unknown[0], names)}"
+        )
+    every = names_for(numbers, names, where=where) if numbers else tuple(names if words else ())
+    if empty := len(every) - len(given):
+        notes.append(f"{empty} of the {len(every)} classes have no image")
+    return JoinedClasses(
+        every, [[ranks[k] if isinstance(k, str) else k for k in part] for part in parts], notes
+    )
+
+
+def _labelled(part: Sequence[Found], notes: list[str], where: str) -> Sequence[Found]:
+    """The labels of one part, all or none."""
+    lacking = sum(label is None for label in part)
+    if 0 < lacking < len(part):
+        raise InputError(
+            f"{lacking} of {len(part)} images of {where} lack a label; label all or none"
+        )
+    if not part or any(label != -1 for label in part):
+        return part
+    notes.append(f"{len(part)} images are labelled -1 throughout, which counts as unlabelled")
+    return [None] * len(part)
 
 
 def names_for(labels: Sequence[int | None], names: Sequence[str], *, where: str) -> tuple[str, ...]:
@@ -103,21 +195,30 @@ def names_for(labels: Sequence[int | None], names: Sequence[str], *, where: str)
         Empty when no image has a label.
 
     Raises:
-        InputError: some images have a label and some do not, or a label has no name.
+        InputError: some images have a label and some do not, or a label has no name, is negative,
+            or is :data:`MOST_CLASSES` or more.
     """
-    if all(label is None for label in labels):
-        return ()
     numbers = [label for label in labels if label is not None]
+    if not numbers:
+        return ()
     if len(numbers) < len(labels):
         bare = len(labels) - len(numbers)
         raise InputError(
             f"{bare} of {len(labels)} images of {where} lack a label; label all or none"
         )
     if min(numbers) < 0:
-        raise InputError(f"{where} has the label {min(numbers)}; labels must start at 0")
+        raise InputError(
+            f"{where} has the label {min(numbers)} beside others; labels must start at 0, and only "
+            "a side whose labels are all -1 counts as unlabelled"
+        )
     if names and max(numbers) >= len(names):
         raise InputError(
             f"{where} has the label {max(numbers)} but only {len(names)} class names; "
             f"add the missing names to {CLASSES_FILE}"
+        )
+    if max(numbers) >= MOST_CLASSES:
+        raise InputError(
+            f"{where} has the label {max(numbers)}; labels are numbers of classes, from 0 to "
+            f"{MOST_CLASSES - 1:,}"
         )
     return tuple(names) or tuple(str(i) for i in range(max(numbers) + 1))

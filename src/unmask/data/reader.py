@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 from PIL import Image
 
+from unmask.data.classes import JoinedClasses
+from unmask.data.decoding import decode_image
 from unmask.data.split import Split, split_files
 
 Place = TypeVar("Place")
+Found = TypeVar("Found")
 
 
 class Listed(Protocol):
@@ -92,6 +96,14 @@ class Reader(ImageSource, Protocol[Place]):
         """Class of an image, None if unlabelled."""
         return self.labels[row]
 
+    def image(self, row: int) -> Image.Image:
+        """The decoded image.
+
+        Raises:
+            UnreadableImageError: it is damaged, missing, or gone since it was listed.
+        """
+        return decode_image(self.content(row), self.key(row))
+
     def keep(self, rows: Sequence[int]) -> None:
         """Forget all other rows."""
         self.places = [self.places[row] for row in rows]
@@ -99,14 +111,49 @@ class Reader(ImageSource, Protocol[Place]):
 
 
 class ShardReader(Reader[Place], Protocol[Place]):
-    """Images of a few large files, whose names tell the official split if there is one."""
+    """Images of a few large files, whose names tell the official split if there is one.
+
+    Both sides are indexed whichever is asked for, so that the classes never depend on the side.
+    """
 
     files: list[Path]
+    """Of all sides, one side after the other; places count them."""
+    stamps: list[tuple[int, int]]
+    """Of the files, as they were when they were indexed."""
+    _sides: list[list[Path]]
+    _chosen: list[int]  # numbers of the sides that were asked for
 
     def __init__(self, path: Path, split: Split) -> None:
         found = self.find(path)
         official = split_files(found)
-        self.files = official.files(split) if official else found
+        self._sides = [official.train, official.val] if official else [found]
+        self._chosen = [n for n, side in enumerate(("train", "val")) if split in (side, "all")]
+        if not official:
+            self._chosen = [0]
+        self.files = [file for side in self._sides for file in side]
+        self.notes = []
+        if others := sorted(set(found) - set(self.files)):
+            names = ", ".join(file.name for file in others[:3])
+            self.notes = [f"of neither side, and not used: {len(others)} files ({names})"]
+
+    def by_side(self, found: Sequence[Found]) -> list[Sequence[Found]]:
+        """What was found in each file, in the order of the files, side by side."""
+        ends = [0, *accumulate(len(side) for side in self._sides)]
+        return [found[start:end] for start, end in pairwise(ends)]
+
+    def take(self, places: Sequence[Place], classes: JoinedClasses) -> None:
+        """Keep the chosen sides of what was found.
+
+        Args:
+            places: of all images, in the order of the files.
+            classes: of the same images, by side.
+        """
+        ends = [0, *accumulate(len(labels) for labels in classes.labels)]
+        self.places = [p for n in self._chosen for p in places[ends[n] : ends[n + 1]]]
+        self.labels = [label for n in self._chosen for label in classes.labels[n]]
+        labelled = any(label is not None for label in self.labels)
+        self.class_names = classes.names if labelled else ()
+        self.notes = [*self.notes, *classes.notes]
 
     @staticmethod
     def find(path: Path) -> list[Path]:

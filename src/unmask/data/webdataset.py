@@ -1,20 +1,30 @@
-"""WebDataset shards: tar files of KEY.png beside KEY.cls or KEY.json, read at random."""
+"""WebDataset shards: tar files of KEY.png beside KEY.cls or KEY.json, read at random.
+
+The format's law (github.com/webdataset/webdataset): the key of a member is its path up to the first
+dot of its name, and all members of one key are one sample. So ``7.seg.png`` belongs to ``7.png``.
+"""
 
 from __future__ import annotations
 
-import json
-import tarfile
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
-
-from unmask.data.classes import names_for, read_class_names
-from unmask.data.decoding import decode_image, is_image_name
-from unmask.data.reader import ShardReader
+from unmask.data.classes import Found, class_name, join_classes, read_class_names
+from unmask.data.decoding import UnreadableImageError, is_image_name
+from unmask.data.open_files import Handle, OpenFiles
+from unmask.data.reader import ShardReader, file_stamp
 from unmask.data.split import Split
+from unmask.data.tar_index import COMPRESSED, Entry, index_files
 from unmask.errors import InputError
+from unmask.json_files import parse_json
+
+LABELS = ("cls", "json")
+MOST_LABEL = 1 << 24  # bytes of a label file; more is something else under its name
+MOST_NAME = 255  # letters of a class name in a .cls
 
 
 class Member(NamedTuple):
@@ -24,54 +34,135 @@ class Member(NamedTuple):
     key: str
     start: int
     size: int
-    label: int | None
 
 
-def _read_label(ending: str, content: bytes, where: str) -> int | None:
-    try:
-        if ending == "cls":
-            return int(content)
-        record = json.loads(content)
-        found = record.get("label") if isinstance(record, dict) else None
-        return None if found is None else int(found)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where} holds no class number ({error}); write one as text") from error
+class Sample(NamedTuple):
+    """An image of a tar with what tells its class."""
+
+    entry: Entry
+    label: Found
 
 
-def index_tar(file: Path, shard: int) -> list[Member]:
-    """Offsets and labels of the images of one tar, by a single pass over its headers.
+class TarContent(NamedTuple):
+    """What one tar holds."""
 
-    Args:
-        file: an uncompressed tar.
-        shard: the number that the members carry.
+    samples: tuple[Sample, ...]
+    """In the order of the tar."""
+    unused: Counter[str]
+    """How many members there are of each kind that is not used, by a phrase that names the kind."""
 
-    Returns:
-        In the order of the file.
 
-    Raises:
-        InputError: damaged or compressed tar, or a label that is no number.
+class _Name(NamedTuple):
+    """A member's name, taken apart: ``a/7.seg.png`` is key a/7, middle seg, ending png."""
+
+    key: str
+    middle: str
+    ending: str
+
+
+def _name_of(path: str) -> _Name | None:
+    """None of hidden files, and of names that the format leaves out: without a dot."""
+    folder, slash, name = path.rpartition("/")
+    stem, _, endings = name.partition(".")
+    if not stem or not endings:
+        return None
+    middle, _, ending = endings.lower().rpartition(".")
+    return _Name(folder + slash + stem, middle, ending)
+
+
+@lru_cache(maxsize=4096)
+def _index(file: Path, stamp: tuple[int, int]) -> TarContent:
+    """What lies in a tar; remembered for each version of the file (``stamp``)."""
+    entries, left = index_files(file)
+    unused = Counter({"links that lead nowhere, or no files": len(left)} if left else {})
+    images: dict[str, list[tuple[_Name, Entry]]] = {}
+    labels: dict[tuple[str, str], Found] = {}
+    handle = Handle(file)
+    for entry in entries:
+        name = _name_of(entry.name)
+        if name is None:
+            continue
+        if is_image_name(entry.name.rpartition("/")[2]):
+            images.setdefault(name.key, []).append((name, entry))
+        elif name.ending in LABELS:
+            where = f"{file}: {entry.name}"
+            if entry.size > MOST_LABEL:
+                raise InputError(f"{where} has {entry.size:,} bytes; a label has a few")
+            label = _read_label(name.ending, handle.read(entry.start, entry.size), where)
+            there = labels.setdefault((name.key, name.middle), label)
+            if label is not None and there not in (label, None):
+                raise InputError(f"{where} says {label!r}, another member of its key {there!r}")
+            labels[name.key, name.middle] = there if label is None else label
+        else:
+            unused[f".{name.ending} files"] += 1
+    samples: list[Sample] = []
+    for key, group in images.items():
+        chosen = _pictures(key, group, labels, file)
+        unused["further images of a key"] += len(group) - len(chosen)
+        samples += chosen
+    unused["labels without an image"] = sum(key not in images for key, _ in labels)
+    places = {entry: place for place, entry in enumerate(entries)}
+    return TarContent(tuple(sorted(samples, key=lambda s: places[s.entry])), +unused)
+
+
+def _pictures(
+    key: str,
+    group: list[tuple[_Name, Entry]],
+    labels: dict[tuple[str, str], Found],
+    file: Path,
+) -> list[Sample]:
+    """The images of one key that are pictures, with their labels.
+
+    Of ``7.png`` and ``7.seg.png`` the first is the picture. Of ``7.00.png`` and ``7.01.png`` both
+    are, where each has a label of its own (``7.00.cls``).
     """
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, int | None] = {}
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in filter(tarfile.TarInfo.isfile, tar):
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, ending = name.partition(".")
-                if is_image_name(name):
-                    images[folder + slash + stem] = member
-                elif ending in ("cls", "json") and stem:
-                    opened = tar.extractfile(member)
-                    assert opened is not None, "a plain file of a tar opens"
-                    label = _read_label(ending, opened.read(), f"{file}: {member.name}")
-                    if label is not None:
-                        labels[folder + slash + stem] = label
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"{file} cannot be read as an uncompressed tar ({error})") from error
-    return [
-        Member(shard, member.name, member.offset_data, member.size, labels.get(key))
-        for key, member in images.items()
-    ]
+    by_middle: dict[str, Entry] = {}
+    for name, entry in group:
+        other = by_middle.setdefault(name.middle, entry)
+        if other is not entry:
+            raise InputError(
+                f"{file} holds two images of one name, {other.name} and {entry.name}; "
+                "rename one or take it out"
+            )
+
+    def _label(middle: str) -> Found:
+        own = labels.get((key, middle))
+        return labels.get((key, "")) if own is None else own
+
+    if "" in by_middle:
+        return [Sample(by_middle[""], _label(""))]
+    if len(group) == 1 or all(labels.get((key, middle)) is not None for middle in by_middle):
+        return [Sample(entry, _label(middle)) for middle, entry in by_middle.items()]
+    first, second, *_ = by_middle.values()
+    raise InputError(
+        f"{file} holds {first.name} and {second.name}, two images of one sample, for a key ends at "
+        "the first dot of a name; rename them without inner dots, or give each its own .cls"
+    )
+
+
+def _read_label(ending: str, content: bytes, where: str) -> Found:
+    """The class that a label file tells: a whole number, or a name."""
+    if ending == "json":
+        record = parse_json(content, where)
+        found = record.get("label") if isinstance(record, dict) else None
+        if isinstance(found, float) and found.is_integer():
+            return int(found)
+        if found is None or (isinstance(found, int) and not isinstance(found, bool)):
+            return found
+        if not isinstance(found, str):
+            raise InputError(f"{where}: the label {str(found)[:40]} is no whole number and no name")
+    else:
+        found = content.decode("utf-8-sig", "replace")
+    text = found.strip()
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if not text or len(text) > MOST_NAME or not text.isprintable() or "\ufffd" in text:
+        raise InputError(
+            f"{where} holds neither a class number nor a class name; write one as text"
+        )
+    if re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?|[+-]?(nan|inf|infinity)", text, re.IGNORECASE):
+        raise InputError(f"{where}: the label {text[:40]} is no whole number; write one as text")
+    return class_name(text)
 
 
 class TarImages(ShardReader[Member]):
@@ -82,43 +173,83 @@ class TarImages(ShardReader[Member]):
         split: ``train-*.tar`` or ``val-*.tar`` where both exist.
 
     Raises:
-        InputError: a damaged shard, or labels that are incomplete or without a name.
+        InputError: a damaged or compressed shard, two images that cannot be told apart, or labels
+            that are incomplete or without a name.
     """
 
     kind = "WebDataset shards (*.tar)"
 
     def __init__(self, path: Path, split: Split) -> None:
         super().__init__(path, split)
-        self.places = [
-            member for shard, file in enumerate(self.files) for member in index_tar(file, shard)
-        ]
-        self.labels = [member.label for member in self.places]
-        self._maps: dict[int, np.memmap] = {}
+        self.stamps = [file_stamp(file) for file in self.files]
+        found = [_index(*pair) for pair in zip(self.files, self.stamps, strict=True)]
         folder = path if path.is_dir() else path.parent
-        self.class_names = names_for(self.labels, read_class_names(folder), where=str(path))
-
-    def __getstate__(self) -> dict[str, object]:
-        """Without the open maps: another process makes its own."""
-        return {**self.__dict__, "_maps": {}}
+        parts = self.by_side(found)
+        classes = join_classes(
+            [[sample.label for content in part for sample in content.samples] for part in parts],
+            read_class_names(folder),
+            where=str(path),
+        )
+        places = [
+            Member(shard, sample.entry.name, sample.entry.start, sample.entry.size)
+            for shard, content in enumerate(found)
+            for sample in content.samples
+        ]
+        self.take(places, classes)
+        self.notes = [*self.notes, *_notes(found)]
+        if not classes.names:
+            self.notes += _folders(places)
+        self._open = OpenFiles(Handle)
 
     @staticmethod
     def find(path: Path) -> list[Path]:
         """``path`` itself, or the tars in the folder ``path``, sorted."""
-        return [path] if path.suffix == ".tar" and path.is_file() else sorted(path.glob("*.tar"))
+        if path.is_file():
+            return [path] if path.name.lower().endswith((".tar", *COMPRESSED)) else []
+        return sorted(path.glob("*.tar"))
 
     def key(self, row: int) -> str:
         """Shard and member, as in ``train-000000.tar/cat.png``."""
         member = self.places[row]
         return f"{self.files[member.shard].name}/{member.key}"
 
-    def image(self, row: int) -> Image.Image:
-        """The decoded member.
+    def content(self, row: int) -> bytes:
+        """The bytes of the member.
 
         Raises:
-            UnreadableImageError: its bytes are damaged.
+            UnreadableImageError: the tar is gone, or shorter than it was.
         """
         member = self.places[row]
-        if member.shard not in self._maps:
-            self._maps[member.shard] = np.memmap(self.files[member.shard], np.uint8, "r")
-        content = self._maps[member.shard][member.start : member.start + member.size]
-        return decode_image(content.tobytes(), self.key(row))
+        try:
+            content = self._open(self.files[member.shard]).read(member.start, member.size)
+        except OSError as error:
+            raise UnreadableImageError(self.key(row), error.strerror or str(error)) from error
+        if len(content) < member.size:
+            raise UnreadableImageError(self.key(row), "its tar is shorter than it was")
+        return content
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Bytes and time of the tar as it was opened, and the member's place in it."""
+        member = self.places[row]
+        return *self.stamps[member.shard], member.start, member.size
+
+
+def _notes(found: Sequence[TarContent]) -> list[str]:
+    """One sentence on all that is not used."""
+    unused = sum((content.unused for content in found), Counter[str]())
+    if not unused:
+        return []
+    counts = ", ".join(f"{count} {what}" for what, count in sorted(unused.items()))
+    return [f"not used of the tars: {counts}"]
+
+
+def _folders(places: Sequence[Member]) -> list[str]:
+    """A sentence on folders in tars without labels, which may be meant as classes."""
+    folders = {member.key.removeprefix("./").rpartition("/")[0] for member in places} - {""}
+    if len(folders) < 2:
+        return []
+    first, second, *_ = sorted(folders)
+    return [
+        f"the images lie in {len(folders)} folders inside the tars ({first}, {second}, …), which "
+        "are no classes here: write KEY.cls beside each image, or unpack the tars"
+    ]
