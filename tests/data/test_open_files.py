@@ -78,6 +78,7 @@ def test_the_most_recently_used_stay(tmp_path, monkeypatch):
 
 def test_a_reader_that_is_gone_keeps_nothing_open(tmp_path):
     files, opened = write(tmp_path, 5), OpenFiles(Handle)
+    gc.collect()  # readers of other tests
     before = used()
     for file in files:
         opened(file)
