@@ -130,7 +130,9 @@ class JoinedClasses(NamedTuple):
     """What is worth knowing of them."""
 
 
-def join_classes(parts: Sequence[Sequence[Found]], names: Sequence[str], *, where: str) -> JoinedClasses:
+def join_classes(
+    parts: Sequence[Sequence[Found]], names: Sequence[str], *, where: str
+) -> JoinedClasses:
     """Labels as they were found, as numbers of the same classes in every part.
 
     A number is a label. A name is looked up in ``names``; without them the classes are the names
