@@ -142,7 +142,7 @@ def test_the_noise_of_a_step_does_not_depend_on_how_it_is_cut(tmp_path: Path) ->
     ("change", "message"),
     [
         ({"channels": 0}, "channels=0 must be at least 1"),
-        ({"scale": 0.0}, "scale=0.0 must be a positive"),
+        ({"scale": 0.0}, "scale=0.0 must be above 0"),
         ({"widths": (8, 9)}, r"widths=\(8, 9\) must be multiples of 8"),
         ({"image_channels": 2}, "image_channels=2: wanted is 1 or 3"),
     ],

@@ -125,9 +125,9 @@ def test_unfit_input_is_named_before_work(tokenizer: ConvVQTokenizer) -> None:
     [
         ({"image_channels": 2}, "image_channels=2: wanted is 1 or 3"),
         ({"widths": (8, 12, 24)}, "widths=(8, 12, 24) must be multiples of 8"),
-        ({"widths": ()}, "widths=() must be multiples of 8"),
+        ({"widths": ()}, "widths=() must have 1 to 12 entries"),
         ({"blocks": (1, 1)}, "blocks=(1, 1) must give a number from 0 for each of the 3 levels"),
-        ({"blocks": (1, -1, 0)}, "blocks=(1, -1, 0) must give"),
+        ({"blocks": (1, -1, 0)}, "blocks=(1, -1, 0) must each be at least 0"),
     ],
 )
 def test_impossible_configs_are_named(changes: dict, message: str) -> None:

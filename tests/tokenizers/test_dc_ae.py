@@ -186,7 +186,7 @@ def test_without_diffusers_one_line_says_what_to_install(
         ({"decoder_blocks": (1,)}, r"decoder_blocks=\(1,\) must give a number for each of the 3"),
         ({"attention": (3,)}, r"attention=\(3,\) names a level"),
         ({"channels": 3}, "channels=3 must divide the last of"),
-        ({"scale": -1.0}, "scale=-1.0 must be a positive"),
+        ({"scale": -1.0}, "scale=-1.0 must be above 0"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(change: dict, message: str) -> None:

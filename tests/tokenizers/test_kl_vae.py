@@ -143,9 +143,9 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
         ({"widths": (8, 6)}, r"widths \(8, 8, 6\) must be multiples of 4"),
         ({"attention": (3,)}, r"attention=\(3,\) names a level"),
         ({"channels": 0}, "channels=0 must be at least 1"),
-        ({"scale": 0.0}, r"scale=0\.0 must be a positive"),
-        ({"scale": math.nan}, "scale=nan must be a positive"),
-        ({"scale": math.inf}, "scale=inf must be a positive"),
+        ({"scale": 0.0}, r"scale=0\.0 must be above 0"),
+        ({"scale": math.nan}, rr"scale=nan must lie in \(0, 10\*\*6\]"),
+        ({"scale": math.inf}, "scale=inf must be at most"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(change: dict, message: str) -> None:

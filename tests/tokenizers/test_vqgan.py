@@ -140,7 +140,7 @@ def test_soft_codes_sharpen_into_the_nearest() -> None:
     ("config", "changes", "message"),
     [
         (POOLED, {"widths": (32, 48)}, "widths (32, 32, 48) must be multiples of 32"),
-        (POOLED, {"widths": ()}, "at least one a level"),
+        (POOLED, {"widths": ()}, "widths=() must have 1 to 12 entries"),
         (STRIDED, {"groups": 3}, "must be multiples of 3"),
         (STRIDED, {"decoder_widths": (8, 8)}, "decoder_widths=(8, 8) must name the 3 levels"),
         (STRIDED, {"attention": (3,)}, "attention=(3,) names a level not in widths"),

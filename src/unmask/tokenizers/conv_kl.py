@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unmask.errors import InputError
+from unmask.nn.sizes import Channels
 from unmask.tokenizers.conv_stack import ConvStack, conv_decoder, conv_encoder
 from unmask.tokenizers.image_tokenizer import channels_last
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer, check_scale
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvKL(ConvStack):
     """Shape of a :class:`ConvKLTokenizer`."""
 
-    channels: int = 8
+    channels: Channels = 8
     """C, numbers a token."""
-    scale: float = 1.0
+    scale: Scale = 1.0
     """Of latents to tokens; measured at the end of training, 1 over their spread."""
-
-    def __post_init__(self) -> None:
-        """Reject shapes that cannot be built."""
-        super().__post_init__()
-        if self.channels < 1:
-            raise InputError(f"channels={self.channels} must be at least 1")
-        check_scale(self.scale)
 
 
 class ConvKLTokenizer(LatentTokenizer):

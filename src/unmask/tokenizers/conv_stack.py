@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
-from unmask.tokenizers.image_tokenizer import LevelConfig
+from unmask.tokenizers.image_tokenizer import BlockCounts, LevelConfig, Widths
 
 GROUP = 8  # channels a normalisation group
 
@@ -17,18 +17,18 @@ GROUP = 8  # channels a normalisation group
 class ConvStack(LevelConfig):
     """Shape of encoder and decoder."""
 
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: Widths = (32, 64, 128)
     """Channels at each level, finest first, multiples of 8; the stride is 2**(levels-1)."""
-    blocks: tuple[int, ...] = (0, 1, 1)
+    blocks: BlockCounts = (0, 1, 1)
     """Residual blocks at each level, in the encoder and again in the decoder. A level of 0 leaves
     the work to its resampling convolutions: on a CPU the finest level costs the most time."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
         super().__post_init__()
-        if not self.widths or any(w < GROUP or w % GROUP for w in self.widths):
+        if any(width % GROUP for width in self.widths):
             raise InputError(f"widths={self.widths} must be multiples of {GROUP}, one a level")
-        if len(self.blocks) != len(self.widths) or min(self.blocks) < 0:
+        if len(self.blocks) != len(self.widths):
             raise InputError(
                 f"blocks={self.blocks} must give a number from 0 for each of the "
                 f"{len(self.widths)} levels of widths={self.widths}"

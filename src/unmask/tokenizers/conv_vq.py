@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unmask.nn.sizes import Channels
 from unmask.tokenizers.conv_stack import ConvStack, conv_decoder, conv_encoder
 from unmask.tokenizers.image_tokenizer import channels_last
-from unmask.tokenizers.quantizer import VectorQuantizer
+from unmask.tokenizers.quantizer import Codebook, VectorQuantizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 
@@ -14,9 +15,9 @@ from unmask.tokenizers.vq_tokenizer import VQTokenizer
 class ConvVQ(ConvStack):
     """Shape of a :class:`ConvVQTokenizer`."""
 
-    codes: int = 512
+    codes: Codebook = 512
     """V, vectors in the codebook."""
-    code_dim: int = 16
+    code_dim: Channels = 16
     """D, numbers a code; few make nearest codes easier to use evenly."""
     l2_normalised: bool = True
     """Compare directions instead of vectors."""

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmask.errors import InputError
+from unmask.nn.sizes import Channels
 from unmask.recipes.serial import from_dict
-from unmask.tokenizers.image_tokenizer import LevelConfig
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer, check_scale
+from unmask.tokenizers.image_tokenizer import BlockCounts, LevelConfig, Levels, Widths
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer, Scale
 
 CLASS = "AutoencoderDC"  # in a diffusers config.json
 NAMES = {
@@ -29,20 +30,20 @@ NAMES = {
 class DCAE(LevelConfig):
     """Shape of a :class:`DCAETokenizer`; the defaults are f32c32."""
 
-    widths: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
+    widths: Widths = (128, 256, 512, 512, 1024, 1024)
     """Channels at each level, finest first; the stride is 2**(levels-1)."""
-    encoder_blocks: tuple[int, ...] = (0, 4, 8, 2, 2, 2)
+    encoder_blocks: BlockCounts = (0, 4, 8, 2, 2, 2)
     """Blocks at each level of the encoder."""
-    decoder_blocks: tuple[int, ...] = (0, 5, 10, 2, 2, 2)
+    decoder_blocks: BlockCounts = (0, 5, 10, 2, 2, 2)
     """Blocks at each level of the decoder."""
-    attention: tuple[int, ...] = (3, 4, 5)
+    attention: Levels = (3, 4, 5)
     """Levels whose blocks have linear attention (EfficientViT), 0 the finest; the decoder's other
     levels normalise over batches in training."""
-    head_dim: int = 32
+    head_dim: Channels = 32
     """Channels a head of attention."""
-    channels: int = 32
+    channels: Channels = 32
     """C, numbers a token."""
-    scale: float = 0.3189
+    scale: Scale = 0.3189
     """Of latents to tokens (eMIGM at 512 pixels)."""
 
     def __post_init__(self) -> None:
@@ -55,9 +56,8 @@ class DCAE(LevelConfig):
                 f"must give a number for each of the {levels} levels of widths={self.widths}"
             )
         self.check_attention(self.attention)
-        if self.channels < 1 or self.widths[-1] % self.channels:
+        if self.widths[-1] % self.channels:
             raise InputError(f"channels={self.channels} must divide the last of {self.widths}")
-        check_scale(self.scale)
 
 
 class DCAETokenizer(LatentTokenizer):

@@ -5,29 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
+from unmask.ranges import Between, Length, Ranged
 from unmask.image_size import ImageSize
 from unmask.tokenizers.tokenizer import from_native, grid_of, to_native, weights_identity
 
 Made = TypeVar("Made", bound="ImageTokenizer")
 
+MOST_LEVELS = 12
+Widths = Annotated[tuple[int, ...], Between(1, 2**14), Length(1, MOST_LEVELS)]
+BlockCounts = Annotated[tuple[int, ...], Between(0, 100), Length(1, MOST_LEVELS)]
+Levels = Annotated[tuple[int, ...], Between(0, MOST_LEVELS - 1), Length(0, MOST_LEVELS)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
+class ImageConfig(Ranged):
     """What the sizes of every family tell."""
 
-    image_channels: int = 3
+    image_channels: Annotated[int, Between(1, 3)] = 3
     """1 for grey, 3 for colour."""
 
     def __post_init__(self) -> None:
         """Reject channels that no image has."""
-        if self.image_channels not in (1, 3):
+        super().__post_init__()
+        if self.image_channels == 2:
             raise InputError(f"image_channels={self.image_channels}: wanted is 1 or 3")
 
     @property
@@ -45,7 +52,7 @@ class ImageConfig:
 class LevelConfig(ImageConfig):
     """Sizes of networks that halve the picture from level to level."""
 
-    widths: tuple[int, ...] = (128, 128, 256, 256, 512)
+    widths: Widths = (128, 128, 256, 256, 512)
     """Channels at each level, finest first; the stride is 2**(levels-1)."""
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from unmask.errors import InputError
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer, check_scale
+from unmask.nn.sizes import Channels
+from unmask.tokenizers.latent_tokenizer import LatentTokenizer, Scale
 from unmask.tokenizers.vqgan_stack import StackConfig, stacked_decoder, stacked_encoder
 
 
@@ -16,17 +16,10 @@ class KLVAE(StackConfig):
     Levels with attention are those of the encoder; the decoder has it in its middle only.
     """
 
-    channels: int = 16
+    channels: Channels = 16
     """C, numbers a token."""
-    scale: float = 0.2325
+    scale: Scale = 0.2325
     """Of latents to tokens (MAR and eMIGM: 1 over the spread of KL-16's on ImageNet)."""
-
-    def __post_init__(self) -> None:
-        """Reject shapes that cannot be built."""
-        super().__post_init__()
-        if self.channels < 1:
-            raise InputError(f"channels={self.channels} must be at least 1")
-        check_scale(self.scale)
 
 
 class KLVAETokenizer(LatentTokenizer):

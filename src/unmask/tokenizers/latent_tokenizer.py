@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.ranges import Between
 from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
 from unmask.tokenizers.latents import Posterior, posterior, to_map, to_tokens
 from unmask.tokenizers.tokenizer import check_images
 
-
-def check_scale(scale: float) -> None:
-    """Refuse a scale that cannot be taken back.
-
-    Raises:
-        InputError: naming it.
-    """
-    if not (scale > 0 and math.isfinite(scale)):
-        raise InputError(f"scale={scale} must be a positive number")
+Scale = Annotated[float, Between(above=0, at_most=1e6)]
 
 
 class LatentReconstruction(NamedTuple):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
+from unmask.nn.sizes import Channels
+from unmask.ranges import Between
 from unmask.tokenizers.image_tokenizer import LevelConfig
-from unmask.tokenizers.quantizer import VectorQuantizer
+from unmask.tokenizers.quantizer import Codebook, VectorQuantizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan_blocks import (
     BranchShortcutBlock,
@@ -24,15 +27,15 @@ from unmask.tokenizers.vqgan_blocks import (
 class MaskGITVQGAN(LevelConfig):
     """Shape of a :class:`MaskGITVQGANTokenizer`; the defaults are the published one."""
 
-    stem: int = 128
+    stem: Channels = 128
     """Channels after the first convolution."""
-    blocks: int = 2
+    blocks: Annotated[int, Between(0, 100)] = 2
     """Residual blocks a level."""
-    middle: int = 2
+    middle: Annotated[int, Between(0, 100)] = 2
     """Residual blocks at the lowest resolution besides."""
-    codes: int = 1024
+    codes: Codebook = 1024
     """V, vectors in the codebook."""
-    code_dim: int = 256
+    code_dim: Channels = 256
     """D, numbers a code."""
 
     def __post_init__(self) -> None:

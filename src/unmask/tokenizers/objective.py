@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
@@ -10,48 +11,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
+from unmask.ranges import Between, Ranged
 from unmask.tokenizers.discriminator import PatchDiscriminator, fooling_loss, judging_loss
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.perceptual import PerceptualDistance
 from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
 from unmask.tokenizers.vq_tokenizer import Reconstruction, VQTokenizer
 
+Weight = Annotated[float, Between(0, 1e6)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerLoss:
+class TokenizerLoss(Ranged, path="loss"):
     """Weights of the parts, and the care of dead codes. Those of another bottleneck are unused."""
 
-    l1: float = 1.0
+    l1: Weight = 1.0
     """Mean absolute difference of pixels in [0, 1]."""
-    l2: float = 0.0
+    l2: Weight = 0.0
     """Mean squared difference of pixels in [0, 1]."""
-    codebook: float = 1.0
+    codebook: Weight = 1.0
     """Pulls codes to the latents that chose them."""
-    commitment: float = 0.25
+    commitment: Weight = 0.25
     """Pulls latents to their codes."""
-    kl: float = 1e-6
+    kl: Weight = 1e-6
     """Pulls the encoder's Gaussian to the standard normal: nats a number of the image, the balance
     against l1 that latent diffusion has (though its pixels are twice as far apart)."""
-    perceptual: float = 0.0
+    perceptual: Weight = 0.0
     """Distance of EfficientNet-lite0 features; above 0 a step takes several times as long."""
-    adversarial: float = 0.0
+    adversarial: Weight = 0.0
     """The tokenizer's share in the game with a patch discriminator; 0 builds none. A constant:
     VQGAN's adaptive weight needs a second backward."""
-    adversarial_start: int = 0
+    adversarial_start: Annotated[int, Between(0, 10**9)] = 0
     """Steps before the game starts."""
-    discriminator_width: int = 32
+    discriminator_width: Annotated[int, Between(1, 2**12)] = 32
     """Channels of the discriminator's first layer."""
-    revive_every: int = 20
+    revive_every: Annotated[int, Between(0, 10**9)] = 20
     """Steps between revivals of dead codes; 0 means never."""
-    patience: int = 20
+    patience: Annotated[int, Between(1, 10**9)] = 20
     """Steps without use after which a code is dead."""
 
     def __post_init__(self) -> None:
-        """Reject weights that minimise nothing or push the wrong way."""
-        for name in (field.name for field in fields(self)):
-            least = 1 if name in ("patience", "discriminator_width") else 0
-            if not getattr(self, name) >= least:
-                raise InputError(f"loss.{name}={getattr(self, name)} must be at least {least}")
+        """Reject weights that minimise nothing."""
+        super().__post_init__()
         if self.l1 == self.l2 == self.perceptual == 0:
             raise InputError("loss.l1, l2 and perceptual are all 0; give one a weight above 0")
 

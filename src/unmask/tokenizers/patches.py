@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
-from unmask.errors import InputError
+from unmask.ranges import Between
 from unmask.tokenizers.image_tokenizer import ImageConfig
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 
@@ -19,14 +20,8 @@ CHANNELS = {"grey": 1, "rgb": 3}
 class Patches(ImageConfig):
     """Shape of a :class:`PatchTokenizer`."""
 
-    patch: int
+    patch: Annotated[int, Between(1, 256)]
     """Pixels a side."""
-
-    def __post_init__(self) -> None:
-        """Reject shapes that cannot be built."""
-        if self.patch < 1:
-            raise InputError(f"patch={self.patch} must be at least 1 pixel")
-        super().__post_init__()
 
     @property
     def channels(self) -> int:

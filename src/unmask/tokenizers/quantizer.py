@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unmask.errors import InputError
 from unmask.nn.precision import full_precision
+from unmask.ranges import Between
 
 NEVER = 1 << 30  # steps that a code counts as idle before its first use
 
@@ -25,6 +26,9 @@ class Quantized(NamedTuple):
     """Scalar: mean squared distance, moving the codes only."""
     commitment_loss: Tensor
     """Scalar: the same number, moving the latents only."""
+
+
+Codebook = Annotated[int, Between(2, 2**24)]
 
 
 class VectorQuantizer(nn.Module):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from unmask.errors import InputError
-from unmask.tokenizers.quantizer import VectorQuantizer
+from unmask.nn.sizes import Channels
+from unmask.ranges import Between, Length
+from unmask.tokenizers.image_tokenizer import MOST_LEVELS
+from unmask.tokenizers.quantizer import Codebook, VectorQuantizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan_blocks import check_widths
 from unmask.tokenizers.vqgan_stack import StackConfig, stacked_decoder, stacked_encoder
@@ -18,15 +21,15 @@ Pixels = Literal["signed", "unit"]
 class VQGAN(StackConfig):
     """Shape of a :class:`VQGANTokenizer`; the defaults are VQGAN f16 with 16384 codes."""
 
-    decoder_widths: tuple[int, ...] = ()
+    decoder_widths: Annotated[tuple[int, ...], Between(1, 2**14), Length(0, MOST_LEVELS)] = ()
     """Channels at each level of the decoder, finest first; empty means those of the encoder."""
     middle_attention: bool = True
     """Whether attention stands between the two middle blocks."""
-    latent_channels: int = 256
+    latent_channels: Channels = 256
     """Channels before the projection to codes."""
-    codes: int = 16384
+    codes: Codebook = 16384
     """V, vectors in the codebook."""
-    code_dim: int = 256
+    code_dim: Channels = 256
     """D, numbers a code."""
     l2_normalised: bool = False
     """Compare directions instead of vectors (LlamaGen)."""

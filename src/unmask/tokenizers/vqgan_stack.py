@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from torch import nn
 
-from unmask.tokenizers.image_tokenizer import LevelConfig
+from unmask.nn.sizes import Channels
+from unmask.ranges import Between
+from unmask.tokenizers.image_tokenizer import LevelConfig, Levels
 from unmask.tokenizers.vqgan_blocks import (
     GROUPS,
     AttentionBlock,
@@ -26,13 +29,13 @@ from unmask.tokenizers.vqgan_blocks import (
 class StackConfig(LevelConfig):
     """Sizes of both sides of an autoencoder."""
 
-    stem: int = 128
+    stem: Channels = 128
     """Channels after the first convolution."""
-    blocks: int = 2
+    blocks: Annotated[int, Between(0, 100)] = 2
     """Residual blocks a level in the encoder; the decoder has one more."""
-    attention: tuple[int, ...] = (4,)
+    attention: Levels = (4,)
     """Levels with attention after every block, 0 the finest."""
-    groups: int = GROUPS
+    groups: Channels = GROUPS
     """Of every normalisation."""
 
     def __post_init__(self) -> None:
