@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
-from unmask.ranges import Between, Length, Ranged
 from unmask.image_size import ImageSize
+from unmask.ranges import Between, Length, Ranged
 from unmask.tokenizers.tokenizer import from_native, grid_of, to_native, weights_identity
 
 Made = TypeVar("Made", bound="ImageTokenizer")
