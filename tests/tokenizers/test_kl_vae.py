@@ -144,7 +144,7 @@ def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
         ({"attention": (3,)}, r"attention=\(3,\) names a level"),
         ({"channels": 0}, "channels=0 must be at least 1"),
         ({"scale": 0.0}, r"scale=0\.0 must be above 0"),
-        ({"scale": math.nan}, rr"scale=nan must lie in \(0, 10\*\*6\]"),
+        ({"scale": math.nan}, r"scale=nan must lie in \(0, 10\*\*6\]"),
         ({"scale": math.inf}, "scale=inf must be at most"),
     ],
 )
