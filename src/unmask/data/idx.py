@@ -1,117 +1,227 @@
-"""MNIST's IDX files, plain or gzip: Fashion-MNIST, MNIST and their kin."""
+"""MNIST's IDX files, plain or gzip: Fashion-MNIST, MNIST, EMNIST and their kin."""
 
 from __future__ import annotations
 
 import gzip
-import zlib
+import math
+import re
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from unmask.data.classes import names_for, read_class_names
-from unmask.data.reader import Reader
+from unmask.damage import DAMAGE, reason
+from unmask.data.classes import join_classes, read_class_names
+from unmask.data.reader import Reader, file_stamp
 from unmask.data.split import Split
 from unmask.errors import InputError
 
-PARTS: dict[Split, str] = {"train": "train", "val": "t10k"}
+# As in train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte, emnist-letters-test-images-idx3-ubyte.
+NAME = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
+SIDES: dict[str, Split] = {"train": "train", "t10k": "val", "test": "val"}
 UNSIGNED_BYTES = 8  # the type code in an IDX header
+DIMENSIONS = {"images": 3, "labels": 1}
+STEP = 1 << 24  # bytes that are unpacked at a time
+DENSEST, FREELY = 100, 1 << 26  # how often more than its bytes a .gz may hold, and what any may
 
 
-def _find(path: Path, part: str, what: str) -> Path | None:
-    names = [f"{part}-{what}-ubyte", f"{part}-{what}-ubyte".replace("-idx", ".idx")]
-    files = [path / f"{name}{end}" for name in names for end in ("", ".gz")]
-    return next((file for file in files if file.is_file()), None)
-
-
-def read_idx(file: Path) -> np.ndarray:
+def read_idx(file: Path, what: str = "images") -> np.ndarray:
     """The array of an IDX file of unsigned bytes.
+
+    No more than the header states is unpacked, and no more than the file may honestly hold.
 
     Args:
         file: gzip when its name ends in .gz.
+        what: "images", of 3 dimensions (N, H, W), or "labels", of one.
 
     Returns:
         uint8, of the header's shape.
 
     Raises:
-        InputError: not such a file, or truncated.
+        InputError: not such a file, of other dimensions, without pixels, or cut.
     """
     try:
-        content = file.read_bytes()
-        content = gzip.decompress(content) if file.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read ({error}); download it again") from error
-    if len(content) < 4 or content[:3] != bytes((0, 0, UNSIGNED_BYTES)):
+        with file.open("rb") as plain, ExitStack() as stack:
+            stream: IO[bytes] | gzip.GzipFile = plain
+            if file.suffix == ".gz":
+                stream = stack.enter_context(gzip.GzipFile(fileobj=plain))
+            shape = _read_shape(stream, file, what)
+            content = _read_data(stream, math.prod(shape), file, header=4 + 4 * len(shape))
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(f"{file} cannot be read ({reason(error)}); download it again") from error
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_shape(stream: IO[bytes] | gzip.GzipFile, file: Path, what: str) -> tuple[int, ...]:
+    start = stream.read(4)
+    if len(start) < 4 or start[:3] != bytes((0, 0, UNSIGNED_BYTES)):
         raise InputError(f"{file} is not an IDX file of unsigned bytes; download it again")
-    start = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:start], ">u4").astype(int)
-    if len(content) - start != shape.prod():
+    if start[3] != DIMENSIONS[what]:
+        meant = "grey images have 3 (N, H, W)" if what == "images" else "labels have 1"
+        raise InputError(f"{file} has {start[3]} dimensions; {meant}")
+    sizes = stream.read(4 * start[3])
+    shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
+    if len(shape) < start[3] or not math.prod(shape[1:]):
+        raise InputError(f"{file} holds images of no pixels or no header; download it again")
+    return shape
+
+
+def _read_data(stream: IO[bytes] | gzip.GzipFile, size: int, file: Path, *, header: int) -> bytes:
+    """What follows the header, which must be as much as it states."""
+    packed = file.stat().st_size
+    if file.suffix == ".gz" and size > max(FREELY, DENSEST * packed):
         raise InputError(
-            f"{file} holds {len(content) - start} bytes of data, its header says {shape.prod()}; "
-            "download it again"
+            f"{file} has {packed:,} bytes and states {size:,} bytes of data, more than "
+            f"{DENSEST} times as much; download it again"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    if file.suffix != ".gz" and packed - header != size:
+        found = f"{packed - header}"
+    else:
+        parts, left = [], size
+        while left and (part := stream.read(min(left, STEP))):
+            parts.append(part)
+            left -= len(part)
+        if not left and not stream.read(1):
+            return b"".join(parts)
+        found = f"{size - left}" if left else f"more than {size}"
+    raise InputError(
+        f"{file} holds {found} bytes of data, its header says {size}; download it again"
+    )
+
+
+class _Files(NamedTuple):
+    """The files of one side."""
+
+    part: str  # as the names call it
+    images: Path
+    labels: Path | None
+
+
+def _find(path: Path) -> dict[Split, _Files]:
+    """The sides of the one data set at a path: its folder, or a file of its images.
+
+    Raises:
+        InputError: the folder holds several data sets.
+    """
+    folder = path.parent if path.is_file() else path
+    found: dict[str, dict[tuple[str, str], Path]] = {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (match := NAME.fullmatch(file.name)) and file.is_file():
+            name, part, what = match.groups(default="")
+            found.setdefault(name, {}).setdefault((part, what), file)  # plain before .gz
+    sets = {name: files for name, files in found.items() if any(w == "images" for _, w in files)}
+    if path.is_file():
+        sets = {name: files for name, files in sets.items() if path in files.values()}
+    if len(sets) > 1:
+        raise InputError(
+            f"{path} holds {len(sets)} data sets of IDX files ({', '.join(sorted(sets)[:6])}); "
+            "give the file of the training images of one"
+        )
+    return {
+        SIDES[part]: _Files(part, file, files.get((part, "labels")))
+        for files in sets.values()
+        for (part, what), file in files.items()
+        if what == "images"
+    }
 
 
 class IdxImages(Reader[int]):
     """Grey images of ``train-images-idx3-ubyte`` and ``t10k-…`` with their labels, in memory.
 
     Args:
-        path: folder of the files; an optional ``classes.json`` beside them names the classes.
-        split: train or t10k ("val") where both exist.
+        path: folder of the files, or a file of images; ``classes.json`` beside names the classes.
+        split: train or t10k (test), which is "val", where both exist.
 
     Raises:
-        InputError: a damaged file, or counts that differ.
+        InputError: a damaged file, counts that differ, or several data sets in one folder.
     """
 
     kind = "MNIST IDX files (train-images-idx3-ubyte[.gz], …)"
 
     def __init__(self, path: Path, split: Split) -> None:
-        found = [part for part in PARTS.values() if _find(path, part, "images-idx3")]
-        parts = [part for part in found if split == "all" or PARTS[split] == part]
-        pixels = {part: self._images(path, part) for part in parts}
-        labels = {part: self._read_labels(path, part, len(pixels[part])) for part in parts}
-        self._pixels = np.concatenate(list(pixels.values()))  # (N, H, W)
-        self._keys = [f"{part}[{i}]" for part in parts for i in range(len(pixels[part]))]
+        found = _find(path)
+        chosen = [side for side in SIDES.values() if side in found and split in (side, "all")]
+        chosen = list(dict.fromkeys(chosen))
+        pixels = {side: read_idx(found[side].images) for side in chosen}
+        labels = {side: self._read_labels(files) for side, files in found.items()}
+        self._check_counts(found, pixels, labels)
+        self._pixels = self._joined(pixels.values(), path)  # (N, H, W)
+        parts = [(found[side].part, range(len(pixels[side]))) for side in chosen]
+        self._keys = [f"{part}[{row}]" for part, rows in parts for row in rows]
+        stamps = [(file_stamp(found[side].images), len(pixels[side])) for side in chosen]
+        self._stamps = [(*stamp, row) for stamp, count in stamps for row in range(count)]
         self.places = range(len(self._keys))
-        self.labels = [label for part in parts for label in labels[part]]
-        self.class_names = names_for(self.labels, read_class_names(path), where=str(path))
+        folder = path.parent if path.is_file() else path
+        classes = join_classes(list(labels.values()), read_class_names(folder), where=str(path))
+        by_side = dict(zip(labels, classes.labels, strict=True))
+        unlabelled = {side: [None] * len(pixels[side]) for side in chosen}
+        self.labels = [k for side in chosen for k in by_side[side] or unlabelled[side]]
+        labelled = any(label is not None for label in self.labels)
+        self.class_names, self.notes = classes.names if labelled else (), classes.notes
 
     @staticmethod
-    def _images(path: Path, part: str) -> np.ndarray:
-        file = _find(path, part, "images-idx3")
-        assert file is not None, f"no images of {part}"
-        pixels = read_idx(file)
-        if pixels.ndim != 3:
-            raise InputError(f"{file} has {pixels.ndim} dimensions; grey images have 3 (N, H, W)")
-        return pixels
+    def _read_labels(files: _Files) -> list[int | None]:
+        """Empty without a file of labels."""
+        return [] if files.labels is None else read_idx(files.labels, "labels").tolist()
 
     @staticmethod
-    def _read_labels(path: Path, part: str, count: int) -> list[int | None]:
-        file = _find(path, part, "labels-idx1")
-        if file is None:
-            return [None] * count
-        labels = read_idx(file)
-        if labels.shape != (count,):
+    def _check_counts(
+        found: dict[Split, _Files],
+        pixels: dict[Split, np.ndarray],
+        labels: dict[Split, list[int | None]],
+    ) -> None:
+        for side, images in pixels.items():
+            file = found[side].labels
+            if file is not None and len(labels[side]) != len(images):
+                raise InputError(
+                    f"{file} holds {len(labels[side])} labels for {len(images)} images; "
+                    "fetch both anew"
+                )
+        known = [found[side].labels is not None for side in pixels]
+        if any(known) and not all(known):
             raise InputError(
-                f"{file} holds {labels.size} labels for {count} images; fetch both anew"
+                f"{next(found[side].images for side in pixels if found[side].labels is None)} has "
+                "no file of labels beside it, the other side has; label all or none"
             )
-        return [int(label) for label in labels]
+
+    @staticmethod
+    def _joined(pixels: Iterable[np.ndarray], path: Path) -> np.ndarray:
+        parts = list(pixels)
+        if len({part.shape[1:] for part in parts}) > 1:
+            sizes = " and ".join(" x ".join(map(str, part.shape[1:])) for part in parts)
+            raise InputError(f"{path} holds images of {sizes} pixels; take one size")
+        return np.concatenate(parts)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether either file of images lies in ``path``."""
-        return any(_find(path, part, "images-idx3") for part in PARTS.values())
+        """Whether files of images lie in ``path``, or it is one."""
+        named = not path.is_file() or NAME.fullmatch(path.name)
+        return bool(named and _find(path))
 
     @classmethod
     def official_split(cls, path: Path) -> str:
-        """The rule of the data set's own split; empty when one file is missing."""
-        both = all(_find(path, part, "images-idx3") for part in PARTS.values())
-        return "official split by file name: train-* and t10k-*" if both else ""
+        """The rule of the data set's own split; empty when one side is missing."""
+        found = _find(path)
+        if len(found) < 2:
+            return ""
+        return f"official split by file name: train-* and {found['val'].part}-*"
 
     def key(self, row: int) -> str:
         """File and row, as in ``train[17]``."""
         return self._keys[self.places[row]]
+
+    def content(self, row: int) -> bytes:
+        """The pixels, row by row."""
+        return self._pixels[self.places[row]].tobytes()
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Bytes and time of the file as it was opened, and the image's row in it."""
+        return self._stamps[self.places[row]]
 
     def image(self, row: int) -> Image.Image:
         """A grey image."""
