@@ -104,7 +104,7 @@ MISTAKES = {
     "sample vq --out new": "vq holds no unmask model, but 'unmask-tokenizer'",
     "sample foreign --out new": "foreign/model.safetensors is damaged",
     "sample model --out file": "file is a file; name a new folder",
-    "sample model --out file/inside": "cannot use file/inside: Not a directory",
+    "sample model --out file/inside": "file is no folder; name another place",
     "sample model --out new --classes cow": "unknown class 'cow'; known: 7, Dog, cat",
     "sample model --out new --classes ca": "unknown class 'ca'; did you mean 'cat'",
     "sample model --out new --classes 3": "class 3 is out of range; use 0 to 2",
