@@ -61,7 +61,7 @@ def test_two_percent_of_error_are_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     assert message is not None
     assert "\n" not in message
     assert "begins at step 999" in message
-    assert "1,327 times" in message
+    assert "20,291 times" in message
     assert "'ddim25'" in message
     assert "'dpm-solver'" in message
     for draw in (BY_STRIDE, SOLVER):

@@ -174,3 +174,17 @@ def test_numbers_of_a_plan_that_overflow_are_named():
         pipeline.model.head.out.weight.mul_(1e38)
     with pytest.raises(InputError, match="though its weights are: the plan's numbers are too"):
         pipeline([0], seeds=0)
+
+
+def test_the_null_class_has_a_name_and_a_label():
+    pipeline = toy_pipeline()
+    null = pipeline.model.null_class
+    made = pipeline(["none", 0], seeds=4)
+    assert made.class_labels.tolist() == [null, 0]
+    with pytest.raises(InputError, match="class 3 is out of range; use 0 to 2, or 'none' for the"):
+        pipeline(made.class_labels, seeds=4)
+    assert class_index(["None", "0"], "none", null=2) == 0  # a class of that name comes first
+    with pytest.raises(InputError, match="unknown class 'none'"):
+        class_index(["cat", "dog"], "none")
+    with pytest.raises(InputError, match="class 4 is out of range; use 0 to 2"):
+        pipeline([4], seeds=0)

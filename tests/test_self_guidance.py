@@ -114,5 +114,5 @@ def test_guidance_without_an_adapter_and_foreign_classes_are_refused() -> None:
     bare = PreNormNetwork(**{**vars(NETWORK), "feedback": None}).build()
     with pytest.raises(InputError, match="needs a feedback adapter"):
         check_request(bare, plan, [0], [1])
-    with pytest.raises(InputError, match=r"class label 3 is outside 0\.\.2"):
-        check_request(MODEL, plan, [3], [1])
+    with pytest.raises(InputError, match=r"class label 4 is outside 0\.\.2"):
+        check_request(MODEL, plan, [4], [1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.decode import AnyDraw
 from unmask.nn.diffusion import DiffusionDraw
-from unmask.nn.gaussian import STEPS
+from unmask.nn.gaussian import STEPS, process
 
 LIMIT = 4.0
 """Root mean square of drawn latents over the data's, from which on they count as diverged."""
@@ -37,9 +37,9 @@ def divergence(latents: Tensor, draw: AnyDraw, *, usual: float = 1.0) -> str | N
     way_out = "train longer, or lower plan.guidance.scale"
     if first.time == STEPS - 1:
         cause = (
-            f"plan.draw.respacing={draw.respacing!r} begins at step {STEPS - 1}, which puts errors "
-            f"of the predicted noise into the latents {abs(first.noises[0]):,.0f} times, and a "
-            "young head makes some"
+            f"plan.draw.respacing={draw.respacing!r} begins at step {STEPS - 1}, where the "
+            "predicted clean latents contain the error of the predicted noise "
+            f"{process().clean_noise[-1]:,.0f} times, and a young head makes some"
         )
         way_out = (
             "set plan.draw.respacing to 'ddim25', or plan.draw.solver to 'dpm-solver' and "

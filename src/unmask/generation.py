@@ -85,7 +85,8 @@ def check_request(
     if class_labels is None or len(class_labels) != len(seeds):
         given = "none" if class_labels is None else len(class_labels)
         raise InputError(f"{len(seeds)} seeds need {len(seeds)} class labels, got {given}")
-    wrong = [label for label in class_labels if not 0 <= label < model.classes]
+    known = {*range(model.classes), model.null_class}
+    wrong = [label for label in class_labels if label not in known]
     if wrong:
         raise InputError(f"class label {wrong[0]} is outside 0..{model.classes - 1}")
 

@@ -147,13 +147,13 @@ class Pipeline:
 
         Args:
             classes: integers of any integer type, which are labels, or strings, which are names;
-                in a list, array or tensor, or alone.
+                in a list, array or tensor, or alone; "none" is the null class, where there is one.
 
         Raises:
             InputError: for a class that does not exist.
         """
         names = self.class_names or tuple(str(i) for i in range(self.model.classes))
-        return class_labels(names, classes)
+        return class_labels(names, classes, self.model.null_class)
 
     def __call__(
         self,

@@ -26,7 +26,7 @@ from unmask.ranges import declared
 
 A = TypeVar("A")
 
-FRAME = re.compile(r"[\u2500-\u257f]+")  # the box that tyro draws around its message
+FRAME = re.compile(r"[\u2500-\u257f]+|-{4,}")  # tyro's box, or what stands for it in ASCII
 REPEATED = re.compile(r"Argument helptext: .*?(?=For full helptext|$)")  # what --help says better
 
 RULES = ConstructorRegistry()  # how options are read and described beyond what tyro does itself

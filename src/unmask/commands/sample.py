@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class Arguments:
     model: Annotated[str, tyro.conf.Positional]
     """A model folder, a run, a shipped name such as fashion-maskgit, or a hub id."""
     classes: tuple[str, ...] = ()
-    """Class names or numbers; none means every class."""
+    """Class names or numbers, or none for the null class; without this option, every class."""
     per_class: int = 8
     """Images of each class (of an unconditional model: images)."""
     seed: int = 0
@@ -65,7 +66,7 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, words, prog="unmask sample")
     check_folder(arguments.out, "results", may_hold=lambda: True)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
-    plan = arguments.how.of(pipeline)
+    plan, began = arguments.how.of(pipeline), time.monotonic()
     labels = _labels(pipeline, arguments)
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     if arguments.format == "tokens":
@@ -78,7 +79,8 @@ def main(words: Sequence[str]) -> None:
         _run_images(pipeline, labels, seeds, plan, arguments)
     if arguments.film:
         _write_film(pipeline, labels, seeds, plan, arguments)
-    say(f"{len(seeds)} images in {arguments.out}/")
+    pace = (time.monotonic() - began) / len(seeds)
+    say(f"{len(seeds)} images in {arguments.out}/, {pace:.3g} s an image")
 
 
 def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
