@@ -292,8 +292,6 @@ class Ranged:
 
 Seed = Annotated[int, Between(-(2**62), 2**62)]
 """Of random numbers; those that follow it still fit 64 bits."""
-Pixels = Annotated[int, Between(1, 2**13)]
-"""A side of an image; with 8,192 one image takes 800 MB as numbers."""
 Name = Annotated[str, Length(1, 255)]
 """Of something that is chosen by name."""
 Place = Annotated[str, Length(1, 4096)]

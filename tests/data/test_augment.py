@@ -144,7 +144,7 @@ def test_a_hole_has_its_area_and_noise(channels: int) -> None:
 
 
 def test_values_out_of_range_are_refused() -> None:
-    with pytest.raises(InputError, match=r"magnitude=11 in \[0, 10\]"):
+    with pytest.raises(InputError, match="magnitude=11 must be at most 10"):
         Augment(size=8, magnitude=11)
     with pytest.raises(InputError, match="crop='middle' must be one of center, center-bilinear"):
         Transform(size=8, crop="middle")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from unmask.data.transform import Transform
-from unmask.errors import InputError
+from unmask.ranges import Between
 
 HIGHEST = 10.0
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -97,23 +98,14 @@ class Augment(Transform):
     """A transform that also changes colours and shapes (RandAugment, arXiv 1909.13719) and cuts
     holes (random erasing, arXiv 1708.04896), as timm 0.3.2 does for MAGE's fine-tuning."""
 
-    operations: int = 2
+    operations: Annotated[int, Between(0, 100)] = 2
     """Changes an image, drawn with replacement, each made with probability 1/2."""
-    magnitude: float = 9.0
-    """Mean strength, in [0, 10]."""
-    spread: float = 0.5
+    magnitude: Annotated[float, Between(0, HIGHEST)] = 9.0
+    """Mean strength."""
+    spread: Annotated[float, Between(0, HIGHEST)] = 0.5
     """Standard deviation of the strength."""
-    erase: float = 0.0
+    erase: Annotated[float, Between(0, 1)] = 0.0
     """Probability of a hole filled with noise."""
-
-    def __post_init__(self) -> None:
-        """Reject values out of range."""
-        super().__post_init__()
-        if self.operations < 0 or not 0 <= self.magnitude <= HIGHEST:
-            raise InputError(
-                f"operations={self.operations} must be at least 0 and magnitude={self.magnitude} "
-                f"in [0, {HIGHEST:g}]"
-            )
 
     @property
     def random(self) -> bool:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, checked_size
+from unmask.ranges import Between, Ranged
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 
@@ -27,33 +28,27 @@ SHARD_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheLayout:
+class CacheLayout(Ranged):
     """What is encoded and how it lies on disk."""
 
     image_size: ImageSize
     """Of the crop that is encoded, in pixels: one number for a square, or height and width."""
-    crops: int = 0
+    crops: Annotated[int, Between(0, 1000)] = 0
     """Crops of random area and shape to encode of each image (MAGE's augmentation); 0 means the
     centre crop."""
     flip: bool = True
     """Also encode the mirror image of each centre crop; mirror half of the random ones."""
     precision: Literal["float32", "float16"] = "float32"
     """Of moments; codes are whole numbers."""
-    shard_size: int | None = None
+    shard_size: Annotated[int | None, Between(1, 10**6)] = None
     """Images a shard, which is held in memory; None: 64 MiB of them, at most 65536."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Between(1, 2**16)] = 32
     """Images encoded at a time, each in all its views."""
 
     def __post_init__(self) -> None:
-        """Reject sizes below one."""
-        if self.crops < 0:
-            raise InputError(f"crops={self.crops} must be at least 0, which means the centre crop")
+        """Give equal sizes one form."""
+        super().__post_init__()
         object.__setattr__(self, "image_size", checked_size(self.image_size))
-        for name in ("shard_size", "batch_size"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.precision not in ("float32", "float16"):
-            raise InputError(f"precision={self.precision!r} must be 'float32' or 'float16'")
 
 
 def source_hash(source: Listed) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from unmask.data.modes import flattened
 from unmask.data.resized_crop import clipped_box, cut_box, inner_crop, tried_box
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, checked_size, height_width
+from unmask.ranges import Between, Ranged
 
 Crop = Literal[
     "center",
@@ -47,7 +48,7 @@ BOXES = {"resized": tried_box, "clipped": clipped_box}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transform:
+class Transform(Ranged):
     """What is cut out of an image, and how it is varied."""
 
     size: ImageSize
@@ -62,16 +63,15 @@ class Transform:
     """How crops of random area are resized."""
     flip: bool = False
     """Mirror with probability 1/2."""
-    channels: int = 3
+    channels: Annotated[int, Between(1, 3)] = 3
     """1 for grey, 3 for RGB."""
 
     def __post_init__(self) -> None:
         """Reject sizes and channels that no image has."""
+        super().__post_init__()
         object.__setattr__(self, "size", checked_size(self.size, "size"))
-        if self.channels not in (1, 3):
+        if self.channels == 2:
             raise InputError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
-        if self.crop not in get_args(Crop):
-            raise InputError(f"crop={self.crop!r} must be one of {', '.join(get_args(Crop))}")
 
     @property
     def random(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,7 @@ from unmask.draws import keyed_generator
 from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.scores import check_labels, class_accuracy
+from unmask.ranges import Between, Ranged, Seed
 
 LAST_GRID = 7  # the network halves the image until about this many rows are left
 
@@ -80,37 +82,29 @@ class ConvClassifier(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierTraining:
+class ClassifierTraining(Ranged):
     """How a classifier is trained; batch k is a pure function of (seed, k)."""
 
-    epochs: int = 8
+    epochs: Annotated[int, Between(1, 10**6)] = 8
     """Passes over the images."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Between(2, 10**6)] = 128
     """Images a step."""
-    lr: float = 4e-3
+    lr: Annotated[float, Between(above=0, at_most=1000)] = 4e-3
     """Peak of a one-cycle schedule of AdamW."""
-    weight_decay: float = 0.02
+    weight_decay: Annotated[float, Between(0, 1000)] = 0.02
     """AdamW's decoupled decay."""
-    label_smoothing: float = 0.05
+    label_smoothing: Annotated[float, Between(0, below=1)] = 0.05
     """Share of the target spread over all classes."""
-    shift: int = 1
+    shift: Annotated[int, Between(0, 1000)] = 1
     """Largest random shift in pixels."""
     flip: bool = True
     """Mirror half of the images; wrong for digits and letters."""
-    blur: float = 0.5
+    blur: Annotated[float, Between(0, 1)] = 0.5
     """Largest share of a 3x3 average mixed in, as a tokenizer blurs."""
-    noise: float = 0.05
+    noise: Annotated[float, Between(0, 1)] = 0.05
     """Largest standard deviation of added noise, of the range [0, 1]."""
-    seed: int = 0
+    seed: Seed = 0
     """Of weights, order and augmentation."""
-
-    def __post_init__(self) -> None:
-        """Reject values that no run can use."""
-        if self.epochs < 1 or self.batch_size < 2:
-            raise InputError(
-                f"classifier training with epochs={self.epochs}, batch_size={self.batch_size}: "
-                "use at least 1 epoch and 2 images a step"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from unmask.evaluate.reference import Moments, ReferenceStatistics
 from unmask.evaluate.report import SCORES, Choices, Report, Row
 from unmask.evaluate.scores import InceptionScore, Manifold, correct, manifold_overlap
 from unmask.evaluate.statistics import RunningStatistics
+from unmask.ranges import Between
 
 Batches = Iterable[Tensor | ImageBatch]
 
@@ -28,10 +29,10 @@ Batches = Iterable[Tensor | ImageBatch]
 class EvaluationOptions(Choices):
     """How sets are compared."""
 
-    manifold_images: int = 50_000
+    manifold_images: Annotated[int, Between(2, 10**6)] = 50_000
     """Images of a row that precision and recall keep in memory, chosen by chance if there are
     more."""
-    manifold_reference: int = 10_000
+    manifold_reference: Annotated[int, Between(2, 10**6)] = 10_000
     """Images of the reference that precision and recall keep, likewise; ADM's reference files hold
     10,000."""
     statistics: ReferenceStatistics | None = None
@@ -41,8 +42,9 @@ class EvaluationOptions(Choices):
 
     def __post_init__(self) -> None:
         """Reject values without a manifold."""
+        super().__post_init__()
         kept = min(self.manifold_images, self.manifold_reference)
-        if not 1 <= self.neighbours < kept:
+        if self.neighbours >= kept:
             raise InputError(
                 f"neighbours={self.neighbours} must lie in [1, {kept}), the smaller of "
                 "manifold_images and manifold_reference"

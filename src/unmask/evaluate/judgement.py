@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from rich.console import Console
@@ -37,6 +37,7 @@ from unmask.generation import check_request, generate
 from unmask.image_size import height_width
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
+from unmask.ranges import Between, Length, Name, Ranged, Seed
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.tokenizer import weights_identity
 from unmask.train.processes import launched
@@ -45,22 +46,22 @@ ROUNDING = "255 v + 0.5, cut off, of v in [0, 1]"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
+class Judgement(Ranged):
     """How much is judged, and by what."""
 
-    count: int = 2000
+    count: Annotated[int, Between(2, 10**7)] = 2000
     """Images of every set; scores of other counts do not compare."""
-    seed: int = 0
+    seed: Seed = 0
     """Image k is generated from seed + k."""
-    repeats: int = 1
+    repeats: Annotated[int, Between(1, 1000)] = 1
     """Generate this many sets, each from the seeds after the last one's, and report mean and
     standard deviation of every score."""
-    resize: int = 128
+    resize: Annotated[int, Between(32, 2**11)] = 128
     """Pixels that EfficientNet sees; 224 is its own size and five times slower."""
     inception: Path | None = None
     """Weights of the 2015 Inception network (torch-fidelity's releases), for its features instead;
     always at 299 pixels."""
-    features: str | None = None
+    features: Annotated[str | None, Length(1, 1000)] = None
     """Your own features instead: module:attribute, a callable of (B, 3, H, W) floats in [0, 1] that
     gives (B, F)."""
     reference: Path | None = None
@@ -69,9 +70,9 @@ class Judgement:
     classifier: Literal["none", "fashion", "train"] = "none"
     """Judge of conditional samples: the shipped Fashion-MNIST one, or one trained now on the real
     training split."""
-    batch_size: int = BATCH
+    batch_size: Annotated[int, Between(1, 2**16)] = BATCH
     """Images a batch."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device of the generator and of the feature network: cpu, cuda, mps; auto takes the machine's
     accelerator if it has one."""
 
@@ -86,13 +87,8 @@ class Judgement:
         return f"{self.seed} to {self.seed + self.repeats * self.count - 1}"
 
     def __post_init__(self) -> None:
-        """Reject counts without statistics."""
-        if self.count < 2:
-            raise InputError(f"count={self.count} must be at least 2; 2000 is a fair start")
-        if self.repeats < 1 or self.batch_size < 1:
-            raise InputError(
-                f"repeats={self.repeats} and batch_size={self.batch_size} must be at least 1"
-            )
+        """Reject two networks."""
+        super().__post_init__()
         if self.features is not None and self.inception is not None:
             raise InputError("give one network: --features or --inception")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from unmask.errors import InputError
+from unmask.ranges import Between, Ranged
 
 FID_IMAGES = 50_000
 SCORES = ("fd", "sfd", "inception_score", "precision", "recall", "class_accuracy")
@@ -41,12 +43,12 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class Choices(Ranged):
     """What was the same for all rows, and moves or explains their numbers."""
 
-    neighbours: int = 3
+    neighbours: Annotated[int, Between(1, 10**6)] = 3
     """k of precision and recall; 3 as published."""
-    inception_split: int = 5000
+    inception_split: Annotated[int, Between(1, 10**9)] = 5000
     """Images whose inception score is taken together, as in ADM's evaluator."""
     seeds: str | None = None
     """Seeds of the generated images."""

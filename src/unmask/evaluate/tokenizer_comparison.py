@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from unmask.evaluate.statistics import RunningStatistics
 from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow
 from unmask.image_size import ImageSize, checked_size, size_text
 from unmask.pictures import to_uint8
+from unmask.ranges import Between, Ranged
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.published import PUBLISHED
 from unmask.tokenizers.published_latents import PUBLISHED_LATENTS
@@ -37,14 +38,14 @@ SHOWN = 8  # images of the picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Ranged):
     """How much is judged, and how."""
 
-    count: int = 2000
+    count: Annotated[int, Between(2, 10**7)] = 2000
     """Images; scores of other counts do not compare."""
     image_size: ImageSize = 256
     """Pixels after ADM's centre crop: one number for a square, or height and width."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Between(1, 2**16)] = 32
     """Images a batch."""
     latents: Literal["sample", "mean"] = "sample"
     """What of an encoder's Gaussian is decoded: a draw (of image k by seed k), as generators see
@@ -52,11 +53,9 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Reject what has no statistics."""
+        super().__post_init__()
         size = checked_size(self.image_size, least=WINDOW)
         object.__setattr__(self, "image_size", size)
-        for name, least in (("count", 2), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
