@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from unmask.durable import ASIDE, RIGHTS, explained
+from unmask.durable import ASIDE, RIGHTS, explained, replace_file
 from unmask.errors import InputError
+from unmask.json_files import read_json
 
 PROBE = bytes(4096)  # what a disk that is not full takes
 NAME = 255  # bytes of a file's name, on file systems that do not say
@@ -42,12 +44,59 @@ def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lamb
         if os.path.lexists(folder) and not folder.is_dir():
             kind = "a file" if folder.exists() else "a link to nothing"
             raise InputError(f"{folder} is {kind}; name a new folder for the {what}")
-        there = sorted(p.name for p in folder.glob("[!.]*") if not p.name.endswith(ASIDE))
+        there = shown(folder)
         if there and not may_hold():
             raise InputError(
                 f"{folder} holds {there[0]!r} but no {what}; name a new or empty folder"
             )
         _check_writable(folder)
+
+
+def shown(folder: Path) -> list[str]:
+    """Names in a folder, less what is hidden or still being built; none if it is not there."""
+    return sorted(p.name for p in folder.glob("[!.]*") if not p.name.endswith(ASIDE))
+
+
+def claim(
+    folder: Path,
+    settings: Mapping[str, str],
+    what: str,
+    *,
+    file: str,
+    option: str,
+    alone: bool = True,
+) -> None:
+    """Make a folder that of one piece of work, which may come back to it; refuse any other.
+
+    Args:
+        folder: made when missing.
+        settings: everything that decides the results.
+        what: what lies there, for the error.
+        file: name of the file that keeps the settings.
+        option: with which another folder is given.
+        alone: whether the folder must hold nothing else when it is claimed.
+
+    Raises:
+        InputError: naming the setting that differs, or what else is there; or the disk refuses.
+    """
+    held = folder / file
+    check_folder(folder, what, may_hold=lambda: held.exists() or not alone)
+    if not held.exists():
+        with explained(held, "nothing was done"):
+            replace_file(held, json.dumps(dict(settings), indent=1).encode())
+        return
+    try:
+        found = read_json(held)
+    except InputError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{held} is damaged; give a new folder ({option})")
+    differing = [k for k in {**settings, **found} if found.get(k) != settings.get(k)]
+    for name in differing:
+        raise InputError(
+            f"{folder} holds another {what}: {name} was {found.get(name)!r} and is "
+            f"{settings.get(name)!r} now; give a new folder ({option})"
+        )
 
 
 def check_file(path: Path, what: str) -> None:

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unmask.durable import output
+
 GREY = 0.5  # what a still masked patch shows
 
 
@@ -71,7 +73,23 @@ def veil(pixels: Tensor, masked: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.where(cover, GREY, pixels)
 
 
+def write_png(picture: Image.Image, path: Path, *, one_of_many: bool = False) -> None:
+    """A picture as a file, whole or not there; see :func:`unmask.durable.output`.
+
+    Raises:
+        InputError: if the disk is full or refuses.
+    """
+    with output(path, one_of_many=one_of_many) as aside:
+        picture.save(aside, format="PNG")
+
+
 def write_gif(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 250) -> None:
-    """An endless animation; the last frame stays four times as long."""
+    """An endless animation; the last frame stays four times as long.
+
+    Raises:
+        InputError: if the disk is full or refuses.
+    """
     times = [milliseconds] * (len(frames) - 1) + [4 * milliseconds]
-    frames[0].save(path, save_all=True, append_images=list(frames[1:]), duration=times, loop=0)
+    first, *others = frames
+    with output(path) as aside:
+        first.save(aside, format="GIF", save_all=True, append_images=others, duration=times, loop=0)

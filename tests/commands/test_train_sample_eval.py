@@ -163,7 +163,7 @@ def test_samples_in_every_form(place: Path, tmp_path: Path, capsys: pytest.Captu
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 4
     assert run(*words, "--format", "npz") == 0
-    assert run(*words, "--format", "png") == 0
+    assert run(*words, "--format", "png", "--out", tmp_path / "set") == 0
     assert run(*words, "--format", "tokens") == 0
     made = load(place / "run")(["left"] * 3 + ["right"] * 3, seeds=10)
     with np.load(tmp_path / "tokens.npz") as file:
@@ -173,13 +173,50 @@ def test_samples_in_every_form(place: Path, tmp_path: Path, capsys: pytest.Captu
         assert file["arr_1"].tolist() == [0, 1, 0, 1, 0, 1]
     assert run(*words, "--format", "folder") == 0
     for row, (label, seed) in enumerate(zip([0] * 3 + [1] * 3, range(10, 16), strict=True)):
-        picture = np.asarray(Image.open(tmp_path / f"class_{label}" / f"{seed}.png"))
+        picture = np.asarray(Image.open(tmp_path / "set" / f"class_{label}" / f"{seed}.png"))
         place = 2 * (row % 3) + label  # the classes in turn
         assert np.array_equal(picture, pixels[place])
         flat = np.asarray(Image.open(tmp_path / "images" / f"{place:06d}.png"))
         assert np.array_equal(picture, flat)
         assert np.abs(picture / 255 - made.pixels[row].permute(1, 2, 0).numpy()).max() < 0.003
     assert Image.open(tmp_path / "samples.png").size == ((3 * 18 + 2) * 4, (2 * 18 + 2) * 4)
+
+
+def test_samples_beside_earlier_ones(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Nothing old enters a new result unnoticed, and what is left out is kept."""
+    toy_pipeline().save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    words = ["sample", tmp_path / "model", "--device", "cpu", "--per-class", 2, "--out", out]
+    assert run(*words, "--film") == 0
+    (first,) = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"6 images in {out}/")
+    (out / "notes.txt").write_text("mine")
+    assert run(*words, "--seed", 5) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "replaced what an earlier command wrote: samples.png",
+        "there before, and left as it was: film.gif, film.png, notes.txt",
+    ]
+    before = {path: path.read_bytes() for path in out.rglob("*")}
+    assert run(*words, "--format", "png") == 2
+    assert "holds 'film.png' of another command" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*")} == before
+
+
+def test_a_set_of_pictures_grows_by_its_own_settings_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    toy_pipeline().save_pretrained(tmp_path / "model")
+    out = tmp_path / "set"
+    words = ["sample", tmp_path / "model", "--device", "cpu", "--format", "png", "--out", out]
+    assert run(*words, "--per-class", 1, "--classes", 1) == 0
+    first = (out / "class_1" / "0.png").read_bytes()
+    (out / "class_1" / "0.png").unlink()
+    assert run(*words, "--per-class", 2, "--classes", 1) == 0
+    assert (out / "class_1" / "0.png").read_bytes() == first
+    assert len(list(out.rglob("*.png"))) == 2
+    assert run(*words, "--per-class", 1, "--steps", 3) == 2
+    assert "holds another set of samples: plan.steps was '" in capsys.readouterr().err
+    assert len(list(out.rglob("*.png"))) == 2
 
 
 def test_other_orders_and_numbers_change_the_samples(tmp_path: Path) -> None:

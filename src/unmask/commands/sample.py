@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -16,15 +15,14 @@ from rich.progress import Progress
 
 from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
+from unmask.commands.sample_results import Format, Results
 from unmask.decode import Plan
 from unmask.devices import resolve_device
 from unmask.divergence import divergence
-from unmask.errors import InputError
-from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
+from unmask.evaluate.image_sets import ImageBatch
 from unmask.film import unmasking
-from unmask.folders import check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
-from unmask.pictures import sheet, to_pil, to_uint8, usual_zoom, write_gif
+from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
 from unmask.text import say
 
@@ -47,7 +45,7 @@ class Arguments:
     """A plan of the system's recipe, its default unless named, and changes to it."""
     out: Path = Path("samples")
     """Folder for the results."""
-    format: Literal["grid", "png", "folder", "npz", "tokens"] = "grid"
+    format: Format = "grid"
     """A contact sheet; one PNG an image (class_<label>/<seed>.png); the same in one flat folder
     (images/<number>.png), as torch-fidelity and pytorch-fid read; samples.npz as ADM's evaluator
     reads; or the ids alone (tokens.npz: tokens, seeds, labels), which needs no tokenizer. The flat
@@ -61,26 +59,42 @@ class Arguments:
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 
+class Asked(NamedTuple):
+    """What is generated, in the order in which it is written."""
+
+    pipeline: Pipeline
+    labels: list[int]
+    seeds: Sequence[int]
+    plan: Plan
+    batch_size: int
+
+
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask sample")
-    check_folder(arguments.out, "results", may_hold=lambda: True)
+    results = Results(arguments.out, arguments.format, arguments.film)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
     plan, began = arguments.how.of(pipeline), time.monotonic()
     labels = _labels(pipeline, arguments)
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
+    asked = Asked(pipeline, labels, seeds, plan, arguments.batch_size)
     if arguments.format == "tokens":
-        _run_tokens(pipeline, labels, seeds, plan, arguments)
-    elif arguments.format in ("npz", "folder"):
-        order = in_turn(len(seeds), arguments.per_class)
-        rows = [labels[k] for k in order] if labels else labels
-        _run_images(pipeline, rows, [seeds[k] for k in order], plan, arguments)
+        made = [batch.tokens.cpu() for batch in _tokens(asked)]
+        results.write_tokens(torch.cat(made), seeds, labels)
     else:
-        _run_images(pipeline, labels, seeds, plan, arguments)
+        if arguments.format in ("npz", "folder"):
+            order = in_turn(len(seeds), arguments.per_class)
+            rows = [labels[k] for k in order] if labels else labels
+            asked = asked._replace(labels=rows, seeds=[seeds[k] for k in order])
+        images = _images(asked)
+        results.claim(pipeline, plan)
+        results.write_images(images, columns=arguments.per_class)
     if arguments.film:
-        _write_film(pipeline, labels, seeds, plan, arguments)
+        each = slice(None, None, arguments.per_class)  # the first image of every class
+        firsts = labels[each] or None
+        results.write_film(unmasking(pipeline, firsts, seeds=list(seeds)[each], plan=plan))
     pace = (time.monotonic() - began) / len(seeds)
-    say(f"{len(seeds)} images in {arguments.out}/, {pace:.3g} s an image")
+    say(f"{len(seeds)} images in {arguments.out}/, {pace:.3g} s an image", *results.told())
 
 
 def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
@@ -97,49 +111,20 @@ def in_turn(images: int, per_class: int) -> list[int]:
     return [k for first in range(per_class) for k in range(first, images, per_class)]
 
 
-def _run_tokens(
-    pipeline: Pipeline, labels: list[int], seeds: range, plan: Plan, arguments: Arguments
-) -> None:
-    if arguments.film:
-        raise InputError("--film shows pixels; leave it out with --format tokens")
-    batches = generate_tokens(
-        pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
-    )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    made = [batch.tokens.cpu() for batch in _with_bar(batches, len(seeds), plan)]
-    arrays = {"tokens": torch.cat(made).numpy(), "seeds": np.array(seeds)}
-    if labels:
-        arrays["labels"] = np.array(labels)
-    np.savez(arguments.out / "tokens.npz", allow_pickle=False, **arrays)
+def _tokens(asked: Asked) -> Iterator[Tokens]:
+    pipeline, labels, seeds, plan, size = asked
+    batches = generate_tokens(pipeline, labels or None, seeds=seeds, plan=plan, batch_size=size)
+    return _with_bar(batches, len(seeds), plan)
 
 
-def _run_images(
-    pipeline: Pipeline, labels: list[int], seeds: Sequence[int], plan: Plan, arguments: Arguments
-) -> None:
-    if arguments.format == "folder":
-        check_folder(arguments.out / "images", "image set")
-    batches = generate(
-        pipeline, labels or None, seeds=seeds, plan=plan, batch_size=arguments.batch_size
+def _images(asked: Asked) -> Iterator[tuple[ImageBatch, Sequence[int]]]:
+    """Images as bytes, with their seeds."""
+    pipeline, labels, seeds, plan, size = asked
+    batches = generate(pipeline, labels or None, seeds=seeds, plan=plan, batch_size=size)
+    return (
+        (ImageBatch(to_uint8(batch.pixels).cpu(), batch.class_labels), batch.seeds)
+        for batch in _with_bar(batches, len(seeds), plan)
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    made = (
-        (ImageBatch(to_uint8(b.pixels).cpu(), b.class_labels), b.seeds)
-        for b in _with_bar(batches, len(seeds), plan)
-    )
-    if arguments.format == "npz":
-        write_npz(arguments.out / "samples.npz", (batch for batch, _ in made))
-    elif arguments.format == "folder":
-        write_folder(arguments.out / "images", (batch.images for batch, _ in made))
-    elif arguments.format == "grid":
-        pixels = torch.cat([batch.images for batch, _ in made])  # (N, C, H, W) uint8
-        zoom = usual_zoom(pixels)
-        sheet(pixels, arguments.per_class, zoom=zoom).save(arguments.out / "samples.png")
-    else:
-        for (images, found), numbers in made:
-            names = [""] * len(images) if found is None else [f"class_{k}" for k in found.tolist()]
-            for image, name, seed in zip(images, names, numbers, strict=True):
-                (arguments.out / name).mkdir(exist_ok=True)
-                to_pil(image).save(arguments.out / name / f"{seed}.png")
 
 
 def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:
@@ -153,20 +138,3 @@ def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:
             yield batch
     if warning:
         say(warning, error=True)
-
-
-def _write_film(
-    pipeline: Pipeline,
-    labels: list[int],
-    seeds: Sequence[int],
-    plan: Plan,
-    arguments: Arguments,
-) -> None:
-    """The first image of every class, step by step."""
-    each = slice(None, None, arguments.per_class)
-    frames = unmasking(pipeline, labels[each] or None, seeds=list(seeds)[each], plan=plan)
-    zoom = usual_zoom(frames)
-    film = frames.transpose(0, 1).flatten(0, 1)  # (B * S, C, H, W), a row an image
-    sheet(film, frames.shape[0], zoom=zoom).save(arguments.out / "film.png")
-    pictures = [sheet(frame, min(len(frame), 10), zoom=zoom) for frame in frames]
-    write_gif(pictures, arguments.out / "film.gif")

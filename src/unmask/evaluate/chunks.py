@@ -21,7 +21,7 @@ from unmask.durable import explained, replace_file
 from unmask.errors import InputError
 from unmask.evaluate.evaluation import Measured, limited
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.folders import check_folder
+from unmask.folders import claim
 
 SETTINGS = "settings.json"
 BATCHES = 4  # in a chunk
@@ -73,8 +73,7 @@ class Chunks:
         self.on_images: Callable[[int], None] = lambda count: None
         """Called with the number of images whenever some are measured."""
         if folder is not None:
-            with explained(folder, "nothing was measured"):
-                _claim(folder, dict(settings))
+            claim(folder, settings, "evaluation", file=SETTINGS, option="--work")
 
     def missing(
         self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1
@@ -146,23 +145,3 @@ def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:
     for count in json.loads(facts["batches"]):
         yield Measured(**{name: column[start : start + count] for name, column in columns.items()})
         start += count
-
-
-def _claim(folder: Path, settings: dict[str, str]) -> None:
-    """Make the folder this evaluation's, or refuse it."""
-    file = folder / SETTINGS
-    check_folder(folder, "evaluation", may_hold=file.exists)
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        replace_file(file, json.dumps(settings, indent=1).encode())
-        return
-    try:
-        found = json.loads(file.read_bytes())
-    except ValueError:
-        raise InputError(f"{file} is damaged; give a new folder (--work)") from None
-    for name in [*settings, *found]:
-        if found.get(name) != settings.get(name):
-            raise InputError(
-                f"{folder} holds features of another evaluation: {name} was {found.get(name)!r} "
-                f"and is {settings.get(name)!r} now; give a new folder (--work)"
-            )

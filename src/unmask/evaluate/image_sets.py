@@ -16,6 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from unmask.durable import output, output_folder
 from unmask.errors import InputError
 from unmask.folders import check_folder
 from unmask.pictures import to_pil
@@ -246,28 +247,24 @@ def write_npz(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
         The number of images.
 
     Raises:
-        InputError: for another ending, an empty source or shapes that differ.
+        InputError: for another ending, an empty source, shapes that differ, or a disk that is full
+            or refuses.
     """
     path = Path(path)
     if path.suffix != ".npz":
         raise InputError(f"{path} must end in .npz")
-    part = path.with_name(path.name + ".part")
-    try:
-        # The header states the count, so pixels wait in a spool until it is known.
-        with tempfile.TemporaryFile(dir=path.parent) as spool:
-            shape, labels = _spool(source, spool)
-            with zipfile.ZipFile(part, "w") as archive:
-                with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(member, header)
-                    spool.seek(0)
-                    shutil.copyfileobj(spool, member, 1 << 20)
-                if len(labels) == shape[0]:
-                    with archive.open("arr_1.npy", "w") as member:
-                        np.lib.format.write_array(member, np.array(labels, np.int64))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    # The header states the count, so pixels wait in a spool until it is known.
+    with output(path) as aside, tempfile.TemporaryFile(dir=aside.parent) as spool:
+        shape, labels = _spool(source, spool)
+        with zipfile.ZipFile(aside, "w") as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(member, header)
+                spool.seek(0)
+                shutil.copyfileobj(spool, member, 1 << 20)
+            if len(labels) == shape[0]:
+                with archive.open("arr_1.npy", "w") as member:
+                    np.lib.format.write_array(member, np.array(labels, np.int64))
     return shape[0]
 
 
@@ -297,7 +294,8 @@ def _spool(
 def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
     """Write PNG files named by index, in ``class_<k>`` folders where there are labels.
 
-    Without labels all lie side by side, as torch-fidelity and pytorch-fid look for them.
+    Without labels all lie side by side, as torch-fidelity and pytorch-fid look for them. The folder
+    appears under its name only when it is whole.
 
     Args:
         path: a new or empty folder.
@@ -307,17 +305,17 @@ def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int
         The number of images.
 
     Raises:
-        InputError: when the folder holds something already.
+        InputError: when the folder holds something already, or the disk is full or refuses.
     """
     path = Path(path)
     check_folder(path, "image set")
-    path.mkdir(parents=True, exist_ok=True)
     count = 0
-    for batch in as_batches(source):
-        labels = [None] * len(batch.images) if batch.labels is None else batch.labels.tolist()
-        for image, label in zip(batch.images, labels, strict=True):
-            folder = path if label is None else path / f"class_{label}"
-            folder.mkdir(exist_ok=True)
-            to_pil(image).save(folder / f"{count:06d}.png")
-            count += 1
+    with output_folder(path) as aside:
+        for batch in as_batches(source):
+            labels = [None] * len(batch.images) if batch.labels is None else batch.labels.tolist()
+            for image, label in zip(batch.images, labels, strict=True):
+                folder = aside if label is None else aside / f"class_{label}"
+                folder.mkdir(exist_ok=True)
+                to_pil(image).save(folder / f"{count:06d}.png")
+                count += 1
     return count
