@@ -18,6 +18,8 @@ from unmask.errors import InputError
 from unmask.nn.positions import first_positions
 from unmask.ranges import Between, Name, Ranged
 
+GroupSize = Annotated[int, Between(1, 10**9)]
+
 
 def lowest(score: Tensor, count: Tensor) -> Tensor:
     """Mark the positions of lowest score in each row.
@@ -35,7 +37,7 @@ def lowest(score: Tensor, count: Tensor) -> Tensor:
 
 
 class Masks(NamedTuple):
-    """What a training batch hides."""
+    """What a group of training examples hides."""
 
     masked: Tensor
     """``(B, L)`` bool, true where the token is hidden."""
@@ -56,11 +58,14 @@ class TrainMasking(Ranged, path="masking"):
     curve: Name = "cosine"
     """Masked share against u, a name of ``unmask.curves``."""
     shared: bool = False
-    """One ratio for the whole (micro-)batch instead of one an image."""
+    """One ratio for a whole group instead of one an image."""
     rounding: Literal["up", "nearest"] = "nearest"
     """Of ratio x tokens, half to even for "nearest"; always at least one token."""
     least_ratio: Annotated[float, Between(0, 1)] = 0.0
     """Smaller ratios are raised to this one."""
+    group: GroupSize | None = None
+    """Images whose hidden tokens are averaged together, and which have one ratio if that is shared;
+    None means the whole batch. With 1 every image counts equally, however much it hides."""
 
     def __post_init__(self) -> None:
         """Reject an unknown curve."""
@@ -81,7 +86,7 @@ class TrainMasking(Ranged, path="masking"):
         """Random masks.
 
         Args:
-            batch: B, all rows of the (micro-)batch that share a ratio if ``shared``.
+            batch: B, the images of a group, which share a ratio if ``shared``.
             total: L.
             generator: the stream; ratios are drawn first, then ``(B, L)`` scores.
         """
@@ -93,7 +98,7 @@ class TrainMasking(Ranged, path="masking"):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalMasking(Ranged, path="masking"):
-    """One ratio a batch from a truncated normal distribution, rounded up (MAGE, MAR).
+    """One ratio a group from a truncated normal distribution, rounded up (MAGE, MAR).
 
     MAGE (arXiv 2211.09117, section 3.1) hides the ``least`` share from its encoder altogether and
     shows it the other hidden tokens as masks; MAR's encoder (arXiv 2406.11838) sees known tokens
@@ -110,6 +115,9 @@ class NormalMasking(Ranged, path="masking"):
     """Largest ratio."""
     drop: Literal["hidden", "least"] = "hidden"
     """What the encoder does not see: every hidden token, or ceil(least x tokens) of them."""
+    group: GroupSize | None = None
+    """Images that have one ratio, and whose hidden tokens are averaged together; None means the
+    whole batch. MAR and MAGE draw a ratio in each process, so for 32 or 64 images."""
 
     def __post_init__(self) -> None:
         """Reject a range that is none."""
@@ -154,9 +162,12 @@ class BernoulliMasking(Ranged, path="masking"):
     least_time: Annotated[float, Between(0, 1)] = 0.2
     """Smaller t are raised to this one, if shared."""
     shared: bool = True
-    """One mask for the batch, as a dropping encoder needs; else each image has its own t."""
+    """One mask for a group, as a dropping encoder needs; else each image has its own t."""
     weighted: bool = False
     """Whether a token counts gamma'(p) / gamma(p) instead of 1."""
+    group: GroupSize | None = None
+    """Images that have one mask if it is shared, and whose hidden tokens are averaged together;
+    None means the whole batch. eMIGM draws a mask in each process, so for 32 or 64 images."""
 
     def __post_init__(self) -> None:
         """Reject an unknown curve."""

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from tiny_data import ListSource
@@ -57,8 +59,32 @@ def test_shares_partition_the_batch_in_the_stated_order():
     assert parts[0, 1] == [2, 3]
     assert parts[2, 0] == [8, 9]
     assert sorted(row for part in parts.values() for row in part) == list(range(12))
-    with pytest.raises(InputError, match=r"batch_size=12 .* = 5 x 1; choose a multiple of 5"):
+    with pytest.raises(InputError, match=r"batch_size=12 .* 5 processes; choose a multiple of 5"):
         share_rows(rows, rank=0, world=5, accumulate=1)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("images", [12, 18, 30])
+@pytest.mark.parametrize(
+    "cut", [{"accumulate": 4}, {"accumulate": 5}, {"micro_batch_size": 4}, {"micro_batch_size": 99}]
+)
+def test_micro_batches_with_a_remainder_are_those_of_a_split(world, images, cut):
+    rows, share = torch.arange(images), images // world
+    size = cut.get("micro_batch_size") or math.ceil(share / cut["accumulate"])
+    every = [share_rows(rows, rank=rank, world=world, **cut) for rank in range(world)]
+    for parts in every:
+        given = [part.stop - part.start for part in parts]
+        assert given == [len(part) for part in torch.arange(share).split(size)]
+    by_micro_batch = [rows[part] for parts in zip(*every, strict=True) for part in parts]
+    assert torch.equal(torch.cat(by_micro_batch), rows), "a micro-batch of all is one range"
+
+
+def test_images_of_micro_batches_with_a_remainder_are_those_of_the_whole_batch():
+    kwargs = {"batch_size": 10, "seed": 5, "steps": 9}
+    whole = ImageBatches(source(), VARIED, **kwargs)[1]
+    parts = ImageBatches(source(), VARIED, micro_batch_size=4, **kwargs)[1]
+    assert [len(images) for images, _ in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([images for images, _ in parts]), whole[0][0])
 
 
 def source(count=24):

@@ -74,7 +74,7 @@ class Codes:
         return table[rows, views]
 
 
-def objective(options: Contrastive, parts: int = 1) -> ContrastiveObjective:
+def objective(options: Contrastive) -> ContrastiveObjective:
     """Of a toy without dropout, so that processes need not draw alike."""
     model = toy_generator().model
     initialize(model, keyed_generator("weights"))
@@ -82,7 +82,7 @@ def objective(options: Contrastive, parts: int = 1) -> ContrastiveObjective:
         model,
         options,
         generator=keyed_generator("projection"),
-        parts=parts,
+        batch_size=8,
         label_smoothing=SMOOTHING,
     )
     return made.eval()
@@ -136,7 +136,7 @@ def test_the_weight_scales_the_term_and_its_gradient() -> None:
 
 def gradients(accumulate: int, accelerator: Accelerator) -> dict[str, Tensor]:
     """What one step's backward leaves, and what it reports."""
-    made = objective(Contrastive(hidden=8, outputs=4), accumulate)
+    made = objective(Contrastive(hidden=8, outputs=4))
     parts = batches(
         accumulate=accumulate, rank=accelerator.process_index, world=accelerator.num_processes
     )
@@ -170,6 +170,22 @@ def test_two_processes_see_the_negatives_of_both(tmp_path: Path) -> None:
                 torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-4)
     alone, parts = (gradients(n, Accelerator(cpu=True))["contrast"] for n in (1, 2))
     assert not torch.isclose(alone, parts)  # fewer negatives in each part
+
+
+def test_a_smaller_micro_batch_counts_by_its_images() -> None:
+    made = objective(Contrastive(hidden=8, outputs=4, weight=0.5))
+    training = Training(steps=1, batch_size=8, micro_batch_size=3)
+    masking = toy_generator().recipe.masking
+    parts = TwoViewBatches(Codes(), masking, training=training, classes=0)[0]
+    assert [len(part.batch.tokens) for part in parts] == [6, 6, 4]
+    for part in parts:
+        size = len(part.batch.tokens) // 2
+        alone = ContrastiveObjective(
+            made.averaged, made.options, generator=keyed_generator("projection"), batch_size=size
+        ).eval()
+        torch.testing.assert_close(
+            made(part)["contrast"], alone(part)["contrast"] * size / 8, atol=1e-6, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(

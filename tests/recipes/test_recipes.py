@@ -14,7 +14,7 @@ from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.guidance import Guidance
-from unmask.masking import BernoulliMasking, NormalMasking, TrainMasking
+from unmask.masking import AnyMasking, BernoulliMasking, NormalMasking, TrainMasking
 from unmask.model import initialize
 from unmask.nn.latent_network import LatentNetwork
 from unmask.nn.mage_network import MageNetwork
@@ -252,11 +252,14 @@ def test_parts_that_do_not_fit_are_both_named(base: Recipe, changes: dict, parts
     assert "\n" not in str(error.value)
 
 
-def test_masks_that_drop_or_weigh_are_normalised_over_the_whole_batch() -> None:
-    micro = replace(TOY.training, normalize="micro")
-    assert replace(TOY, training=micro).training.normalize == "micro"
-    with pytest.raises(InputError, match=r"normalize='micro' with BernoulliMasking"):
-        replace(TOY, training=micro, masking=BernoulliMasking())
+@pytest.mark.parametrize("masking", [TOY.masking, BernoulliMasking(), MAR.masking])
+def test_groups_are_told_by_the_masking_or_by_micro_batches(masking: AnyMasking) -> None:
+    micro, masking = replace(TOY.training, normalize="micro"), replace(masking, group=None)
+    assert replace(TOY, training=micro, masking=masking).masking == masking
+    grouped = replace(masking, group=4)
+    assert replace(TOY, masking=grouped).masking == grouped
+    with pytest.raises(InputError, match=r"masking\.group=4 and training\.normalize='micro' both"):
+        replace(TOY, training=micro, masking=grouped)
 
 
 COMPARED = {"fashion-maskgit", "fashion-mar", "fashion-emigm"}  # in docs/compare.md
@@ -277,3 +280,22 @@ def test_every_small_system_that_is_shipped_for_classes_has_a_fast_plan() -> Non
         slow = get(name).plan
         assert plan.steps < slow.steps
         assert plan.guidance == replace(slow.guidance, refresh=plan.guidance.refresh)
+
+
+@pytest.mark.parametrize(
+    ("name", "processes"),
+    [
+        *((f"mar-{size}", 32) for size in ("base", "large", "huge")),
+        *((f"emigm-{size}-256", 32) for size in ("xsmall", "small", "base", "large", "huge")),
+        *((f"emigm-{size}-512", 32) for size in ("xsmall", "small", "base", "large")),
+        *((f"mage-{size}", 64) for size in ("base", "large")),
+        ("maskgit-jax-imagenet256", 256),  # its loss is a mean over images
+    ],
+)
+def test_a_published_step_has_as_many_ratios_as_processes(name: str, processes: int) -> None:
+    recipe = get(name)
+    assert recipe.masking.group == recipe.training.batch_size // processes
+
+
+def test_small_recipes_draw_one_ratio_for_the_batch() -> None:
+    assert {get(name).masking.group for name in RECIPES if name.startswith("fashion")} == {None}

@@ -133,7 +133,7 @@ def test_positions_are_those_of_the_mask() -> None:
 
 
 def test_batches_that_cannot_be_cut_are_refused() -> None:
-    with pytest.raises(InputError, match="2 x 3"):
+    with pytest.raises(InputError, match="batch_size=9 does not divide by 2 processes"):
         batches(accumulate=3, batch_size=9, world=2)
     with pytest.raises(InputError, match="41"):
         batches(batch_size=41)

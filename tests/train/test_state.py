@@ -232,3 +232,10 @@ def test_flat_names() -> None:
     old = {"training": {"steps": 1, "lr": 1.0}, "model": {"width": 1}, "steps": 3, "gone": None}
     new = {"training": {"steps": 2, "lr": 1.0}, "model": {"width": 2}, "plan": {"steps": 8}}
     assert run_folder.differing_keys(old, new) == ["gone", "model.width", "plan.steps"]
+
+
+def test_an_option_that_came_later_and_is_none_is_no_difference() -> None:
+    old = {"training": {"lr": 1.0}}
+    for value, found in ((None, []), (0, ["training.later"]), (64, ["training.later"])):
+        new = {"training": {"lr": 1.0, "later": value}}
+        assert run_folder.differing_keys(old, new) == found

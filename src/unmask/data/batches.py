@@ -59,30 +59,38 @@ def epoch_rows(count: int, batch_size: int, seed: int, step: int) -> Tensor:
     return _epoch_order(count, seed, epoch)[batch * batch_size :][:batch_size].clone()
 
 
-def share_rows(rows: Tensor, *, rank: int, world: int, accumulate: int) -> list[slice]:
+def share_rows(
+    rows: Tensor, *, rank: int, world: int, accumulate: int = 1, micro_batch_size: int | None = None
+) -> list[slice]:
     """Which parts of a global batch one process takes.
+
+    Every process takes equally many rows, in micro-batches of equal size, of which the last one is
+    smaller where they do not divide (maskgit-pytorch, ``train.py``).
 
     Args:
         rows: ``(B,)``, the global batch.
         rank: of the process, in [0, world).
         world: number of processes.
-        accumulate: micro-batches a step on each process.
+        accumulate: micro-batches on each process, each of B / world / accumulate rows, rounded up;
+            that may leave the last ones nothing to take.
+        micro_batch_size: rows of a micro-batch on each process instead.
 
     Returns:
-        One slice of ``rows`` a micro-batch: micro-batch m of rank r is the (m x world + r)-th
-        of ``world x accumulate`` equal parts.
+        One slice of ``rows`` a micro-batch. Micro-batch m of all processes is one range, cut by
+        rank.
 
     Raises:
-        InputError: the parts would be unequal.
+        InputError: the batch does not divide among the processes.
     """
-    size, rest = divmod(len(rows), world * accumulate)
-    if rest or not size:
+    share, rest = divmod(len(rows), world)
+    if rest or not share:
         raise InputError(
-            f"batch_size={len(rows)} does not divide by processes x accumulate = "
-            f"{world} x {accumulate}; choose a multiple of {world * accumulate}"
+            f"batch_size={len(rows)} does not divide by {world} processes; choose a multiple of "
+            f"{world}"
         )
-    starts = [(m * world + rank) * size for m in range(accumulate)]
-    return [slice(start, start + size) for start in starts]
+    size = micro_batch_size or -(-share // accumulate)
+    parts = [(start, min(size, share - start)) for start in range(0, share, size)]
+    return [slice(world * s + rank * n, world * s + (rank + 1) * n) for s, n in parts]
 
 
 class BadImages:
@@ -138,12 +146,14 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         steps: length of the run, in batches.
         rank: of this process.
         world: number of processes.
+        accumulate: see :func:`share_rows`.
+        micro_batch_size: see :func:`share_rows`.
 
-    The attributes ``accumulate`` and ``bad`` hold the micro-batches a step and the images that
-    could not be read.
+    The attributes ``own`` and ``bad`` hold the parts of the global batch that this process takes,
+    and the images that could not be read.
 
     Raises:
-        InputError: the batch exceeds the data, or does not divide by processes x accumulate.
+        InputError: the batch exceeds the data, or does not divide by the processes.
     """
 
     def __init__(
@@ -157,9 +167,13 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        micro_batch_size: int | None = None,
     ) -> None:
         check_batch_size(len(source), batch_size)
-        share_rows(torch.empty(batch_size), rank=rank, world=world, accumulate=accumulate)
+        every = torch.arange(batch_size)
+        self.own = share_rows(
+            every, rank=rank, world=world, accumulate=accumulate, micro_batch_size=micro_batch_size
+        )
         self.source = source
         self.transform = transform
         self.batch_size = batch_size
@@ -167,7 +181,6 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         self.steps = steps
         self.rank = rank
         self.world = world
-        self.accumulate = accumulate
         self.bad = BadImages(source)
 
     def __len__(self) -> int:
@@ -184,8 +197,7 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         if not 0 <= step < self.steps:
             raise IndexError(f"batch {step} of a run of {self.steps}")
         rows = epoch_rows(len(self.source), self.batch_size, self.seed, step)
-        parts = share_rows(rows, rank=self.rank, world=self.world, accumulate=self.accumulate)
-        return [self._micro_batch(rows[part].tolist(), step, part.start) for part in parts]
+        return [self._micro_batch(rows[part].tolist(), step, part.start) for part in self.own]
 
     def _micro_batch(self, rows: list[int], step: int, first: int) -> MicroBatch:
         pairs = [self._example(row, step, first + i) for i, row in enumerate(rows)]

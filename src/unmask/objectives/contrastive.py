@@ -92,7 +92,7 @@ class ContrastiveObjective(MaskedObjective):
         model: with an encoder of its own (MAGE).
         options: see :class:`Contrastive`.
         generator: initial weights of the two layers.
-        parts: micro-batches a step.
+        batch_size: images of the whole batch. A micro-batch counts by its share of them.
         label_smoothing: see :class:`MaskedObjective`.
     """
 
@@ -102,12 +102,12 @@ class ContrastiveObjective(MaskedObjective):
         options: Contrastive,
         *,
         generator: torch.Generator,
-        parts: int = 1,
+        batch_size: int,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(model, label_smoothing=label_smoothing)
         assert isinstance(model.trunk, EncoderDecoder), "features are those of an encoder"
-        self.options, self.parts = options, parts
+        self.options, self.batch_size = options, batch_size
         width = model.trunk.join.in_features
         self.project = nn.Sequential(
             nn.Linear(width, options.hidden), nn.GELU(), nn.Linear(options.hidden, options.outputs)
@@ -142,6 +142,6 @@ class ContrastiveObjective(MaskedObjective):
         first, second = map(of_all_processes, features.chunk(2))
         options = self.options
         loss = info_nce(first, second, options.temperature, negatives=options.negatives)
-        loss = loss * options.weight / self.parts
+        loss = loss * options.weight * len(first) / self.batch_size
         share = len(features) / (len(first) + len(second))
         return loss - loss.detach() * (1 - share)

@@ -46,7 +46,8 @@ class MixedBatches(Dataset[list[tuple[Tensor, Tensor | None, MixPlan]]]):
     """
 
     def __init__(self, images: ImageBatches, mixing: Mixing) -> None:
-        mixing.check(images.batch_size // (images.world * images.accumulate))
+        for part in images.own:
+            mixing.check(part.stop - part.start)
         self.images, self.mixing = images, mixing
 
     def __len__(self) -> int:
@@ -55,17 +56,16 @@ class MixedBatches(Dataset[list[tuple[Tensor, Tensor | None, MixPlan]]]):
 
     def __getitem__(self, step: int) -> list[tuple[Tensor, Tensor | None, MixPlan]]:
         """This process's micro-batches; groups are counted over the whole batch."""
-        world, rank = self.images.world, self.images.rank
         return [
-            (images, labels, self._plan(images, step, part * world + rank))
-            for part, (images, labels) in enumerate(self.images[step])
+            (images, labels, self._plan(images, step, part.start // self.mixing.group))
+            for part, (images, labels) in zip(self.images.own, self.images[step], strict=True)
         ]
 
-    def _plan(self, images: Tensor, step: int, part: int) -> MixPlan:
+    def _plan(self, images: Tensor, step: int, first: int) -> MixPlan:
         groups, size = len(images) // self.mixing.group, (images.shape[2], images.shape[3])
         streams = [
             keyed_generator(self.images.seed, "mix", step, number)
-            for number in range(part * groups, (part + 1) * groups)
+            for number in range(first, first + groups)
         ]
         plans = [draw_mixing(self.mixing, size, stream) for stream in streams]
         return MixPlan(*map(torch.cat, zip(*plans, strict=True)))

@@ -81,7 +81,9 @@ def _recipe(name: str, row: Row, *, image_size: int) -> Recipe:
         tokenizer="kl16" if image_size == 256 else "dc-ae-f32c32-in-1.0",
         image_size=image_size,
         network=row.sizes.network(channels=channels, tied=True),
-        masking=BernoulliMasking(curve="exp", least_time=0.2),
+        masking=BernoulliMasking(
+            curve="exp", least_time=0.2, group=row.batch_size // mar.PROCESSES
+        ),
         training=training_at(row.batch_size),
         plan=few,
         plans=(

@@ -15,9 +15,10 @@ from unmask.recipes.recipe import NamedPlan, Recipe, Result
 from unmask.train.settings import Ema, Training
 
 README, PAPER = "LTH14/mage, README", "arXiv 2211.09117"
-MASKING = NormalMasking(mean=0.55, std=0.25, least=0.5, drop="least")
+MASKING = NormalMasking(mean=0.55, std=0.25, least=0.5, drop="least", group=64)
 
-# What was published; the script's own defaults are 400 epochs at a rate of 1.6e-2.
+# What was published: 64 processes of 64 images, each with a mask ratio of its own. The script's own
+# defaults are 400 epochs at a rate of 1.6e-2.
 TRAINING = Training(
     steps=epochs(1600, 4096),
     batch_size=4096,
@@ -123,7 +124,7 @@ FASHION = Recipe(
         codes=256, width=128, depth=4, heads=4,
         decoder_width=128, decoder_depth=2, decoder_heads=4, length=49, dropout=0.0,
     ),
-    masking=MASKING,
+    masking=replace(MASKING, group=None),
     training=replace(
         TRAINING, steps=4000, batch_size=64, lr=2e-3, warmup_steps=200, label_smoothing=0.0,
         precision="no", ema=Ema(decay=0.999, warmup="inverse"),

@@ -31,6 +31,9 @@ def epochs(number: int, batch_size: int) -> int:
     return number * (IMAGENET // batch_size)
 
 
+PROCESSES = 32  # of a published training, each of which draws its own mask ratio
+
+
 def training_at(batch_size: int) -> Training:
     """The published training (``main_mar.py``): 800 epochs, of which 100 are warm-up."""
     return Training(
@@ -133,7 +136,7 @@ def _recipe(name: str) -> Recipe:
         tokenizer="kl16",
         image_size=256,
         network=sizes.network(),
-        masking=NormalMasking(mean=1.0, std=0.25, least=0.7),
+        masking=NormalMasking(mean=1.0, std=0.25, least=0.7, group=2048 // PROCESSES),
         training=training_at(2048),
         plan=best,
         plans=(UNGUIDED, QUICK, fast(best, steps=64, head_steps=14, refresh=4)),

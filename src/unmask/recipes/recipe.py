@@ -129,10 +129,11 @@ class Recipe:
             self._check_adapter()
 
     def _check_masking(self) -> None:
-        if self.training.normalize == "micro" and not isinstance(self.masking, TrainMasking):
+        if self.training.normalize == "micro" and self.masking.group is not None:
             raise InputError(
-                f"training.normalize='micro' with {type(self.masking).__name__}: its micro-batches "
-                "would drop and weigh tokens apart; set normalize to 'global'"
+                f"masking.group={self.masking.group} and training.normalize='micro' both say which "
+                "images have one ratio and one mean; leave out masking.group, or set normalize to "
+                "'global'"
             )
         if not getattr(self.network, "drops", False):
             return
@@ -158,10 +159,17 @@ class Recipe:
             )
 
     def _check_contrastive(self) -> None:
-        if self.contrastive is not None and not isinstance(self.network, MageNetwork):
+        if self.contrastive is None:
+            return
+        if not isinstance(self.network, MageNetwork):
             raise InputError(
                 f"contrastive is for the encoder of MAGE, and {type(self.network).__name__} has "
                 "no such part; leave it out"
+            )
+        if not (isinstance(self.masking, NormalMasking) and self.masking.drop == "least"):
+            raise InputError(
+                "contrastive compares two views of which the encoder sees equally many tokens: set "
+                "masking to NormalMasking with drop='least'"
             )
 
     def _check_null_class(self, plan: Plan) -> None:

@@ -142,7 +142,7 @@ def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
             model,
             recipe.contrastive,
             generator=keyed_generator(recipe.training.seed, "projection"),
-            parts=recipe.training.accumulate,
+            batch_size=recipe.training.batch_size,
             label_smoothing=smoothing,
         )
         return Task(model, extra, base)

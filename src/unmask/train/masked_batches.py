@@ -6,7 +6,9 @@ number of processes sees the same examples.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from torch.utils.data import Dataset
 
 from unmask.data.batches import check_batch_size, epoch_rows, share_rows
 from unmask.draws import keyed_generator
-from unmask.masking import AnyMasking, Masks
+from unmask.masking import AnyMasking
 from unmask.nn.gaussian import STEPS as DIFFUSION_STEPS
 from unmask.objectives.masked import LocatedBatch, locate
 from unmask.train.settings import Training
@@ -52,12 +54,40 @@ class TokenCache(Protocol):
         ...
 
 
+class StepMasks(NamedTuple):
+    """What a whole batch hides."""
+
+    masked: Tensor
+    """``(B, L)`` bool."""
+    weight: Tensor
+    """``(B,)`` float32, what each hidden token of an image counts."""
+    kept: list[tuple[slice, Tensor | None]]
+    """Which rows were drawn together, and the ``(n, K)`` positions that the encoder sees of them;
+    see :class:`unmask.types.Canvas`."""
+
+    def pieces(self, part: slice) -> Iterator[tuple[slice, Tensor | None]]:
+        """A part of the rows, cut where the encoder sees another number of tokens."""
+        within = []
+        for rows, kept in self.kept:
+            start, stop = max(rows.start, part.start), min(rows.stop, part.stop)
+            if start < stop:
+                of = None if kept is None else kept[start - rows.start : stop - rows.start]
+                within.append((start, stop, of))
+        for _, alike in groupby(within, lambda group: None if group[2] is None else len(group[2].T)):
+            starts, stops, kept = zip(*alike, strict=True)
+            yield slice(starts[0], stops[-1]), None if kept[0] is None else torch.cat(kept)
+
+
 class MaskedBatches(Dataset):
     """Masked training batches, by step.
 
-    With ``normalize="global"`` one draw masks the whole batch and its masked tokens count equally.
-    With "micro" each of the ``accumulate`` parts of the batch has its own draw (its own ratio, if
-    shared) and counts equally as a whole, as in maskgit-pytorch; a part spans all processes.
+    Masks are drawn for a group of images at a time, and the loss is the mean over the images of the
+    mean over their group's hidden tokens: as where processes that have drawn each for itself
+    average their gradients (MAR, ``main_mar.py``). A group is what the masking says, by default the
+    whole batch, or with ``normalize="micro"`` a micro-batch of all processes (maskgit-pytorch).
+
+    Where the encoder sees unequally many tokens of two groups, they are micro-batches of their own,
+    one after the other: nothing is padded.
 
     Args:
         cache: codes or moments, and labels.
@@ -69,8 +99,7 @@ class MaskedBatches(Dataset):
         total_steps: length of the run.
 
     Raises:
-        InputError: if the batch exceeds the images, or does not divide among processes and
-            micro-batches.
+        InputError: if the batch exceeds the images, or does not divide among the processes.
     """
 
     def __init__(
@@ -87,9 +116,29 @@ class MaskedBatches(Dataset):
         check_batch_size(len(cache), training.batch_size)
         self.cache, self.masking, self.training = cache, masking, training
         self.classes = classes
-        every = torch.arange(training.batch_size)
-        self.own = share_rows(every, rank=rank, world=world, accumulate=training.accumulate)
+        self.own = self._share(rank, world)
+        self.groups = self._groups(world)
+        """Ranges of the batch whose masks are drawn together."""
         self.steps = training.steps if total_steps is None else total_steps
+
+    def _share(self, rank: int, world: int) -> list[slice]:
+        """Micro-batches of a process."""
+        training = self.training
+        return share_rows(
+            torch.arange(training.batch_size),
+            rank=rank,
+            world=world,
+            accumulate=training.accumulate,
+            micro_batch_size=training.micro_batch_size,
+        )
+
+    def _groups(self, world: int) -> list[slice]:
+        size = self.training.batch_size
+        if self.training.normalize == "micro":
+            first, last = (self._share(rank, world) for rank in (0, world - 1))
+            return [slice(a.start, b.stop) for a, b in zip(first, last, strict=True)]
+        group = self.masking.group or size
+        return [slice(start, min(start + group, size)) for start in range(0, size, group)]
 
     def __len__(self) -> int:
         """Steps of the run."""
@@ -101,20 +150,21 @@ class MaskedBatches(Dataset):
         rows = epoch_rows(len(self.cache), size, seed=seed, step=step)  # (B,)
         views = self.views(step)
         labels = self._labels(rows, step)
-        masks, weights = self.masks(step)
+        masks = self.masks(step)
         return [
             self._locate(
                 MaskedBatch(
                     tokens=self._tokens(rows, views, cut, step),
                     masked=masks.masked[cut],
                     class_labels=None if labels is None else labels[cut],
-                    weight=weights[cut],
-                    kept=None if masks.kept is None else masks.kept[cut],
+                    weight=masks.weight[cut],
+                    kept=kept,
                 ),
                 cut,
                 step,
             )
-            for cut in self.own
+            for part in self.own
+            for cut, kept in masks.pieces(part)
         ]
 
     def views(self, step: int) -> Tensor:
@@ -156,17 +206,21 @@ class MaskedBatches(Dataset):
         u = torch.rand(len(rows), generator=self._stream("drop", step))
         return labels.masked_fill(u < self.training.label_dropout, self.classes)
 
-    def masks(self, step: int) -> tuple[Masks, Tensor]:
-        """Masks of the whole batch, and ``(B,)`` what each token of an image counts."""
-        length = self.cache.length
-        size, parts = self.training.batch_size, self.training.accumulate
-        if self.training.normalize == "global":
-            masks = self.masking.draw(size, length, self._stream("mask", step))
-            weight = torch.ones(size) if masks.weight is None else masks.weight
-            return masks, weight / masks.masked.sum()
-        drawn = [
-            self.masking.draw(size // parts, length, self._stream("mask", step, part))
-            for part in range(parts)
-        ]
-        weights = [torch.ones(size // parts) / (parts * m.masked.sum()) for m in drawn]
-        return Masks(torch.cat([m.masked for m in drawn])), torch.cat(weights)
+    def masks(self, step: int) -> StepMasks:
+        """Masks of the whole batch."""
+        masked, weights, kept = [], [], []
+        for number, rows in enumerate(self.groups):
+            size = rows.stop - rows.start
+            stream = self._stream("mask", step, *([] if self._as_one else [number]))
+            drawn = self.masking.draw(size, self.cache.length, stream)
+            weight = torch.ones(size) if drawn.weight is None else drawn.weight
+            share = self.training.batch_size / size
+            weights.append(weight / (drawn.masked.sum().clamp(min=1) * share))
+            masked.append(drawn.masked)
+            kept.append((rows, drawn.kept))
+        return StepMasks(torch.cat(masked), torch.cat(weights), kept)
+
+    @property
+    def _as_one(self) -> bool:
+        """Whether the whole batch is one group."""
+        return len(self.groups) == 1 and self.training.normalize == "global"

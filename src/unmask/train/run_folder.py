@@ -41,12 +41,16 @@ def flat_config(config: object, prefix: str = "") -> Iterator[tuple[str, object]
 
 
 def differing_keys(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """Dotted names whose values differ, less the training frequencies and the number of steps."""
+    """Dotted names whose values differ, less the training frequencies and the number of steps.
+
+    An option that the older one lacks was None there: None is how a later option leaves a run of
+    an earlier revision as it is.
+    """
     free = MAY_CHANGE | {f"training.{name}" for name in MAY_CHANGE}
     before, after = dict(flat_config(old)), dict(flat_config(new))
-    missing = object()
     names = sorted((before.keys() | after.keys()) - free)
-    return [n for n in names if before.get(n, missing) != after.get(n, missing)]
+    gone = object()
+    return [n for n in names if before.get(n) != after.get(n, gone)]
 
 
 def check_run_folder(out: Path, config: Mapping[str, object]) -> None:

@@ -36,7 +36,11 @@ class Training(Ranged, path="training"):
     batch_size: Annotated[int, Between(1, 10**6)] = 256
     """Images a step over all processes and accumulated micro-batches."""
     accumulate: Annotated[int, Between(1, 10**6)] = 1
-    """Micro-batches a step on each process; batch_size must divide by accumulate x processes."""
+    """Micro-batches a step on each process; where the images do not divide, the last one is
+    smaller."""
+    micro_batch_size: Annotated[int, Between(1, 10**6)] | None = None
+    """Images of a micro-batch on each process instead of their number, as maskgit-pytorch states
+    it."""
     lr: Annotated[float, Between(above=0, at_most=1000)] = 1e-4
     """Peak learning rate."""
     min_lr: Annotated[float, Between(0, 1000)] = 0.0
@@ -67,7 +71,8 @@ class Training(Ranged, path="training"):
     """Diffusion steps learnt of each hidden token in one go (MAR's diffusion_batch_mul); of heads
     that diffuse."""
     normalize: Literal["global", "micro"] = "global"
-    """Mean over the masked tokens of the whole batch, or of each micro-batch (maskgit-pytorch)."""
+    """Mean over the masked tokens of the whole batch or, if set, of each group of the masking; or
+    of each micro-batch, which also draws its own ratio then (maskgit-pytorch)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Autocast type; weights stay float32."""
     recompute: bool = False
@@ -99,8 +104,13 @@ class Training(Ranged, path="training"):
     def __post_init__(self) -> None:
         """Reject values that no run can use."""
         super().__post_init__()
-        if self.batch_size % self.accumulate:
+        if self.accumulate > self.batch_size:
             raise InputError(
-                f"training.batch_size={self.batch_size} does not divide by "
-                f"accumulate={self.accumulate}; choose a multiple"
+                f"training.accumulate={self.accumulate} exceeds training.batch_size="
+                f"{self.batch_size}; use at most one micro-batch an image"
+            )
+        if self.micro_batch_size is not None and self.accumulate > 1:
+            raise InputError(
+                f"training.micro_batch_size={self.micro_batch_size} and training.accumulate="
+                f"{self.accumulate} both say how a batch is cut; give one of them"
             )

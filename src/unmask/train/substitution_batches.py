@@ -14,9 +14,8 @@ from unmask.train.masked_batches import MaskedBatches
 class SubstitutionBatches(Dataset):
     """Masked batches in which some visible tokens are chosen to be replaced.
 
-    What is replaced, and by which random number, is drawn for the whole batch and then cut. With
-    ``normalize="global"`` every replaced token of the batch counts equally, with "micro" every
-    micro-batch as a whole.
+    What is replaced, and by which random number, is drawn for the whole batch and then cut. Every
+    replaced token of a group of the masked batches counts equally, and a group by its images.
 
     Args:
         masked: this process's masked batches, of codes.
@@ -32,12 +31,14 @@ class SubstitutionBatches(Dataset):
 
     def __getitem__(self, step: int) -> list[SubstitutionBatch]:
         """This process's micro-batches of a step."""
-        hidden = self.masked.masks(step)[0].masked  # (B, L), of the whole batch
+        masks = self.masked.masks(step)
+        hidden = masks.masked  # (B, L), of the whole batch
         stream, size = keyed_generator(self.masked.training.seed, "replace", step), len(hidden)
         score, uniform = torch.rand(2, *hidden.shape, generator=stream)  # (B, L) each
         replaced = self.options.choose(hidden, score, torch.rand(size, generator=stream))
         weights, batches = self._weights(replaced), []
-        for (batch, *_), cut in zip(self.masked[step], self.masked.own, strict=True):
+        cuts = [cut for part in self.masked.own for cut, _ in masks.pieces(part)]
+        for (batch, *_), cut in zip(self.masked[step], cuts, strict=True):
             where = replaced[cut].flatten().nonzero().squeeze(1)  # (M,)
             chosen = uniform[cut].flatten()[where]  # (M,)
             weighted = batch._replace(weight=weights[cut])
@@ -46,7 +47,9 @@ class SubstitutionBatches(Dataset):
 
     def _weights(self, replaced: Tensor) -> Tensor:
         """``(B,)`` float32: what each replaced token of an image counts."""
-        training = self.masked.training
-        parts = 1 if training.normalize == "global" else training.accumulate
-        totals = replaced.view(parts, -1).sum(1).clamp(min=1)  # (parts,)
-        return (1 / (parts * totals.float())).repeat_interleave(len(replaced) // parts)
+        weights = []
+        for rows in self.masked.groups:
+            part = replaced[rows]  # (n, L)
+            total, share = part.sum().clamp(min=1), len(replaced) / len(part)
+            weights.append((1 / (total * share)).expand(len(part)))
+        return torch.cat(weights)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from unmask.checkpoints.locate import EXPORT
-from unmask.data.batches import ImageBatches, share_rows
+from unmask.data.batches import ImageBatches
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
@@ -54,8 +54,7 @@ class NoisyBatches(Dataset[list[tuple[Tensor | None, ...]]]):
         of = self.batches
         generator = keyed_generator(of.seed, "posterior", step)
         noise = torch.randn(of.batch_size, *self.shape, generator=generator)
-        shares = share_rows(noise, rank=of.rank, world=of.world, accumulate=of.accumulate)
-        return [(*part, noise[rows]) for part, rows in zip(of[step], shares, strict=True)]
+        return [(*part, noise[rows]) for part, rows in zip(of[step], of.own, strict=True)]
 
 
 def train_tokenizer(
@@ -85,6 +84,7 @@ def train_tokenizer(
         rank=state.process_index,
         world=state.num_processes,
         accumulate=recipe.training.accumulate,
+        micro_batch_size=recipe.training.micro_batch_size,
     )
     set_seed(keyed_seed(recipe.training.seed, "weights") % 2**32)  # torch's layers draw their own
     tokenizer = recipe.build()

@@ -10,6 +10,7 @@ from torch import Tensor
 from unmask.checkpoints.maskgit_pytorch import TABLE
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
+from unmask.data.batches import share_rows
 from unmask.masking import TrainMasking, lowest
 from unmask.model import MaskedModel
 from unmask.nn.pre_norm import PreNormNetwork
@@ -115,7 +116,7 @@ def training_of(case: Case) -> Training:
     return Training(
         steps=scheduler.get("training_steps", spec["n_steps"]),
         batch_size=spec["batch"],
-        accumulate=spec["batch"] // spec["micro_batch_size"],
+        micro_batch_size=spec["micro_batch_size"],
         lr=optimizer["lr"],
         betas=tuple(optimizer["betas"]),
         eps=optimizer["eps"],
@@ -134,17 +135,22 @@ def training_of(case: Case) -> Training:
 
 
 def micro_batches(case: Case, training: Training, step: int) -> list[MaskedBatch]:
-    """Consecutive parts of the step's batch, each counting as much as any other."""
+    """Consecutive parts of the step's batch, each counting by its images."""
     ids, labels = case.input(f"step{step}/idx"), case.maybe(f"step{step}/y")
     masked = case.input(f"step{step}/mask") != 0
     labels = drop_labels(
         case, labels, case.maybe(f"step{step}/drop_u"), case.spec.get("cond_drop_prob", 0.0)
     )
-    parts = training.accumulate
-    cut = [None] * parts if labels is None else labels.chunk(parts)
     return [
-        MaskedBatch(tokens, mask, label, 1 / (parts * mask.sum().float()))
-        for tokens, mask, label in zip(ids.chunk(parts), masked.chunk(parts), cut, strict=True)
+        MaskedBatch(
+            ids[part],
+            masked[part],
+            None if labels is None else labels[part],
+            len(ids[part]) / (len(ids) * masked[part].sum().float()),
+        )
+        for part in share_rows(
+            ids, rank=0, world=1, micro_batch_size=training.micro_batch_size
+        )
     ]
 
 
