@@ -38,9 +38,9 @@ def learn(out: Path, run: str, accelerator: Accelerator) -> None:
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    model = latent_model(NETWORKS["drops"])
-    objective = MaskedObjective(model)
-    train(objective, batches, settings=batches.training, out=out, config={}, accelerator=accelerator)
+    objective = MaskedObjective(latent_model(NETWORKS["drops"]))
+    settings = batches.training
+    train(objective, batches, settings=settings, out=out, config={}, accelerator=accelerator)
 
 
 def one_of_two(rank: int, port: int, out: Path) -> None:

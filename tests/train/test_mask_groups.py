@@ -183,7 +183,8 @@ def test_the_gradient_is_the_mean_of_those_of_processes_that_draw_for_themselves
         assert torch.equal(drawn.masked, part.batch.masked)
         weight = torch.ones(2) if drawn.weight is None else drawn.weight
         mean = weight / drawn.masked.sum()  # of the hidden tokens, as a process computes it
-        processes.append(gradient(objective, [part._replace(batch=part.batch._replace(weight=mean))]))
+        own = part._replace(batch=part.batch._replace(weight=mean))
+        processes.append(gradient(objective, [own]))
     average = {key: sum(of[key] for of in processes) / 4 for key in found}
     assert_equal(average, found)
     one_ratio = gradient(objective, latent_batches(name, None, **options)[5])
@@ -265,7 +266,7 @@ def test_a_smaller_last_micro_batch_counts_by_its_images(
 
 
 def test_both_ways_to_cut_a_batch_are_one_too_many() -> None:
-    with pytest.raises(InputError, match="micro_batch_size=4 and training.accumulate=2 both"):
+    with pytest.raises(InputError, match=r"micro_batch_size=4 and training\.accumulate=2 both"):
         Training(steps=1, batch_size=8, micro_batch_size=4, accumulate=2)
-    with pytest.raises(InputError, match="accumulate=9 exceeds training.batch_size=8"):
+    with pytest.raises(InputError, match=r"accumulate=9 exceeds training\.batch_size=8"):
         Training(steps=1, batch_size=8, accumulate=9)

@@ -72,10 +72,12 @@ class StepMasks(NamedTuple):
             start, stop = max(rows.start, part.start), min(rows.stop, part.stop)
             if start < stop:
                 of = None if kept is None else kept[start - rows.start : stop - rows.start]
-                within.append((start, stop, of))
-        for _, alike in groupby(within, lambda group: None if group[2] is None else len(group[2].T)):
-            starts, stops, kept = zip(*alike, strict=True)
-            yield slice(starts[0], stops[-1]), None if kept[0] is None else torch.cat(kept)
+                within.append((slice(start, stop), of))
+        for _, alike in groupby(within, lambda group: group[1] is not None and len(group[1].T)):
+            groups = list(alike)
+            rows = slice(groups[0][0].start, groups[-1][0].stop)
+            seen = [kept for _, kept in groups if kept is not None]
+            yield rows, torch.cat(seen) if seen else None
 
 
 class MaskedBatches(Dataset):

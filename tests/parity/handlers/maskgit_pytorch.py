@@ -148,9 +148,7 @@ def micro_batches(case: Case, training: Training, step: int) -> list[MaskedBatch
             None if labels is None else labels[part],
             len(ids[part]) / (len(ids) * masked[part].sum().float()),
         )
-        for part in share_rows(
-            ids, rank=0, world=1, micro_batch_size=training.micro_batch_size
-        )
+        for part in share_rows(ids, rank=0, world=1, micro_batch_size=training.micro_batch_size)
     ]
 
 
