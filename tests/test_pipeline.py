@@ -68,7 +68,9 @@ def test_a_run_leads_to_its_export(tmp_path: Path) -> None:
 def test_a_hub_name_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy_pipeline().save_pretrained(tmp_path / "snapshot")
     asked = []
-    monkeypatch.setattr(locate, "_from_hub", lambda n: asked.append(n) or tmp_path / "snapshot")
+    monkeypatch.setattr(
+        locate, "fetch_repository", lambda n: asked.append(n) or tmp_path / "snapshot"
+    )
     assert load("owner/toy").recipe == TOY
     assert asked == ["owner/toy"]
 

@@ -146,7 +146,6 @@ def test_a_flax_file_loads_with_the_originals_options(tmp_path: Path, fixtures: 
     ("key", "what"),
     [
         ("diffloss.net.cond_embed.weight", "MAR or eMIGM"),
-        ("token_emb.word_embeddings.weight", "MAGE's classifier, which unmask probe takes"),
         ("quantize.embedding.weight", "a VQGAN tokenizer"),
         ("post_quant_conv.weight", "an autoencoder"),
     ],
@@ -155,6 +154,13 @@ def test_another_system_is_named(tmp_path: Path, key: str, what: str) -> None:
     torch.save({"model": {key: torch.zeros(1)}}, tmp_path / "checkpoint-last.pth")
     with pytest.raises(InputError, match=f"looks like {what}, not a MaskGIT transformer"):
         load_foreign(tmp_path / "checkpoint-last.pth")
+
+
+def test_a_classifier_of_mage_is_sent_to_finetune(tmp_path: Path) -> None:
+    path = tmp_path / "mage-vitb-ft.pth"
+    torch.save({"model": {"token_emb.word_embeddings.weight": torch.zeros(1)}}, path)
+    with pytest.raises(InputError, match=rf"unmask finetune {path} --data"):
+        load_foreign(path)
 
 
 def test_a_flax_tokenizer_is_named(fixtures: Path) -> None:

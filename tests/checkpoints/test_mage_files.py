@@ -181,7 +181,7 @@ def test_keys_of_unknown_parts_are_named(
         ("", "decoder_norm.bias", r"do not fill 'trunk\.decoder_norm\.bias'"),
         ("", "vqgan.decoder.conv_out.bias", r"do not fill 'decoder\.conv_out\.bias'"),
         ("vqgan.loss.weight", "", r"no rule for the key 'loss\.weight'"),
-        ("head.weight", "mlm_layer.fc.weight", "MAGE.s classifier, which unmask probe takes"),
+        ("head.weight", "mlm_layer.fc.weight", "a fine-tuned classifier of MAGE, which needs"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -104,7 +104,7 @@ def test_an_absent_published_file_says_where_it_is(
 def test_a_checkpoint_that_wants_to_run_code_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    torch.save({"model": {}, "args": Path}, tmp_path / "checkpoint-last.pth")
+    torch.save({"model": {}, "args": print}, tmp_path / "checkpoint-last.pth")
     assert run(tmp_path / "checkpoint-last.pth", tmp_path / "out") == 2
     assert "cannot be read as plain weights" in capsys.readouterr().err
 

@@ -38,7 +38,7 @@ def test_a_tokenizer_becomes_a_folder_that_computes_the_same(
         (["tokenizer.bin", "full"], "holds 'notes.txt' but no tokenizer of this library"),
         (["tokenizer.bin", "model"], "but no tokenizer of this library"),
         (["mage-vqgan", "new"], "download https://drive.google.com/"),
-        (["text", "new"], "is not a flax msgpack file"),
+        (["text", "new"], "neither a PyTorch, safetensors nor flax msgpack file"),
     ],
 )
 def test_mistakes_are_one_line_and_change_nothing(

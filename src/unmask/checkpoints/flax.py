@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import msgpack
 import torch
 from torch import Tensor
 
+from unmask.checkpoints.msgpack_reader import Extension, unpack
 from unmask.errors import InputError
 
 Leaf = Tensor | complex | int | float | str | bytes | bool | None
@@ -25,11 +25,12 @@ INTEGERS = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint
 FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
-def decode_flax(data: bytes, origin: str = "flax data") -> Tree:
+def decode_flax(data: bytes | memoryview, origin: str = "flax data") -> Tree:
     """Read a checkpoint.
 
     Args:
-        data: the whole file.
+        data: the whole file; tensors lie inside it where it may be written to, as a private map of
+            a file may.
         origin: file, named in errors.
 
     Returns:
@@ -38,16 +39,15 @@ def decode_flax(data: bytes, origin: str = "flax data") -> Tree:
     Raises:
         InputError: when the data is not a flax msgpack map.
     """
+    view = memoryview(data)
     try:
-        tree = msgpack.unpackb(data, ext_hook=_leaf, strict_map_key=False)
-    except (msgpack.UnpackException, ValueError) as error:
+        tree = unpack(view if not view.readonly else memoryview(bytearray(view)))
+        if not isinstance(tree, dict):
+            raise ValueError("no map at the top")
+        return {str(key): _value(value) for key, value in tree.items()}
+    except (ValueError, TypeError, RuntimeError) as error:  # InputError is a ValueError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{origin} is not a flax msgpack file: {reason}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{origin} is not a flax msgpack file: no map at the top")
-    joined = _join_chunks(tree)
-    assert isinstance(joined, dict), "a checkpoint is a map of arrays, not one array"
-    return joined
 
 
 def flatten(tree: Mapping[str, Tree | Leaf], separator: str = "/") -> dict[str, Leaf]:
@@ -62,38 +62,67 @@ def flatten(tree: Mapping[str, Tree | Leaf], separator: str = "/") -> dict[str, 
     return flat
 
 
-def _leaf(code: int, payload: bytes) -> Tensor | complex:
-    if code in (ARRAY, SCALAR):
-        return _array(payload)
-    if code == COMPLEX:
-        real, imaginary = msgpack.unpackb(payload)
-        return complex(real, imaginary)
-    raise InputError(f"unknown extension type {code}")
+def _value(value: object) -> Tree | Leaf:
+    if isinstance(value, dict):
+        tree = {str(key): _value(below) for key, below in value.items()}
+        return _joined(tree) if CHUNKED in tree else tree
+    if isinstance(value, Extension):
+        return _leaf(value)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    return None  # a list; flax writes none
 
 
-def _array(payload: bytes) -> Tensor:
-    shape, name, raw = msgpack.unpackb(payload, raw=True)
-    dtype_name = name.decode() if isinstance(name, bytes) else str(name)
+def _leaf(value: Extension) -> Tensor | complex:
+    if value.code in (ARRAY, SCALAR):
+        return _array(value.payload)
+    if value.code == COMPLEX:
+        real, imaginary = _list(unpack(value.payload))
+        return complex(float(real), float(imaginary))
+    raise InputError(f"unknown extension type {value.code}")
+
+
+def _array(payload: memoryview) -> Tensor:
+    shape, name, raw = _list(unpack(payload))
+    dtype_name = str(name, "utf8") if isinstance(name, memoryview) else str(name)
     if dtype_name not in INTEGERS + FLOATS:
         raise InputError(f"unknown dtype {dtype_name!r}")
     dtype: torch.dtype = getattr(torch, dtype_name)
-    if len(raw) != math.prod(shape) * dtype.itemsize:
-        raise InputError(f"an array of shape {tuple(shape)} has {len(raw)} bytes")
+    sizes = _shape(_list(shape))
+    if not isinstance(raw, memoryview) or len(raw) != math.prod(sizes) * dtype.itemsize:
+        had = f"{len(raw)} bytes" if isinstance(raw, memoryview) else "no bytes"
+        raise InputError(f"an array of shape {sizes} has {had}")
     if not raw:
-        return torch.empty(*shape, dtype=dtype)
-    return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape)
+        return torch.empty(sizes, dtype=dtype)
+    return torch.frombuffer(raw, dtype=dtype).reshape(sizes)
 
 
-def _join_chunks(tree: Tree | Leaf) -> Tree | Leaf:
-    if not isinstance(tree, dict):
-        return tree
-    if CHUNKED not in tree:
-        return {str(key): _join_chunks(value) for key, value in tree.items()}
-    shape, chunks = _in_order(tree["shape"]), _in_order(tree["chunks"])
-    return torch.cat(chunks).reshape(shape)
+def _joined(tree: Tree) -> Tensor:
+    """A large array, which flax wrote as a map of its shape and of its flat chunks."""
+    shape = _shape(_in_order(tree.get("shape")))
+    chunks = _in_order(tree.get("chunks"))
+    tensors = [chunk for chunk in chunks if isinstance(chunk, Tensor) and chunk.ndim == 1]
+    if len(tensors) != len(chunks) or sum(map(len, tensors)) != math.prod(shape) or not tensors:
+        raise InputError(f"the chunks of an array of shape {shape} do not fill it")
+    return torch.cat(tensors).reshape(shape)
 
 
-def _in_order(listed: Tree | Leaf) -> list:
+def _in_order(listed: Tree | Leaf) -> list[Tree | Leaf]:
     """The values of a list that flax wrote as a map with keys "0", "1", …"""
-    assert isinstance(listed, dict), "a chunked array lists its shape and chunks"
+    if not isinstance(listed, dict) or not all(key.isdecimal() for key in listed):
+        raise InputError("a chunked array lists no shape and chunks")
     return [listed[key] for key in sorted(listed, key=int)]
+
+
+def _list(value: object) -> list:
+    if not isinstance(value, list):
+        raise InputError(f"a {type(value).__name__} stands where a list belongs")
+    return value
+
+
+def _shape(sizes: list) -> tuple[int, ...]:
+    if not all(isinstance(size, int) and 0 <= size < 2**48 for size in sizes):
+        raise InputError(f"an array has the shape {str(sizes)[:60]}")
+    return tuple(sizes)

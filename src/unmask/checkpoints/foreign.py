@@ -14,9 +14,10 @@ import yaml
 from torch import Tensor
 
 from unmask.checkpoints import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
-from unmask.checkpoints.names import Table, to_own
-from unmask.checkpoints.store import check_state, widen
-from unmask.checkpoints.tensor_files import read_tensors
+from unmask.checkpoints.find_state import State
+from unmask.checkpoints.names import Table, pick, to_own
+from unmask.checkpoints.store import check_state, halved, single
+from unmask.checkpoints.tensor_files import read_weights
 from unmask.errors import InputError
 from unmask.nn.networks import AnyNetwork
 
@@ -40,15 +41,18 @@ SIGNATURES = {
     "mlm_layer.fc.weight": "mage",
     "diffusion_pos_embed_learned": "mar",
 }
+CLASSIFIER = "token_emb.word_embeddings.weight"  # of MAGE's encoder, if its mlm_layer is not there
 # Patterns of other systems, the more telling first.
 OTHERS = {
-    r"(model\.)?diffloss\.": "MAR or eMIGM",
-    r"token_emb\.word_embeddings\.": "MAGE's classifier, which unmask probe takes",
+    r"diffloss\.": "MAR or eMIGM",
     r"params/(encoder|decoder|quantizer)/": "a MaskGIT tokenizer (JAX)",
     r"quantize\.embedding\.": "a VQGAN tokenizer",
     r"post_quant_conv\.": "an autoencoder",
     r"(backbone|cls_token|patch_embed)\b": "a vision transformer",
 }
+
+STEP_FILES = ("model_ema.pt", "model.pt")  # of a step of maskgit-pytorch, averaged weights first
+STEP_FOLDERS = ("ema_model", "unwrapped_model")  # of a step of UnlockMGM, likewise
 
 
 class Foreign(NamedTuple):
@@ -57,9 +61,10 @@ class Foreign(NamedTuple):
     network: AnyNetwork
     """Sizes; ``network.build()`` takes the state."""
     state: dict[str, Tensor]
-    """By our names, float32, strictly filling the network."""
+    """By our names, float32 unless asked for in float16, strictly filling the network."""
     details: dict[str, str]
-    """What was read: ``kind``, ``file``, and ``unknown`` keys if any were left aside."""
+    """What was read: ``kind`` and ``file``, and where there are any ``taken`` (the entries and
+    prefixes inside the file), ``aside`` (other weights in it) and ``unknown`` keys."""
     tokenizer: Mapping[str, Tensor] = MappingProxyType({})
     """Of the same file, by its own keys; empty where there is none."""
 
@@ -67,9 +72,10 @@ class Foreign(NamedTuple):
 class _Raw(NamedTuple):
     """A checkpoint as it lies on disk."""
 
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor]
     file: Path
     config: dict[str, Any]
+    found: State
 
 
 def load_foreign(
@@ -79,6 +85,7 @@ def load_foreign(
     heads: int | None = None,
     classes: int = 1000,
     grid: tuple[int, int] | None = None,
+    half: bool = False,
 ) -> Foreign:
     """Read a checkpoint of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM.
 
@@ -93,6 +100,7 @@ def load_foreign(
             (its encoder), MAR or eMIGM is of no published width.
         classes: N of a flax file, whose shapes do not tell codes from classes.
         grid: rows and columns of tokens of an image, which no file tells; None means square.
+        half: floats in float16 instead of float32, to be saved so.
 
     Raises:
         InputError: when the path does not exist (naming where a published file is to be had), is
@@ -107,13 +115,12 @@ def load_foreign(
         found = "emigm"
     if kind is not None and found != kind:
         raise InputError(f"{raw.file} looks like {found}, not {kind}")
-    details = {"kind": found, "file": str(raw.file)}
-    tokenizer: dict[str, Tensor] = {}
+    details = {"kind": found, "file": str(raw.file)} | _told(raw.found)
+    tokenizer: Mapping[str, Tensor] = {}
     if found == "mage":
         raw, tokenizer, unknown = _mage_parts(raw)
         details |= {"unknown": ", ".join(unknown)} if unknown else {}
-    own = to_own(raw.state, TABLES[found], str(raw.file))
-    state = {name: widen(tensor) for name, tensor in own.items()}
+    state = to_own(raw.state, TABLES[found], str(raw.file), cast=halved if half else single)
     if found in ("mar", "emigm"):
         state = mar.settle_tie(state)
         pair = None if heads is None else (heads, heads)
@@ -128,11 +135,29 @@ def load_foreign(
     return Foreign(network, state, details, tokenizer)
 
 
-def _mage_parts(raw: _Raw) -> tuple[_Raw, dict[str, Tensor], list[str]]:
+def _told(found: State) -> dict[str, str]:
+    """Which weights of a file were taken, and which left aside, in words."""
+    told = {"taken": found.taken, "aside": ", ".join(found.aside)}
+    if found.empty:
+        told["empty"] = ", ".join(found.empty)
+    return {what: said for what, said in told.items() if said}
+
+
+def _mage_parts(raw: _Raw) -> tuple[_Raw, Mapping[str, Tensor], list[str]]:
     """Network, tokenizer, and the keys of neither, which MAGE-C's files may have."""
     state, tokenizer = mage.split_tokenizer(raw.state)
     unknown = mage.extra_keys(state)
-    return raw._replace(state={k: state[k] for k in state if k not in unknown}), tokenizer, unknown
+    kept = pick(state, {key: key for key in state if key not in unknown})
+    return raw._replace(state=kept), tokenizer, unknown
+
+
+def holds_network(file: Path) -> bool:
+    """Whether a file holds a network of a kind that is known here.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    return not SIGNATURES.keys().isdisjoint(read_weights(file, SIGNATURES).tensors)
 
 
 def recognise(state: Mapping[str, Tensor], origin: str) -> str:
@@ -145,9 +170,19 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> str:
         if key in state:
             tied = kind == "mar" and state["mask_token"].ndim == 2
             return "emigm" if tied else kind
+    if CLASSIFIER in state:
+        raise InputError(
+            f"{origin} is a fine-tuned classifier of MAGE, which needs no conversion: "
+            f"unmask finetune {origin} --data IMAGES"
+        )
     for pattern, what in OTHERS.items():
-        if any(re.match(pattern, key) for key in state):
+        if any(re.search(rf"(^|[./]){pattern}", key) for key in state):
             raise InputError(f"{origin} looks like {what}, not a MaskGIT transformer")
+    if state and all(key.isdecimal() for key in state):
+        raise InputError(
+            f"{origin} lists weights without their names, as an average of its own; give the file "
+            "that names them (model_ema.pt of maskgit-pytorch)"
+        )
     some = ", ".join(sorted(state)[:3]) or "nothing"
     raise InputError(f"{origin} is of no known project; it holds {some}")
 
@@ -197,13 +232,25 @@ def _read_folder(folder: Path) -> _Raw:
     inside = folder / "ckpt" if (folder / "ckpt").is_dir() else folder
     steps = sorted(inside.glob("step*"), key=_step_number, reverse=True)
     for step in [folder, *steps]:
-        for name in ("model_ema.pt", "model.pt"):
-            if (step / name).is_file():
-                return _read_file(step / name)
+        if found := [step / name for name in STEP_FILES if (step / name).is_file()]:
+            return _read_first(found)
+    for name in STEP_FOLDERS:
+        if (folder / name).is_dir():
+            return _read_folder(folder / name)
     raise InputError(
         f"{folder} holds neither ckpt/step*/model_ema.pt (maskgit-pytorch) nor "
         "config.json with pytorch_model.bin (UnlockMGM) nor checkpoint-last.pth (MAGE, MAR, eMIGM)"
     )
+
+
+def _read_first(files: list[Path]) -> _Raw:
+    """The first file with weights; an average that was never taken is passed over."""
+    raws = (_read_file(file) for file in files)
+    first = next(raws)
+    if first.state:
+        return first
+    second = next((raw for raw in raws if raw.state), first)
+    return second._replace(found=second.found._replace(empty=(str(first.file),)))
 
 
 def _step_number(folder: Path) -> int:
@@ -212,10 +259,10 @@ def _step_number(folder: Path) -> int:
 
 
 def _read_file(path: Path) -> _Raw:
-    state = read_tensors(path)
+    state, found = read_weights(path, SIGNATURES)
     if path.name == "pytorch_model.bin" or (path.parent / "config.json").is_file():
-        return _Raw(state, path, _read_json(path.parent / "config.json"))
-    return _Raw(state, path, _run_config(path))
+        return _Raw(state, path, _read_json(path.parent / "config.json"), found)
+    return _Raw(state, path, _run_config(path), found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

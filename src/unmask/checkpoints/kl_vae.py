@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from unmask.checkpoints.names import to_own
-from unmask.checkpoints.store import widen
+from unmask.checkpoints.names import Cast, to_own
+from unmask.checkpoints.store import single
 from unmask.checkpoints.vqgan import (
     CODEBOOK,
     TAMING,
@@ -31,14 +31,15 @@ def is_kl_vae(state: Mapping[str, Tensor]) -> bool:
 
 
 def translate_kl_vae(
-    state: Mapping[str, Tensor], origin: str, *, groups: int = GROUPS
+    state: Mapping[str, Tensor], origin: str, *, groups: int = GROUPS, cast: Cast = single
 ) -> tuple[KLVAE, dict[str, Tensor]]:
-    """A checkpoint's tensors by our names, float32, and the sizes that they have.
+    """A checkpoint's tensors by our names, and the sizes that they have.
 
     Args:
         state: by the source's keys; losses of training are left aside.
         origin: file, named in errors.
         groups: of every normalisation, which no shape tells.
+        cast: what becomes of each tensor; see :func:`unmask.checkpoints.names.to_own`.
 
     Raises:
         InputError: when it is no KL autoencoder.
@@ -47,7 +48,7 @@ def translate_kl_vae(
         some = ", ".join(sorted(state)[:3]) or "nothing"
         raise InputError(f"{origin} is no KL autoencoder; it holds {some}")
     table = autoencoder_table(LAYOUT, count_levels(state, LAYOUT))
-    own = {name: widen(tensor) for name, tensor in to_own(state, table, origin).items()}
+    own = to_own(state, table, origin, cast=cast)
     return _network(own, origin, groups), own
 
 

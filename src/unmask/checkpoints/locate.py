@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from unmask.assets import shipped_folder, shipped_names
+from unmask.checkpoints.hub import fetch_repository, is_repository
 from unmask.checkpoints.store import CONFIG
 from unmask.errors import InputError
 
 EXPORT = "model"  # the folder inside a run that holds what it made
+LONGEST_PART, LONGEST_PATH = 255, 4095  # bytes
 
 
 def find_folder(name: str | Path) -> Path:
@@ -22,6 +25,7 @@ def find_folder(name: str | Path) -> Path:
         InputError: when there is none.
     """
     folder = Path(name)
+    check_path(folder)
     for candidate in (folder, folder / EXPORT):
         if (candidate / CONFIG).is_file():
             return candidate
@@ -29,18 +33,21 @@ def find_folder(name: str | Path) -> Path:
         return shipped
     if folder.exists():
         raise InputError(f"{name} holds neither {CONFIG} nor {EXPORT}/: no model and no ended run")
-    if str(name).count("/") == 1 and not str(name).startswith((".", "/")):
-        return _from_hub(str(name))
+    if is_repository(str(name)):
+        return fetch_repository(str(name))
     shipped_list = ", ".join(shipped_names()) or "none"
     raise InputError(f"nothing is saved at {str(name)!r}; shipped: {shipped_list}")
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def check_path(path: Path) -> None:
+    """Refuse a path that no file system can hold, which asking for it would be an error.
 
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{name!r} is no folder here, and the hub says: {reason}") from error
+    Raises:
+        InputError: for a part of more than 255 bytes, more than 4,095 in all, or a zero byte.
+    """
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > LONGEST_PART or len(os.fsencode(path)) > LONGEST_PATH:
+        shown = f"{str(path)[:40]}…"
+        raise InputError(f"{shown!r} is longer than a path may be (255 bytes between slashes)")
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r} holds a zero byte, which no path may")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Rule, Table, drop, rename, rename_layer
+from unmask.checkpoints.names import Rule, Table, drop, pick, rename, rename_layer
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.nn.mage_embed import CLASS_ROWS
 from unmask.nn.mage_network import MageNetwork
@@ -79,10 +79,13 @@ TABLE: Table = (
 PARTS = {pattern.partition(".")[0] for rule in TABLE for pattern in rule.source}
 
 
-def split_tokenizer(state: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+def split_tokenizer(
+    state: Mapping[str, Value],
+) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
     """Network and tokenizer of one file, each by its own keys."""
-    tokenizer = {k.removeprefix(TOKENIZER): t for k, t in state.items() if k.startswith(TOKENIZER)}
-    return {k: t for k, t in state.items() if not k.startswith(TOKENIZER)}, tokenizer
+    tokenizer = {key.removeprefix(TOKENIZER): key for key in state if key.startswith(TOKENIZER)}
+    network = {key: key for key in state if not key.startswith(TOKENIZER)}
+    return pick(state, network), pick(state, tokenizer)
 
 
 def extra_keys(state: Mapping[str, Tensor]) -> list[str]:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import functools
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from unmask.checkpoints.lazy import LazyTensors
 from unmask.errors import InputError
+
+Value = TypeVar("Value")
+Cast = Callable[[str, Tensor], Tensor]
+"""What becomes of a tensor, given our name for it."""
 
 
 def only(parts: Sequence[Tensor]) -> Tensor:
@@ -112,21 +119,28 @@ def fill(pattern: str, found: Found) -> str:
     return pattern
 
 
-def to_own(state: Mapping[str, Tensor], table: Table, origin: str) -> dict[str, Tensor]:
+def to_own(
+    state: Mapping[str, Tensor],
+    table: Table,
+    origin: str,
+    *,
+    cast: Cast = lambda name, tensor: tensor,
+) -> dict[str, Tensor]:
     """Translate a source's state dict to our names.
 
     Args:
-        state: by the source's keys.
+        state: by the source's keys; where they are lazy, only what a rule keeps is read.
         table: the source's rules.
         origin: file, named in errors.
+        cast: what becomes of each tensor, given our name for it.
 
     Raises:
         InputError: for a key without a rule, or a merge that lacks a part.
     """
-    groups: dict[tuple[Rule, Found], dict[str, Tensor]] = {}
-    for key, tensor in state.items():
+    groups: dict[tuple[Rule, Found], dict[str, str]] = {}
+    for key in state:
         rule, pattern, found = _find(key, table, origin)
-        groups.setdefault((rule, found), {})[pattern] = tensor
+        groups.setdefault((rule, found), {})[pattern] = key
     own: dict[str, Tensor] = {}
     for (rule, found), parts in groups.items():
         if not rule.own:
@@ -134,9 +148,22 @@ def to_own(state: Mapping[str, Tensor], table: Table, origin: str) -> dict[str, 
         for pattern in rule.source:
             if pattern not in parts:
                 raise InputError(f"{origin} lacks {fill(pattern, found)!r}")
-        tensor = rule.join([parts[pattern] for pattern in rule.source])
-        own |= {fill(name, found): tensor for name in rule.own}
+        names = [fill(name, found) for name in rule.own]
+        joined = rule.join([state[parts[pattern]] for pattern in rule.source])
+        own |= dict.fromkeys(names, cast(names[0], joined))
     return own
+
+
+def pick(state: Mapping[str, Value], names: Mapping[str, str]) -> Mapping[str, Value]:
+    """Some entries under other names, still unread where they are lazy.
+
+    Args:
+        state: by its own names.
+        names: from the new name to the one in ``state``.
+    """
+    if isinstance(state, LazyTensors):
+        return typing.cast("Mapping[str, Value]", state.picked(names))
+    return {new: state[name] for new, name in names.items()}
 
 
 def _find(key: str, table: Table, origin: str) -> tuple[Rule, str, Found]:

@@ -47,7 +47,7 @@ def save_weights(
     """
     tensors, tied = _without_ties(state)
     if half:
-        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
+        tensors = {name: halved(name, tensor) for name, tensor in tensors.items()}
     text = json.dumps(config, indent=2) + "\n"
     metadata = {EMBEDDED: text} | {TIED + name: kept for name, kept in tied.items()}
     whole = "a model there is whole"
@@ -106,6 +106,11 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def single(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as networks hold it: any floats as float32, anything else as it is."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 def check_state(
     wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: str = "the weights"
 ) -> None:
@@ -136,7 +141,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str = "the
     """Fill a network from a state dict, strictly; see :func:`check_state`.
 
     Args:
-        model: where it lies on the meta device it takes the tensors of ``state`` themselves.
+        model: where it lies on the meta device it takes the tensors of ``state`` themselves, also
+            in half precision (:func:`halved`), in which it can be saved and not computed.
         state: by our names.
         origin: file, named in errors.
 
@@ -153,7 +159,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str = "the
                 "build it without tied embeddings"
             )
     on_meta = any(tensor.is_meta for tensor in wanted.values())
-    typed = {name: state[name].to(tensor.dtype) for name, tensor in wanted.items()}
+    typed = {
+        name: state[name] if on_meta and state[name].dtype in HALF else state[name].to(like.dtype)
+        for name, like in wanted.items()
+    }
     model.load_state_dict(typed, assign=on_meta)
     for name, kept in ties.items():  # assigning parts what was tied
         owner, _, attribute = name.rpartition(".")
@@ -182,7 +191,12 @@ def _without_ties(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     return stored, tied
 
 
-def _halved(name: str, tensor: Tensor) -> Tensor:
+def halved(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as ``half=True`` stores it: any floats as float16, anything else as it is.
+
+    Raises:
+        InputError: for a value beyond float16.
+    """
     if not tensor.is_floating_point():
         return tensor
     half = tensor.half()

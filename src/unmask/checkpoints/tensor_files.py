@@ -2,60 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
+import mmap
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
+from unmask.checkpoints.file_kinds import kind_of
+from unmask.checkpoints.find_state import State, find_state
 from unmask.checkpoints.flax import decode_flax, flatten
+from unmask.checkpoints.lazy import LazyTensors, MappedFile
+from unmask.checkpoints.pickles import load_pickle
 from unmask.errors import InputError
 
-# Lightning files of taming-transformers use this class as a key; an empty one of its name will do.
-CALLBACK = type(
-    "ModelCheckpoint", (), {"__module__": "pytorch_lightning.callbacks.model_checkpoint"}
-)
+
+class Weights(NamedTuple):
+    """The tensors of a file that were meant."""
+
+    tensors: LazyTensors
+    """By the source's names, read when asked for; only legacy pickles are read at once."""
+    state: State
+    """Which of the file's state dicts it is."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, marks: Collection[str] = ()) -> LazyTensors:
     """The tensors of a file by its own names, "/" between the parts of a flax tree.
 
-    Pickles are read as plain weights: one that wants to run code is refused. A state dict may stand
-    under "model_ema" (averaged weights, which are preferred), "model" or "state_dict".
+    Args:
+        path: of any form; its content tells, not its ending.
+        marks: names, one of which is in every state dict that is wanted; see
+            :func:`unmask.checkpoints.find_state.find_state`.
 
     Raises:
-        InputError: when the file is damaged or holds anything else.
+        InputError: when the file is damaged or holds anything else. Pickles are read as plain
+            weights: one that wants to run code is refused.
     """
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-    if zipped or path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        return _read_pickle(path)
-    leaves = flatten(decode_flax(path.read_bytes(), str(path)))
-    return {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
+    return read_weights(path, marks).tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        with torch.serialization.safe_globals([CALLBACK, argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} cannot be read as plain weights: {reason}") from None
-    for name in ("model_ema", "model", "state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
-            loaded = loaded[name]
-    if not isinstance(loaded, dict):
+def read_weights(path: Path, marks: Collection[str] = ()) -> Weights:
+    """As :func:`read_tensors`, with what was taken and what was left aside."""
+    kind = kind_of(path)
+    if kind == "safetensors":
+        return _weights(path, _map_safetensors(path), marks, maps=True)
+    if kind == "msgpack":
+        return _weights(path, _map_flax(path), marks, maps=True, separator="/")
+    loaded = load_pickle(path, zipped=kind == "zip")
+    if not isinstance(loaded, (dict, list)):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+    return _weights(path, loaded, marks, maps=kind == "zip")
+
+
+def _weights(
+    path: Path, loaded: object, marks: Collection[str], *, maps: bool, separator: str = "."
+) -> Weights:
+    state = find_state(loaded, marks, separator=separator)
+    file = MappedFile(path, maps=maps)
+    readers = {name: file.reader(tensor, name) for name, tensor in state.tensors.items()}
+    return Weights(LazyTensors(readers), state)
+
+
+def _map_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # its errors are Rust's, and differ from version to version
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is damaged: {reason}; download or copy it again") from None
+
+
+def _map_flax(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    leaves = flatten(decode_flax(view, str(path)))
+    return {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unmask.checkpoints import mage
 from unmask.checkpoints.names import Rule, Table, drop, rename_layer, to_own
-from unmask.checkpoints.store import load_state, widen
+from unmask.checkpoints.store import load_state, single
 from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
 from unmask.nn.mage_embed import CLASS_ROWS
@@ -25,6 +25,7 @@ from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 PLACES = {"embed.": "encoder.embed.", "trunk.encoder.": "encoder.blocks."}
 DEAD = ("cls_token", "pos_embed", "patch_embed.*", "token_emb.position_ids")
+MARKS = ("token_emb.word_embeddings.weight",)  # a tensor that every such file has
 
 
 def table_of(pool: Pool) -> Table:
@@ -88,7 +89,7 @@ def translate_vit(
             "through unmask convert"
         )
     pool: Pool = "mean" if "fc_norm.weight" in state else "class"
-    own = {name: widen(t) for name, t in to_own(state, table_of(pool), origin).items()}
+    own = to_own(state, table_of(pool), origin, cast=single)
     return pool, sizes_of(own, origin), own
 
 

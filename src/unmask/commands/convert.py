@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from unmask.checkpoints.foreign import Kind
+from unmask.checkpoints.foreign import Kind, holds_network
 from unmask.commands.arguments import parse
 from unmask.convert import convert
 from unmask.errors import InputError
@@ -17,7 +17,16 @@ from unmask.pipeline import check_place
 from unmask.text import say
 from unmask.tokenizers.folder import FORMAT as TOKENIZER_FORMAT
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.tokenizers.published import holds_tokenizer, load_published
+from unmask.tokenizers.published import holds_tokenizer, load_published, weights_file
+from unmask.tokenizers.published_latents import holds_latents
+
+# What is said about a source beside its kind, where there is anything.
+SAID = {
+    "taken": "taken from the entry",
+    "empty": "an average without weights, passed over",
+    "aside": "left aside, other weights in the file",
+    "unknown": "left aside, of no part of the network",
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,16 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask convert")
-    if holds_tokenizer(arguments.source):
+    file = weights_file(arguments.source)
+    if file is not None and holds_network(file):
+        _convert_model(arguments)
+    elif holds_tokenizer(arguments.source):
         _convert_tokenizer(arguments)
+    elif file is not None and holds_latents(arguments.source):
+        raise InputError(
+            f"{arguments.source} is an autoencoder of latents, which needs no conversion: give "
+            f"--tokenizer {arguments.source} to unmask convert, cache or train"
+        )
     else:
         _convert_model(arguments)
 
@@ -65,7 +82,7 @@ def _convert_tokenizer(arguments: Arguments) -> None:
         if getattr(arguments, option) is not None:
             raise InputError(f"{arguments.source} is a tokenizer: leave out --{option}")
     check_place(arguments.out, TOKENIZER_FORMAT)
-    tokenizer = load_published(arguments.source)
+    tokenizer = load_published(arguments.source, half=arguments.half)
     save_tokenizer(tokenizer, arguments.out, half=arguments.half)
     size = sum(p.numel() for p in tokenizer.parameters())
     say(f"tokenizer of {arguments.source}: {size:,} parameters, {tokenizer.codes} codes")
@@ -85,8 +102,9 @@ def _convert_model(arguments: Arguments) -> None:
     pipeline.save_pretrained(arguments.out, half=arguments.half)
     size = sum(p.numel() for p in pipeline.model.parameters())
     say(f"{details['kind']} weights of {details['file']}: {size:,} parameters")
-    if "unknown" in details:
-        say(f"left aside, of no part of the network: {details['unknown']}")
+    for key, what in SAID.items():
+        if key in details:
+            say(f"{what}: {details[key]}")
     say(f"recipe {pipeline.recipe.name}, tokenizer {pipeline.recipe.tokenizer}")
     form = "" if pipeline.has_tokenizer else " --format tokens (no tokenizer was given)"
     say(f"next: unmask sample {arguments.out} --out samples{form}")

@@ -296,6 +296,9 @@ class Inception:
         return Features(taps.pooled, taps.logits_unbiased.softmax(1), taps.spatial)
 
 
+MARKS = ("Conv2d_1a_3x3.conv.weight",)  # a tensor that the published file has
+
+
 def load_inception(path: Path | str, *, device: torch.device | str = "cpu") -> Inception:
     """The network with the weights of a file.
 
@@ -315,5 +318,5 @@ def load_inception(path: Path | str, *, device: torch.device | str = "cpu") -> I
     network = InceptionV3()
     # The counters of training steps are in some copies of the file and play no part.
     counters = {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
-    load_state(network, {**counters, **read_tensors(path)}, str(path))
+    load_state(network, {**counters, **read_tensors(path, MARKS)}, str(path))
     return Inception(network, sha256(path.read_bytes()).hexdigest(), device=device)

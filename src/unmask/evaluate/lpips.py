@@ -33,6 +33,7 @@ TABLE = (
     drop("classifier.*"),
     rename("lin{i}.model.1.weight", "linear.{i}"),
 )
+MARKS = ("features.0.weight", "lin0.model.1.weight")  # of the two files
 
 
 class LPIPS(nn.Module):
@@ -109,7 +110,7 @@ def load_lpips(paths: Sequence[Path]) -> LPIPS:
         if not path.is_file():
             wanted = " and ".join(DOWNLOADS.values())
             raise InputError(f"there is no file {path}; LPIPS needs {wanted}")
-        state |= to_own(read_tensors(path), TABLE, str(path))
+        state |= to_own(read_tensors(path, MARKS), TABLE, str(path))
     origin = " and ".join(map(str, paths))
     for part, url in DOWNLOADS.items():
         if not any(name.startswith(part) for name in state):

@@ -12,7 +12,7 @@ import torch
 from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import CONFIG, load_state, load_weights, save_weights
 from unmask.checkpoints.tensor_files import read_tensors
-from unmask.checkpoints.vit import load_vit
+from unmask.checkpoints.vit import MARKS, load_vit
 from unmask.errors import InputError
 from unmask.nn.block import PreNormBlock
 from unmask.nn.encoder_decoder import EncoderDecoder
@@ -51,7 +51,7 @@ def open_subject(name: str | Path, *, pool: Pool) -> Subject:
         InputError: nothing there, another system, or a classifier that pools otherwise.
     """
     if Path(name).is_file():
-        model, tokenizer = load_vit(read_tensors(Path(name)), str(name))
+        model, tokenizer = load_vit(read_tensors(Path(name), MARKS), str(name))
     elif _holds_classifier(folder := find_folder(name)):
         model, tokenizer = load_classifier(folder)
     else:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unmask.checkpoints.locate import EXPORT, find_folder
+from unmask.checkpoints.locate import EXPORT, check_path, find_folder
 from unmask.checkpoints.store import WEIGHTS, load_weights, save_weights
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.serial import from_dict, to_dict
@@ -19,7 +19,12 @@ from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer, named_patches
-from unmask.tokenizers.published import PUBLISHED, load_published, weights_file
+from unmask.tokenizers.published import (
+    PUBLISHED,
+    load_published,
+    published_name,
+    weights_file,
+)
 from unmask.tokenizers.published_latents import (
     PUBLISHED_LATENTS,
     holds_latents,
@@ -99,7 +104,9 @@ def _load(name: str | Path, wanted: type[Wanted], published: dict[str, Any]) -> 
 
 def _find(name: str | Path) -> tuple[Kind, Callable[[], Any]]:
     """What a name leads to: its kind, and how to load it. What is saved here goes first."""
-    text, path = str(name), Path(name)
+    path = Path(name)
+    check_path(path)
+    text = published_name(name)
     if not any((path / at / WEIGHTS).is_file() for at in (".", EXPORT)):
         if text in PUBLISHED:
             return VQTokenizer, partial(load_published, text)

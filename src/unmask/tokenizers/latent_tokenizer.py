@@ -63,7 +63,7 @@ class LatentTokenizer(ImageTokenizer):
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` float32 in [0, 1] to ``(B, moment_channels, h, w)`` float32.
+        """``(B, 3 or 1, H, W)`` of any float in [0, 1] to ``(B, moment_channels, h, w)`` float32.
 
         Mean and log variance, neither scaled nor clamped; or the unscaled latents.
 
@@ -71,7 +71,7 @@ class LatentTokenizer(ImageTokenizer):
             InputError: wrong channels, a side off the stride, or values outside [0, 1].
         """
         check_images(images, channels=self.image_channels, stride=self.stride)
-        return self.infer(images).float()
+        return self.infer(images.float()).float()
 
     def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
         """Moments and ``(B, C, h, w)`` standard normal to ``(B, L, C)`` scaled latents.
@@ -94,7 +94,7 @@ class LatentTokenizer(ImageTokenizer):
         """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, L, C)`` scaled latents, row-major.
 
         Args:
-            images: float32.
+            images: of any float.
             noise: ``(B, C, h, w)`` standard normal; zeros give the mean.
 
         Raises:

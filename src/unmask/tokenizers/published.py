@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints import flax_vqgan, vqgan
+from unmask.checkpoints.hub import fetch_file
 from unmask.checkpoints.kl_vae import is_kl_vae
-from unmask.checkpoints.names import to_own
-from unmask.checkpoints.store import widen
+from unmask.checkpoints.names import Cast, to_own
+from unmask.checkpoints.store import halved, single
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.recipe import Result
@@ -69,7 +70,8 @@ def _jax_score(rfid: float, size: int) -> tuple[Result, ...]:
 HUB = "https://huggingface.co/{}/resolve/main/{}"
 TITOK = ("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
 LLAMAGEN = ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")
-AMUSED = ("amused/amused-256", "vqvae/diffusion_pytorch_model.safetensors")
+INSIDE_AMUSED = "vqvae/diffusion_pytorch_model.safetensors"
+AMUSED, AMUSED_512 = ("amused/amused-256", INSIDE_AMUSED), ("amused/amused-512", INSIDE_AMUSED)
 JAX = "https://storage.googleapis.com/maskgit-public/checkpoints/"
 HEIDELBERG = "https://heibox.uni-heidelberg.de/"
 
@@ -143,8 +145,25 @@ PUBLISHED: dict[str, Published[Network]] = {
         hub=AMUSED,
         results=_scores(21.81, 0.58, 0.14, 4.41),
     ),
+    "amused-512": Published(
+        network=AMUSED_F16,
+        parameters=146_244_675,
+        file="amused-512/" + INSIDE_AMUSED,
+        url=HUB.format(*AMUSED_512),
+        hub=AMUSED_512,
+    ),
+}
+# What maskgit-pytorch's configurations and options call them.
+SOURCE_NAMES = {
+    "taming/vqgan_imagenet_f16_16384": "taming-vqgan-imagenet-f16-16384",
+    "taming/vqgan_imagenet_f16_1024": "taming-vqgan-imagenet-f16-1024",
+    "llamagen/vq_ds16_c2i": "llamagen-vq-ds16-c2i",
+    "amused/amused-256": "amused-256",
+    "amused/amused-512": "amused-512",
 }
 
+# Names of tensors, one of which every tokenizer of codes has.
+MARKS = (vqgan.CODEBOOK, flax_vqgan.CODEBOOK)
 # What a folder of weights may hold, in the order of preference.
 INSIDE = (
     "diffusion_pytorch_model.safetensors",
@@ -153,7 +172,9 @@ INSIDE = (
 )
 
 
-def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) -> VQTokenizer:
+def load_published(
+    name_or_path: str | Path, *, pixels: Pixels | None = None, half: bool = False
+) -> VQTokenizer:
     """A published tokenizer in evaluation mode, frozen.
 
     Args:
@@ -162,19 +183,21 @@ def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) ->
             taming's and LlamaGen's checkpoints, MaskGIT's flax file) or folder (UnlockMGM's,
             aMUSEd's). What a path holds, at whatever sizes, is seen from its keys.
         pixels: the range that aMUSEd's network sees, see :class:`unmask.tokenizers.vqgan.VQGAN`.
+        half: floats in float16 instead of float32, to be saved so.
 
     Raises:
         InputError: when nothing is there (saying what to download and where to put it), or it is no
             such tokenizer.
     """
-    name = str(name_or_path)
+    name = published_name(name_or_path)
     path = (
         find_file(name, PUBLISHED[name]) if name in PUBLISHED else weights_file(Path(name_or_path))
     )
     if path is None:
         known = did_you_mean(name, PUBLISHED)
         raise InputError(f"{name} is no file or folder of tokenizer weights; {known}")
-    network, state = translate(read_tensors(path), config_beside(path), str(path))
+    cast = halved if half else single
+    network, state = translate(read_tensors(path, MARKS), config_beside(path), str(path), cast=cast)
     if name in PUBLISHED and network != PUBLISHED[name].network:
         raise InputError(f"{path} is not {name}: its network has other sizes; download it again")
     if pixels is not None:
@@ -182,6 +205,12 @@ def load_published(name_or_path: str | Path, *, pixels: Pixels | None = None) ->
             raise InputError(f"pixels={pixels!r}: {path} sees [0, 1] only; leave it out")
         network = replace(network, pixels=pixels)
     return filled(partial(build, network), state, str(path))
+
+
+def published_name(name: str | Path) -> str:
+    """A key of :data:`PUBLISHED` for another project's name of it; any other name as it is."""
+    text = str(name)
+    return SOURCE_NAMES.get(text, text) if not Path(name).exists() else text
 
 
 def tokenizer_of(
@@ -206,21 +235,26 @@ def holds_tokenizer(name_or_path: str | Path) -> bool:
         InputError: when a file cannot be read.
     """
     path = weights_file(Path(name_or_path))
-    if str(name_or_path) in PUBLISHED or path is None:
-        return str(name_or_path) in PUBLISHED
-    state = read_tensors(path)
+    if published_name(name_or_path) in PUBLISHED or path is None:
+        return published_name(name_or_path) in PUBLISHED
+    state = read_tensors(path, MARKS)
     return flax_vqgan.is_flax_tokenizer(state) or vqgan.layout_of(state) is not None
 
 
 def translate(
-    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str
+    state: Mapping[str, Tensor],
+    config: Mapping[str, object],
+    origin: str,
+    *,
+    cast: Cast = single,
 ) -> tuple[Network, dict[str, Tensor]]:
-    """A checkpoint's tensors by our names, float32, and the sizes that they have.
+    """A checkpoint's tensors by our names, and the sizes that they have.
 
     Args:
         state: by the source's keys.
         config: aMUSEd's ``config.json``; may be empty.
         origin: file, named in errors.
+        cast: what becomes of each tensor; see :func:`unmask.checkpoints.names.to_own`.
 
     Raises:
         InputError: when it is no tokenizer known here.
@@ -228,11 +262,11 @@ def translate(
     kind = vqgan.layout_of(state)
     network: Network
     if flax_vqgan.is_flax_tokenizer(state):
-        own = to_own(state, flax_vqgan.table_of(state, origin), origin)
+        own = to_own(state, flax_vqgan.table_of(state, origin), origin, cast=cast)
     elif kind is not None:
         layout = vqgan.LAYOUTS[kind]
         table = vqgan.table_of(layout, vqgan.count_levels(state, layout))
-        own = to_own(state, table, origin)
+        own = to_own(state, table, origin, cast=cast)
     else:
         some = ", ".join(sorted(state)[:3]) or "nothing"
         some = "a KL autoencoder, which makes latents and no codes" if is_kl_vae(state) else some
@@ -241,7 +275,6 @@ def translate(
         network = vqgan.maskgit_network(own, origin)
     else:
         network = vqgan.vqgan_network(own, kind, config, origin)
-    own = {name: widen(tensor) for name, tensor in own.items()}
     idle = torch.full((network.codes,), NEVER, dtype=torch.int64)  # bookkeeping of training
     return network, {**own, vqgan.OWN_IDLE: idle}
 
@@ -265,14 +298,7 @@ def find_file(name: str, entry: Published[Sizes]) -> Path:
     where = f"download {entry.url} and put it at {here}, or give the path where it lies"
     if entry.hub is None:
         raise InputError(f"{name} is not here: {where}")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(*entry.hub))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"{name} is not here, and the hub says: {reason}; {where}") from error
+    return fetch_file(*entry.hub, otherwise=where)
 
 
 def config_beside(path: Path) -> dict[str, object]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unmask.checkpoints.kl_vae import is_kl_vae, translate_kl_vae
-from unmask.checkpoints.store import widen
+from unmask.checkpoints.kl_vae import MARKS, is_kl_vae, translate_kl_vae
+from unmask.checkpoints.store import single
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError, did_you_mean
 from unmask.tokenizers import dc_ae
@@ -80,11 +80,11 @@ def load_published_latents(
 
 def _read(path: Path, expected: Network | None) -> tuple[Network, dict[str, Tensor]]:
     """Sizes and weights; ``expected`` are the sizes of a DC-AE file without its config."""
-    tensors, config = read_tensors(path), config_beside(path)
+    tensors, config = read_tensors(path, MARKS), config_beside(path)
     if isinstance(expected, DCAE) or config.get("_class_name") == dc_ae.CLASS:
         sizes = dc_ae.sizes_of(config, str(path.parent / "config.json")) if config else expected
         assert isinstance(sizes, DCAE), "a file without config is only taken by name"
-        return sizes, {name: widen(tensor) for name, tensor in tensors.items()}
+        return sizes, {name: single(name, tensors[name]) for name in tensors}
     return translate_kl_vae(tensors, str(path))
 
 
@@ -97,4 +97,6 @@ def holds_latents(path: Path) -> bool:
     file = weights_file(path)
     if file is None:
         return False
-    return config_beside(file).get("_class_name") == dc_ae.CLASS or is_kl_vae(read_tensors(file))
+    return config_beside(file).get("_class_name") == dc_ae.CLASS or is_kl_vae(
+        read_tensors(file, MARKS)
+    )

@@ -60,13 +60,13 @@ class VQTokenizer(ImageTokenizer):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` float32 in [0, 1] to ``(B, L)`` int64 ids, row-major.
+        """``(B, C, H, W)`` of any float in [0, 1] to ``(B, L)`` int64 ids, row-major.
 
         Raises:
             InputError: wrong channels, a side off the stride, or values outside [0, 1].
         """
         check_images(images, channels=self.image_channels, stride=self.stride)
-        return self.quantizer(self.latents(images)).ids.flatten(1)
+        return self.quantizer(self.latents(images.float())).ids.flatten(1)
 
     @torch.no_grad()
     def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
