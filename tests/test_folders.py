@@ -94,6 +94,7 @@ def test_a_place_as_it_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_place(Path("~/runs")) == Path("/home/someone/runs")
     assert as_place(".") == Path()
     assert as_place("a b/[c]") == Path("a b/[c]")
+    assert as_place("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
     for empty in ("", " "):
-        with pytest.raises(InputError, match="names no place"):
+        with pytest.raises(InputError, match="must not be empty"):
             as_place(empty)

@@ -17,14 +17,17 @@ NAME = 255  # bytes of a file's name, on file systems that do not say
 
 
 def as_place(given: str | Path) -> Path:
-    """A path from what a person typed: "~" is the home folder.
+    """A path from what a person typed: "~" is the home folder, and an empty text no place.
 
     Raises:
         InputError: for an empty text.
     """
     if not str(given).strip():
-        raise InputError(f"{given!r} names no place; '.' is the current folder")
-    return Path(given).expanduser()
+        raise InputError("a path must not be empty; the current folder is .")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # "~name" of nobody here
+        return Path(given)
 
 
 def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lambda: False) -> None:

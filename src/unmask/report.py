@@ -18,6 +18,7 @@ from PIL import Image
 
 from unmask import __version__
 from unmask.demo import DemoResult
+from unmask.durable import output
 from unmask.pictures import sheet
 from unmask.recipes.serial import to_dict
 
@@ -28,7 +29,9 @@ def write_report(result: DemoResult, path: Path) -> None:
     """Write the report; it needs no other file to be shown."""
     template = files("unmask.assets").joinpath("report.html.j2").read_text(encoding="utf8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    path.write_text(environment.from_string(template).render(**_content(result)), encoding="utf8")
+    text = environment.from_string(template).render(**_content(result))
+    with output(path) as aside:
+        aside.write_text(text, encoding="utf8")
 
 
 def _content(result: DemoResult) -> dict[str, object]:

@@ -172,5 +172,7 @@ def test_reports_say_what_they_compare(tmp_path):
     assert facts["score_name"] == "fd (corners, 30 images)"
     report.write(tmp_path / "report.txt")
     assert (tmp_path / "report.txt").read_text() == table + "\n"
-    with pytest.raises(InputError, match="no folder"):
-        report.write(tmp_path / "missing" / "report.json")
+    report.write(tmp_path / "new" / "report.json")
+    assert (tmp_path / "new" / "report.json").exists()
+    with pytest.raises(InputError, match="cannot write"):
+        report.write(tmp_path / "report.txt" / "report.json")

@@ -22,6 +22,7 @@ from tyro.constructors import (
 )
 
 from unmask.errors import InputError
+from unmask.folders import as_place
 from unmask.ranges import declared
 
 A = TypeVar("A")
@@ -73,9 +74,7 @@ def _path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
 
 
 def _path_of(words: list[str]) -> Path:
-    if not words[0].strip():
-        raise ValueError("a path must not be empty; the current folder is .")
-    return Path(words[0])
+    return as_place(words[0])
 
 
 def parse(wanted: type[A], words: Sequence[str], *, prog: str, default: A | None = None) -> A:

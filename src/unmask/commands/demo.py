@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unmask.commands.arguments import parse
 from unmask.demo import DemoOptions, run_demo
+from unmask.folders import check_file, check_folder
 from unmask.report import write_report
 from unmask.text import say
 
@@ -29,6 +30,8 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask demo")
+    check_folder(arguments.out, "demo", may_hold=lambda: True)
+    check_file(arguments.out / "report.html", "report")
     result = run_demo(arguments.out, DemoOptions(device=arguments.device))
     write_report(result, arguments.out / "report.html")
     say(*result.scores.table().splitlines())

@@ -19,6 +19,7 @@ from unmask.data.transform import Transform
 from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
+from unmask.folders import check_file
 from unmask.pipeline import load
 from unmask.text import say
 from unmask.train.processes import launched, part
@@ -51,6 +52,8 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = _on_device(parse(Arguments, words, prog="unmask eval"))
+    if arguments.out is not None:
+        check_file(arguments.out, "report")
     sys.path.append(str(Path.cwd()))  # where --features may lie
     subject, transform = _subject(arguments)
     real = None

@@ -14,9 +14,10 @@ from unmask.data.source import open_source
 from unmask.data.transform import Crop, Transform
 from unmask.devices import resolve_device
 from unmask.errors import InputError
+from unmask.folders import check_file
 from unmask.image_size import ImageSize
 from unmask.probe.encoder import Pool
-from unmask.probe.extract import write_features
+from unmask.probe.extract import labels_beside, write_features
 from unmask.probe.linear import Frozen
 from unmask.probe.neighbours import knn_accuracy
 from unmask.probe.run import fit_size
@@ -57,11 +58,15 @@ class Arguments:
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask features")
-    if arguments.out.suffix != ".npy" or not arguments.out.parent.is_dir():
-        raise InputError(f"--out {arguments.out} must end in .npy and lie in a folder that exists")
+    if arguments.out.suffix != ".npy":
+        raise InputError(f"--out {arguments.out} must end in .npy")
+    held_out = arguments.out.with_suffix(".val.npy")
+    for path in (arguments.out, held_out):
+        check_file(path, "features")
+        check_file(labels_beside(path), "labels")
     sides = {
         arguments.out: open_source(arguments.data),
-        arguments.out.with_suffix(".val.npy"): open_source(arguments.data, split="val"),
+        held_out: open_source(arguments.data, split="val"),
     }
     subject = open_subject(arguments.model, pool=arguments.pool)
     size = fit_size(subject, arguments.image_size, interpolate=arguments.interpolate)

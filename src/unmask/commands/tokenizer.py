@@ -22,8 +22,8 @@ from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
 from unmask.evaluate.inception import load_inception
 from unmask.evaluate.lpips import load_lpips
 from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tokenizers
-from unmask.evaluate.tokenizer_report import TokenizerReport
-from unmask.folders import check_folder
+from unmask.evaluate.tokenizer_report import FILES, TokenizerReport
+from unmask.folders import check_file, check_folder
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.text import cell, say
 from unmask.tokenizers.folder import load_any_tokenizer
@@ -112,6 +112,8 @@ def evaluate(words: Sequence[str]) -> None:
         raise InputError("unmask tokenizer eval wants the name of a tokenizer, or of several")
     if arguments.out is not None:
         check_folder(arguments.out, "results", may_hold=lambda: True)
+        for name in FILES:
+            check_file(arguments.out / name, "results")
     device = resolve_device(arguments.device)
     source = open_source(arguments.data, split=arguments.split)
     extractors: list[FeatureExtractor] = [EfficientNetLite0(device=device)]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.durable import replace_file
+from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.frechet import frechet_distance
 from unmask.evaluate.image_sets import NpzFile, PngFolder, open_image_set
@@ -221,13 +221,11 @@ def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
         statistics: the spatial ones are left out where there are none.
 
     Raises:
-        InputError: for another ending or a folder that does not exist.
+        InputError: for another ending, or a disk that is full or refuses.
     """
     path = Path(path)
     if path.suffix not in ENDINGS:
         raise InputError(f"{path} must end in {' or '.join(ENDINGS)}")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it")
     held = {POOLED: statistics.pooled, SPATIAL: statistics.spatial}
     arrays: dict[str, np.ndarray] = {}
     for (mean, covariance), moments in held.items():
@@ -238,4 +236,5 @@ def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
         torch.save(arrays, whole)
     else:
         np.savez(whole, allow_pickle=False, **arrays)
-    replace_file(path, whole.getvalue())
+    with output(path) as aside:
+        aside.write_bytes(whole.getvalue())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from unmask.errors import InputError
+from unmask.durable import output
 from unmask.ranges import Between, Ranged
 
 FID_IMAGES = 50_000
@@ -159,12 +159,12 @@ class Report(Choices):
         """Write JSON to a path that ends in ``.json``, else the table.
 
         Raises:
-            InputError: when the folder does not exist.
+            InputError: if the disk is full or refuses.
         """
         path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it")
-        path.write_text((self.to_json() if path.suffix == ".json" else self.table()) + "\n")
+        text = (self.to_json() if path.suffix == ".json" else self.table()) + "\n"
+        with output(path) as aside:
+            aside.write_text(text, encoding="utf8")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

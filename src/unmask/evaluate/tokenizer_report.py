@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from unmask.durable import output
 from unmask.pictures import sheet
 from unmask.recipes.recipe import Result
 
@@ -19,6 +21,7 @@ COLUMNS = (
     *("codes used", "perplexity", "latent std", "least channel", "most channel"),
     *("encode/s", "decode/s"),
 )
+FILES = ("table.md", "scores.json", "pictures.png")
 LEAST_WIDTH = 640  # pixels of the picture; smaller images are magnified
 LABEL = 16  # pixels of a row's title
 
@@ -77,11 +80,16 @@ class TokenizerReport:
         return json.dumps({"rows": rows, "notes": self.notes}, indent=2) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Write ``table.md``, ``scores.json`` and ``pictures.png``, replacing earlier ones."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").write_text(self.markdown(), encoding="utf8")
-        (folder / "scores.json").write_text(self.to_json(), encoding="utf8")
-        side_by_side(self.pictures).save(folder / "pictures.png")
+        """Write :data:`FILES`, replacing earlier ones.
+
+        Raises:
+            InputError: if the disk is full or refuses.
+        """
+        with ExitStack() as stack:  # all are written before the first of them takes its name
+            table, scores, pictures = (stack.enter_context(output(folder / n)) for n in FILES)
+            table.write_text(self.markdown(), encoding="utf8")
+            scores.write_text(self.to_json(), encoding="utf8")
+            side_by_side(self.pictures).save(pictures, format="PNG")
 
 
 def side_by_side(pictures: Mapping[str, Tensor]) -> Image.Image:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
+from unmask.durable import ROOM, output
 from unmask.errors import InputError
 from unmask.probe.objective import Represent
 
@@ -82,19 +85,71 @@ def write_features(
         The map and the labels, ``(N,)`` int64, -1 throughout for unlabelled images.
 
     Raises:
-        InputError: none of the images can be read.
+        InputError: none of the images can be read, or the disk is full or refuses; an older file is
+            whole then.
     """
-    aside, features = path.with_name(f".{path.name}.part"), None
     labels = np.full(len(source), -1, np.int64)
-    for rows, values in extract(source, transform, represent, device=device):
-        if features is None:
-            shape = (len(source), values.shape[1])
-            features = np.lib.format.open_memmap(aside, "w+", np.float32, shape)
-            features[:] = np.nan
-        features[rows] = values.float().numpy()
-        labels[rows] = [-1 if (label := source.label(row)) is None else label for row in rows]
-    if features is None:
-        raise InputError(f"none of the {len(source)} images of {source.name} can be read")
-    np.save(path.with_suffix(".labels.npy"), labels)
-    aside.replace(path)  # the map stays valid under its new name
-    return torch.from_numpy(features), torch.from_numpy(labels)
+    with output(path) as aside:
+        with aside.open("wb") as file:
+            table = _Table(file, len(source))
+            for rows, values in extract(source, transform, represent, device=device):
+                table.write(rows, values.float())
+                known = map(source.label, rows)
+                labels[rows] = [-1 if label is None else label for label in known]
+            if not table.width:
+                raise InputError(f"none of the {len(source)} images of {source.name} can be read")
+            table.end()
+        with output(labels_beside(path)) as labels_aside, labels_aside.open("wb") as file:
+            np.save(file, labels)
+    return torch.from_numpy(np.load(path, mmap_mode="c")), torch.from_numpy(labels)
+
+
+def labels_beside(path: Path) -> Path:
+    """Where the labels of a file of features lie."""
+    return path.with_suffix(".labels.npy")
+
+
+class _Table:
+    """A ``.npy`` file that is written row after row; one that is left out is NaN.
+
+    Args:
+        file: empty.
+        rows: in all.
+    """
+
+    def __init__(self, file: BinaryIO, rows: int) -> None:
+        self.file, self.rows, self.width, self.done = file, rows, 0, 0
+
+    def write(self, rows: Sequence[int], values: Tensor) -> None:
+        """Write ``(n, D)`` float32 values of ascending rows."""
+        if not self.width:
+            self._begin(values.shape[1])
+        self._skip_to(rows[0])
+        block = np.full((rows[-1] + 1 - rows[0], self.width), np.nan, np.float32)
+        block[np.array(rows) - rows[0]] = values.numpy()
+        self.file.write(block.tobytes())
+        self.done = rows[-1] + 1
+
+    def end(self) -> None:
+        """Write the rows that are still missing."""
+        self._skip_to(self.rows)
+
+    def _begin(self, width: int) -> None:
+        """Write the header, and have the disk keep the room of all rows, or say that it is full."""
+        self.width = width
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, width)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.file.flush()
+        size = self.file.tell() + 4 * self.rows * width
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self.file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno in ROOM:
+                    raise
+
+    def _skip_to(self, row: int) -> None:
+        while self.done < row:
+            count = min(BATCH, row - self.done)
+            self.file.write(np.full((count, self.width), np.nan, np.float32).tobytes())
+            self.done += count

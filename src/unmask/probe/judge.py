@@ -82,7 +82,8 @@ def epoch_judge(
         if save and all(found.top1 > line["accuracy"] for line in earlier):
             save(out / BEST, facts)
         with durable.explained(folder, "checkpoints are whole"):
-            durable.replace_file(folder / f"step-{step:07d}.tsv", found.table(names).encode())
+            table = found.table(names).encode("utf8", "surrogateescape")
+            durable.replace_file(folder / f"step-{step:07d}.tsv", table)
             lines = "".join(json.dumps(line) + "\n" for line in (*earlier, facts))
             durable.replace_file(out / SCORES, lines.encode())
         say(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")

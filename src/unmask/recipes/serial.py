@@ -14,6 +14,7 @@ from cattrs.strategies import configure_tagged_union
 
 from unmask.counts import AnyCounts, FixedCounts
 from unmask.decode import AnyDraw
+from unmask.durable import output
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import accept_sizes
 from unmask.masking import AnyMasking, TrainMasking
@@ -147,4 +148,5 @@ def read_yaml(wanted: type[T], path: Path) -> T:
 def write_yaml(value: Any, path: Path) -> None:
     """Write a dataclass so that :func:`read_yaml` gives an equal one."""
     text = yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf8")
+    with output(path) as aside:
+        aside.write_text(text, encoding="utf8")
