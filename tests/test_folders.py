@@ -9,7 +9,7 @@ import pytest
 from forks import as_nobody, as_root, let_others_in
 
 from unmask.errors import InputError
-from unmask.folders import as_place, check_file, check_folder
+from unmask.folders import as_place, beside, check_file, check_folder
 
 
 def refused_folder(path: Path) -> str:
@@ -98,3 +98,13 @@ def test_a_place_as_it_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     for empty in ("", " "):
         with pytest.raises(InputError, match="must not be empty"):
             as_place(empty)
+
+
+def test_beside_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run" / "in").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run")
+    for here in (Path(), Path("in/..")):
+        assert beside(here, "-cache") == tmp_path / "run-cache"
+    assert beside(Path("a/b"), "-cache") == Path("a/b-cache")
+    with pytest.raises(InputError, match="name another"):
+        beside(Path("/"), "-cache")

@@ -30,6 +30,18 @@ def as_place(given: str | Path) -> Path:
         return Path(given)
 
 
+def beside(folder: Path, ending: str) -> Path:
+    """The place next to a folder, under the folder's name and an ending.
+
+    Raises:
+        InputError: for the root, which has no name.
+    """
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    if not named.name:
+        raise InputError(f"{folder} has no folder around it; name another one")
+    return named.with_name(named.name + ending)
+
+
 def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lambda: False) -> None:
     """Refuse a place that is no folder, holds other things or takes no files; nothing is written.
 

@@ -15,6 +15,7 @@ from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.errors import InputError
+from unmask.folders import beside
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
@@ -94,7 +95,7 @@ def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
     if arguments.recipe.encodes_each_step:
         return live_images(arguments.recipe, source, tokenizer)
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
-    folder = arguments.out.with_name(f"{arguments.out.name}-cache")
+    folder = beside(arguments.out, "-cache")
     state = launched()
     with state.main_process_first():
         report = build_cache(
