@@ -30,6 +30,7 @@ from unmask.evaluate.judgement import (
 from unmask.evaluate.report import Report
 from unmask.film import unmasking
 from unmask.pipeline import Pipeline, load
+from unmask.ranges import Name, Ranged
 from unmask.recipes.maskgit import FASHION
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import FASHION_VQ, TokenizerRecipe
@@ -42,7 +43,7 @@ EACH = 10  # samples of a class that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoOptions:
+class DemoOptions(Ranged):
     """What the demo does; the defaults fit two CPU cores and eight minutes."""
 
     tokenizer: TokenizerRecipe = FASHION_VQ
@@ -51,7 +52,7 @@ class DemoOptions:
     """Second stage."""
     judgement: Judgement = field(default_factory=lambda: Judgement(classifier="fashion"))
     """Counts and judges."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device of sampling and scoring: cpu, cuda, mps; auto takes the machine's accelerator if it
     has one. Training goes where the launcher says."""
 

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from unmask.decode import AnyDraw, Plan
 from unmask.errors import InputError
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw, Solver
 from unmask.orders import Confidence, named_order
+from unmask.ranges import Between, Length, Name, Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanChanges:
+class PlanChanges(Ranged):
     """What to replace in a plan; None keeps the plan's own."""
 
-    steps: int | None = None
+    steps: Annotated[int | None, Between(1, 2**20)] = None
     """Decoding steps; more is slower and not always better."""
-    order: str | None = None
+    order: Name | None = None
     """Which tokens come first: confidence (with the plan's own numbers if it has that order),
     random, halton or raster."""
-    guidance_scale: float | None = None
+    guidance_scale: Annotated[float | None, Between(0, 1e6)] = None
     """1 means none; larger follows the class more closely."""
-    temperature: float | None = None
+    temperature: Annotated[float | None, Between(0, 1e6)] = None
     """Noise on the confidence, or in a diffusion head; larger gives more variety."""
-    softmax_temperature: float | None = None
+    softmax_temperature: Annotated[float | None, Between(1e-6, 1e6)] = None
     """Of the token distribution itself."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, Between(1, 2**24)] = None
     """Draw among the k likeliest codes only."""
     solver: Solver | None = None
     """Of a diffusion head, with --respacing."""
-    respacing: str | None = None
+    respacing: Annotated[str | None, Length(0, 255)] = None
     """Its steps: ddim25, 100 or a,b,c; of dpm-solver their number, as 14."""
 
     def applied(self, plan: Plan) -> Plan:

@@ -138,7 +138,7 @@ class Declared:
         texts = str in self.kinds
         return (
             (self.between is not None or not numbers)
-            and (self.length is not None or not (texts or self.each))
+            and (self.length is not None or not (texts or (self.each and self.each.kinds)))
             and (self.each is None or self.each.complete)
         )
 
@@ -292,6 +292,8 @@ class Ranged:
 
 Seed = Annotated[int, Between(-(2**62), 2**62)]
 """Of random numbers; those that follow it still fit 64 bits."""
+Workers = Annotated[int, Between(0, 512)]
+"""Processes that prepare batches; 0 prepares them in the process that trains."""
 Name = Annotated[str, Length(1, 255)]
 """Of something that is chosen by name."""
 Place = Annotated[str, Length(1, 4096)]

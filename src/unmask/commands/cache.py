@@ -17,19 +17,20 @@ from unmask.data.source import open_source
 from unmask.data.write_cache import CacheReport
 from unmask.devices import resolve_device
 from unmask.errors import InputError
+from unmask.ranges import Name, Place, Ranged
 from unmask.text import say
 from unmask.tokenizers.folder import load_any_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
+class Build(Ranged):
     """Encode every image once; a build that was stopped keeps its finished shards.
 
     A tokenizer of codes gives a cache of codes, one of latents a cache of moments: the mean and log
     variance from which each reading samples anew.
     """
 
-    tokenizer: str
+    tokenizer: Place
     """A tokenizer run, folder, shipped or published name."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
@@ -39,7 +40,7 @@ class Build:
         default_factory=lambda: CacheLayout(image_size=256)
     )
     """Image size, views, precision, shards."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
     def run(self) -> None:
@@ -58,7 +59,7 @@ class Build:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convert:
+class Convert(Ranged):
     """Turn another project's cache, one .npz file an image, into one of this library.
 
     mar, emigm: CLASS/NAME.npz with moments and moments_flip, (32, 16, 16) of KL-16. emigm-512: the
@@ -74,7 +75,7 @@ class Convert:
     """Whose it is."""
     out: Path
     """Folder of the new cache."""
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     """The tokenizer that made it; without, the cache fits none until a reader accepts it."""
     precision: Literal["float32", "float16"] = "float32"
     """Of moments."""
@@ -93,7 +94,7 @@ class Convert:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info:
+class Info(Ranged):
     """Say what a cache holds."""
 
     path: Annotated[Path, tyro.conf.Positional]
@@ -124,7 +125,7 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Ranged):
     """Compare every shard with its hash."""
 
     path: Annotated[Path, tyro.conf.Positional]

@@ -13,7 +13,9 @@ from unmask.checkpoints.foreign import Kind, holds_network
 from unmask.commands.arguments import parse
 from unmask.convert import convert
 from unmask.errors import InputError
+from unmask.nn.sizes import ClassCount, Grid, Heads
 from unmask.pipeline import check_place
+from unmask.ranges import Place, Ranged
 from unmask.text import say
 from unmask.tokenizers.folder import FORMAT as TOKENIZER_FORMAT
 from unmask.tokenizers.folder import save_tokenizer
@@ -30,7 +32,7 @@ SAID = {
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Ranged):
     """Turn a published checkpoint into a folder of this library.
 
     A model of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM becomes a model
@@ -46,14 +48,14 @@ class Arguments:
     kind: Kind | None = None
     """Refuse anything but this. An eMIGM with a mask token of its own must be named: it looks like
     MAR."""
-    heads: int | None = None
+    heads: Heads | None = None
     """Attention heads, where a maskgit-pytorch run has lost its config-*.yaml, or a MAGE (its
     encoder), MAR or eMIGM has another width than the published ones."""
-    classes: int = 1000
+    classes: ClassCount = 1000
     """Classes of a flax file, which its shapes do not tell."""
-    grid: tuple[int, int] | None = None
+    grid: Grid | None = None
     """Rows and columns of tokens, where a network's images are not square; no file tells them."""
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     """Folder, run, shipped or published name, or downloaded file of the tokenizer to put in;
     without one: the source's own (MAGE), else tokens, no pixels."""
     half: bool = False

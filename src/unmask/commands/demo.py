@@ -9,12 +9,13 @@ from pathlib import Path
 from unmask.commands.arguments import parse
 from unmask.demo import DemoOptions, run_demo
 from unmask.folders import check_file, check_folder
+from unmask.ranges import Name, Ranged
 from unmask.report import write_report
 from unmask.text import say
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Ranged):
     """Train a tokenizer and a MaskGIT on 8,000 Fashion-MNIST images, sample every class, judge.
 
     About eight minutes on two CPU cores. Started again on the same folder, it continues.
@@ -22,7 +23,7 @@ class Arguments:
 
     out: Path = Path("demo")
     """Folder for the runs and report.html."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device of sampling and scoring: cpu, cuda, mps; auto takes the machine's accelerator if it
     has one."""
 

@@ -21,19 +21,20 @@ from unmask.errors import InputError
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.folders import check_file
 from unmask.pipeline import load
+from unmask.ranges import Place, Ranged
 from unmask.text import say
 from unmask.train.processes import launched, part
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Ranged):
     """Score images against real ones held out from training, with both floors beside.
 
     The Fréchet distance is of EfficientNet-lite0 features, which need no download, and not FID:
     that takes --inception, --reference and 50,000 images.
     """
 
-    subject: Annotated[str, tyro.conf.Positional]
+    subject: Annotated[Place, tyro.conf.Positional]
     """A model folder, run or shipped name; or a folder of PNG files, or an .npz of samples."""
     data: Path | None = None
     """Real images: a folder, WebDataset tars, IDX files or Parquet, with a held-out split. Not

@@ -22,18 +22,19 @@ from unmask.probe.linear import Frozen
 from unmask.probe.neighbours import knn_accuracy
 from unmask.probe.run import fit_size
 from unmask.probe.subject import open_subject
+from unmask.ranges import Between, Name, Place, Ranged
 from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Ranged):
     """Write features of all images, and say how often their nearest neighbours name them rightly.
 
     The accuracy is DINO's: votes of the nearest training images by cosine similarity s, weighted by
     exp(s / 0.07), for every held-out image.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
@@ -49,9 +50,9 @@ class Arguments:
     encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
-    neighbours: int = 20
+    neighbours: Annotated[int, Between(1, 10**6)] = 20
     """How many vote."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 

@@ -14,18 +14,19 @@ from unmask.commands.probe import conclude, open_data
 from unmask.probe.finetune import finetune, judge
 from unmask.probe.settings import FinetuneOptions
 from unmask.probe.subject import open_subject
+from unmask.ranges import Place, Ranged, Workers
 from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Ranged):
     """Train encoder and head together on labelled images; started again, it continues.
 
     Without --out it only judges a classifier. Several processes: accelerate launch -m unmask.cli
     finetune MODEL ...
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, a folder that a fine-tuning wrote, or a fine-tuned file of the
     MAGE project."""
     data: Path
@@ -38,7 +39,7 @@ class Arguments:
     """How it is trained."""
     cache: Path | None = None
     """Codes of the training images, made by unmask cache build; nothing is mixed then."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that prepare batches."""
 
 

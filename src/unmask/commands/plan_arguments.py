@@ -11,13 +11,14 @@ from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.pipeline import Pipeline
 from unmask.plan_changes import PlanChanges
+from unmask.ranges import Name, Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanArguments:
+class PlanArguments(Ranged):
     """A plan of the system's recipe, its default unless named, and changes to it."""
 
-    plan: str | None = None
+    plan: Name | None = None
     """A plan of the system's recipe by name (unmask recipes NAME lists them) instead of its
     default; the options below change it further."""
     fast: bool = False

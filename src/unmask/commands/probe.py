@@ -16,18 +16,19 @@ from unmask.probe.linear import probe
 from unmask.probe.run import LabelledData
 from unmask.probe.settings import ProbeOptions
 from unmask.probe.subject import Subject, open_subject
+from unmask.ranges import Place, Ranged, Workers
 from unmask.text import say
 from unmask.train.processes import launched, part
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Ranged):
     """Train a linear classifier on MAGE's frozen features; started again, it continues.
 
     Several processes: accelerate launch -m unmask.cli probe MODEL ...
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
     data: Path
     """Labelled images: a folder of class folders, WebDataset tars, IDX files or Parquet."""
@@ -37,7 +38,7 @@ class Arguments:
     """How it is trained."""
     cache: Path | None = None
     """Codes of the training images, made by unmask cache build."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that prepare batches."""
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unmask.commands.arguments import parse
+from unmask.ranges import Length, Ranged
 from unmask.recipes import RECIPES, get
 from unmask.recipes.serial import to_dict
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
@@ -20,10 +21,10 @@ from unmask.text import cell
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Ranged):
     """List the systems, or print one as YAML: a file to edit and train from."""
 
-    name: Annotated[str, tyro.conf.Positional] = ""
+    name: Annotated[str, tyro.conf.Positional, Length(0, 4096)] = ""
     """Print this recipe as YAML instead of the list."""
 
 

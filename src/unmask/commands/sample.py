@@ -24,22 +24,23 @@ from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
+from unmask.ranges import Between, Length, Name, Place, Ranged, Seed
 from unmask.text import say
 
 B = TypeVar("B", Images, Tokens)
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Ranged):
     """Generate images, class by class."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[Place, tyro.conf.Positional]
     """A model folder, a run, a shipped name such as fashion-maskgit, or a hub id."""
-    classes: tuple[str, ...] = ()
+    classes: Annotated[tuple[Name, ...], Length(0, 10**6)] = ()
     """Class names or numbers, or none for the null class; without this option, every class."""
-    per_class: int = 8
+    per_class: Annotated[int, Between(1, 10**6)] = 8
     """Images of each class (of an unconditional model: images)."""
-    seed: int = 0
+    seed: Seed = 0
     """Image k uses seed + k; the same seed gives the same image at any batch size."""
     how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
     """A plan of the system's recipe, its default unless named, and changes to it."""
@@ -53,9 +54,9 @@ class Arguments:
     0.5, cut off."""
     film: bool = False
     """Also write the unmasking of one image a class as film.png and film.gif."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Between(1, 2**16)] = 64
     """Images decoded at once."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 

@@ -24,6 +24,7 @@ from unmask.evaluate.lpips import load_lpips
 from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tokenizers
 from unmask.evaluate.tokenizer_report import FILES, TokenizerReport
 from unmask.folders import check_file, check_folder
+from unmask.ranges import Length, Name, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.text import cell, say
 from unmask.tokenizers.folder import load_any_tokenizer
@@ -41,7 +42,7 @@ Either with --help lists its options."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Ranged):
     """Train a tokenizer; started again with the same words, it continues."""
 
     recipe: Annotated[TokenizerRecipe, tyro.conf.arg(name="")]
@@ -50,12 +51,12 @@ class Train:
     """Run folder: checkpoints, samples (originals above reconstructions), log.jsonl, model/."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that read images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eval:
+class Eval(Ranged):
     """Send the same images through tokenizers and back, and score what returns.
 
     PSNR and SSIM compare pixels; LPIPS and the Fréchet distances, what networks see in them. FD is
@@ -63,7 +64,7 @@ class Eval:
     Of codes the table also says how many are in use, of latents their spread.
     """
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    names: Annotated[tuple[Place, ...], tyro.conf.Positional, Length(0, 1000)] = ()
     """Tokenizer runs or folders, shipped or published names, downloaded files."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
@@ -77,7 +78,7 @@ class Eval:
     """Weights of the 2015 Inception network (torch-fidelity's releases), for rFID."""
     out: Path | None = None
     """Folder for table.md, scores.json and pictures.png: originals above reconstructions."""
-    device: str = "auto"
+    device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 

@@ -16,6 +16,7 @@ from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.folders import beside
+from unmask.ranges import Ranged, Workers
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
@@ -33,7 +34,7 @@ from unmask.train.run_folder import check_place
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(Ranged):
     """Train a masked image generator; started again with the same words, it continues.
 
     Several processes: accelerate launch -m unmask.cli train RECIPE ...
@@ -50,7 +51,7 @@ class Arguments:
     """A cache made by unmask cache build; --data is then only for --training.evaluate-every."""
     overfit_one_batch: bool = False
     """Only check that the run can learn: fit one batch by heart and say whether it did."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that prepare batches."""
 
 

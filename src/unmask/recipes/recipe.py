@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
@@ -14,42 +14,45 @@ from unmask.nn.networks import AnyNetwork
 from unmask.nn.sizes import token_space
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
+from unmask.ranges import Between, Length, Name, Place, Ranged
 from unmask.train.settings import Training
+
+Text = Annotated[str, Length(0, 1000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Ranged):
     """A score and where it comes from."""
 
-    metric: str
+    metric: Text
     """For example "FID-50k (ADM)" or "class accuracy"."""
-    value: float
+    value: Annotated[float, Between()]
     """As printed by the source."""
-    setting: str
+    setting: Text
     """What of the sampling plan or the data it depends on."""
-    source: str
+    source: Text
     """Paper, repository or report file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedPlan:
+class NamedPlan(Ranged):
     """Another way to sample a system."""
 
-    name: str
+    name: Name
     """What ``unmask sample --plan`` calls it."""
     plan: Plan
     """The way."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Ranged):
     """Everything that decides a masked image generator."""
 
-    name: str
+    name: Name
     """What `unmask.load` and the command line call it."""
-    summary: str
+    summary: Text
     """One line for the list of recipes."""
-    tokenizer: str
+    tokenizer: Place
     """A tokenizer run or folder, or the name of a shipped or published one."""
     image_size: ImageSize
     """Pixels: one number for a square, or height and width."""
@@ -64,7 +67,7 @@ class Recipe:
     """What a training example hides."""
     training: Training
     """Optimiser, schedule, precision."""
-    base: str | None = None
+    base: Place | None = None
     """Saved model whose weights training starts from; with ``substitution`` it stays frozen."""
     substitution: Substitution | None = None
     """Trains the self-guidance adapter alone, to repair replaced tokens; None trains the network
@@ -80,6 +83,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Reject parts that do not fit each other, naming both."""
+        super().__post_init__()
         object.__setattr__(self, "image_size", checked_size(self.image_size))
         for plan in (self.plan, *(named.plan for named in self.plans)):
             self._check_plan(plan)

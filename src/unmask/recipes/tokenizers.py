@@ -8,7 +8,8 @@ from typing import Literal
 
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import ImageSize, checked_size
-from unmask.recipes.recipe import Result
+from unmask.ranges import Name, Ranged
+from unmask.recipes.recipe import Result, Text
 from unmask.recipes.serial import read_yaml
 from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
@@ -18,12 +19,12 @@ from unmask.train.settings import Ema, Training
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe:
+class TokenizerRecipe(Ranged):
     """Everything that decides a trained tokenizer besides the images."""
 
-    name: str
+    name: Name
     """What the command line calls it."""
-    summary: str
+    summary: Text
     """One line for the list of recipes."""
     image_size: ImageSize
     """Pixels: one number for a square, or height and width."""
@@ -42,6 +43,7 @@ class TokenizerRecipe:
 
     def __post_init__(self) -> None:
         """Reject an image size that the network cannot tile."""
+        super().__post_init__()
         object.__setattr__(self, "image_size", checked_size(self.image_size))
         grid_of(self.image_size, self.network.stride)
 

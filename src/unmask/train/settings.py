@@ -41,7 +41,7 @@ class Training(Ranged, path="training"):
     micro_batch_size: Annotated[int, Between(1, 10**6)] | None = None
     """Images of a micro-batch on each process instead of their number, as maskgit-pytorch states
     it."""
-    lr: Annotated[float, Between(above=0, at_most=1000)] = 1e-4
+    lr: Annotated[float, Between(0, 1000)] = 1e-4
     """Peak learning rate."""
     min_lr: Annotated[float, Between(0, 1000)] = 0.0
     """Where the cosine schedule ends."""
