@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from forks import as_nobody, as_root, let_others_in
 from tiny_data import pixels, png, write_files, write_idx, write_shards
 
 from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import open_source
+from unmask.data.source import open_source, told
 from unmask.errors import InputError
 
 
@@ -72,3 +73,43 @@ def test_embedded_data_set():
     assert [train.label(i) for i in range(6)] == [9, 0, 0, 3, 0, 2]  # the published order
     assert [val.label(i) for i in range(4)] == [9, 2, 1, 1]
     assert (fashion_mnist_10k() / "LICENSE.txt").exists()
+
+
+@as_root
+def test_a_place_that_may_not_be_looked_at_is_one_line(tmp_path):
+    write_files(tmp_path / "d", ["a/0.png", "b/1.png"])
+    let_others_in(tmp_path)
+    (tmp_path / "d").chmod(0)
+
+    def look():
+        for place in ("d", "d/a"):
+            with pytest.raises(
+                InputError, match=r"^\S+ cannot be (read|listed) .Permission denied"
+            ):
+                open_source(tmp_path / place)
+
+    assert as_nobody(look) == 0
+
+
+def test_numbers_and_what_is_left_out_are_told(tmp_path):
+    write_files(tmp_path / "d", [f"{c}/{i}.png" for c in "ab" for i in range(30)])
+    (tmp_path / "d" / "a" / "x.gif").touch()
+    train, every = (open_source(tmp_path / "d", split=split) for split in ("train", "all"))
+    held_out = 60 - len(train)
+    numbers, left = told(train)
+    assert numbers.startswith(f"d (train): 60 images of 2 classes, {60 - held_out} trained on, ")
+    assert f"{held_out} held out; no official split" in numbers
+    assert left == f"left out of {tmp_path / 'd'}: 1 .gif"
+    assert told(every)[0].startswith("d (all): 60 images of 2 classes, all trained on;")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    write_shards(shards)
+    assert (
+        "9 images of 2 classes, 6 trained on, 3 held out; official" in told(open_source(shards))[0]
+    )
+
+
+def test_pictures_beside_shards_are_told(tmp_path):
+    write_shards(tmp_path)
+    write_files(tmp_path, ["extra/0.png"])
+    assert any("image files such as extra/0.png" in line for line in told(open_source(tmp_path)))

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data.split import check_split, hash_rule, hashed_rows, split_files
+from unmask.data.split import (
+    TRAIN_NAMES,
+    VAL_NAMES,
+    check_split,
+    hash_rule,
+    hashed_rows,
+    split_files,
+    split_folder,
+)
 from unmask.errors import InputError
 
 KEYS = [f"class{i % 3}/{i}.png" for i in range(4000)]
@@ -44,10 +52,27 @@ def test_official_files():
 
 
 @pytest.mark.parametrize(
-    "files", [("train-0.tar", "train-1.tar"), ("training-0.tar", "val-0.tar"), ("a.tar", "b.tar")]
+    "files", [("train-0.tar", "train-1.tar"), ("trainees-0.tar", "val-0.tar"), ("a.tar", "b.tar")]
 )
 def test_no_official_split_without_both_sides(files):
     assert split_files(names(*files)) is None
+
+
+@pytest.mark.parametrize("train", ["Train", "training", "TRAINING"])
+@pytest.mark.parametrize("val", ["VAL", "valid", "Validation", "dev", "test", "testing", "eval"])
+def test_the_usual_names_in_any_letter_case(train, val):
+    files = split_files(names(f"{train}-0.tar", f"{val}-0.tar"))
+    assert files == (names(f"{train}-0.tar"), names(f"{val}-0.tar"))
+    folders = ["extra", train, val]
+    assert split_folder(folders, TRAIN_NAMES, Path("d")) == train
+    assert split_folder(folders, VAL_NAMES, Path("d")) == val
+    assert split_folder(["extra", "trainees"], TRAIN_NAMES, Path("d")) is None
+
+
+def test_the_first_name_wins_and_two_of_one_are_refused():
+    assert split_folder(["test", "dev", "Val"], VAL_NAMES, Path("d")) == "Val"
+    with pytest.raises(InputError, match="d holds the folders Train and train; keep one"):
+        split_folder(["train", "Train"], TRAIN_NAMES, Path("d"))
 
 
 def test_unknown_split_and_share():

@@ -130,6 +130,41 @@ def read_class_names(folder: Path) -> tuple[str, ...]:
     return check_class_names(read_json(file), str(file)) if file.exists() else ()
 
 
+def folder_classes(place: Path, folders: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Names of classes that are folders, in label order, and the label of each folder.
+
+    Without a ``classes.json`` in ``place`` a label is the rank of the folder's name. A list there
+    that has all the folders' names gives their order; another list of their number names them in
+    alphabetical order; an object gives each folder a name.
+
+    Args:
+        place: where ``classes.json`` may lie.
+        folders: in alphabetical order.
+
+    Raises:
+        InputError: a file of names that do not fit the folders.
+    """
+    file, ranks = place / CLASSES_FILE, {folder: rank for rank, folder in enumerate(folders)}
+    if not file.exists():
+        return tuple(folders), ranks
+    found = read_json(file)
+    if isinstance(found, dict):
+        named = {class_name(folder): name for folder, name in found.items()}
+        if lacking := [folder for folder in folders if folder not in named]:
+            raise InputError(f"{file} gives no name to the class folder {lacking[0]!r}; add it")
+        return check_class_names([named[folder] for folder in folders], str(file)), ranks
+    names = check_class_names(found, str(file))
+    if set(folders) <= set(names):
+        return names, {name: rank for rank, name in enumerate(names)}
+    if len(names) != len(folders):
+        strange = next(folder for folder in folders if folder not in names)
+        raise InputError(
+            f"{file} names {len(names)} classes, and there are {len(folders)} class folders, of "
+            f"which it lacks {strange!r}; list all of them, or a name for each"
+        )
+    return names, ranks
+
+
 class JoinedClasses(NamedTuple):
     """Labels of a data set's parts, joined."""
 

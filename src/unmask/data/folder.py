@@ -2,103 +2,101 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from PIL import Image
-
-from unmask.data.decoding import UnreadableImageError, decode_image, is_image_name
-from unmask.data.reader import Reader
-from unmask.data.split import VAL_NAMES, Split
+from unmask.data.classes import folder_classes
+from unmask.data.decoding import EXTENSIONS, UnreadableImageError
+from unmask.data.devkit import find_truth, truth_labels
+from unmask.data.folder_layout import Part, class_of, layout_of, split_folders
+from unmask.data.reader import Reader, file_stamp
+from unmask.data.split import Split
+from unmask.data.walk import Walk
 from unmask.errors import InputError
-
-
-def _split_folders(path: Path) -> dict[Split, str]:
-    val = next((name for name in VAL_NAMES if (path / name).is_dir()), None)
-    return {"train": "train", "val": val} if val and (path / "train").is_dir() else {}
-
-
-def _list_images(path: Path) -> list[str]:
-    found = []
-    for folder, subfolders, files in os.walk(path, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        inside = Path(folder).relative_to(path).as_posix()
-        found += [f"{inside}/{name}".removeprefix("./") for name in files if is_image_name(name)]
-    return sorted(found)
-
-
-def _class_of(file: str) -> str | None:
-    folder, slash, _ = file.partition("/")
-    return folder if slash else None
-
-
-def _check_classes(classes: set[str | None], files: list[str], path: Path) -> None:
-    loose = [file for file in files if "/" not in file]
-    if loose and len(classes) > 1:
-        raise InputError(
-            f"{path}: {len(loose)} images such as {loose[0]} lie beside class folders; "
-            "move them into a class folder"
-        )
-    if len(classes) == 1 and not loose:
-        (only,) = classes
-        raise InputError(
-            f"{path} holds one class folder only, {only!r}; "
-            f"give {path / str(only)} for unlabelled images, or add the other classes"
-        )
 
 
 class FolderImages(Reader[str]):
     """Image files below a folder, sorted by path; a class is the rank of its folder's name.
 
     Args:
-        path: the folder; ``train`` and ``val`` (valid, validation, test) inside it are its split.
+        path: the folder. ``train`` and ``val`` inside it are its split, by any of their usual
+            names; ``train`` alone is the data set. A flat ``val`` beside class folders is
+            unlabelled, unless ImageNet's development kit labels it. ``classes.json`` beside the
+            class folders names or orders them.
         split: which side, where there is a split.
 
     Raises:
-        InputError: images beside class folders, or a single class folder.
+        InputError: images beside class folders, a single class folder, folders that look like parts
+            of a data set under other names, or labelled and unlabelled images together.
     """
 
-    kind = "image files (.png .jpg .jpeg .bmp .tiff .webp), flat or one folder a class"
+    kind = f"image files ({' '.join(EXTENSIONS)}), flat or one folder a class"
 
     def __init__(self, path: Path, split: Split) -> None:
         self.path = path
-        parts = _split_folders(path) or {"all": "."}
-        listed = {part: _list_images(path / folder) for part, folder in parts.items()}
-        every = [file for files in listed.values() for file in files]
-        classes = {_class_of(file) for file in every}
-        _check_classes(classes, every, path)
-        self.class_names = tuple(sorted(name for name in classes if name is not None))
-        chosen = [part for part in listed if split in (part, "all")]
-        ranks = {name: rank for rank, name in enumerate(self.class_names)}
-        self.places = [
-            f"{parts[part]}/{file}".removeprefix("./") for part in chosen for file in listed[part]
-        ]
-        self.labels = [ranks.get(_class_of(file) or "") for part in chosen for file in listed[part]]
+        parts, notes = layout_of(path)
+        self.notes = notes
+        self.total = sum(len(part.files) for part in parts.values())
+        train = next(iter(parts.values()))
+        classes = sorted({name for part in parts.values() for name in part.classes})
+        beside = path if (path / "classes.json").exists() else path / train.folder
+        names, ranks = folder_classes(beside, classes) if classes else ((), {})
+        self.places, self.labels = [], []
+        for side, part in parts.items():
+            if split in (side, "all"):
+                places, labels = self._labelled(part, ranks)
+                self.places += places
+                self.labels += labels
+        bare = self.labels.count(None)
+        if 0 < bare < len(self.labels):
+            raise InputError(
+                f"{bare} of {len(self.labels)} images of {path} lie in no class folder; use one "
+                "side of the split, or sort them"
+            )
+        self.class_names = names if len(self.labels) > bare else ()
+
+    def _labelled(self, part: Part, ranks: dict[str, int]) -> tuple[list[str], list[int | None]]:
+        """Places and labels of a part; of a flat one beside classes, by the kit if it is there."""
+        folders = [class_of(file) for file in part.files]
+        truth = find_truth(self.path, self.path / part.folder)
+        if not ranks or truth is None or part.classes:
+            return part.places, [None if name is None else ranks[name] for name in folders]
+        labels = truth_labels(truth, part.places, ranks)
+        known = [i for i, label in enumerate(labels) if label is not None]
+        if strange := len(labels) - len(known):
+            self.notes = [
+                *self.notes,
+                f"left out of {self.path / part.folder}: {strange:,} images of classes that have "
+                "no folder",
+            ]
+        return [part.places[i] for i in known], [labels[i] for i in known]
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Whether an image file lies anywhere below ``path``."""
-        return any(is_image_name(name) for _, _, files in os.walk(path) for name in files)
+        return path.is_dir() and any(Walk(path).pictures())
 
     @classmethod
     def official_split(cls, path: Path) -> str:
         """The rule of the data set's own split; empty when it has none."""
-        names = _split_folders(path).values()
+        names = split_folders(path).values()
         return f"official split by folder: {' and '.join(names)}" if names else ""
 
     def key(self, row: int) -> str:
         """Path relative to the folder, with forward slashes."""
         return self.places[row]
 
-    def image(self, row: int) -> Image.Image:
-        """The decoded file.
+    def content(self, row: int) -> bytes:
+        """The file.
 
         Raises:
-            UnreadableImageError: damaged, or gone since the folder was listed.
+            UnreadableImageError: gone since the folder was listed, or not to be read.
         """
         key = self.key(row)
         try:
-            content = (self.path / key).read_bytes()
+            return (self.path / key).read_bytes()
         except OSError as error:
-            raise UnreadableImageError(key, str(error)) from error
-        return decode_image(content, key)
+            raise UnreadableImageError(key, error.strerror or str(error)) from error
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Bytes and time of the file."""
+        return file_stamp(self.path / self.key(row))

@@ -149,6 +149,7 @@ class IdxImages(Reader[int]):
         chosen = list(dict.fromkeys(chosen))
         pixels = {side: read_idx(found[side].images) for side in chosen}
         labels = {side: self._read_labels(files) for side, files in found.items()}
+        self.total = sum(len(pixels.get(side, labels[side])) for side in found)
         self._check_counts(found, pixels, labels)
         self._pixels = self._joined(pixels.values(), path)  # (N, H, W)
         parts = [(found[side].part, range(len(pixels[side]))) for side in chosen]

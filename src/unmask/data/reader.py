@@ -77,6 +77,8 @@ class Reader(ImageSource, Protocol[Place]):
     kind: ClassVar[str]  # what a person would call such files, for messages
     places: Sequence[Place]
     labels: Sequence[int | None]
+    total: int
+    """Images of all sides."""
 
     def __init__(self, path: Path, split: Split) -> None: ...
 
@@ -149,6 +151,7 @@ class ShardReader(Reader[Place], Protocol[Place]):
             classes: of the same images, by side.
         """
         ends = [0, *accumulate(len(labels) for labels in classes.labels)]
+        self.total = len(places)
         self.places = [p for n in self._chosen for p in places[ends[n] : ends[n + 1]]]
         self.labels = [label for n in self._chosen for label in classes.labels[n]]
         labelled = any(label is not None for label in self.labels)

@@ -9,10 +9,11 @@ from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
 from unmask.data.reader import ImageSource, Listed, Reader
 from unmask.data.split import Split, check_split, hash_rule, hashed_rows
+from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages
 from unmask.errors import InputError
 
-__all__ = ["ImageSource", "Listed", "open_source"]
+__all__ = ["ImageSource", "Listed", "open_source", "told"]
 
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)
 
@@ -33,33 +34,67 @@ def _kind_of(path: Path) -> type[Reader]:
     raise InputError(f"{path} holds no images of a known kind: {known}")
 
 
-def open_source(path: str | Path, *, split: Split = "train", val_share: float = 0.1) -> ImageSource:
+def open_source(path: str | Path, *, split: Split = "train", val_share: float = 0.1) -> Reader:
     """Open the images at ``path``, recognising their kind from what lies there.
 
     Args:
         path: a folder of images or of class folders, WebDataset tars, IDX files or Parquet files.
         split: a side of the data set's own split, where it has one; otherwise keys decide by hash.
+            "all" takes both.
         val_share: expected share of val where there is no official split, in (0, 1).
 
     Returns:
-        The images of that side; ``split_rule`` says which rule was used.
+        The images of that side; ``split_rule`` says which rule was used, ``notes`` what lies there
+        and is not read.
 
     Raises:
         InputError: nothing there, nothing of a known kind, damaged files, or an empty side.
     """
     check_split(split, val_share)
     path = Path(path).expanduser()
+    try:
+        return _open(path, split, val_share)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def _open(path: Path, split: Split, val_share: float) -> Reader:
     kind = _kind_of(path)
     official = kind.official_split(path)
     images = kind(path, split if official else "all")
     every = len(images)
     if not official:
         images.keep(hashed_rows(map(images.key, range(every)), split, val_share))
+        images.total = every
     images.split_rule = official or hash_rule(val_share)
     if not len(images):
         raise InputError(
             f"the {split} side of {path} is empty ({images.split_rule}; {every} images in all); "
-            "use split='all' or another val_share"
+            + ("use split 'all'" if every else "put images there")
         )
     images.name = f"{path.resolve().name} ({split})"
+    if kind is not FolderImages and path.is_dir():
+        images.notes = [*images.notes, *_pictures_beside(path)]
     return images
+
+
+def _pictures_beside(path: Path) -> list[str]:
+    first = next(Walk(path).pictures(), None)
+    if first is None:
+        return []
+    return [f"left out of {path}: image files such as {first}; give their folder to read them"]
+
+
+def told(source: Reader) -> list[str]:
+    """What a person should know of an open source, a line each: its numbers, and what is left out.
+
+    Args:
+        source: of the side that is trained on.
+    """
+    classes = f" of {len(source.class_names):,} classes" if source.class_names else ""
+    held_out = source.total - len(source)
+    sides = f"{len(source):,} trained on, {held_out:,} held out" if held_out else "all trained on"
+    return [
+        f"{source.name}: {source.total:,} images{classes}, {sides}; {source.split_rule}",
+        *source.notes,
+    ]

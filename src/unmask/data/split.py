@@ -16,7 +16,9 @@ from unmask.errors import InputError, did_you_mean
 
 Split = Literal["train", "val", "all"]
 
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first that exists is the one used
+# What the two sides are called, in any letter case; the first that exists is the one used.
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "dev", "test", "testing", "eval")
 
 
 class FileSplit(NamedTuple):
@@ -48,15 +50,37 @@ def check_split(split: str, val_share: float) -> None:
 
 
 def split_files(files: Sequence[Path]) -> FileSplit | None:
-    """The official split of files named ``train-…`` and ``val-…`` (or valid, validation, test)."""
+    """The official split of files named ``train-…`` and ``val-…``, or by the other names."""
 
-    def _starting(name: str) -> list[Path]:
-        pattern = re.compile(rf"{name}(?![a-z])", re.IGNORECASE)
-        return [file for file in files if pattern.match(file.name)]
+    def _starting(names: Sequence[str]) -> list[Path]:
+        for name in names:
+            pattern = re.compile(rf"{name}(?![a-z])", re.IGNORECASE)
+            if found := [file for file in files if pattern.match(file.name)]:
+                return found
+        return []
 
-    train = _starting("train")
-    val = next((found for name in VAL_NAMES if (found := _starting(name))), [])
+    train, val = _starting(TRAIN_NAMES), _starting(VAL_NAMES)
     return FileSplit(train, val) if train and val else None
+
+
+def split_folder(folders: Iterable[str], names: Sequence[str], path: Path) -> str | None:
+    """The folder of one side, the first of ``names`` that exists in any letter case.
+
+    Args:
+        folders: that lie in ``path``.
+        names: what the side may be called.
+        path: for messages.
+
+    Raises:
+        InputError: two folders differ in letter case alone.
+    """
+    for name in names:
+        found = sorted(folder for folder in folders if folder.lower() == name)
+        if len(found) > 1:
+            raise InputError(f"{path} holds the folders {' and '.join(found)}; keep one of them")
+        if found:
+            return found[0]
+    return None
 
 
 def hash_rule(val_share: float) -> str:

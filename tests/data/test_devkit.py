@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from unmask.data.devkit import SYNSETS, TRUTH, find_truth, read_truth, truth_labels
+from unmask.errors import InputError
+
+
+def write_kit(folder, numbers, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRUTH).write_text("".join(f"{number}\n" for number in numbers))
+    rows = np.array(list(enumerate(names, 1)), [("ILSVRC2012_ID", object), ("WNID", object)])
+    savemat(folder / SYNSETS, {"synsets": rows})
+    return folder / TRUTH
+
+
+def test_numbers_become_names_by_the_table(tmp_path):
+    names = [f"n{7 * i % 101:03d}" for i in range(100)]
+    numbers = np.random.default_rng(0).integers(1, 101, 500).tolist()
+    truth = write_kit(tmp_path / "data", numbers, names)
+    assert find_truth(tmp_path) == truth
+    assert read_truth(truth) == [names[number - 1] for number in numbers]
+
+
+def test_labels_follow_the_number_in_the_name_and_not_the_order(tmp_path):
+    truth = write_kit(tmp_path, [1, 2, 3], ["b", "a", "gone"])
+    images = ["val/x_0002.JPEG", "val/x_1.png", "val/x_00000003.JPEG"]
+    assert truth_labels(truth, images, {"a": 0, "b": 1}) == [0, 1, None]
+
+
+@pytest.mark.parametrize("name", ["val/x.png", "val/x_4.png", "val/x_0.png", "val/x_99999999.png"])
+def test_an_image_without_a_line_is_refused(tmp_path, name):
+    truth = write_kit(tmp_path, [1, 2, 3], ["a", "b", "c"])
+    with pytest.raises(InputError, match=rf"{name} has no number from 1 to 3"):
+        truth_labels(truth, [name], {"a": 0})
+
+
+def test_a_kit_that_is_not_whole_is_refused(tmp_path):
+    truth = write_kit(tmp_path, [1, 9], ["a", "b"])
+    with pytest.raises(InputError, match=r"holds the number 9, which .*meta\.mat does not"):
+        read_truth(truth)
+    (tmp_path / SYNSETS).unlink()
+    with pytest.raises(InputError, match=r"meta\.mat explains; copy that too"):
+        read_truth(truth)
+    savemat(tmp_path / SYNSETS, {"other": 1.0})
+    with pytest.raises(InputError, match="holds no synsets"):
+        read_truth(truth)
+    truth.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_truth(truth)
