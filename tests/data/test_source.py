@@ -100,7 +100,7 @@ def test_numbers_and_what_is_left_out_are_told(tmp_path):
     assert numbers.startswith(f"d (train): 60 images of 2 classes, {60 - held_out} trained on, ")
     assert f"{held_out} held out; no official split" in numbers
     assert left == f"left out of {tmp_path / 'd'}: 1 .gif"
-    assert told(every)[0].startswith("d (all): 60 images of 2 classes, all trained on;")
+    assert told(every)[0].startswith("d (all): 60 images of 2 classes, all trained on")
     shards = tmp_path / "shards"
     shards.mkdir()
     write_shards(shards)

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import tyro
 
 from unmask.commands.arguments import explained
+from unmask.commands.images import TrainingSide, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache
-from unmask.data.source import open_source
 from unmask.data.write_cache import CacheReport
 from unmask.devices import resolve_device
 from unmask.errors import InputError
@@ -34,6 +34,8 @@ class Build(Ranged):
     """A tokenizer run, folder, shipped or published name."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    split: TrainingSide = "train"
+    """Which of the images are encoded: the training side, or all, as some sources train on."""
     out: Path
     """Folder of the cache."""
     layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(
@@ -46,8 +48,7 @@ class Build(Ranged):
     def run(self) -> None:
         """Encode, then report what was skipped."""
         device = resolve_device(self.device)
-        source = open_source(self.data)
-        say(f"{len(source)} images of {self.data}: {source.split_rule}")
+        source = open_images(self.data, self.split)
         report = build_cache(
             load_any_tokenizer(self.tokenizer).to(device),
             source,
@@ -56,6 +57,8 @@ class Build(Ranged):
             device=device,
         )
         print_report(report)
+        train = f"unmask train RECIPE --cache {self.out} --tokenizer {self.tokenizer} --out FOLDER"
+        say(f"next: {train}", error=True)
 
 
 @dataclass(frozen=True, kw_only=True)

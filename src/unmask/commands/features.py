@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
+from unmask.commands.images import open_images
 from unmask.data.source import open_source
 from unmask.data.transform import Crop, Transform
 from unmask.devices import resolve_device
@@ -66,7 +67,7 @@ def main(words: Sequence[str]) -> None:
         check_file(path, "features")
         check_file(labels_beside(path), "labels")
     sides = {
-        arguments.out: open_source(arguments.data),
+        arguments.out: open_images(arguments.data),
         held_out: open_source(arguments.data, split="val"),
     }
     subject = open_subject(arguments.model, pool=arguments.pool)

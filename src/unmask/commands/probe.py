@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
+from unmask.commands.images import open_images
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.probe.linear import probe
@@ -46,7 +47,7 @@ def open_data(subject: Subject, data: Path, cache: Path | None, workers: int) ->
     """Both sides of the data set, and the cache if there is one."""
     identity = subject.tokenizer.identity
     return LabelledData(
-        train=open_source(data),
+        train=open_images(data, speaks=launched().is_main_process),
         held_out=open_source(data, split="val"),
         cache=None if cache is None else LatentCache.open(cache, tokenizer_identity=identity),
         workers=workers,

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from unmask.commands.arguments import parse
+from unmask.commands.images import TrainingSide, open_images
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.source import open_source
 from unmask.data.split import Split
@@ -51,6 +52,8 @@ class Train(Ranged):
     """Run folder: checkpoints, samples (originals above reconstructions), log.jsonl, model/."""
     data: Path
     """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    split: TrainingSide = "train"
+    """Which of the images are trained on: the training side, or all of them."""
     workers: Workers = 0
     """Processes that read images."""
 
@@ -91,10 +94,8 @@ def train(words: Sequence[str]) -> None:
         known=TOKENIZER_RECIPES,
         find=get_tokenizer_recipe,
     )
-    source = open_source(arguments.data)
     speaks = launched().is_main_process
-    if speaks:
-        say(f"{len(source)} images of {arguments.data}: {source.split_rule}")
+    source = open_images(arguments.data, arguments.split, speaks=speaks)
     result = train_tokenizer(
         arguments.recipe, source, out=arguments.out, num_workers=arguments.workers
     )

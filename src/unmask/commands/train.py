@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.cache import print_skipped
+from unmask.commands.images import TrainingSide, open_images
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
@@ -47,6 +48,8 @@ class Arguments(Ranged):
     data: Path | None = None
     """Images: a folder, WebDataset tars, IDX files or Parquet; encoded once, into OUT-cache,
     or in every step where the recipe crops at random."""
+    split: TrainingSide = "train"
+    """Which of the images are trained on: the training side, or all, as some sources do."""
     cache: Path | None = None
     """A cache made by unmask cache build; --data is then only for --training.evaluate-every."""
     overfit_one_batch: bool = False
@@ -90,7 +93,7 @@ def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
         return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
     if arguments.data is None:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
-    source = open_source(arguments.data)
+    source = open_images(arguments.data, arguments.split, speaks=launched().is_main_process)
     check_source(arguments.recipe, source, tokenizer)
     check_place(arguments.out)
     if arguments.recipe.encodes_each_step:

@@ -18,6 +18,13 @@ __all__ = ["ImageSource", "Listed", "open_source", "told"]
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)
 
 
+WAYS_OUT: dict[Split, str] = {
+    "train": "train on all of them (split 'all')",
+    "val": "add images, or hold some out in a folder or in files called val",
+    "all": "add images",
+}
+
+
 def _kind_of(path: Path) -> type[Reader]:
     if not path.exists():
         raise InputError(f"{path} does not exist; give a folder of images, shards or tables")
@@ -70,7 +77,7 @@ def _open(path: Path, split: Split, val_share: float) -> Reader:
     if not len(images):
         raise InputError(
             f"the {split} side of {path} is empty ({images.split_rule}; {every} images in all); "
-            + ("use split 'all'" if every else "put images there")
+            + (WAYS_OUT[split] if every else "put images there")
         )
     images.name = f"{path.resolve().name} ({split})"
     if kind is not FolderImages and path.is_dir():
@@ -93,8 +100,7 @@ def told(source: Reader) -> list[str]:
     """
     classes = f" of {len(source.class_names):,} classes" if source.class_names else ""
     held_out = source.total - len(source)
-    sides = f"{len(source):,} trained on, {held_out:,} held out" if held_out else "all trained on"
-    return [
-        f"{source.name}: {source.total:,} images{classes}, {sides}; {source.split_rule}",
-        *source.notes,
-    ]
+    sides = "all trained on"
+    if held_out:
+        sides = f"{len(source):,} trained on, {held_out:,} held out; {source.split_rule}"
+    return [f"{source.name}: {source.total:,} images{classes}, {sides}", *source.notes]

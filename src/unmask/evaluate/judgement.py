@@ -412,7 +412,7 @@ def _real_sides(
 def _options(
     subject: Subject, real: RealImages | None, judgement: Judgement, given: Reference
 ) -> EvaluationOptions:
-    rule = () if real is None else (real.held_out.split_rule,)
+    rule = () if real is None else (real.held_out.split_rule, *real.held_out.notes)
     return EvaluationOptions(
         statistics=given.statistics,
         reference=None if judgement.reference is None else str(judgement.reference),
