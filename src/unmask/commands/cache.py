@@ -17,6 +17,7 @@ from unmask.data.foreign_cache import convert_cache
 from unmask.data.write_cache import CacheReport
 from unmask.devices import resolve_device
 from unmask.errors import InputError
+from unmask.image_size import size_text
 from unmask.ranges import Name, Place, Ranged
 from unmask.text import say
 from unmask.tokenizers.folder import load_any_tokenizer
@@ -117,7 +118,7 @@ class Info(Ranged):
             "kind": f"{cache.kind}, {plan.dtype}, {sum(shard.size for shard in shards):,} bytes",
             "images": f"{len(cache)} in {len(shards)} shards, {cache.views} views each",
             "tokens": f"{cache.length} ({plan.grid[0]} x {plan.grid[1]}) of {what}",
-            "image size": plan.image_size,
+            "image size": size_text(plan.image_size),
             "tokenizer": made.tokenizer,
             "source": f"{plan.source}; {plan.split_rule}",
             "classes": ", ".join(plan.class_names) or "none",

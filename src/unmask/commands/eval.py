@@ -92,8 +92,8 @@ def _subject(arguments: Arguments) -> tuple[Subject, Transform]:
         if arguments.how != PlanArguments():
             raise InputError(f"{path} holds images; leave out the options that are of sampling")
         subject = Subject.of_files(path, judgement)
-        return subject, Transform(size=subject.shape[2], channels=subject.shape[0])
+        return subject, Transform(size=subject.shape[1:], channels=subject.shape[0])
     pipeline = load(arguments.subject, device=judgement.device)
     subject = Subject.of_pipeline(pipeline, judgement, arguments.how.of(pipeline))
     crop = pipeline.recipe.still_crop
-    return subject, Transform(size=subject.shape[2], crop=crop, channels=subject.shape[0])
+    return subject, Transform(size=subject.shape[1:], crop=crop, channels=subject.shape[0])

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,9 +29,18 @@ def check_widths(widths: tuple[int, ...], groups: int = GROUPS) -> None:
         raise InputError(f"widths {widths} must be multiples of {groups}, at least one a level")
 
 
-def group_norm(width: int, groups: int = GROUPS) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """torch's, but a group of one number is normalised to 0 in a batch of one image as in larger
+    ones, where torch refuses it (a single token of as many channels as groups)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, D, H, W)`` to the same shape."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def group_norm(width: int, groups: int = GROUPS) -> GroupNorm:
     """The normalisation before every convolution of a block."""
-    return nn.GroupNorm(groups, width, eps=1e-6)
+    return GroupNorm(groups, width, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
