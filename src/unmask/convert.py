@@ -6,17 +6,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.checkpoints.foreign import Foreign, Kind, load_foreign
 from unmask.checkpoints.store import load_state
+from unmask.checkpoints.write_tensors import halved
 from unmask.image_size import ImageSize, checked_size, height_width
 from unmask.nn.networks import AnyNetwork
 from unmask.nn.sizes import token_grid, token_space
+from unmask.nn.skeleton import skeleton
 from unmask.pipeline import Pipeline
 from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.tokenizers.published import tokenizer_of
 
 PRESETS: dict[str, tuple[Recipe, ...]] = {
@@ -43,6 +43,7 @@ def convert(
     classes: int = 1000,
     grid: tuple[int, int] | None = None,
     tokenizer: str | Path | None = None,
+    half: bool = False,
 ) -> tuple[Pipeline, dict[str, str]]:
     """Read a checkpoint of another project; nothing is written.
 
@@ -55,6 +56,7 @@ def convert(
         tokenizer: folder, run, shipped or published name, or downloaded file of the tokenizer to
             put in; None takes the one in the same file (MAGE), else leaves the system without
             pixels.
+        half: weights in float16, with which the system can be saved and not run.
 
     Returns:
         The system, and what was read.
@@ -63,20 +65,27 @@ def convert(
         InputError: for a checkpoint that cannot be read, or a tokenizer of other codes.
     """
     decoder = None if tokenizer is None else load_any_tokenizer(tokenizer)
-    found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid)
+    if half and decoder is not None:
+        _halve(decoder)
+    found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid, half=half)
     recipe = matching_recipe(found)
     if decoder is None and found.tokenizer:
-        decoder = tokenizer_of(found.tokenizer, {}, found.details["file"])
+        decoder = tokenizer_of(found.tokenizer, {}, found.details["file"], half=half)
     if decoder is not None:
         recipe = replace(
             recipe,
             tokenizer=str(tokenizer or recipe.tokenizer),
             image_size=_image_size(found.network, decoder.stride),
         )
-    with torch.device("meta"):
+    with skeleton():
         model = found.network.build()
     load_state(model, found.state, found.details["file"])
     return Pipeline(recipe, model.requires_grad_(False), decoder), found.details
+
+
+def _halve(tokenizer: AnyTokenizer) -> None:
+    for name, tensor in tokenizer.state_dict(keep_vars=True).items():
+        tensor.data = halved(name, tensor.data)
 
 
 def matching_recipe(found: Foreign) -> Recipe:

@@ -9,17 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-import torch
 import yaml
 from torch import Tensor
 
 from unmask.checkpoints import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.checkpoints.find_state import State
 from unmask.checkpoints.names import Table, pick, to_own
-from unmask.checkpoints.store import check_state, halved, single
+from unmask.checkpoints.store import check_state, single
 from unmask.checkpoints.tensor_files import read_weights
+from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError
 from unmask.nn.networks import AnyNetwork
+from unmask.nn.skeleton import skeleton
 
 Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax", "mage", "mar", "emigm"]
 
@@ -129,7 +130,7 @@ def load_foreign(
         network = mage.network_of(state, str(raw.file), heads=heads, grid=grid)
     else:
         network = _network(found, raw, heads=heads, classes=classes, grid=grid)
-    with torch.device("meta"):
+    with skeleton():
         wanted = network.build().state_dict()
     check_state(wanted, state, str(raw.file))
     return Foreign(network, state, details, tokenizer)

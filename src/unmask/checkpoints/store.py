@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unmask.checkpoints.write_tensors import HALF, halved, write_tensors
 from unmask.durable import output
 from unmask.errors import InputError
 from unmask.folders import check_readable
@@ -21,7 +19,6 @@ from unmask.folders import check_readable
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDED = "config"  # metadata: the text of config.json
 TIED = "tied "  # metadata: "tied <name>" -> the name under which the tensor is stored
-HALF = (torch.float16, torch.bfloat16)
 
 
 def save_weights(
@@ -47,28 +44,14 @@ def save_weights(
     """
     tensors, tied = _without_ties(state)
     if half:
-        tensors = {name: halved(name, tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            halved(name, tensor)  # raises before anything is written
     text = json.dumps(config, indent=2) + "\n"
     metadata = {EMBEDDED: text} | {TIED + name: kept for name, kept in tied.items()}
     whole = "a model there is whole"
     with output(folder / CONFIG, whole) as copy, output(folder / WEIGHTS, whole) as weights:
         copy.write_text(text, encoding="utf8")
-        write_tensors(weights, tensors, metadata)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: when the disk refuses.
-    """
-    try:
-        save_file(dict(tensors), path, metadata=dict(metadata))
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        write_tensors(weights, tensors, metadata, half=half)
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -142,7 +125,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], origin: str = "the
 
     Args:
         model: where it lies on the meta device it takes the tensors of ``state`` themselves, also
-            in half precision (:func:`halved`), in which it can be saved and not computed.
+            in half precision, in which it can be saved and not run.
         state: by our names.
         origin: file, named in errors.
 
@@ -187,19 +170,5 @@ def _without_ties(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
         if kept != name:
             tied[name] = kept
         else:
-            stored[name] = tensor.detach().contiguous()
+            stored[name] = tensor
     return stored, tied
-
-
-def halved(name: str, tensor: Tensor) -> Tensor:
-    """A tensor as ``half=True`` stores it: any floats as float16, anything else as it is.
-
-    Raises:
-        InputError: for a value beyond float16.
-    """
-    if not tensor.is_floating_point():
-        return tensor
-    half = tensor.half()
-    if not torch.equal(half.isfinite(), tensor.isfinite()):
-        raise InputError(f"{name!r} has values beyond float16 (65504); save it in full precision")
-    return half

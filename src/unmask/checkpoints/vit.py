@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from unmask.checkpoints import mage
@@ -18,6 +17,7 @@ from unmask.checkpoints.vqgan import count_of, shape_of
 from unmask.errors import InputError
 from unmask.nn.mage_embed import CLASS_ROWS
 from unmask.nn.sizes import token_grid
+from unmask.nn.skeleton import skeleton
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
 from unmask.tokenizers.published import build, translate
@@ -106,7 +106,7 @@ def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier,
     vit, vqgan = mage.split_tokenizer(state)
     pool, sizes, own = translate_vit(vit, origin)
     network, tokens = translate(vqgan, {}, origin)
-    with torch.device("meta"):
+    with skeleton():
         encoder = Encoder(sizes, pool=pool)
         head = build_head(sizes.width, own["head.weight"].shape[0], normed=False)
         classifier, tokenizer = TokenClassifier(encoder, head), build(network)

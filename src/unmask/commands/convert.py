@@ -100,6 +100,7 @@ def _convert_model(arguments: Arguments) -> None:
         classes=arguments.classes,
         grid=arguments.grid,
         tokenizer=arguments.tokenizer,
+        half=arguments.half,
     )
     pipeline.save_pretrained(arguments.out, half=arguments.half)
     size = sum(p.numel() for p in pipeline.model.parameters())

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.checkpoints.store import write_tensors
+from unmask.checkpoints.write_tensors import write_tensors
 from unmask.data.batches import epoch_rows
 from unmask.draws import keyed_generator
 from unmask.durable import output

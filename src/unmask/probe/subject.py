@@ -17,6 +17,7 @@ from unmask.errors import InputError
 from unmask.nn.block import PreNormBlock
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.mage_embed import MageEmbed
+from unmask.nn.skeleton import skeleton
 from unmask.pipeline import TOKENIZER, Pipeline
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
@@ -135,7 +136,7 @@ def load_classifier(folder: Path) -> tuple[TokenClassifier, VQTokenizer]:
     """What :func:`save_classifier` wrote, in evaluation mode."""
     state, config = load_weights(folder)
     sizes = from_dict(EncoderSizes, config["encoder"], str(folder))
-    with torch.device("meta"):
+    with skeleton():
         head = build_head(sizes.width, config["classes"], normed=config["probe"])
         model = TokenClassifier(Encoder(sizes, pool=config["pool"]), head)
     load_state(model, state, str(folder))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
 from unmask.image_size import ImageSize
+from unmask.nn.skeleton import skeleton
 from unmask.ranges import Between, Length, Ranged
 from unmask.tokenizers.tokenizer import from_native, grid_of, to_native, weights_identity
 
@@ -132,7 +133,7 @@ def filled(
     Raises:
         InputError: when the weights do not fill it exactly.
     """
-    with torch.device("meta"):
+    with skeleton():
         made = build()
     load_state(made, state, origin)
     channels_last(made)

@@ -16,8 +16,9 @@ from unmask.checkpoints import flax_vqgan, vqgan
 from unmask.checkpoints.hub import fetch_file
 from unmask.checkpoints.kl_vae import is_kl_vae
 from unmask.checkpoints.names import Cast, to_own
-from unmask.checkpoints.store import halved, single
+from unmask.checkpoints.store import single
 from unmask.checkpoints.tensor_files import read_tensors
+from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.recipe import Result
 from unmask.tokenizers.image_tokenizer import filled
@@ -214,10 +215,13 @@ def published_name(name: str | Path) -> str:
 
 
 def tokenizer_of(
-    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str
+    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str, *, half: bool = False
 ) -> VQTokenizer:
-    """The tokenizer of a checkpoint's tensors; arguments and errors as of :func:`translate`."""
-    network, own = translate(state, config, origin)
+    """The tokenizer of a checkpoint's tensors; arguments and errors as of :func:`translate`.
+
+    With ``half`` its floats are float16, in which it can be saved and not run.
+    """
+    network, own = translate(state, config, origin, cast=halved if half else single)
     return filled(partial(build, network), own, origin)
 
 

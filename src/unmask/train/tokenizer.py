@@ -160,7 +160,7 @@ def export_tokenizer(recipe: TokenizerRecipe, out: Path, source: ImageSource) ->
         raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
     weights = read_checkpoint(folder).weights
     state = weights.get("ema", weights["model"])
-    tokenizer = filled(recipe.build, state)
+    tokenizer = filled(recipe.build, dict(state))
     if isinstance(tokenizer, ConvKLTokenizer):
         scale = _measured_scale(tokenizer, recipe, source)
         tokenizer = filled(partial(ConvKLTokenizer, replace(tokenizer.config, scale=scale)), state)

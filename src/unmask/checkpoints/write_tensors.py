@@ -1,0 +1,82 @@
+"""Writing safetensors one tensor at a time; the package's own call wants all of them ready."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unmask.errors import InputError
+
+HALF = (torch.float16, torch.bfloat16)
+NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    *,
+    half: bool = False,
+) -> None:
+    """Write a safetensors file; at most one tensor is copied at a time.
+
+    Args:
+        path: is written over.
+        tensors: on any device, with any strides.
+        metadata: what the header also says.
+        half: floats as float16.
+
+    Raises:
+        InputError: for a value beyond float16.
+        OSError: when the disk refuses.
+    """
+    # Wide numbers first, so that each begins at a multiple of its size.
+    order = sorted(tensors, key=lambda name: (-_stored(tensors[name], half).itemsize, name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        dtype, shape = _stored(tensors[name], half), list(tensors[name].shape)
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            tensor = halved(name, tensors[name]) if half else tensors[name]
+            flat = tensor.detach().cpu().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+
+
+def halved(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as ``half=True`` stores it: any floats as float16, anything else as it is.
+
+    Raises:
+        InputError: for a value beyond float16.
+    """
+    if not tensor.is_floating_point():
+        return tensor
+    half = tensor.half()
+    if not torch.equal(half.isfinite(), tensor.isfinite()):
+        raise InputError(f"{name!r} has values beyond float16 (65504); save it in full precision")
+    return half
+
+
+def _stored(tensor: Tensor, half: bool) -> torch.dtype:
+    return torch.float16 if half and tensor.is_floating_point() else tensor.dtype
