@@ -105,7 +105,7 @@ class Confidence(Ranged, path="order"):
 
 
 @dataclass(frozen=True)
-class RandomOrder:
+class RandomOrder(Ranged, path="order"):
     """Uniformly random positions (maskgit-pytorch's random sampler; MAR and eMIGM)."""
 
     needs_density: ClassVar[bool] = False

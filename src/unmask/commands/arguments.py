@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from tyro.constructors import (
@@ -34,6 +34,10 @@ RULES = ConstructorRegistry()  # how options are read and described beyond what 
 _reading: set[type] = set()
 
 
+class _RefusedError(Exception):
+    """A dataclass's own complaint on its way past tyro, which would wrap it in its words."""
+
+
 @RULES.struct_rule
 def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
     """What tyro reads from a dataclass, with each field's range behind its help."""
@@ -46,7 +50,16 @@ def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
         _reading.discard(info.type)
     if not isinstance(spec, StructConstructorSpec):
         return None
-    return dataclasses.replace(spec, fields=tuple(map(_described, spec.fields)))
+    make = spec.instantiate
+
+    def instantiate(**values: Any) -> Any:
+        try:
+            return make(**values)
+        except InputError as error:
+            raise _RefusedError(error) from None
+
+    fields = tuple(map(_described, spec.fields))
+    return dataclasses.replace(spec, instantiate=instantiate, fields=fields)
 
 
 def _described(field: StructFieldSpec) -> StructFieldSpec:
@@ -109,6 +122,8 @@ def explained(call: Callable[[], A]) -> A:
     try:
         with redirect_stderr(said), RULES:
             return call()
+    except _RefusedError as refused:
+        raise refused.args[0] from None
     except SystemExit as stop:
         if not stop.code:
             raise
