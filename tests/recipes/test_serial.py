@@ -124,6 +124,35 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         read_yaml(Recipe, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lr: 1e-4", "training.lr: '1e-4' is not of type float; write 1.0e-4"),
+        ("lr: 2.5e3", "training.lr: '2.5e3' is not of type float; write 2.5e+3"),
+        ("lr: -3E+4", "training.lr: '-3E+4' is not of type float; write -3.0e+4"),
+        ("lr: '0.1'", "training.lr: '0.1' is not of type float; write 0.1 without quotes"),
+        ("lr: fast", "training.lr: 'fast' is not of type float"),
+        ("lr: .nan", "training.lr=nan must lie in [0, 1000]"),
+        ("steps: '7'", "training.steps: '7' is not of type int; write 7 without quotes"),
+        ("precision: no", "training.precision: False is no choice; quote 'no'"),
+        ("precision: yes", "training.precision: True is no choice; known: bf16, fp16, no"),
+        ("tracker: no", "training.tracker: False is not of type str; quote it: 'false'"),
+        ("tracker: 3", "training.tracker: 3 is not of type str; quote it: '3'"),
+    ],
+)
+def test_what_yaml_reads_otherwise_is_told_how_to_write(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    data = to_dict(TOY)
+    key = line.split(":")[0]
+    del data["training"][key]
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(data).replace("training:\n", f"training:\n  {line}\n"))
+    with pytest.raises(InputError) as error:
+        read_yaml(Recipe, path)
+    assert str(error.value) == f"{path}: {message}"
+
+
 def test_the_network_class_is_part_of_the_file() -> None:
     network = PostNormNetwork(
         codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -21,10 +22,12 @@ from unmask.masking import AnyMasking, TrainMasking
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.networks import AnyNetwork
 from unmask.orders import AnyOrder
+from unmask.ranges import shown
 from unmask.tokenizers.conv_kl import ConvKL
 from unmask.tokenizers.conv_vq import ConvVQ
 
 T = TypeVar("T")
+NUMBER = re.compile(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?)(\d+))?")
 
 UNIONS: dict[Any, Any] = {
     AnyOrder: NOTHING,
@@ -53,9 +56,14 @@ def _converter() -> cattrs.Converter:
 
 
 def _structure_choice(value: object, wanted: object) -> object:
-    if value not in get_args(wanted):
-        raise ValueError(f"{value!r} is no choice; {did_you_mean(str(value), get_args(wanted))}")
-    return value
+    known = get_args(wanted)
+    if value in known:
+        return value
+    if isinstance(value, bool):  # YAML 1.1 reads yes, no, on and off so
+        meant = [choice for choice in known if choice in (("no", "off"), ("yes", "on"))[value]]
+        if meant:
+            raise ValueError(f"{value} is no choice; quote '{meant[0]}'")
+    raise ValueError(f"{shown(value)} is no choice; {did_you_mean(str(value), known)}")
 
 
 def _structure_plain(value: object, wanted: type) -> object:
@@ -63,8 +71,23 @@ def _structure_plain(value: object, wanted: type) -> object:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise ValueError(f"{value!r} is not of type {wanted.__name__}")
+        raise ValueError(
+            f"{shown(value)} is not of type {wanted.__name__}{_way_out(value, wanted)}"
+        )
     return value
+
+
+def _way_out(value: object, wanted: type) -> str:
+    """How YAML wants what was probably meant: to it 1e-4 is text, and no is false."""
+    if wanted is str:
+        return f"; quote it: '{str(value).lower() if isinstance(value, bool) else value}'"
+    number = NUMBER.fullmatch(value) if isinstance(value, str) and wanted is not bool else None
+    if number is None:
+        return ""
+    whole, part, sign, power = number.groups()
+    if power is None:
+        return f"; write {value} without quotes"
+    return f"; write {whole}{part or '.0'}e{sign or '+'}{power}"
 
 
 def to_dict(value: Any) -> dict[str, Any]:
