@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-slow lint parity clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(READY)  ## train, sample and judge a small MaskGIT; writes demo/report.html
 	$(BIN)/unmask demo --out demo
@@ -21,10 +21,14 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/mypy
 
+docs: $(READY)  ## the site, in docs/_build; a warning is an error
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto -b html docs docs/_build
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,dcae]'
 	touch $@
 
 clean:  ## everything that the targets above made
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo docs/_build docs/api

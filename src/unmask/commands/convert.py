@@ -49,7 +49,7 @@ class Arguments(Ranged):
     """Refuse anything but this. An eMIGM with a mask token of its own must be named: it looks like
     MAR."""
     heads: Heads | None = None
-    """Attention heads, where a maskgit-pytorch run has lost its config-*.yaml, or a MAGE (its
+    """Attention heads, where a maskgit-pytorch run has lost its ``config-*.yaml``, or a MAGE (its
     encoder), MAR or eMIGM has another width than the published ones."""
     classes: ClassCount = 1000
     """Classes of a flax file, which its shapes do not tell."""

@@ -75,7 +75,7 @@ def check_heads(width: int, heads: int, part: str = "") -> None:
     Args:
         width: D.
         heads: attention heads of a block.
-        part: what the names of these options begin with, as "decoder_".
+        part: what the names of these options begin with, such as ``decoder_``.
 
     Raises:
         InputError: naming both.

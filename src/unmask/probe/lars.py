@@ -14,8 +14,8 @@ class LARS(Optimizer):
     """Momentum whose step for a matrix is proportional to the matrix's own norm.
 
     Arxiv 1708.03888 as MAGE has it (``util/lars.py``, after MoCo v3): a gradient g of a tensor w
-    with more than one dimension becomes (g + decay w) c |w| / |g + decay w|, where the quotient is
-    left out if either norm is 0; other tensors take plain momentum steps without decay.
+    with more than one dimension becomes ``(g + decay w) c |w| / |g + decay w|``, where the quotient
+    is left out if either norm is 0; other tensors take plain momentum steps without decay.
 
     Args:
         params: what is trained.
