@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from tiny_data import pixels, png
 
-from unmask.data.decoding import UnreadableImageError, decode_image, is_image_name
+from unmask.data.decoding import UnreadableImageError, decode_image, is_image_name, picture_shape
 
 
 def test_decodes_to_the_pixels():
@@ -142,3 +142,22 @@ def test_of_several_frames_the_first_is_the_picture(kind):
     frames[0].save(file, form, save_all=True, append_images=frames[1:], **options)
     image = decode_image(file.getvalue(), "x")
     assert (np.asarray(image) == np.asarray(corner())).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "LA", "I;16"])
+def test_the_header_tells_the_shape_of_the_picture(tmp_path, kind, orientation, mode):
+    exif, file = Image.Exif(), tmp_path / "a"
+    exif[0x112] = orientation
+    with contextlib.suppress(OSError):  # a mode that the format has not
+        corner().convert("L").convert(mode).save(file, kind, exif=exif)
+    if file.exists() and file.stat().st_size:
+        image = decode_image(file.read_bytes(), "a")
+        assert picture_shape(file) == (len(image.getbands()), image.height, image.width)
+
+
+def test_a_file_without_a_header_has_no_shape(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(3)[:20])
+    assert picture_shape(tmp_path / "a.png") is None
+    assert picture_shape(tmp_path / "nowhere.png") is None

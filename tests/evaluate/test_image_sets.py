@@ -1,8 +1,14 @@
+import contextlib
+import os
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from unmask.data.source import open_source
+from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import (
@@ -13,6 +19,7 @@ from unmask.evaluate.image_sets import (
     write_folder,
     write_npz,
 )
+from unmask.pictures import to_pil
 
 
 def images(count, channels=3, height=6, width=5):
@@ -74,29 +81,87 @@ def test_unreadable_files_are_named_and_left_out(tmp_path):
     whole = (tmp_path / "set" / "000001.png").read_bytes()
     (tmp_path / "set" / "000001.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "set" / "000002.png").write_text("no image")
-    deep = Image.fromarray(np.zeros((6, 5), np.uint16))
-    deep.save(tmp_path / "set" / "deep.png")
+    unknown = Image.fromarray(np.full((6, 5), np.nan, np.float32))
+    unknown.save(tmp_path / "set" / "deep.tif")
+    Image.new("1", (15000, 13000)).save(tmp_path / "set" / "bomb.png")
     found = open_image_set(tmp_path / "set")
     for _ in range(2):  # a second reading does not count twice
         assert torch.equal(gather(found).images, x[[0, 3]])
         assert [line.split(": ")[0].rsplit("/", 1)[1] for line in found.skipped] == [
             "000001.png",
             "000002.png",
-            "deep.png",
+            "bomb.png",
+            "deep.tif",
         ]
+    assert "floats from nan" in found.skipped[-1]
 
 
-def test_sizes_must_agree_within_a_folder(tmp_path):
+def test_a_set_of_which_nothing_can_be_read_is_one_line(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_text("no image")
+    with pytest.raises(InputError, match=r"none of the 3 image files in .* such as 0\.png"):
+        open_image_set(tmp_path)
+
+
+def test_every_ending_is_read_and_the_rest_is_named(tmp_path):
+    x = images(5)
+    for i, ending in enumerate(("png", "webp", "bmp", "tif", "TIFF")):
+        picture = to_pil(x[i])
+        picture.save(tmp_path / f"{i}.{ending}", **({"lossless": True} if i == 1 else {}))
+    to_pil(x[0]).save(tmp_path / "5.JPG", quality=100, subsampling=0)
+    to_pil(x[0]).save(tmp_path / "6.gif")
+    (tmp_path / "7.zip").touch()
+    found = open_image_set(tmp_path)
+    held = gather(found).images
+    assert torch.equal(held[:5], x)
+    assert (held[5].int() - x[0].int()).abs().float().mean() < 8
+    assert found.notes == [f"left out of {tmp_path}: 1 .gif; 1 archives, not unpacked: 7.zip"]
+
+
+def test_grey_among_colours_becomes_coloured_wherever_it_stands(tmp_path):
+    x = images(3)
+    to_pil(x[0]).convert("L").save(tmp_path / "0.png")
+    to_pil(x[1]).save(tmp_path / "1.png")
+    deep = np.asarray(to_pil(x[2]).convert("L")).astype(np.uint16) << 8
+    deep[0, 0] = 65535
+    Image.fromarray(deep).save(tmp_path / "2.png")
+    found = open_image_set(tmp_path, batch_size=2)
+    assert found.shape == (3, 6, 5)
+    held = gather(found).images
+    assert (held[0] == held[0][:1]).all()
+    assert torch.equal(held[1], x[1])
+    assert torch.equal(held[2, 0, 1:], torch.from_numpy((deep >> 8).astype(np.uint8))[1:])
+
+
+def test_the_judged_picture_is_the_one_that_training_sees(tmp_path):
+    """Sideways, transparent, of a palette, and deep: one door for all."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    clear = to_pil(images(1)[0]).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.arange(30, dtype=np.uint8).reshape(6, 5) * 8))
+    clear.save(tmp_path / "0.png")
+    clear.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "1.png", exif=exif)
+    clear.convert("PA").save(tmp_path / "2.tif")
+    clear.convert("LA").save(tmp_path / "3.png")
+    found, source = open_image_set(tmp_path), open_source(tmp_path, split="all")
+    held, transform = gather(found).images, Transform(size=(6, 5), crop="none")
+    assert found.shape == (3, 6, 5)
+    for row in range(4):
+        assert torch.equal(held[row], transform(source.image(row)))
+    assert torch.equal(held[0], held[1])
+
+
+def test_sizes_must_agree_within_a_folder_and_are_known_at_once(tmp_path):
     write_folder(tmp_path / "set", [images(2)])
-    Image.new("RGB", (9, 9)).save(tmp_path / "set" / "odd.png")
-    with pytest.raises(InputError, match=r"odd.png has shape \(3, 9, 9\)"):
-        gather(open_image_set(tmp_path / "set"))
+    Image.new("RGB", (9, 8)).save(tmp_path / "set" / "odd.png")
+    with pytest.raises(InputError, match=r"odd\.png is 8 x 9, 000000\.png 6 x 5 .height x width"):
+        open_image_set(tmp_path / "set")
 
 
 def test_missing_and_empty_sets(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         open_image_set(tmp_path / "nothing")
-    with pytest.raises(InputError, match="holds no PNG file"):
+    with pytest.raises(InputError, match="holds no image file; name"):
         open_image_set(tmp_path)
     np.savez(tmp_path / "empty.npz", np.zeros((0, 4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="0 images"):
@@ -125,6 +190,90 @@ def test_cut_off_files_are_refused(tmp_path):
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot read"):
         open_image_set(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_an_array_in_fortrans_order_is_read(tmp_path, save):
+    x = images(23)
+    pixels = np.asfortranarray(x.permute(0, 2, 3, 1).numpy())
+    save(tmp_path / "A.NPZ", pixels, np.arange(23))
+    os.rename(tmp_path / "A.NPZ.npz", tmp_path / "A.NPZ")
+    found = open_image_set(tmp_path / "A.NPZ", batch_size=4)
+    for _ in range(2):
+        held = gather(found)
+        assert torch.equal(held.images, x)
+        assert held.labels.tolist() == list(range(23))
+    parts = [batch.images for batch in found.between(9, 14)]
+    assert torch.equal(torch.cat(parts), x[9:14])
+
+
+def npy(header: str, body: bytes) -> bytes:
+    text = header.encode().ljust(118 - 10 * (len(header) % 2 == 9)) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+def header(shape: str, descr: str = "'|u1'") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}"
+
+
+WHOLE = npy(header("(2, 2, 2, 3)"), bytes(24))
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ({"arr_0.npy": npy(header("(-2, 2, 2, 3)"), bytes(24))}, "do not fit"),
+        ({"arr_0.npy": npy(header("(10**9, 2, 2, 3)"), bytes(24))}, "cannot read|do not fit"),
+        ({"arr_0.npy": npy(header("(1000000000000, 64, 64, 3)"), bytes(24))}, "do not fit"),
+        ({"arr_0.npy": npy(header("(0, 0, 0, 3)"), b"")}, "0 images"),
+        ({"arr_0.npy": npy(header("(1, 0, 4, 3)"), b"")}, "0 pixels"),
+        ({"arr_0.npy": npy(header("(" * 90), b"")}, "cannot read"),
+        ({"arr_0.npy": npy(header("(3,)", "'|O'"), b"cos\nsystem\n")}, "do not fit|uint8"),
+        ({"arr_0.npy": b"no array"}, "cannot read"),
+        ({"arr_0.npy": b""}, "cannot read"),
+        ({"arr_0.npy": WHOLE[:-3]}, "do not fit"),
+        ({"arr_0.npy": WHOLE, "arr_1.npy": npy(header("(2,)", "'|O'"), bytes(16))}, "labels"),
+        ({"arr_0.npy": WHOLE, "arr_1.npy": npy(header("(-2,)", "'<i8'"), bytes(16))}, "do not fit"),
+        ({"arr_0.npy": WHOLE, "arr_1.npy": b"\x93NUMPY\x09\x00"}, "cannot read"),
+    ],
+)
+def test_hostile_headers_are_one_line(tmp_path, members, said):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(InputError, match=said):
+        open_image_set(tmp_path / "a.npz")
+
+
+def test_a_file_that_unpacks_to_nothing_but_size_is_refused(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open("arr_0.npy", "w") as member,
+    ):
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "|u1", "fortran_order": False, "shape": (300, 512, 512, 3)}
+        )
+        for _ in range(300):
+            member.write(bytes(512 * 512 * 3))
+    assert (tmp_path / "a.npz").stat().st_size < 1_000_000
+    with pytest.raises(InputError, match=r"unpacks from .* to 235,929,.* which no images do"):
+        open_image_set(tmp_path / "a.npz")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path):
+    x, stream = images(6), np.random.default_rng(0)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "a.npz", x.permute(0, 2, 3, 1).contiguous().numpy(), np.arange(6))
+        whole = (tmp_path / "a.npz").read_bytes()
+        for trial in range(200):
+            damaged = bytearray(whole)
+            for place in stream.integers(0, len(whole), 1 + trial % 4):
+                damaged[place] = stream.integers(256)
+            cut = stream.integers(len(whole)) if trial % 3 == 0 else None
+            (tmp_path / "a.npz").write_bytes(damaged[:cut])
+            with contextlib.suppress(InputError):  # anything else escapes and fails
+                assert len(gather(open_image_set(tmp_path / "a.npz")).images)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -35,7 +35,7 @@ class Arguments(Ranged):
     """
 
     subject: Annotated[Place, tyro.conf.Positional]
-    """A model folder, run or shipped name; or a folder of PNG files, or an .npz of samples."""
+    """A model folder, run or shipped name; or a folder of image files, or an .npz of samples."""
     data: Path | None = None
     """Real images: a folder, WebDataset tars, IDX files or Parquet, with a held-out split. Not
     needed beside --reference; then there are no floors."""
@@ -85,9 +85,9 @@ def _on_device(arguments: Arguments) -> Arguments:
 def _subject(arguments: Arguments) -> tuple[Subject, Transform]:
     """What is judged, and how real images are brought to its shape."""
     judgement, path = arguments.judgement, Path(arguments.subject)
-    is_images = path.suffix == ".npz" or (
-        path.is_dir() and not any((path / f / CONFIG).exists() for f in (".", "model"))
-    )
+    is_images = path.is_file() or path.suffix.lower() == ".npz"
+    if path.is_dir():
+        is_images = not any((path / folder / CONFIG).exists() for folder in (".", "model"))
     if is_images:
         if arguments.how != PlanArguments():
             raise InputError(f"{path} holds images; leave out the options that are of sampling")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 from PIL import ExifTags, Image
 
 from unmask.damage import DAMAGE, reason
-from unmask.data.modes import flattened
+from unmask.data.modes import flattened, is_grey
 from unmask.errors import InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -28,6 +29,7 @@ UPRIGHT = {  # by EXIF's orientation, as its standard (CIPA DC-008, 4.6.5) has i
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+LYING = 5  # the first of the orientations that change width and height
 
 # A damaged EXIF block is no news: the picture stands as it lies in its file.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
@@ -76,6 +78,21 @@ def decode_image(content: bytes, key: str) -> Image.Image:
         raise UnreadableImageError(key, said) from error
 
 
+def picture_shape(file: Path) -> tuple[int, int, int] | None:
+    """Channels, height and width of the picture in a file, by its header alone.
+
+    None where not even that can be read; the pixels may still turn out damaged.
+    """
+    try:
+        with Image.open(file) as image:
+            # Pillow turns TIFF by itself, while it loads the pixels, and tells the size after it.
+            turned = image.format != "TIFF" and _orientation(image) >= LYING
+            width, height = image.size[::-1] if turned else image.size
+            return (1 if is_grey(image) else 3), height, width
+    except (*DAMAGE, Image.DecompressionBombError):
+        return None
+
+
 def _loaded(content: bytes) -> Image.Image:
     try:
         return _opened(content)
@@ -111,6 +128,7 @@ def _without_notes(content: bytes) -> Iterator[bytes]:
 def _orientation(image: Image.Image) -> int:
     """As EXIF has it; 1, which is upright, where that is missing or damaged."""
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except DAMAGE:
         return 1
+    return found if found in UPRIGHT else 1

@@ -8,6 +8,7 @@ from PIL import Image
 from unmask.errors import InputError
 
 GREY = ("1", "L", "LA", "La")
+DEEP = ("I", "F")  # whole numbers and floats of more than 8 bits
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, scanners and screens have
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF
 WHITE_IS_ZERO = 0
@@ -24,13 +25,18 @@ def flattened(image: Image.Image) -> Image.Image:
     Raises:
         InputError: negative pixels, NaN, or a brightest pixel that fits none of these.
     """
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith(DEEP):
         return _shallow(image)
-    grey = image.mode in GREY
+    grey = is_grey(image)
     if _transparent(image):
         image = _over_white(image)
     mode = "L" if grey else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether a picture has no colours, by its mode."""
+    return image.mode in GREY or image.mode.startswith(DEEP)
 
 
 def _transparent(image: Image.Image) -> bool:

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from unmask.data.reader import file_stamp
+from unmask.data.walk import Walk
 from unmask.decode import Plan
 from unmask.devices import resolve_device
 from unmask.errors import InputError
@@ -28,7 +30,7 @@ from unmask.evaluate.classifier import (
 )
 from unmask.evaluate.evaluation import EvaluationOptions, compare, measured, of_shape
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, load_features
-from unmask.evaluate.image_sets import ImageBatch, NpzFile, PngFolder, gather, open_image_set
+from unmask.evaluate.image_sets import ImageBatch, ImageSet, gather, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
 from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_set, reconstructed
 from unmask.evaluate.reference import Reference, open_reference
@@ -66,7 +68,7 @@ class Judgement(Ranged):
     gives (B, F)."""
     reference: Path | None = None
     """What fd compares with instead of the held-out images: statistics of the same features (.npz,
-    .pt), or images (.npz, a folder of PNG files); FID needs it and 50,000 images."""
+    .pt), or images (.npz, a folder of pictures); FID needs it and 50,000 images."""
     classifier: Literal["none", "fashion", "train"] = "none"
     """Judge of conditional samples: the shipped Fashion-MNIST one, or one trained now on the real
     training split."""
@@ -144,7 +146,7 @@ class Subject:
 
     @classmethod
     def of_files(cls, path: Path, judgement: Judgement) -> Subject:
-        """All images of a folder of PNG files or an ``.npz`` file.
+        """All images of a folder of pictures or an ``.npz`` file.
 
         Raises:
             InputError: when there are none, or repeats are asked for.
@@ -152,13 +154,12 @@ class Subject:
         if judgement.repeats > 1:
             raise InputError(f"repeats={judgement.repeats} needs a model; {path} has no seeds")
         found = open_image_set(path, batch_size=judgement.batch_size)
-        channels, height, width = next(iter(found)).images.shape[1:]
         return cls(
             sets=[_numbered("generated", found)],
-            shape=(channels, height, width),
+            shape=found.shape,
             identity=files_identity(path),
             quantisation="as they were",
-            notes=(f"from {path}", *_order(found)),
+            notes=(f"from {path}", *found.notes, *_order(found)),
         )
 
 
@@ -169,7 +170,7 @@ def in_class_order(labels: Tensor) -> bool:
     return 1 < classes == runs < len(labels)
 
 
-def _order(found: PngFolder | NpzFile) -> list[str]:
+def _order(found: ImageSet) -> list[str]:
     """A line if the images come class by class, which other evaluators' inception scores show."""
     if found.labels is None or not in_class_order(found.labels):
         return []
@@ -180,13 +181,14 @@ def _order(found: PngFolder | NpzFile) -> list[str]:
 
 
 def files_identity(path: Path) -> str:
-    """Stands for a file, or the PNG files of a folder, by sizes and times, without reading them."""
-    files = sorted(path.rglob("*.png")) if path.is_dir() else [path]
-    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    """Stands for a file, or the pictures of a folder, by sizes and times, without reading them."""
+    inside = sorted(Walk(path).pictures()) if path.is_dir() else [""]
+    files = [path / name for name in inside]
+    stamps = [(str(file), *file_stamp(file)) for file in files]
     return f"{path}, {len(files)} files, {weights_identity(str(stamps), ())}"
 
 
-def _numbered(name: str, found: PngFolder | NpzFile, wanted: int | None = None) -> NumberedSet:
+def _numbered(name: str, found: ImageSet, wanted: int | None = None) -> NumberedSet:
     return NumberedSet(
         name=name,
         between=found.between,
@@ -412,13 +414,14 @@ def _real_sides(
 def _options(
     subject: Subject, real: RealImages | None, judgement: Judgement, given: Reference
 ) -> EvaluationOptions:
+    beside = () if given.images is None else given.images.notes
     rule = () if real is None else (real.held_out.split_rule, *real.held_out.notes)
     return EvaluationOptions(
         statistics=given.statistics,
         reference=None if judgement.reference is None else str(judgement.reference),
         seeds=subject.seeds,
         quantisation=subject.quantisation,
-        notes=(*rule, *subject.notes),
+        notes=(*rule, *subject.notes, *beside),
     )
 
 

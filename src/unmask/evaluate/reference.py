@@ -24,7 +24,7 @@ from torch import Tensor
 from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.frechet import frechet_distance
-from unmask.evaluate.image_sets import NpzFile, PngFolder, open_image_set
+from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH
 from unmask.evaluate.statistics import RunningStatistics
 
@@ -180,7 +180,7 @@ class Reference(NamedTuple):
     """What a reference path holds; not both are None."""
 
     statistics: ReferenceStatistics | None
-    images: PngFolder | NpzFile | None
+    images: ImageSet | None
 
 
 def open_reference(
@@ -193,7 +193,7 @@ def open_reference(
     """Statistics and images of a file; ADM's hold one or both.
 
     Args:
-        path: statistics, an ``.npz`` file of images (``arr_0``), or a folder of PNG files.
+        path: statistics, an ``.npz`` file of images (``arr_0``), or a folder of pictures.
         width: pooled features of the extractor that they are for.
         spatial_width: its spatial features; None for any number.
         batch_size: images read at a time.

@@ -1,0 +1,50 @@
+"""Batches of images that are to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.errors import InputError
+
+
+class ImageBatch(NamedTuple):
+    """Consecutive images of a set."""
+
+    images: Tensor
+    """``(B, C, H, W)`` uint8."""
+    labels: Tensor | None = None
+    """``(B,)`` int64."""
+
+
+def as_batches(source: Iterable[Tensor | ImageBatch]) -> Iterator[ImageBatch]:
+    """Bare tensors become batches without labels.
+
+    Raises:
+        InputError: for anything but uint8 ``(B, C, H, W)``.
+    """
+    for item in source:
+        batch = ImageBatch(item) if isinstance(item, Tensor) else item
+        if batch.images.dtype != torch.uint8 or batch.images.ndim != 4:
+            raise InputError(
+                f"a batch of shape {tuple(batch.images.shape)}, {batch.images.dtype}: evaluation "
+                "reads uint8 (B, C, H, W); see unmask.pictures.to_uint8"
+            )
+        yield batch
+
+
+def gather(source: Iterable[Tensor | ImageBatch]) -> ImageBatch:
+    """A whole set in memory; labels only if every batch has them.
+
+    Raises:
+        InputError: for an empty set.
+    """
+    batches = list(as_batches(source))
+    if not batches:
+        raise InputError("the set holds no images; give at least 1")
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    images = torch.cat([batch.images for batch in batches])
+    return ImageBatch(images, torch.cat(labels) if len(labels) == len(batches) else None)
