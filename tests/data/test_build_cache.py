@@ -1,17 +1,31 @@
+import os
+import resource
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, pixels
+from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, contents, pixels, png
 
 from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
-from unmask.data.cache import Encoding, LatentCache
+from unmask.data.cache import Encoding, LatentCache, verify
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
+from unmask.durable import aside_of
 from unmask.errors import InputError
+
+
+class Changed(ListSource):
+    """Two images have other bytes under their old names; all files were touched."""
+
+    time = 1
+
+    def content(self, row):
+        return png(77) if row in (3, 8) else super().content(row)
+
 
 VALUES = [10 * i for i in range(10)]
 LABELS = [i % 4 for i in range(10)]
@@ -22,10 +36,6 @@ def build(out, *, tokenizer=None, source=None, layout=LAYOUT, **kwargs):
     tokenizer = tokenizer or PatchTokenizer()
     source = source or ListSource(VALUES, LABELS)
     return build_cache(tokenizer, source, out=out, layout=layout, progress=False, **kwargs)
-
-
-def contents(folder):
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def test_files_are_plain_arrays(tmp_path):
@@ -79,8 +89,10 @@ def test_leftovers_of_killed_processes_are_cleared_up(tmp_path):
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     (tmp_path / "c" / "codes-00001.npy").unlink()
-    (tmp_path / "c" / ".codes-00001.npy.4711.partial").write_bytes(b"half")
-    (tmp_path / "c" / ".cache.json.4712.partial").write_bytes(b"")
+    for name in ("codes-00001.npy", "cache.json"):
+        mine = aside_of(tmp_path / "c" / name)  # of this process, as that of a dead one
+        left = mine.with_name(mine.name.replace(f".{os.getpid()}.", f".{2**22 + 1}."))
+        left.write_bytes(b"half")
     assert build(tmp_path / "c").written == 1
     assert contents(tmp_path / "c") == before
 
@@ -152,10 +164,10 @@ def test_images_are_read_while_those_before_are_encoded(tmp_path):
     begun = threading.Event()
 
     class Source(ListSource):
-        def image(self, row):
+        def content(self, row):
             if row == 5:
                 begun.set()
-            return super().image(row)
+            return super().content(row)
 
     class Waiting(PatchTokenizer):
         def encode(self, images):
@@ -221,8 +233,17 @@ def test_processes_together_build_what_one_builds(tmp_path):
     ("changed", "named"),
     [
         ({"tokenizer": PatchTokenizer("other")}, "tokenizer 'patch', not 'other'"),
-        ({"source": ListSource(VALUES, LABELS[::-1])}, "source_hash"),
-        ({"source": ListSource(VALUES[:9], LABELS[:9])}, "source_hash"),
+        (
+            {"source": ListSource(VALUES, LABELS[::-1])},
+            r"10 of another class \(item0, item1, item2, …",
+        ),
+        ({"source": ListSource(VALUES[:9], LABELS[:9])}, r"other images: 1 removed \(item9\)"),
+        ({"source": ListSource([*VALUES, 1], [*LABELS, 0])}, r"other images: 1 added \(item10\)"),
+        ({"source": ListSource(VALUES, [4] * 10)}, r"images: 1 added \(class 4\)"),
+        (
+            {"source": Changed(VALUES, LABELS)},
+            r"images: 2 of other bytes \(item3, item8\); .*--rebuild",
+        ),
         ({"layout": CacheLayout(image_size=16, shard_size=4)}, "image_size 8, not 16"),
         ({"layout": CacheLayout(image_size=8, shard_size=4, flip=False)}, "views 2, not 1"),
         ({"layout": CacheLayout(image_size=8)}, "shard_size 4, not 65536"),
@@ -280,3 +301,122 @@ def test_layout_sizes():
         CacheLayout(image_size=8, shard_size=0)
     with pytest.raises(InputError, match="precision='bf16' must be"):
         CacheLayout(image_size=8, precision="bf16")
+
+
+def reads(source):
+    """The source, counting how many images it is asked for."""
+    content, asked = source.content, []
+
+    def _content(row):
+        asked.append(row)
+        return content(row)
+
+    source.content = _content
+    return source, asked
+
+
+def test_images_are_read_again_only_where_their_files_changed(tmp_path):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    source, asked = reads(ListSource(VALUES, LABELS))
+    assert build(tmp_path / "c", source=source).notes == []
+    assert asked == []
+    source, asked = reads(ListSource(VALUES, LABELS))
+    source.stamp = lambda row: (row, 5 if row in (2, 7) else 0)
+    assert build(tmp_path / "c", source=source).written == 0
+    assert sorted(asked) == [2, 7]
+    asked.clear()
+    build(tmp_path / "c", source=source)  # the new times are remembered
+    assert asked == []
+    stable = {name: content for name, content in before.items() if not name.endswith(".origin")}
+    assert stable.items() <= contents(tmp_path / "c").items()
+
+
+def test_a_moved_or_renamed_data_set_is_the_same(tmp_path):
+    build(tmp_path / "c")
+    moved = ListSource(VALUES, LABELS)
+    moved.name, moved.split_rule, moved.time = "elsewhere", "in other words", 9
+    assert build(tmp_path / "c", source=moved).written == 0
+
+
+def test_an_image_that_was_mended_is_a_change(tmp_path):
+    build(tmp_path / "c", source=ListSource([1, None, 3]))
+    mended = ListSource([1, 2, 3])
+    mended.time = 1
+    with pytest.raises(InputError, match=r"1 of other bytes \(item1\)"):
+        build(tmp_path / "c", source=mended)
+
+
+def test_rebuilding_takes_the_place_of_any_cache_and_of_nothing_else(tmp_path):
+    build(tmp_path / "c")
+    (tmp_path / "c" / "notes.txt").write_text("mine")
+    for change in ({"tokenizer": PatchTokenizer("other")}, {"source": Changed(VALUES, LABELS)}):
+        assert build(tmp_path / "c", rebuild=True, **change).written == 3
+        assert verify(tmp_path / "c") == []
+    assert (tmp_path / "c" / "notes.txt").read_text() == "mine"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="holds 'thesis"):
+        build(tmp_path / "d", rebuild=True)
+    assert contents(tmp_path / "d") == {"thesis.tex": b"x"}
+
+
+@pytest.mark.parametrize("victim", ["codes-00001.npy", "codes-00001.origin", "codes-00001.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "other", "empty"])
+def test_a_damaged_shard_of_any_size_is_encoded_again_by_itself(tmp_path, victim, damage):
+    build(tmp_path / "c")
+    build(tmp_path / "other", source=ListSource([v + 1 for v in VALUES], LABELS))
+    before, file = contents(tmp_path / "c"), tmp_path / "c" / victim
+    whole = file.read_bytes()
+    flipped = whole[:-2] + bytes([whole[-2] ^ 4]) + whole[-1:]
+    other = (tmp_path / "other" / victim).read_bytes()
+    file.write_bytes({"flip": flipped, "cut": whole[:-3], "other": other, "empty": b""}[damage])
+    report = build(tmp_path / "c")
+    if damage == "flip" and victim.endswith("origin"):  # the last bytes of gzip are its length
+        assert report.written in (0, 1)
+        return
+    assert report.written == 1
+    assert "1 shards" in report.notes[0]
+    assert "codes-00001.npy" in report.notes[0]
+    assert contents(tmp_path / "c") == before
+
+
+def test_a_shard_of_another_cache_with_its_note_is_not_taken(tmp_path):
+    build(tmp_path / "c")
+    build(tmp_path / "other", tokenizer=PatchTokenizer("other"))
+    before = contents(tmp_path / "c")
+    for ending in ("npy", "json", "origin"):
+        name = f"codes-00001.{ending}"
+        (tmp_path / "c" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    (tmp_path / "c" / "cache.json").unlink()
+    assert build(tmp_path / "c").written == 1
+    assert contents(tmp_path / "c") == before
+
+
+def test_the_reason_when_nothing_can_be_read(tmp_path):
+    with pytest.raises(InputError, match="none of the 2 images of list can be read; item0: broken"):
+        build(tmp_path / "c", source=ListSource([None, None]))
+
+
+def test_a_finished_cache_is_not_written_to(tmp_path):
+    build(tmp_path / "c")
+    times = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "c").iterdir()}
+    build(tmp_path / "c")
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "c").iterdir()} == times
+
+
+def test_a_thousand_shards_open_in_a_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # of minutes of a slow disk
+    layout = CacheLayout(image_size=8, shard_size=1, batch_size=64, flip=False)
+    build(tmp_path / "c", source=ListSource([i % 256 for i in range(1000)]), layout=layout)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        begun = time.perf_counter()
+        cache = LatentCache.open(tmp_path / "c")
+        rows = torch.randperm(1000)
+        codes = cache.codes(rows, torch.zeros_like(rows))
+        assert time.perf_counter() - begun < 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert codes[:, 0].tolist() == [256 + row % 256 for row in rows.tolist()]

@@ -2,13 +2,17 @@ import json
 import pickle
 import random
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer
+from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, contents
 
+from unmask.data import verified
 from unmask.data.build_cache import CacheLayout, build_cache
-from unmask.data.cache import CacheIndex, LatentCache, read_record, verify
+from unmask.data.cache import CacheIndex, LatentCache, digest_of, read_record, to_json, verify
+from unmask.data.verified import LIST
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
@@ -124,7 +128,7 @@ def test_no_bit_of_the_index_flips_unseen(folder):
     file = folder / "cache.json"
     whole = file.read_bytes()
     for place in range(len(whole)):
-        for bit in random.Random(place).sample(range(8), 2):
+        for bit in random.Random(place).sample(range(8), 1):
             content = bytearray(whole)
             content[place] ^= 1 << bit
             file.write_bytes(content)
@@ -151,7 +155,7 @@ def test_no_bit_of_a_header_ends_in_a_traceback(folder):
 
 
 def test_a_damaged_shard_is_made_again_alone(either):
-    before = {file.name: file.read_bytes() for file in either.iterdir()}
+    before = contents(either)
     (damaged,) = either.glob("*-00001.npy")
     flip_bit(damaged, 200, 1)
     for name in verify(either):
@@ -159,7 +163,7 @@ def test_a_damaged_shard_is_made_again_alone(either):
     tokenizer = TOKENIZERS[damaged.name.partition("-")[0]]()
     make(either, tokenizer)
     assert tokenizer.encoded == 6
-    assert {file.name: file.read_bytes() for file in either.iterdir()} == before
+    assert contents(either) == before
 
 
 def test_the_rest_is_readable_without_a_damaged_shard(either):
@@ -189,11 +193,13 @@ def test_truncated_and_missing_files_are_refused_at_once(folder):
         LatentCache.open(folder)
     file.write_bytes(content)
     (folder / "labels.npy").unlink()
-    with pytest.raises(InputError, match=r"labels\.npy is missing or damaged"):
+    with pytest.raises(InputError, match=r"not those that were built: labels\.npy"):
         LatentCache.open(folder)
+    with pytest.raises(InputError, match=r"labels\.npy is missing or damaged"):
+        LatentCache.open(folder, check="never")
     shutil.copy(folder / "codes-00000.npy", folder / "labels.npy")
     with pytest.raises(InputError, match=r"labels\.npy .*it holds uint16 \(3, 2, 16\), not int64"):
-        LatentCache.open(folder)
+        LatentCache.open(folder, check="never")
 
 
 def test_damaged_index(folder):
@@ -284,3 +290,92 @@ def test_the_wrong_kind_is_refused_in_one_line(tmp_path):
         moments.codes(one, one)
     with pytest.raises(InputError):
         moments.latents(one, one, torch.zeros(1, 16, 4))
+
+
+def test_a_damaged_shard_is_found_before_its_first_use(folder):
+    LatentCache.open(folder)
+    flip_bit(folder / "codes-00001.npy", -1, 2)
+    told = []
+    with pytest.raises(InputError, match=r"not those that were built: codes-00001\.npy; build it"):
+        LatentCache.open(folder, tell=told.append)
+    assert len(told) == 1
+    assert "comparing 1 files" in told[0]
+    assert len(LatentCache.open(folder, check="never")) == 8
+    assert len(LatentCache.open(folder, without=["codes-00001.npy"])) == 5
+    flip_bit(folder / "codes-00001.npy", -1, 2)
+    assert len(LatentCache.open(folder, tell=told.append)) == 8
+    assert len(LatentCache.open(folder, tell=told.append)) == 8  # remembered
+    assert len(told) == 2
+
+
+def test_what_was_compared_once_is_not_read_again(folder, monkeypatch):
+    (folder / LIST).unlink()
+    LatentCache.open(folder)
+    monkeypatch.setattr(verified, "digest_of_file", lambda file: pytest.fail(f"{file} is read"))
+    LatentCache.open(folder)
+    with pytest.raises(pytest.fail.Exception):
+        LatentCache.open(folder, check="always")
+
+
+def test_a_shard_of_another_cache_is_refused(folder, tmp_path):
+    other = make(tmp_path / "other", PatchTokenizer("strange"))
+    for name in ("codes-00001.npy", "codes-00001.json", "codes-00001.origin"):
+        shutil.copy(other / name, folder / name)
+    assert len(LatentCache.open(folder)) == 8  # the bytes happen to be the same
+    index = read_record(folder / "cache.json", CacheIndex)
+    theirs = read_record(other / "cache.json", CacheIndex).shards[1]
+    shards = (index.shards[0], theirs, index.shards[2])  # as if its index had been made of notes
+    (folder / "cache.json").write_bytes(to_json(replace(index, shards=shards)))
+    with pytest.raises(InputError, match=r"codes-00001\.npy belongs to .* tokenizer strange"):
+        LatentCache.open(folder)
+    assert verify(folder) == ["codes-00001.npy"]
+
+
+def rewritten(folder, name, array):
+    """Put other numbers into a cache together with their hashes, as a hostile hand might."""
+    np.save(folder / name, array)
+    content = (folder / name).read_bytes()
+    index = read_record(folder / "cache.json", CacheIndex)
+    if name == "labels.npy":
+        index = replace(index, labels_digest=digest_of(content))
+    shards = tuple(
+        replace(s, digest=digest_of(content), size=len(content)) if s.file == name else s
+        for s in index.shards
+    )
+    (folder / "cache.json").write_bytes(to_json(replace(index, shards=shards)))
+
+
+@pytest.mark.parametrize("code", [512, 60000])
+def test_codes_that_the_tokenizer_has_not(folder, code):
+    rewritten(folder, "codes-00001.npy", np.full((3, 2, 16), code, np.uint16))
+    cache, first = LatentCache.open(folder), torch.tensor([0])
+    cache.codes(torch.tensor([0, 7]), torch.tensor([0, 1]))
+    with pytest.raises(InputError, match=rf"codes-00001\.npy holds the code {code}, .* has 512"):
+        cache.codes(torch.tensor([4]), first)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 77])
+def test_labels_that_no_class_has(folder, label):
+    rewritten(folder, "labels.npy", np.array([*LABELS[:-1], label]))
+    with pytest.raises(InputError, match=r"labels\.npy holds labels .* the cache has 3 classes"):
+        LatentCache.open(folder)
+
+
+def test_counts_that_no_file_holds(folder):
+    index = read_record(folder / "cache.json", CacheIndex)
+    shards = (replace(index.shards[0], rows=10**15), *index.shards[1:])
+    (folder / "cache.json").write_bytes(to_json(replace(index, shards=shards)))
+    with pytest.raises(InputError, match=r"too few for 1000000000000000 images"):
+        LatentCache.open(folder)
+
+
+def test_records_that_are_nested_too_deeply(folder):
+    (folder / "cache.json").write_bytes(b"[" * 100_000)
+    with pytest.raises(InputError, match="damaged or of another format"):
+        LatentCache.open(folder)
+
+
+def test_content_stands_for_the_images_however_they_are_cut_into_shards(tmp_path):
+    few, many = (make(tmp_path / str(n), PatchTokenizer(), shard_size=n) for n in (2, 7))
+    same = [LatentCache.open(folder).index.content for folder in (few, many)]
+    assert same[0] == same[1] != ""

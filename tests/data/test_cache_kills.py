@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_data import TOKENIZERS, ListSource
+from tiny_data import TOKENIZERS, ListSource, contents
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
@@ -35,10 +35,6 @@ def build(out: Path, kind: str, pause: float) -> None:
     labels = [row % 5 for row in range(IMAGES)]
     source = ListSource(VALUES, labels)
     build_cache(tokenizer, source, out=out, layout=layout, progress=False)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.data.decoding import UnreadableImageError
+from unmask.data.decoding import UnreadableImageError, decode_image
+from unmask.data.verified import LIST
 
 
 def pixels(value: int, size: int = 8) -> np.ndarray:
@@ -29,6 +30,11 @@ def png(value: int, size: int = 8) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels(value, size)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a cache less the list of their times."""
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.name != LIST}
 
 
 def write_files(root: Path, names: list[str]) -> Path:
@@ -60,6 +66,8 @@ class ListSource:
     """An image source of given pixel values; None is an unreadable image."""
 
     split_rule = "all of a list"
+    notes = ()
+    time = 0  # of the last change
 
     def __init__(self, values: list[int | None], labels: list[int] | None = None) -> None:
         self.values = values
@@ -76,11 +84,17 @@ class ListSource:
     def label(self, row: int) -> int | None:
         return self.labels[row] if self.labels else None
 
-    def image(self, row: int) -> Image.Image:
+    def content(self, row: int) -> bytes:
         value = self.values[row]
         if value is None:
             raise UnreadableImageError(self.key(row), "broken")
-        return Image.fromarray(pixels(value))
+        return png(value)
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        return row, self.time
+
+    def image(self, row: int) -> Image.Image:
+        return decode_image(self.content(row), self.key(row))
 
 
 class PatchTokenizer:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.cache import CachePlan, Dtype, Encoding
+from unmask.data.cache_records import CachePlan, Dtype, Encoding
+from unmask.data.decoding import decode_image
 from unmask.data.source import ImageSource, Listed
 from unmask.data.transform import Transform
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
@@ -115,6 +116,8 @@ def build_cache(
     progress: bool = True,
     rank: int = 0,
     world: int = 1,
+    rebuild: bool = False,
+    compared: bool = True,
 ) -> CacheReport:
     """Encode every image of a source, or what is left of a build that was stopped.
 
@@ -128,13 +131,16 @@ def build_cache(
         progress: show a bar.
         rank: of this process, in [0, world); it encodes every ``world``-th shard.
         world: number of processes; whichever ends last finishes the cache.
+        rebuild: remove a cache that is there, whatever it was made from, and begin anew.
+        compared: whether to look for images that changed since they were encoded; one process of
+            several is enough.
 
     Returns:
         What this process did; images that could not be read are left out and named.
 
     Raises:
-        InputError: ``out`` holds something else, the size does not fit the tokenizer, or no image
-            can be read.
+        InputError: ``out`` holds something else or a cache of other images, which are named; the
+            size does not fit the tokenizer; no image can be read; or the disk refuses.
     """
     grid = tokenizer.grid(layout.image_size)
     plan = plan_cache(encoding_of(tokenizer), source, layout, grid=grid)
@@ -142,9 +148,9 @@ def build_cache(
     random = replace(transform, crop="resized", resample="bilinear", flip=layout.flip)
     encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
 
-    def _read(row: int) -> Tensor:
+    def _read(row: int, content: bytes) -> Tensor:
         """``(C, H, W)`` uint8, or ``(views, C, H, W)`` of random crops."""
-        image = source.image(row)
+        image = decode_image(content, source.key(row))
         streams = [keyed_generator("crop", row, view) for view in range(layout.crops)]
         return torch.stack([random(image, s) for s in streams]) if streams else transform(image)
 
@@ -160,9 +166,17 @@ def build_cache(
 
     rows = CacheRows(
         plan=plan,
-        label=source.label,
+        source=source,
         read=_read,
         pack=_encode,
         batch_size=layout.batch_size,
     )
-    return write_cache(rows, out=out, progress=progress, rank=rank, world=world)
+    return write_cache(
+        rows,
+        out=out,
+        progress=progress,
+        rank=rank,
+        world=world,
+        rebuild=rebuild,
+        compared=compared,
+    )

@@ -7,153 +7,58 @@ written last: a folder without it is not finished. :mod:`unmask.data.write_cache
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+import mmap
+from collections.abc import Callable, Collection
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
-import cattrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.damage import DAMAGE
+from unmask.damage import DAMAGE, reason
+from unmask.data.cache_records import (
+    UNKNOWN,
+    CacheIndex,
+    CachePlan,
+    Dtype,
+    Encoding,
+    Kind,
+    Shard,
+    read_record,
+    to_json,
+)
+from unmask.data.digests import digest_of
+from unmask.data.open_files import OpenFiles
+from unmask.data.origin import read_origin
+from unmask.data.reader import file_stamp
+from unmask.data.verified import Verified
 from unmask.errors import InputError
-from unmask.image_size import ImageSize, accept_sizes
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
+
+__all__ = [
+    "INDEX_FILE",
+    "LABELS_FILE",
+    "UNKNOWN",
+    "CacheIndex",
+    "CachePlan",
+    "Check",
+    "Dtype",
+    "Encoding",
+    "Kind",
+    "LatentCache",
+    "Shard",
+    "digest_of",
+    "read_record",
+    "to_json",
+    "verify",
+]
 
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"
-UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
-Kind = Literal["codes", "moments"]
-Dtype = Literal["uint16", "float32", "float16"]
-Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
-RECORDS = cattrs.Converter()
-accept_sizes(RECORDS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """What a tokenizer makes of an image."""
-
-    kind: Kind
-    """What is stored."""
-    tokenizer: str
-    """Identity of the tokenizer."""
-    codes: int = 0
-    """V; codes lie in [0, V). 0 of moments."""
-    channels: int = 0
-    """C, numbers a token. 0 of codes."""
-    moment_channels: int = 0
-    """M: 2C, mean and log variance; or C, the latents of a deterministic encoder. 0 of codes."""
-    scale: float = 1.0
-    """Of the stored to the latents that are read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachePlan:
-    """What decides every number of a cache; known before the first image is encoded."""
-
-    format: Literal[2] = 2
-    """Version of the layout."""
-    encoding: Encoding
-    """What is stored of an image."""
-    dtype: Dtype
-    """Of the shards: uint16 of codes."""
-    source: str
-    """Name of the data set and its side."""
-    source_hash: str
-    """Hash of the keys and labels of all images."""
-    images: int
-    """Images of the data set, readable or not."""
-    split_rule: str
-    """How train and val were told apart."""
-    class_names: tuple[str, ...]
-    """In label order; empty if unlabelled."""
-    image_size: ImageSize
-    """Of the encoded images, in pixels: one number for squares, or height and width."""
-    grid: tuple[int, int]
-    """Rows and columns of tokens."""
-    views: int
-    """Of each image; of centre crops 2 with the mirrored image, which is encoded as such."""
-    cut: Literal["center", "crops", "mirrored crops"] = "center"
-    """What a view is: centre crop or mirror image, or a random crop."""
-    shard_size: int
-    """Images a shard, before unreadable ones are left out."""
-
-    @property
-    def item(self) -> tuple[int, ...]:
-        """Shape of what is stored of a view: ``(L,)`` codes or ``(M, h, w)`` moments."""
-        if self.encoding.kind == "codes":
-            return (math.prod(self.grid),)
-        return (self.encoding.moment_channels, *self.grid)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One finished file of codes or moments."""
-
-    file: str
-    """Its name in the folder."""
-    rows: int
-    """Images in it."""
-    size: int
-    """Bytes of the file."""
-    digest: str
-    """blake2b of the file."""
-    labels: tuple[int, ...]
-    """One a row; empty if unlabelled, and in the index, which has a file of its own for them."""
-    skipped: tuple[tuple[str, str], ...]
-    """Key and reason of each image that could not be read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheIndex:
-    """The content of ``cache.json``."""
-
-    plan: CachePlan
-    """What the shards were made from."""
-    shards: tuple[Shard, ...]
-    """In the order of the rows."""
-    labels_digest: str
-    """blake2b of the file of labels; empty if unlabelled."""
-
-
-def digest_of(content: bytes) -> str:
-    """blake2b, 32 hexadecimal digits."""
-    return blake2b(content, digest_size=16).hexdigest()
-
-
-def _text(content: dict[str, object]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, indent=1).encode("utf8", "replace")
-
-
-def to_json(record: Encoding | CachePlan | Shard | CacheIndex) -> bytes:
-    """A record with a checksum of the rest of its text, so that no bit of it flips unseen."""
-    content = asdict(record)
-    return _text({"checksum": digest_of(_text(content)), **content})
-
-
-def read_record(file: Path, kind: type[Record]) -> Record:
-    """What :func:`to_json` wrote.
-
-    Raises:
-        InputError: not there, altered since, or of another format.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf8"))
-        if content.pop("checksum") != digest_of(_text(content)):
-            raise ValueError("altered")
-        return RECORDS.structure(content, kind)
-    except (cattrs.BaseValidationError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{file} is damaged or of another format; delete it and build the cache again, which "
-            "keeps what is whole"
-        ) from None
+Check = Literal["first-use", "always", "never"]
 
 
 def _read_index(path: Path) -> CacheIndex:
@@ -174,30 +79,46 @@ def _load(file: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
             raise ValueError(f"it holds {array.dtype} {array.shape}, not {dtype} {shape}")
     except DAMAGE as error:
         raise InputError(
-            f"{file} is missing or damaged ({error}); delete it and build the cache again, which "
-            "keeps the others"
+            f"{file} is missing or damaged ({reason(error)}); build the cache again, which keeps "
+            "the others"
         ) from error
     return array
 
 
-def verify(path: str | Path) -> list[str]:
-    """Names of the files whose bytes are not those that were written; empty when all is well.
+def _bytes_of(file: Path) -> np.ndarray:
+    """A map of a whole file, without the subclass np.memmap, whose every access costs time."""
+    with file.open("rb") as stream:
+        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
-    Reads the whole cache. Delete what is named and build again: only that is encoded anew.
+
+def _digests(index: CacheIndex) -> dict[str, str]:
+    digests = {shard.file: shard.digest for shard in index.shards}
+    return digests | ({LABELS_FILE: index.labels_digest} if index.labels_digest else {})
+
+
+def verify(path: str | Path) -> list[str]:
+    """Names of the files whose bytes are not those that were written, or that belong to another.
+
+    Reads the whole cache. Build it again: only what is named is encoded anew.
 
     Raises:
         InputError: no finished cache, or an altered index.
     """
     path = Path(path).expanduser()
-    index = _read_index(path)
-    digests = {shard.file: shard.digest for shard in index.shards}
-    if index.labels_digest:
-        digests[LABELS_FILE] = index.labels_digest
-    return [
-        name
-        for name, digest in digests.items()
-        if not (path / name).is_file() or digest_of((path / name).read_bytes()) != digest
-    ]
+    index, seen = _read_index(path), Verified(path)
+    foreign = {shard.file for shard in index.shards if not shard.belongs_to(index.plan)}
+    damaged = {name for name, digest in _digests(index).items() if not seen.look(name, digest)}
+    origins = {
+        origin_file(path, shard).name
+        for shard in index.shards
+        if shard.origin and read_origin(origin_file(path, shard), shard.origin) is None
+    }
+    return sorted(foreign | damaged | origins)
+
+
+def origin_file(path: Path, shard: Shard) -> Path:
+    """Where the record lies of the images that a shard was made from."""
+    return (path / shard.file).with_suffix(".origin")
 
 
 class LatentCache:
@@ -214,17 +135,12 @@ class LatentCache:
         self.views = plan.views
         self.grid = plan.grid
         self.length = math.prod(plan.grid)
-        kept = [shard for shard in index.shards if shard.file not in self.without]
-        self._starts = np.cumsum([0, *(shard.rows for shard in kept)])
-        self.labels = torch.full((len(self),), -1)
+        self._kept = [shard for shard in index.shards if shard.file not in self.without]
+        self._starts = np.cumsum([0, *(shard.rows for shard in self._kept)])
+        self._checked: set[int] = set()  # numbers of the shards whose header was looked at
+        self._open = OpenFiles(_bytes_of)
+        self.labels = self._read_labels() if index.labels_digest else torch.full((len(self),), -1)
         """``(N,)`` int64; -1 throughout if unlabelled."""
-        if index.labels_digest:
-            ends = list(accumulate(shard.rows for shard in index.shards))
-            every = _load(path / LABELS_FILE, (ends[-1],), "int64")
-            parts = zip(np.split(every, ends[:-1]), index.shards, strict=True)
-            own = [part for part, shard in parts if shard in kept]
-            self.labels = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *own]))
-        self._maps = [self._map(shard) for shard in kept]
 
     @classmethod
     def open(
@@ -234,6 +150,8 @@ class LatentCache:
         tokenizer_identity: str | None = None,
         accept_unknown: bool = False,
         without: Collection[str] = (),
+        check: Check = "first-use",
+        tell: Callable[[str], object] = lambda line: None,
     ) -> LatentCache:
         """Open a finished cache.
 
@@ -243,10 +161,14 @@ class LatentCache:
             accept_unknown: take a converted cache whose tokenizer nobody named for one of this.
             without: files of shards to leave out, such as damaged ones whose images are gone;
                 their rows do not count.
+            check: when to compare the files with their hashes. "first-use": those that were not
+                compared since they last changed, which reads each file once in its life. "always"
+                and "never" say what they mean.
+            tell: called with a line when the comparison begins.
 
         Raises:
             InputError: not there, not finished, of another tokenizer, or with a file missing,
-                damaged or of the wrong size.
+                damaged, of the wrong size, or of another cache.
         """
         path = Path(path).expanduser()
         index = _read_index(path)
@@ -260,13 +182,9 @@ class LatentCache:
         if absent := set(without) - {shard.file for shard in index.shards}:
             raise InputError(f"{path} has no shard {min(absent)!r} to leave out")
         for shard in index.shards:
-            file = path / shard.file
-            found = file.stat().st_size if file.exists() else 0
-            if found != shard.size and shard.file not in without:
-                raise InputError(
-                    f"{file} has {found} bytes, not {shard.size}; build the cache again, which "
-                    "keeps the other shards, or open it without this one"
-                )
+            if shard.file not in without:
+                _check_size(path / shard.file, shard, index.plan)
+        _check_content(path, index, without, check, tell)
         return cls(path, index, without)
 
     def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, CacheIndex, frozenset[str]]]:
@@ -346,13 +264,81 @@ class LatentCache:
         wanted = rows.numpy()
         which = np.searchsorted(self._starts, wanted, side="right") - 1  # (n,) the shard
         local = (wanted - self._starts[which]) * self.views + views.numpy()
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         out = np.empty((len(wanted), *self.plan.item), self.plan.dtype)
-        for shard in np.unique(which):
-            here = np.flatnonzero(which == shard)
-            out[here] = self._maps[shard].take(local[here], axis=0)
+        for number in np.unique(which):
+            here = np.flatnonzero(which == number)
+            out[here] = self._shard(number).take(local[here], axis=0)
+            if kind == "codes" and out[here].max(initial=0) >= self.plan.encoding.codes:
+                raise InputError(
+                    f"{self.path / self._kept[number].file} holds the code {out[here].max()}, the "
+                    f"tokenizer has {self.plan.encoding.codes}; build the cache again"
+                )
         return out
 
-    def _map(self, shard: Shard) -> np.ndarray:
-        shape = (shard.rows, self.views, *self.plan.item)
-        mapped = _load(self.path / shard.file, shape, self.plan.dtype)
-        return mapped.reshape(-1, *self.plan.item)  # (rows * views, *item)
+    def _shard(self, number: int) -> np.ndarray:
+        """``(rows * views, *item)``, mapped."""
+        shard, item = self._kept[number], self.plan.item
+        file = self.path / shard.file
+        if number not in self._checked:
+            _load(file, (shard.rows, self.views, *item), self.plan.dtype)
+            self._checked.add(number)
+        content = self._open(file)[-shard.rows * self.plan.item_bytes :]
+        return content.view(self.plan.dtype).reshape(-1, *item)
+
+    def _read_labels(self) -> Tensor:
+        ends = list(accumulate(shard.rows for shard in self.index.shards))
+        every = _load(self.path / LABELS_FILE, (ends[-1],), "int64")
+        parts = zip(np.split(every, ends[:-1]), self.index.shards, strict=True)
+        own = [part for part, shard in parts if shard.file not in self.without]
+        labels = np.concatenate([np.empty(0, np.int64), *own])
+        classes = len(self.class_names)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise InputError(
+                f"{self.path / LABELS_FILE} holds labels from {labels.min()} to {labels.max()}, "
+                f"the cache has {classes} classes; build the cache again"
+            )
+        return torch.from_numpy(labels)
+
+
+def _check_size(file: Path, shard: Shard, plan: CachePlan) -> None:
+    found = file.stat().st_size if file.exists() else 0
+    if found != shard.size:
+        raise InputError(
+            f"{file} has {found} bytes, not {shard.size}; build the cache again, which "
+            "keeps the other shards, or open it without this one"
+        )
+    if not 0 <= shard.rows * plan.item_bytes <= found:
+        raise InputError(f"{file} has {found} bytes, too few for {shard.rows} images")
+    if not shard.belongs_to(plan):
+        raise InputError(
+            f"{file} belongs to a cache of tokenizer {shard.tokenizer or 'unknown'}, not to this "
+            "one; build the cache again, which keeps its own shards"
+        )
+
+
+def _check_content(
+    path: Path,
+    index: CacheIndex,
+    without: Collection[str],
+    check: Check,
+    tell: Callable[[str], object],
+) -> None:
+    """Compare files with their hashes."""
+    digests = {name: d for name, d in _digests(index).items() if name not in without}
+    seen = Verified(path)
+    wanted = seen.unknown(digests) if check == "first-use" else list(digests)
+    if check == "never" or not wanted:
+        return
+    size = sum(file_stamp(path / name)[0] for name in wanted)
+    tell(
+        f"comparing {len(wanted)} files of {path} with their hashes, {size / 2**20:,.0f} MiB; "
+        "--verify-cache never leaves it out"
+    )
+    compare = seen.damaged if check == "first-use" else seen.damaged_anew
+    if damaged := compare({name: digests[name] for name in wanted}):
+        raise InputError(
+            f"{path} holds {len(damaged)} files that are not those that were built: "
+            f"{', '.join(damaged[:5])}; build it again, which encodes these anew"
+        )

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.damage import DAMAGE
+from unmask.damage import DAMAGE, reason
 from unmask.data.build_cache import MOST_CODES, CacheLayout, encoding_of, plan_cache
-from unmask.data.cache import UNKNOWN, CachePlan, Encoding, Kind
+from unmask.data.cache_records import UNKNOWN, CachePlan, Encoding, Kind
 from unmask.data.classes import names_for
 from unmask.data.decoding import UnreadableImageError
+from unmask.data.npz import read_arrays
+from unmask.data.reader import file_stamp
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError, did_you_mean
 from unmask.tokenizers.latents import ContinuousTokenizer
@@ -73,7 +75,7 @@ class _ForeignFiles:
             ranks = {folder: rank for rank, folder in enumerate(self.class_names)}
             self.labels: list[int | None] = [ranks[key.partition("/")[0]] for key in self.keys]
         else:
-            self.labels = [self._own_label(key) for key in self.keys]
+            self.labels = [self._own_label(row) for row in range(len(self.keys))]
             self.class_names = names_for(self.labels, (), where=str(path))
 
     def __len__(self) -> int:
@@ -90,9 +92,9 @@ class _ForeignFiles:
     def first(self) -> tuple[tuple[int, ...], int]:
         """Shape of the arrays and number of views, by the first file that can be read."""
         dimensions = 3 if self.form.encoding.kind == "moments" else 1
-        for key in self.keys:
+        for row in range(len(self.keys)):
             with suppress(UnreadableImageError):
-                straight, mirrored = self._arrays(key, self.names)
+                straight, mirrored = self._arrays(row, self.names, self.content(row))
                 if straight is not None and straight.ndim == dimensions:
                     return straight.shape, 1 if mirrored is None else 2
         raise InputError(
@@ -100,10 +102,21 @@ class _ForeignFiles:
             "is it the cache of another project?"
         )
 
-    def read(self, row: int, plan: CachePlan) -> Tensor:
-        """``(views, *item)``."""
+    def content(self, row: int) -> bytes:
+        """The bytes of a file."""
+        try:
+            return (self.path / self.keys[row]).read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(self.keys[row], error.strerror or str(error)) from error
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Bytes and time of a file."""
+        return file_stamp(self.path / self.keys[row])
+
+    def read(self, row: int, content: bytes, plan: CachePlan) -> Tensor:
+        """``(views, *item)`` of a file."""
         key, names = self.keys[row], self.names[: plan.views]
-        arrays = dict(zip(names, self._arrays(key, names), strict=True))
+        arrays = dict(zip(names, self._arrays(row, names, content), strict=True))
         for name, array in arrays.items():
             if array is None or array.shape != plan.item:
                 found = "missing" if array is None else f"of shape {array.shape}"
@@ -113,26 +126,34 @@ class _ForeignFiles:
         views = torch.stack([torch.from_numpy(array) for array in arrays.values()])
         return views / self.form.scaled if self.form.scaled != 1 else views
 
-    def _arrays(self, key: str, names: Sequence[str]) -> list[np.ndarray | None]:
+    def _arrays(self, row: int, names: Sequence[str], content: bytes) -> list[np.ndarray | None]:
         """Arrays of one file, None for those that it has not."""
         try:
-            with np.load(self.path / key, allow_pickle=False) as inside:
-                return [inside.get(name) for name in names]
+            return read_arrays(content, names)
         except DAMAGE as error:
-            raise UnreadableImageError(key, str(error)) from error
+            raise UnreadableImageError(self.keys[row], reason(error)) from error
 
-    def _own_label(self, key: str) -> int | None:
+    def _own_label(self, row: int) -> int | None:
         try:
-            (label,) = self._arrays(key, ["y"])
-            return None if label is None else int(label.item())
-        except ValueError:  # of a damaged file, which is left out later and needs none
+            (label,) = self._arrays(row, ["y"], self.content(row))
+        except UnreadableImageError:  # it is left out later and needs none
             return 0
+        if label is None:
+            return None
+        if label.size != 1 or label.dtype.kind not in "iu":
+            raise InputError(
+                f"{self.path / self.keys[row]}: y is {label.dtype} of shape {label.shape}, no "
+                "class number"
+            )
+        return int(label.item())
 
 
 def _plausible(array: np.ndarray, encoding: Encoding) -> bool:
     if encoding.kind == "moments":
         return array.dtype.kind == "f" and bool(np.isfinite(array).all())
-    return array.dtype.kind in "iu" and bool(0 <= array.min() <= array.max() < encoding.codes)
+    if array.dtype.kind not in "iu":
+        return False
+    return bool(array.min(initial=0) >= 0 and array.max(initial=0) < encoding.codes)
 
 
 def convert_cache(
@@ -185,8 +206,8 @@ def convert_cache(
         )
     rows = CacheRows(
         plan=plan,
-        label=files.label,
-        read=lambda row: files.read(row, plan),
+        source=files,
+        read=lambda row, content: files.read(row, content, plan),
         pack=torch.stack,
         batch_size=layout.batch_size,
     )

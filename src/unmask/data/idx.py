@@ -217,8 +217,9 @@ class IdxImages(Reader[int]):
         return self._keys[self.places[row]]
 
     def content(self, row: int) -> bytes:
-        """The pixels, row by row."""
-        return self._pixels[self.places[row]].tobytes()
+        """The pixels as a PGM file, which :func:`~unmask.data.decoding.decode_image` reads."""
+        pixels = self._pixels[self.places[row]]
+        return b"P5 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.tobytes()
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Bytes and time of the file as it was opened, and the image's row in it."""

@@ -39,11 +39,8 @@ class Listed(Protocol):
         """File name, tar member or table row, for messages and hashes."""
 
 
-class ImageSource(Listed, Protocol):
-    """Images with their labels, at random access."""
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image; raises ``UnreadableImageError`` when it is damaged."""
+class EncodedImages(Listed, Protocol):
+    """Images as their files hold them."""
 
     def content(self, row: int) -> bytes:
         """The encoded image, as its file holds it; raises ``UnreadableImageError`` when it is gone.
@@ -55,6 +52,16 @@ class ImageSource(Listed, Protocol):
         """Numbers that change when an image's file does: bytes, mtime in ns, the place in it.
 
         No file is opened. A file that is gone gives zeros.
+        """
+
+
+class ImageSource(EncodedImages, Protocol):
+    """Images with their labels, at random access."""
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded image; raises ``UnreadableImageError`` when it is damaged.
+
+        It is what :func:`~unmask.data.decoding.decode_image` makes of the content.
         """
 
 

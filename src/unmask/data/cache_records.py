@@ -1,0 +1,176 @@
+"""The records of a latent cache on disk: what it is made from and what each file holds.
+
+JSON with a checksum of the rest of its text, so that no bit of a record flips unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import cattrs
+import numpy as np
+
+from unmask.damage import DAMAGE
+from unmask.data.digests import digest_of, total
+from unmask.errors import InputError
+from unmask.image_size import ImageSize, accept_sizes
+from unmask.json_files import read_json
+
+UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
+Kind = Literal["codes", "moments"]
+Dtype = Literal["uint16", "float32", "float16"]
+Record = TypeVar("Record", bound="Encoding | CachePlan | Shard | CacheIndex")
+RECORDS = cattrs.Converter()
+accept_sizes(RECORDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What a tokenizer makes of an image."""
+
+    kind: Kind
+    """What is stored."""
+    tokenizer: str
+    """Identity of the tokenizer."""
+    codes: int = 0
+    """V; codes lie in [0, V). 0 of moments."""
+    channels: int = 0
+    """C, numbers a token. 0 of codes."""
+    moment_channels: int = 0
+    """M: 2C, mean and log variance; or C, the latents of a deterministic encoder. 0 of codes."""
+    scale: float = 1.0
+    """Of the stored to the latents that are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePlan:
+    """What decides every number of a cache; known before the first image is encoded."""
+
+    format: Literal[2, 3] = 3
+    """Version of the layout; of 2, notes do not tell their plan or what was read for them."""
+    encoding: Encoding
+    """What is stored of an image."""
+    dtype: Dtype
+    """Of the shards: uint16 of codes."""
+    source: str
+    """Name of the data set and its side, as it was when the build began; it decides nothing."""
+    source_hash: str
+    """Hash of the keys and labels of all images."""
+    images: int
+    """Images of the data set, readable or not."""
+    split_rule: str
+    """How train and val were told apart, in words; it decides nothing."""
+    class_names: tuple[str, ...]
+    """In label order; empty if unlabelled."""
+    image_size: ImageSize
+    """Of the encoded images, in pixels: one number for squares, or height and width."""
+    grid: tuple[int, int]
+    """Rows and columns of tokens."""
+    views: int
+    """Of each image; of centre crops 2 with the mirrored image, which is encoded as such."""
+    cut: Literal["center", "crops", "mirrored crops"] = "center"
+    """What a view is: centre crop or mirror image, or a random crop."""
+    shard_size: int
+    """Images a shard, before unreadable ones are left out."""
+
+    @property
+    def item(self) -> tuple[int, ...]:
+        """Shape of what is stored of a view: ``(L,)`` codes or ``(M, h, w)`` moments."""
+        if self.encoding.kind == "codes":
+            return (math.prod(self.grid),)
+        return (self.encoding.moment_channels, *self.grid)
+
+    @property
+    def deciding(self) -> dict[str, object]:
+        """What must be the same for two plans to make the same numbers of the same images."""
+        words = ("format", "source", "split_rule", "encoding")
+        rest = {name: value for name, value in asdict(self).items() if name not in words}
+        return {**asdict(self.encoding), **rest}
+
+    @property
+    def digest(self) -> str:
+        """What stands for all that decides."""
+        return digest_of(_text(self.deciding))
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one image in all its views."""
+        return self.views * math.prod(self.item) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One finished file of codes or moments."""
+
+    file: str
+    """Its name in the folder."""
+    rows: int
+    """Images in it."""
+    size: int
+    """Bytes of the file."""
+    digest: str
+    """blake2b of the file."""
+    labels: tuple[int, ...]
+    """One a row; empty if unlabelled, and in the index, which has a file of its own for them."""
+    skipped: tuple[tuple[str, str], ...]
+    """Key and reason of each image that could not be read."""
+    plan: str = ""
+    """Digest of the plan that it belongs to; empty in layouts before 3."""
+    tokenizer: str = ""
+    """Identity of the tokenizer that made it; likewise."""
+    origin: str = ""
+    """Digest of the keys, labels and bytes of the images that it was made from; likewise."""
+
+    def belongs_to(self, plan: CachePlan) -> bool:
+        """Whether it was made by this plan, as far as it tells."""
+        return self.plan == plan.digest or (plan.format == 2 and not self.plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheIndex:
+    """The content of ``cache.json``."""
+
+    plan: CachePlan
+    """What the shards were made from."""
+    shards: tuple[Shard, ...]
+    """In the order of the rows."""
+    labels_digest: str
+    """blake2b of the file of labels; empty if unlabelled."""
+
+    @property
+    def content(self) -> str:
+        """What stands for the images that all shards were made from; empty where one tells none."""
+        origins = [shard.origin for shard in self.shards]
+        return total(origins) if all(origins) else ""
+
+
+def _text(content: dict[str, object]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, indent=1).encode("utf8", "replace")
+
+
+def to_json(record: Encoding | CachePlan | Shard | CacheIndex) -> bytes:
+    """A record with a checksum of the rest of its text, so that no bit of it flips unseen."""
+    content = asdict(record)
+    return _text({"checksum": digest_of(_text(content)), **content})
+
+
+def read_record(file: Path, kind: type[Record]) -> Record:
+    """What :func:`to_json` wrote.
+
+    Raises:
+        InputError: not there, altered since, or of another format.
+    """
+    try:
+        content = read_json(file)
+        if not isinstance(content, dict) or content.pop("checksum") != digest_of(_text(content)):
+            raise ValueError("altered")
+        return RECORDS.structure(content, kind)
+    except (cattrs.BaseValidationError, *DAMAGE):
+        raise InputError(
+            f"{file} is damaged or of another format; delete it and build the cache again, which "
+            "keeps what is whole"
+        ) from None
