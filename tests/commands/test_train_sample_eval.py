@@ -97,7 +97,7 @@ def test_a_damaged_image_is_counted_and_named(
     codes.write_bytes(codes.read_bytes()[:-1] + b"\xff")
     capsys.readouterr()
     assert run("cache", "verify", tmp_path / "c") == 2
-    assert "damaged or missing files: codes-00000.npy" in capsys.readouterr().err
+    assert "damaged, missing or foreign files: codes-00000.npy" in capsys.readouterr().err
 
 
 def test_a_tokenizer_is_trained_in_spite_of_a_damaged_image(

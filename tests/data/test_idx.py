@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny_data import write_idx
 
+from unmask.data.decoding import decode_image
 from unmask.data.idx import IdxImages, read_idx
 from unmask.errors import InputError
 
@@ -124,10 +125,10 @@ def test_one_of_several_data_sets_is_named_by_a_file(tmp_path):
 def test_content_and_stamp(tmp_path):
     write_all(tmp_path)
     images = IdxImages(tmp_path, "all")
-    assert images.content(6) == TEST[1].tobytes()
+    assert (np.asarray(decode_image(images.content(6), "it")) == TEST[1]).all()
     assert len({images.stamp(row) for row in range(7)}) == 7
     images.keep([6, 2])
-    assert images.content(1) == TRAIN[2].tobytes()
+    assert images.content(1).endswith(TRAIN[2].tobytes())
     assert images.stamp(1)[-1] == 2
 
 

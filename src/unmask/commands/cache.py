@@ -43,6 +43,8 @@ class Build(Ranged):
         default_factory=lambda: CacheLayout(image_size=256)
     )
     """Image size, views, precision, shards."""
+    rebuild_cache: bool = False
+    """Encode everything anew, in the place of a cache that is there."""
     device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
@@ -56,6 +58,7 @@ class Build(Ranged):
             out=self.out,
             layout=self.layout,
             device=device,
+            rebuild=self.rebuild_cache,
         )
         print_report(report)
         train = f"unmask train RECIPE --cache {self.out} --tokenizer {self.tokenizer} --out FOLDER"
@@ -106,7 +109,7 @@ class Info(Ranged):
 
     def run(self) -> None:
         """Print what the index says."""
-        cache = LatentCache.open(self.path)
+        cache = LatentCache.open(self.path, check="never")
         plan, shards = cache.plan, cache.index.shards
         made = plan.encoding
         what = f"{made.codes} codes"
@@ -123,6 +126,7 @@ class Info(Ranged):
             "source": f"{plan.source}; {plan.split_rule}",
             "classes": ", ".join(plan.class_names) or "none",
             "skipped": len(cache.skipped),
+            "content": cache.index.content or "not noted: made by an older revision",
         }
         for name, value in lines.items():
             say(f"{name:12}{value}")
@@ -144,14 +148,15 @@ class Verify(Ranged):
         damaged = verify(self.path)
         if damaged:
             raise InputError(
-                f"{self.path} has damaged or missing files: {', '.join(damaged)}; delete them and "
-                "build again, the others are kept"
+                f"{self.path} has damaged, missing or foreign files: {', '.join(damaged)}; build "
+                "it again by the same words, the others are kept"
             )
         say("all shards are whole")
 
 
 def print_report(report: CacheReport) -> None:
     """Say how much there is, and name what is not."""
+    say(*report.notes)
     say(
         f"{report.rows} images in {report.written + report.kept} shards ({report.kept} kept), "
         f"{len(report.skipped)} skipped, {report.seconds:.0f} s"

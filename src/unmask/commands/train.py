@@ -13,7 +13,7 @@ from unmask.commands.cache import print_skipped
 from unmask.commands.images import TrainingSide, open_images
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.data.build_cache import CacheLayout, build_cache
-from unmask.data.cache import LatentCache
+from unmask.data.cache import Check, LatentCache
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.folders import beside
@@ -52,6 +52,13 @@ class Arguments(Ranged):
     """Which of the images are trained on: the training side, or all, as some sources do."""
     cache: Path | None = None
     """A cache made by unmask cache build; --data is then only for --training.evaluate-every."""
+    cache_folder: Path | None = None
+    """Where the images of --data are encoded, in place of OUT-cache."""
+    rebuild_cache: bool = False
+    """Encode the images of --data anew, in the place of a cache that is there."""
+    verify_cache: Check = "first-use"
+    """When to compare the cache's files with their hashes: once for each, always, or never, which
+    saves reading terabytes."""
     overfit_one_batch: bool = False
     """Only check that the run can learn: fit one batch by heart and say whether it did."""
     workers: Workers = 0
@@ -89,8 +96,9 @@ def main(words: Sequence[str]) -> None:
 
 
 def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
+    _check_options(arguments)
     if arguments.cache is not None:
-        return LatentCache.open(arguments.cache, tokenizer_identity=tokenizer.identity)
+        return _open_encoded(arguments, arguments.cache, tokenizer)
     if arguments.data is None:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
     source = open_images(arguments.data, arguments.split, speaks=launched().is_main_process)
@@ -99,7 +107,7 @@ def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
     if arguments.recipe.encodes_each_step:
         return live_images(arguments.recipe, source, tokenizer)
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
-    folder = beside(arguments.out, "-cache")
+    folder = arguments.cache_folder or beside(arguments.out, "-cache")
     state = launched()
     with state.main_process_first():
         report = build_cache(
@@ -109,7 +117,37 @@ def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
             layout=CacheLayout(image_size=arguments.recipe.image_size, flip=arguments.recipe.flip),
             device=state.device,
             progress=state.is_main_process,
+            rebuild=arguments.rebuild_cache and state.is_main_process,
+            compared=state.is_local_main_process,
         )
     if state.is_main_process:
+        say(*report.notes)
         print_skipped(report)
-    return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)
+    return _open_encoded(arguments, folder, tokenizer)
+
+
+def _check_options(arguments: Arguments) -> None:
+    """Options of the cache of ``--data`` beside none of it.
+
+    Raises:
+        InputError: naming the option.
+    """
+    given = {
+        "--cache-folder": arguments.cache_folder is not None,
+        "--rebuild-cache": arguments.rebuild_cache,
+    }
+    if arguments.cache is None and not arguments.recipe.encodes_each_step:
+        return
+    for option, is_given in given.items():
+        if is_given:
+            what = "--cache is given" if arguments.cache else "the recipe encodes in every step"
+            raise InputError(f"{option} is for encoding --data once, and {what}; leave it out")
+
+
+def _open_encoded(arguments: Arguments, folder: Path, tokenizer: AnyTokenizer) -> LatentCache:
+    return LatentCache.open(
+        folder,
+        tokenizer_identity=tokenizer.identity,
+        check=arguments.verify_cache,
+        tell=say if launched().is_main_process else lambda line: None,
+    )

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -312,12 +312,21 @@ def _read_ahead(
             return _Outcome(error, Identity(digest, stamp))
 
     pending: deque[tuple[int, list[Future[_Outcome]]]] = deque()
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, _cancelled_at_the_end(pool):
         for number, batch in [*batches, *[(-1, range(0))] * AHEAD]:
             pending.append((number, [pool.submit(_read, row) for row in batch]))
             if len(pending) > AHEAD:
                 shard, futures = pending.popleft()
                 yield shard, [future.result() for future in futures]
+
+
+@contextmanager
+def _cancelled_at_the_end(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """A build that is broken off does not wait for what it has not begun to read."""
+    try:
+        yield
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _write_shard(

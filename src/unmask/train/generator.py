@@ -245,6 +245,8 @@ def _config(
     """What must be the same where the run is continued."""
     data = (cache if isinstance(cache, LiveImages) else cache.plan).source_hash
     made_from = {"tokenizer": tokenizer.identity, "data": data, "images": len(cache)}
+    if isinstance(cache, LatentCache) and cache.index.content:
+        made_from["content"] = cache.index.content
     if task.base is not None:
         made_from["base"] = task.base
     return {**to_dict(recipe), MADE_FROM: made_from}

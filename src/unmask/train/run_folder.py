@@ -25,6 +25,8 @@ MAY_CHANGE = EVALUATION | {
     "tracker",
 }
 
+MAY_BE_UNKNOWN = {"made_from.content"}  # older caches did not note it
+
 
 def plain_config(config: Mapping[str, object]) -> dict[str, object]:
     """A configuration as its JSON form reads back: tuples are lists, keys are strings."""
@@ -44,13 +46,15 @@ def differing_keys(old: Mapping[str, object], new: Mapping[str, object]) -> list
     """Dotted names whose values differ, less the training frequencies and the number of steps.
 
     An option that the older one lacks was None there: None is how a later option leaves a run of
-    an earlier revision as it is.
+    an earlier revision as it is. What only one of them knows (:data:`MAY_BE_UNKNOWN`) differs from
+    nothing.
     """
     free = MAY_CHANGE | {f"training.{name}" for name in MAY_CHANGE}
     before, after = dict(flat_config(old)), dict(flat_config(new))
     names = sorted((before.keys() | after.keys()) - free)
     gone = object()
-    return [n for n in names if before.get(n) != after.get(n, gone)]
+    known = [n for n in names if n not in MAY_BE_UNKNOWN or (before.get(n) and after.get(n))]
+    return [n for n in known if before.get(n) != after.get(n, gone)]
 
 
 def check_run_folder(out: Path, config: Mapping[str, object]) -> None:
