@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from toy_system import TOY, toy_pipeline, toy_tokenizer, write_images
 
@@ -258,6 +259,11 @@ def test_how_commands_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         "unmask: error: cannot use x.png: No space left on device",
     ]
     assert "interrupted" in told[2]
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(1 << 50)
+    for error in (full.value, MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")):
+        assert ends(monkeypatch, error) == 2
+        assert "memory is too small for what was asked" in capsys.readouterr().err
     for bug in (ValueError("a bug"), OSError(errno.EBADF, "Bad file descriptor")):
         with pytest.raises(type(bug)):
             ends(monkeypatch, bug)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,9 @@ REFUSED, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # exit statuses; the last two a
 
 # What only a wrong call causes; disks, folders, networks and limits are behind any other OSError.
 BUGS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
+
+# How torch says on CPUs and accelerators that memory is used up, beside Python's MemoryError.
+FULL = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")
 
 COMMANDS: dict[str, str] = {
     "demo": "train, sample and judge a small MaskGIT on embedded images; writes report.html",
@@ -94,9 +98,13 @@ def _reported(words: Sequence[str]) -> int:
             raise
         what = f" {error.filename}" if error.filename else ""
         return _refusal(f"cannot use{what}: {error.strerror or error}")
-    except MemoryError as error:
-        said = f" ({error})" if str(error) else ""
-        return _refusal(f"this machine's memory is too small for what was asked{said}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not FULL.search(str(error)):
+            raise
+        return _refusal(
+            "this machine's memory is too small for what was asked; "
+            "take smaller batches, images or networks"
+        )
     return 0
 
 

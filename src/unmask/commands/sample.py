@@ -22,6 +22,8 @@ from unmask.divergence import divergence
 from unmask.evaluate.image_sets import ImageBatch
 from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
+from unmask.image_size import height_width
+from unmask.memory import check_memory
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Between, Length, Name, Place, Ranged, Seed
@@ -76,6 +78,7 @@ def main(words: Sequence[str]) -> None:
     results = Results(arguments.out, arguments.format, arguments.film)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
     plan, began = arguments.how.of(pipeline), time.monotonic()
+    _check_room(pipeline, arguments)
     labels = _labels(pipeline, arguments)
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     asked = Asked(pipeline, labels, seeds, plan, arguments.batch_size)
@@ -96,6 +99,21 @@ def main(words: Sequence[str]) -> None:
         results.write_film(unmasking(pipeline, firsts, seeds=list(seeds)[each], plan=plan))
     pace = (time.monotonic() - began) / len(seeds)
     say(f"{len(seeds)} images in {arguments.out}/, {pace:.3g} s an image", *results.told())
+
+
+def _check_room(pipeline: Pipeline, arguments: Arguments) -> None:
+    """Refuse images that are held until the last one is made and cannot be."""
+    images = arguments.per_class * (len(arguments.classes) or pipeline.model.classes or 1)
+    height, width = height_width(pipeline.recipe.image_size)
+    each = {
+        "grid": 2 * height * width,  # as images and in the sheet
+        "tokens": 8 * pipeline.model.length * (pipeline.model.channels or 1),
+    }.get(arguments.format, 0)
+    check_memory(
+        images * (each + 64),  # its label and seed
+        f"--format {arguments.format} of {images:,} images",
+        "give fewer (--per-class), or several calls with other seeds",
+    )
 
 
 def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:

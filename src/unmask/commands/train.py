@@ -17,6 +17,7 @@ from unmask.data.cache import Check, LatentCache
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.folders import beside
+from unmask.memory import check_fits
 from unmask.ranges import Ranged, Workers
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
@@ -68,6 +69,7 @@ class Arguments(Ranged):
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse_with_recipe(Arguments, words, command="train", known=RECIPES, find=get)
+    check_fits(arguments.recipe.network.build, "network")
     tokenizer = load_any_tokenizer(arguments.recipe.tokenizer)
     held_out = None
     if arguments.recipe.training.evaluate_every and arguments.data is not None:

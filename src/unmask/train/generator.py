@@ -16,6 +16,7 @@ from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.image_size import checked_size, size_text, size_words
+from unmask.memory import check_fits
 from unmask.model import MaskedModel, initialize
 from unmask.nn.networks import AnyNetwork
 from unmask.nn.sizes import token_grid, token_space
@@ -132,8 +133,10 @@ def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
         tokenizer: that encoded the data.
 
     Raises:
-        InputError: an adapter is to be trained and no base is named, or the base does not fit.
+        InputError: an adapter is to be trained and no base is named, or the base does not fit;
+            the weights exceed the machine's memory.
     """
+    check_fits(recipe.network.build, "network")
     model, smoothing = recipe.network.build(), recipe.training.label_smoothing
     initialize(model, keyed_generator(recipe.training.seed, "weights"))
     base = load_base(model, recipe, tokenizer.identity) if recipe.base else None

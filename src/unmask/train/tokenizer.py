@@ -21,6 +21,7 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
+from unmask.memory import check_fits
 from unmask.pictures import sheet, usual_zoom
 from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.recipes.tokenizers import TokenizerRecipe
@@ -87,6 +88,7 @@ def train_tokenizer(
         micro_batch_size=recipe.training.micro_batch_size,
     )
     set_seed(keyed_seed(recipe.training.seed, "weights") % 2**32)  # torch's layers draw their own
+    check_fits(recipe.build, "network")
     tokenizer = recipe.build()
     inputs: Dataset = batches
     if isinstance(tokenizer, ConvKLTokenizer):

@@ -1,0 +1,70 @@
+"""What fits into the memory of this machine, asked before any of it is claimed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unmask.errors import InputError
+
+GIB = 1 << 30
+CONTAINER = Path("/sys/fs/cgroup/memory.max")  # what Linux grants the container
+
+
+def most_memory() -> int:
+    """Bytes that this process could ever hold: the machine's, its container's or its own limit.
+
+    Where none of them can be told, a number that refuses nothing.
+    """
+    limits = [1 << 62]
+    with suppress(OSError, ValueError, AttributeError):  # a machine without sysconf
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        limits.append(int(CONTAINER.read_text()))
+    with suppress(ImportError, OSError, ValueError):  # a machine without such limits
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [most] if most != resource.RLIM_INFINITY else []
+    return min(limits)
+
+
+def check_memory(wanted: int, what: str, way_out: str) -> None:
+    """Refuse what needs more memory than the machine has.
+
+    Args:
+        wanted: bytes, of the largest part alone.
+        what: the subject of the sentence.
+        way_out: its end.
+
+    Raises:
+        InputError: with both numbers.
+    """
+    most = most_memory()
+    if wanted > most:
+        raise InputError(
+            f"{what} needs at least {wanted / GIB:,.1f} GiB of memory, and this machine has "
+            f"{most / GIB:,.1f} GiB; {way_out}"
+        )
+
+
+def check_fits(build: Callable[[], nn.Module], sizes: str) -> None:
+    """Refuse a network whose weights alone exceed the machine's memory, without building it.
+
+    Args:
+        build: makes the network; it is called on the meta device, where nothing is allocated.
+        sizes: where its sizes are options, as "network".
+
+    Raises:
+        InputError: naming its parameters and the memory.
+    """
+    with torch.device("meta"):
+        weights = list(build().parameters())
+    wanted = sum(weight.numel() * weight.element_size() for weight in weights)
+    count = sum(weight.numel() for weight in weights)
+    check_memory(wanted, f"a network of {count:,} parameters", f"choose smaller {sizes} sizes")
