@@ -26,6 +26,7 @@ from torch import Tensor
 from unmask.data.batches import epoch_rows
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
+from unmask.data.decoding import decode_image
 from unmask.draws import keyed_generator
 
 CODES = 1024
@@ -38,6 +39,7 @@ class RandomImages:
     name = "rows"
     class_names = ()
     split_rule = "none"
+    notes = ()
 
     def __init__(self, count: int, size: int) -> None:
         self.count = count
@@ -54,10 +56,18 @@ class RandomImages:
     def label(self, row: int) -> None:
         """No labels."""
 
+    def content(self, row: int) -> bytes:
+        """The row, in base 256, as the colour of a PPM file."""
+        colour = bytes((row >> 16 & 255, row >> 8 & 255, row & 255))
+        return b"P6 %d %d 255\n" % (self.size, self.size) + colour * self.size**2
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """No file, no time."""
+        return (row,)
+
     def image(self, row: int) -> Image.Image:
-        """The row, in base 256, as a colour."""
-        colour = (row >> 16 & 255, row >> 8 & 255, row & 255)
-        return Image.new("RGB", (self.size, self.size), colour)
+        """The picture."""
+        return decode_image(self.content(row), str(row))
 
 
 class RandomTokenizer:

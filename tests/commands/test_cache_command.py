@@ -93,3 +93,17 @@ def test_another_projects_cache(place: Path, capsys: pytest.CaptureFixture) -> N
     assert "tokenizer   unknown (converted from mar)" in told
     message = said("cache convert mar --from mra --out d", capsys, status=2)
     assert "emigm-512" in message
+
+
+def test_the_image_size_is_that_of_the_tokenizer(
+    place: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = "cache build --tokenizer fashion-vq --data images --device cpu --no-flip"
+    told = said(f"{words} --out c", capsys)
+    assert "image size 28x28, at which the tokenizer was trained" in told
+    assert LatentCache.open("c").plan.image_size == 28
+    told = said(f"{words} --out d --image-size 32", capsys)
+    assert "image size 32x32; the tokenizer was trained at 28x28" in told
+    words = words.replace("fashion-vq", "patches-16-grey")
+    told = said(f"{words} --out e", capsys)
+    assert "image size 256x256, as nothing tells another" in told

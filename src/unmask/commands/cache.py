@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,10 +17,13 @@ from unmask.data.foreign_cache import convert_cache
 from unmask.data.write_cache import CacheReport
 from unmask.devices import resolve_device
 from unmask.errors import InputError
-from unmask.image_size import size_text
+from unmask.image_size import ImageSize, size_text, size_words
 from unmask.ranges import Name, Place, Ranged
+from unmask.recipes.trained_size import trained_size
 from unmask.text import say
 from unmask.tokenizers.folder import load_any_tokenizer
+
+USUAL_SIZE: ImageSize = 256  # of published tokenizers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,7 @@ class Build(Ranged):
     """Which of the images are encoded: the training side, or all, as some sources train on."""
     out: Path
     """Folder of the cache."""
-    layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: CacheLayout(image_size=256)
-    )
+    layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(default_factory=CacheLayout)
     """Image size, views, precision, shards."""
     rebuild_cache: bool = False
     """Encode everything anew, in the place of a cache that is there."""
@@ -51,18 +52,32 @@ class Build(Ranged):
     def run(self) -> None:
         """Encode, then report what was skipped."""
         device = resolve_device(self.device)
-        source = open_images(self.data, self.split)
+        tokenizer = load_any_tokenizer(self.tokenizer).to(device)
+        layout = sized(self.layout, self.tokenizer)
         report = build_cache(
-            load_any_tokenizer(self.tokenizer).to(device),
-            source,
+            tokenizer,
+            open_images(self.data, self.split),
             out=self.out,
-            layout=self.layout,
+            layout=layout,
             device=device,
             rebuild=self.rebuild_cache,
         )
         print_report(report)
         train = f"unmask train RECIPE --cache {self.out} --tokenizer {self.tokenizer} --out FOLDER"
         say(f"next: {train}", error=True)
+
+
+def sized(layout: CacheLayout, tokenizer: str) -> CacheLayout:
+    """The layout with an image size, and a line on where that comes from."""
+    known = trained_size(tokenizer)
+    if layout.image_size is None:
+        size = known or USUAL_SIZE
+        why = "at which the tokenizer was trained" if known else "as nothing tells another"
+        say(f"image size {size_text(size)}, {why} (--image-size {size_words(size)})")
+        return replace(layout, image_size=size)
+    if known not in (None, layout.image_size):
+        say(f"image size {size_text(layout.size)}; the tokenizer was trained at {size_text(known)}")
+    return layout
 
 
 @dataclass(frozen=True, kw_only=True)

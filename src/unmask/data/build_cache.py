@@ -32,8 +32,9 @@ SHARD_BYTES = 1 << 26
 class CacheLayout(Ranged):
     """What is encoded and how it lies on disk."""
 
-    image_size: ImageSize
-    """Of the crop that is encoded, in pixels: one number for a square, or height and width."""
+    image_size: ImageSize | None = None
+    """Of the crop that is encoded, in pixels: one number for a square, or height and width. None:
+    the size at which the tokenizer was trained, if its run or the recipes tell it, else 256."""
     crops: Annotated[int, Between(0, 1000)] = 0
     """Crops of random area and shape to encode of each image (MAGE's augmentation); 0 means the
     centre crop."""
@@ -49,7 +50,19 @@ class CacheLayout(Ranged):
     def __post_init__(self) -> None:
         """Give equal sizes one form."""
         super().__post_init__()
-        object.__setattr__(self, "image_size", checked_size(self.image_size))
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", checked_size(self.image_size))
+
+    @property
+    def size(self) -> ImageSize:
+        """The image size, which somebody has chosen by now.
+
+        Raises:
+            InputError: nobody has.
+        """
+        if self.image_size is None:
+            raise InputError("no image size is chosen; give image_size, in pixels")
+        return self.image_size
 
 
 def source_hash(source: Listed) -> str:
@@ -98,7 +111,7 @@ def plan_cache(
         images=len(source),
         split_rule=source.split_rule,
         class_names=source.class_names,
-        image_size=layout.image_size,
+        image_size=layout.size,
         grid=grid,
         views=views,
         cut=("mirrored crops" if layout.flip else "crops") if layout.crops else "center",
@@ -142,9 +155,9 @@ def build_cache(
         InputError: ``out`` holds something else or a cache of other images, which are named; the
             size does not fit the tokenizer; no image can be read; or the disk refuses.
     """
-    grid = tokenizer.grid(layout.image_size)
+    grid = tokenizer.grid(layout.size)
     plan = plan_cache(encoding_of(tokenizer), source, layout, grid=grid)
-    transform = Transform(size=layout.image_size, channels=tokenizer.image_channels)
+    transform = Transform(size=layout.size, channels=tokenizer.image_channels)
     random = replace(transform, crop="resized", resample="bilinear", flip=layout.flip)
     encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
 
