@@ -8,7 +8,7 @@ key names; ``kind`` says what is computed. A handler computes a case::
     HANDLERS = {"maskgit_pytorch.logits": logits}
 
 Every ``handlers/*.py`` is found by itself. Outputs that a case lacks are not compared; tensors that
-nobody read or returned give a warning.
+nobody read or returned give a warning, and so do keys of the configuration that a handler ignores.
 """
 
 from __future__ import annotations
@@ -16,19 +16,28 @@ from __future__ import annotations
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+IDS = {torch.int16, torch.int32}
 NARROW = {torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2}
 INFORMATIVE = ("seeded_*",)  # outputs that depend on the torch build
+# Keys that describe a case and decide nothing: prose, files, tolerances, sizes of its tensors.
+BESIDE = (
+    *("kind", "case", "source", "reference", "family", "comput*", "note*", "*_note", "inputs"),
+    *("outputs", "io", "io_tensors", "weights", "weights_*", "input_file", "strict_state_dict"),
+    *("dtype", "tolerance*", "noise_floor_*", "min_*margin*", "min_*_gap", "max_abs_diff_*"),
+    *("batch", "seq_len", "input_size", "params", "num_parameters", "unique_indices"),
+    *("known_tokens_remasked", "pillow", "skimage", "numpy", "torch"),
+)
 HANDLER_FOLDER = Path(__file__).parent / "handlers"
 
 
@@ -56,12 +65,50 @@ def parse_tolerance(rule: object) -> Tolerance:
     return parse_tolerance(rule["floats"]) if "floats" in rule else USUAL
 
 
+class Watched(dict[str, Any]):
+    """A mapping, with those inside it, that remembers which of its keys were asked for."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__({k: Watched(v) if isinstance(v, dict) else v for k, v in values.items()})
+        self.read: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.read.add(str(key))
+        return super().__contains__(key)
+
+    def items(self) -> Any:
+        self.read.update(self)
+        return super().items()
+
+    def values(self) -> Any:
+        self.read.update(self)
+        return super().values()
+
+    def unread(self) -> Iterator[str]:
+        """Keys that nobody asked for; of a mapping that was asked for, those inside."""
+        for key, value in super().items():
+            if any(fnmatchcase(key, pattern) for pattern in BESIDE):
+                continue
+            if key not in self.read:
+                yield key
+            elif isinstance(value, Watched):
+                yield from (f"{key}.{inside}" for inside in value.unread())
+
+
 @dataclass
 class Case:
     """One golden case."""
 
     path: Path
-    spec: dict
+    spec: Watched
     used: set[str] = field(default_factory=set)
 
     @property
@@ -75,9 +122,25 @@ class Case:
         return self.spec["kind"]
 
     @property
-    def config(self) -> dict:
+    def config(self) -> Watched:
         """The source project's own configuration of the network."""
         return self.spec["config"]
+
+    def told(self, **found: object) -> None:
+        """Fail where the configuration says otherwise than what was found in weights or code."""
+        for name, value in found.items():
+            if name in self.config:
+                said = self.config[name]
+                said = tuple(said) if isinstance(said, list) else said
+                assert said == value, f"{name}={said!r} in the configuration, found {value!r}"
+
+    def aside(self, *names: str) -> None:
+        """Say that these keys of the configuration do not matter to what is computed."""
+        self.config.read.update(names)
+
+    def unread(self) -> list[str]:
+        """Keys that decide something, as far as one can know, and that the handler ignored."""
+        return list(self.spec.unread())
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -90,9 +153,12 @@ class Case:
         return name in self.tensors
 
     def input(self, name: str) -> Tensor:
-        """An input that every case of the kind has."""
+        """An input that every case of the kind has; narrow floats are float32, ids int64."""
         self.used.add(name)
-        return self.tensors[name]
+        found = self.tensors[name]
+        if found.dtype in NARROW:
+            return found.float()
+        return found.long() if found.dtype in IDS else found
 
     def maybe(self, name: str) -> Tensor | None:
         """An input that a case may lack."""
@@ -182,7 +248,11 @@ Handler = Callable[[Case], Mapping[str, Tensor]]
 def find_cases(folder: Path) -> list[Case]:
     """Every case below ``folder``, sorted by kind and name; other JSON files are passed over."""
     found = [(path, json.loads(path.read_text())) for path in sorted(folder.rglob("*.json"))]
-    cases = [Case(path, spec) for path, spec in found if isinstance(spec, dict) and "kind" in spec]
+    cases = [
+        Case(path, Watched(spec))
+        for path, spec in found
+        if isinstance(spec, dict) and "kind" in spec
+    ]
     return sorted(cases, key=lambda case: (case.kind, case.name))
 
 

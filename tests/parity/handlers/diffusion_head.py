@@ -29,13 +29,14 @@ def head_of(case: Case) -> DiffusionHead:
         width=case.config["diffloss_w"],
         depth=case.config["diffloss_d"],
     )
+    case.told(z_channels=head.condition.in_features)
     load_state(head, {name.removeprefix("head."): v for name, v in own.items()}, case.name)
     return head.eval()
 
 
 def branches(z: Tensor, scale: float, rows: int) -> tuple[Tensor, list[Tensor]]:
     """``(G, N, D)`` features and ``(N,)`` scales of a case's ``(2 N, D)``; scale 1 is the plain."""
-    features = z.view(2, rows, -1)
+    features = z.view(-1, rows, z.shape[-1])
     return (features[:1], []) if scale == 1 else (features, [torch.full((rows,), scale)])
 
 
@@ -62,8 +63,10 @@ def head_sample(case: Case) -> dict[str, Tensor]:
     z, first, fresh = case.input("z"), case.input("init_noise"), case.input("step_noise")
     noise = torch.stack([first, *fresh[:-1]], dim=1)  # (N, S, C); the last is never used
     options = DiffusionDraw(
-        respacing=config["num_sampling_steps"], temperature=config["temperature"]
+        respacing=str(config["num_sampling_steps"]), temperature=config.get("temperature", 1.0)
     )
+    if "timestep_map" in config:
+        assert process(options.respacing).times.tolist() == config["timestep_map"]
     net_t = case.input("net_t")
     count = len(net_t)
     found = {
@@ -107,6 +110,8 @@ def one_step(
 @torch.inference_mode()
 def head_dpm(case: Case) -> dict[str, Tensor]:
     head, first = head_of(case), case.input("init_noise")
+    case.told(order=3, skip_type="logSNR", method="singlestep")
+    case.told(algorithm="dpmsolver++", solver_type="dpmsolver")
     noise = first.unsqueeze(1)
     found = {}
     for run in case.config["runs"]:
@@ -128,11 +133,12 @@ def waves(case: Case) -> Tensor:
     """
     times, expected = case.input("t_embed_in"), case.input("t_embed_out")
     ours, half = embed_waves(times), frequencies()
-    assert torch.equal(ours[:, :128], (times[:, None] * half).cos())
+    count = len(half)
+    assert torch.equal(ours[:, :count], (times[:, None] * half).cos())
     choices = [half, half.nextafter(torch.ones(())), half.nextafter(torch.zeros(()))]
     angles = times[:, None] * torch.stack(choices).unsqueeze(1)  # (3, T, 128)
     embedded = torch.stack([angles.cos(), angles.sin()], dim=2)  # (3, T, 2, 128)
-    error = (embedded - expected.unflatten(1, (2, 128))).abs().amax((1, 2))  # (3, 128)
+    error = (embedded - expected.unflatten(1, (2, count))).abs().amax((1, 2))  # (3, 128)
     nearest = error.argmin(0).expand(1, *embedded.shape[1:])
     return embedded.gather(0, nearest).flatten(2).squeeze(0)
 

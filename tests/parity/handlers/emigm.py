@@ -5,14 +5,26 @@ from __future__ import annotations
 import torch
 from golden import Case
 from handlers.diffusion_head import solver_tables
-from handlers.mar import draw_of, encoded, losses, network, to_tokens, trajectory, unconditional
+from handlers.mar import (
+    draw_of,
+    encoded,
+    labels_of,
+    leave_sampling,
+    leave_training,
+    losses,
+    network,
+    to_tokens,
+    trajectory,
+    unconditional,
+)
 from torch import Tensor
 
 from unmask.counts import AncestralCounts
-from unmask.curves import time_curve
+from unmask.curves import EARLIEST, time_curve
 from unmask.decode import Plan
 from unmask.guidance import REVEALED, Guidance
-from unmask.masking import BernoulliMasking, Masks
+from unmask.masking import LEAST_TIME, BernoulliMasking, Masks
+from unmask.nn import dpm_solver
 from unmask.nn.positions import first_positions
 from unmask.orders import RandomOrder
 from unmask.types import Canvas
@@ -34,7 +46,9 @@ def curve(name: str) -> str:
 
 @torch.inference_mode()
 def forward(case: Case) -> dict[str, Tensor]:
-    model, labels = network(case), case.input("labels")
+    leave_training(case)
+    leave_sampling(case)
+    model, labels = network(case), labels_of(case)
     canvas = Canvas(to_tokens(case, case.input("latents")), case.input("mask") != 0)
     found = dict(zip(("encoder_out", "decoder_out"), encoded(model, canvas, labels), strict=True))
     found["decoder_out_uncond"] = encoded(model, canvas, unconditional(case, labels))[1]
@@ -54,12 +68,12 @@ def loss(case: Case) -> dict[str, Tensor]:
     config, time, u = case.config, case.input("t_mask"), case.input("rand_vals")
     rule = BernoulliMasking(
         curve=curve(config["mask_strategy"]),
-        least_time=config["clamp_t_min"],
-        shared=config["use_mae"] or not config["use_weighted_loss"],
-        weighted=config["use_weighted_loss"],
+        least_time=config.get("clamp_t_min", 0.0),
+        shared=config.get("use_mae", True) or not config.get("use_weighted_loss", False),
+        weighted=config.get("use_weighted_loss", False),
     )
     p = rule.time(time)
-    batch, length = len(case.input("labels")), u.shape[-1]
+    batch, length = len(labels_of(case)), u.shape[-1]
     if rule.shared:
         masked = shared_mask(rule, time, u, case.input("perms"))
         kept = first_positions(~masked, int((~masked[0]).sum()))
@@ -75,9 +89,10 @@ def replayed(case: Case, rule: AncestralCounts, steps: int) -> dict[str, Tensor]
     Its number of revealed tokens is that of the first image's masked positions below the chance;
     ours that of the first numbers below it, as many as are masked.
     """
-    uniform, forced = case.input("uniform"), case.input("fallback_position")
+    uniform, forced = case.input("uniform"), case.maybe("fallback_position")
     case.leave("row0_uniform", "perm_unmasked", "perm_masked")  # uniform is made of them
     executed, batch, length = uniform.shape
+    forced = torch.full((executed, batch), -1) if forced is None else forced
     counts, order = torch.ones(steps, length), torch.zeros(steps, batch, length)
     masked = torch.ones(length, dtype=torch.bool)
     for k, chance in enumerate(rule.reveal_probability(steps)[:executed]):
@@ -95,8 +110,12 @@ def replayed(case: Case, rule: AncestralCounts, steps: int) -> dict[str, Tensor]
 def sample(case: Case) -> dict[str, Tensor]:
     config, steps = case.config, case.config["num_iter"]
     rule = AncestralCounts(curve=curve(config["mask_strategy"]))
-    interval = (config["cfg_t_min"], config["cfg_t_max"])
-    guidance = Guidance(scale=config["cfg"], ramp=RAMPS[config["cfg_schedule"]], interval=interval)
+    interval = (config.get("cfg_t_min", 0.0), config.get("cfg_t_max", 1.0))
+    guidance = Guidance(
+        scale=config.get("cfg", 1.0),
+        ramp=RAMPS[config.get("cfg_schedule", "constant")],
+        interval=interval,
+    )
     plan = Plan(
         steps=steps, counts=rule, order=RandomOrder(), guidance=guidance, draw=draw_of(config)
     )
@@ -108,6 +127,8 @@ def sample(case: Case) -> dict[str, Tensor]:
 
 
 def tables(case: Case) -> dict[str, Tensor]:
+    case.told(mask_eps=LEAST_TIME, sample_eps=EARLIEST)
+    case.told(total_N=len(dpm_solver.knots().times))
     found = solver_tables(case)
     for name in case.names("mask_t.*"):
         tag = name.removeprefix("mask_t.")

@@ -30,6 +30,14 @@ def transformer(case: Case) -> dict[str, Tensor]:
     source = {key: leaf for key, leaf in read(case).items() if isinstance(leaf, Tensor)}
     port = to_source(to_own(source, TABLE, case.name), PORT_TABLE)
     assert port.keys() == case.tensors.keys()
+    sizes = (port["embed.word_embeddings.weight"], port["embed.position_embeddings.weight"])
+    spec, (vocabulary, positions) = case.spec, (len(table) for table in sizes)
+    assert (spec["vocab_size"], spec["max_positions"]) == (vocabulary, positions)
+    assert spec["hidden_size"] == sizes[0].shape[1]
+    first = source["params/TransformerLayer_0/Attention_0/self_attention/query/kernel"]
+    assert spec["num_heads"] == first.shape[1]
+    wide = [t for key, t in port.items() if key.endswith(".ffn.intermediate_output.bias")]
+    assert [spec["intermediate_size"]] * spec["num_layers"] == [len(t) for t in wide]
     return port
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from golden import Case
+from handlers.mar import whole_steps
 from torch import Tensor, nn
 
 from unmask.checkpoints.mage import TABLE, network_of, split_tokenizer
@@ -20,6 +21,7 @@ from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, Tape
+from unmask.image_size import checked_size, height_width
 from unmask.masking import Masks, NormalMasking, lowest
 from unmask.model import MaskedModel
 from unmask.nn.attention import Attention
@@ -35,29 +37,54 @@ from unmask.train.optim import learning_rate, make_optimizer, parameter_groups
 from unmask.train.settings import Training
 from unmask.types import Canvas, MaskedBatch
 
-SMOOTHING = TRAINING.label_smoothing
+
+def smoothing(case: Case) -> float:
+    """Of labels: MAGE's own number unless the case has another."""
+    return case.config.get("label_smoothing", TRAINING.label_smoothing)
+
+
+def grid_of(config: Mapping[str, Any], length: int) -> tuple[int, int]:
+    """Rows and columns of tokens: a pair, the side of a square, or what the image size makes."""
+    stated = config.get("grid")
+    if stated is None:
+        height, width = height_width(checked_size(config["img_size"]))
+        stated = height // config["patch_size"], width // config["patch_size"]
+    rows, columns = height_width(checked_size(stated))
+    assert rows * columns == length
+    return rows, columns
 
 
 def network(case: Case) -> MaskedModel:
     """The case's network with its weights, in evaluation mode."""
     config, state = case.config, split_tokenizer(case.weights())[0]
     own = to_own(state, TABLE, case.name)
+    length = own["trunk.positions"].shape[1] - 1
     sizes = network_of(
-        own, case.name, heads=config["num_heads"], decoder_heads=config["decoder_num_heads"]
+        own,
+        case.name,
+        heads=config["num_heads"],
+        decoder_heads=config["decoder_num_heads"],
+        grid=grid_of(config, length),
     )
-    assert sizes.codes == config["codebook_size"]
-    assert sizes.codes + SLOT == config["fake_class_label"]
-    assert sizes.codes + CLASS_ROWS == config["mask_token_label"]
-    assert (sizes.depth, sizes.decoder_depth) == (config["depth"], config["decoder_depth"])
-    assert (sizes.length, sizes.position_rows) == (
-        config["seq_len"],
-        config["max_position_embeddings"],
+    case.told(
+        codebook_size=sizes.codes,
+        fake_class_label=sizes.codes + SLOT,
+        mask_token_label=sizes.codes + CLASS_ROWS,
+        vocab_size=sizes.codes + CLASS_ROWS + 1,
+        embed_dim=sizes.width,
+        depth=sizes.depth,
+        decoder_embed_dim=sizes.decoder_width,
+        decoder_depth=sizes.decoder_depth,
+        seq_len=sizes.length,
+        max_position_embeddings=sizes.position_rows,
     )
-    assert sizes.mlp_ratio == config["mlp_ratio"]
+    case.aside("img_size", "patch_size")  # where the grid is told
+    hidden = int(sizes.width * config.get("mlp_ratio", 4.0))
+    assert hidden == round(sizes.width * sizes.mlp_ratio)
     model = replace(sizes, dropout=config.get("dropout", sizes.dropout)).build()
     load_state(model, own, case.name)
     for norm in (m for m in model.trunk.modules() if isinstance(m, nn.LayerNorm)):
-        norm.eps = config["norm_eps"]  # 1e-6 in every published model, as ours
+        norm.eps = config.get("norm_eps", norm.eps)  # 1e-6 in every published model, as ours
     return model.eval()
 
 
@@ -70,7 +97,7 @@ def tokenizer(case: Case) -> VQTokenizer:
 
 def masks(case: Case, noise: Tensor, rate: Tensor) -> Masks:
     """The source's masks: the lowest noise is dropped, somewhat more is hidden."""
-    masking = NormalMasking(mean=0.55, least=case.config["mask_ratio_min"], drop="least")
+    masking = NormalMasking(mean=0.55, least=case.config.get("mask_ratio_min", 0.5), drop="least")
     return masking.hide(rate, noise)
 
 
@@ -103,9 +130,10 @@ def pretrain_forward(case: Case) -> dict[str, Tensor]:
     canvas = Canvas(tokens, found.masked, found.kept)
     hidden = model.hidden(canvas, None)
     logits = model.head.logits(torch.cat([hidden.prefix, hidden.tokens], 1))
-    ids = F.pad(tokens, (1, 0), value=case.config["fake_class_label"])
-    each = model.head.loss(hidden.tokens.flatten(0, 1), tokens.flatten(), label_smoothing=SMOOTHING)
-    loss = MaskedObjective(model, label_smoothing=SMOOTHING)(batch_of(tokens, found))["loss"]
+    ids = F.pad(tokens, (1, 0), value=model.head.codes + SLOT)
+    share = smoothing(case)
+    each = model.head.loss(hidden.tokens.flatten(0, 1), tokens.flatten(), label_smoothing=share)
+    loss = MaskedObjective(model, label_smoothing=share)(batch_of(tokens, found))["loss"]
     loss.backward()
     outputs = gradients(model)
     assert not set(case.names("grad:*")) - outputs.keys()
@@ -117,9 +145,7 @@ def pretrain_forward(case: Case) -> dict[str, Tensor]:
         "num_masked": found.masked[0].sum(),
         "drop_mask": with_slot(dropped),
         "all_mask": with_slot(found.masked),
-        "encoder_ids": ids.masked_fill(
-            with_slot(found.masked) != 0, case.config["mask_token_label"]
-        ),
+        "encoder_ids": ids.masked_fill(with_slot(found.masked) != 0, model.head.codes + CLASS_ROWS),
         "latent": encode(model, canvas),
         "logits": logits,
         "loss_per_position": each.view_as(tokens),
@@ -132,7 +158,7 @@ def pretrain_from_images(case: Case) -> dict[str, Tensor]:
     with torch.no_grad():
         tokens = tokenizer(case).encode(case.input("images"))
     found = masks(case, case.input("noise"), case.input("mask_rate"))
-    objective = MaskedObjective(network(case), label_smoothing=SMOOTHING)
+    objective = MaskedObjective(network(case), label_smoothing=smoothing(case))
     return {
         "token_indices": tokens,
         "all_mask": with_slot(found.masked),
@@ -202,7 +228,7 @@ def pretrain_dropout(case: Case) -> dict[str, Tensor]:
     model = network(case).train()
     replay_dropout(case, model)
     found = masks(case, case.input("noise"), case.input("mask_rate"))
-    objective = MaskedObjective(EveryPosition(model), label_smoothing=SMOOTHING)
+    objective = MaskedObjective(EveryPosition(model), label_smoothing=smoothing(case))
     loss = objective(batch_of(case.input("token_indices"), found))["loss"]
     loss.backward()
     outputs = gradients(model)
@@ -228,27 +254,29 @@ UNUSED = ("cls_token", "mask_token", "patch_embed.", "decoder_pred.")
 
 
 def pretrain_steps(case: Case) -> dict[str, Tensor]:
-    """The training loop's own step; its number is a fraction of an epoch here."""
+    """The training loop's own steps, so many an epoch that fractions of epochs are whole."""
     config, model = case.config, network(case)
-    assert config["optimizer"] == "AdamW"
+    assert config.get("optimizer", "AdamW") == "AdamW"
+    epochs = case.input("epoch").tolist()
+    each = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
     training = Training(
-        steps=config["epochs"],
+        steps=round(config["epochs"] * each),
         lr=config["base_lr_absolute"],
-        min_lr=config["min_lr"],
-        warmup_steps=config["warmup_epochs"],
-        betas=tuple(config["betas"]),
-        eps=config["eps"],
+        min_lr=config.get("min_lr", 0.0),
+        warmup_steps=round(config["warmup_epochs"] * each),
+        betas=tuple(config.get("betas", (0.9, 0.95))),
+        eps=config.get("eps", 1e-8),
         weight_decay=config["weight_decay"],
         decay_only_matrices=True,
-        clip_grad_norm=config["grad_clip"],
-        label_smoothing=SMOOTHING,
+        clip_grad_norm=config.get("grad_clip"),
+        label_smoothing=smoothing(case),
         ema=None,
     )
     if "parameter_groups" in case.spec:
         check_pretrain_groups(case.spec["parameter_groups"], model)
-    objective = MaskedObjective(model, label_smoothing=SMOOTHING)  # without dropout: it stays eval
-    optimizer = make_optimizer(objective, training)
-    epochs = case.input("epoch").tolist()
+    # without dropout: the network stays in evaluation
+    objective = MaskedObjective(model, label_smoothing=smoothing(case))
+    optimizer, steps = make_optimizer(objective, training), [round(e * each) for e in epochs]
     batches = [
         batch_of(tokens, masks(case, noise, rate))
         for tokens, noise, rate in zip(
@@ -261,10 +289,10 @@ def pretrain_steps(case: Case) -> dict[str, Tensor]:
             [batch],
             optimizer=optimizer,
             settings=training,
-            step=epoch,
+            step=step,
             accelerator=Accelerator(cpu=True),
         )
-        for batch, epoch in zip(batches, epochs, strict=True)
+        for batch, step in zip(batches, steps, strict=True)
     ]
     after = to_source({k: v.detach() for k, v in model.state_dict().items()}, TABLE)
     outputs: dict[str, Tensor] = {}
@@ -273,10 +301,11 @@ def pretrain_steps(case: Case) -> dict[str, Tensor]:
         rows = case.tensors[name].shape[0] if "word_embeddings" in key else None
         # what the network never uses is left as it was, there; here there is no such thing
         outputs[name] = case.weights()[key] if key.startswith(UNUSED) else after[key][:rows]
+    if training.clip_grad_norm is not None:
+        outputs["grad_norm"] = torch.stack([v["grad_norm"] for v in values]).double()
     return {
-        "lr": torch.tensor([learning_rate(training, e) for e in epochs], dtype=torch.float64),
+        "lr": torch.tensor([learning_rate(training, s) for s in steps], dtype=torch.float64),
         "loss": torch.stack([v["loss"] for v in values]).double(),
-        "grad_norm": torch.stack([v["grad_norm"] for v in values]).double(),
         "final_loss": objective(batches[0])["loss"],
         **outputs,
     }
@@ -321,10 +350,10 @@ def take_apart(
 
 def plan_of(case: Case) -> Plan:
     config = case.config
-    assert config["schedule"] == "cosine" if "schedule" in config else True
+    case.aside("mask_ratio_min")  # of training
     return Plan(
         steps=config["num_iter"],
-        counts=FixedCounts(least=1),
+        counts=FixedCounts(curve=config.get("schedule", "cosine"), least=1),
         order=Confidence(temperature=config["choice_temperature"]),
     )
 
@@ -341,11 +370,11 @@ def temperature(plan: Plan, step: int) -> float:
 
 def gen_step(case: Case) -> dict[str, Tensor]:
     model, plan, step = network(case), plan_of(case), int(case.input("step"))
-    ids, mask_id = case.input("tokens_in"), case.config["mask_token_label"]
+    ids, mask_id = case.input("tokens_in"), model.head.codes + CLASS_ROWS
     canvas = Canvas(ids.masked_fill(ids == mask_id, 0), ids == mask_id)
     # The source counts by the whole grid, and by the first image alone.
     whole = blank_canvas(1, ids.shape[1]).masked
-    share = FixedCounts(least=1).table(plan.steps, 0, whole, Draws([0]))[step]
+    share = plan.counts.table(plan.steps, 0, whole, Draws([0]))[step]
     keep = torch.minimum(share, canvas.masked[:1].sum(1) - 1).clamp(min=1)
     noise = [case.input(n).expand(plan.steps, *case.input(n).shape) for n in NOISE]
     seen = take_apart(model, canvas, plan, tape_of(*noise), step=step, keep=keep.expand(len(ids)))
@@ -383,29 +412,32 @@ def gen_trajectory(case: Case) -> dict[str, Tensor]:
     tape = tape_of(*map(case.input, NOISE))
     batch, length = case.input(NOISE[1]).shape[1:]
     before, seen = zip(*trajectory(model, plan, tape, batch=batch, length=length), strict=True)
-    made = tokenizer(case)
-    with torch.inference_mode():
-        side = math.isqrt(length)
-        codes = made.quantizer.lookup(seen[-1].tokens.view(batch, side, side))
-        images = made.render(codes)
-    mask_id = case.config["mask_token_label"]
+    mask_id = model.head.codes + CLASS_ROWS
     every = range(plan.steps)
     return {
+        **({"images": painted(case, seen[-1].tokens)} if case.has("images") else {}),
         "tokens_in": torch.stack([c.tokens.masked_fill(c.masked, mask_id) for c in before]),
         "mask_len": torch.stack([s.masked[0].sum() for s in seen]),
         "selected_probs": torch.stack([s.probs for s in seen]),
         "masking": torch.stack([s.masked for s in seen]),
         "temperature": torch.tensor([temperature(plan, s) for s in every], dtype=torch.float64),
         "final_ids": seen[-1].tokens,
-        "images": images,
         "logits": torch.stack([seen[0].logits, seen[-1].logits]),
     }
+
+
+@torch.inference_mode()
+def painted(case: Case, ids: Tensor) -> Tensor:
+    """The tokenizer's images of ``(B, L)`` ids, unclamped."""
+    made = tokenizer(case)
+    placed = ids.unflatten(1, grid_of(case.config, ids.shape[1]))
+    return made.render(made.quantizer.lookup(placed))
 
 
 def gen_seeded(case: Case) -> dict[str, Tensor]:
     """The source's own streams: torch's race for the tokens, numpy's Gumbel noise."""
     config, model, plan = case.config, network(case), plan_of(case)
-    shape = (config["batch"], config["seq_len"])
+    shape = (config["batch"], model.length)
     results = []
     for seed in case.input("seed").tolist():
         torch_stream, numpy_stream = (
@@ -414,7 +446,7 @@ def gen_seeded(case: Case) -> dict[str, Tensor]:
         )
         race, noise = [], []
         for step in range(plan.steps):
-            flat = torch.empty(shape[0] * shape[1], config["codebook_size"])
+            flat = torch.empty(shape[0] * shape[1], model.head.codes)
             race.append(flat.exponential_(1, generator=torch_stream).view(*shape, -1))
             gumbel = temperature(plan, step) * numpy_stream.gumbel(size=shape)
             scale = temperature(plan, step) or 1.0
@@ -441,6 +473,10 @@ def check_mask_rates(spec: Mapping) -> None:
         torch.testing.assert_close(masking.ratio(drawn), first, **tolerances(rule))
         fine = masking.ratio((torch.arange(1_000_000, dtype=torch.float64) + 0.5) / 1_000_000)
         assert abs(float(fine.mean()) - table["mean"]) < 1e-8
+        for name in (n for n in table if n.startswith("mean_num_masked_")):
+            length = int(name.removeprefix("mean_num_masked_"))
+            masked = float((fine * length).ceil().mean())
+            assert abs(masked - table[name]) < 1.0, (name, masked)  # drawn, there
         assert abs(float(fine.std()) - table["std_of_truncated"]) < 1e-6
     for row in spec["num_masked"]:
         score = torch.rand(2, row["seq_len"], generator=torch.Generator().manual_seed(0))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from golden import Case
 from handlers.mage import check_mask_rates, check_pretrain_groups, check_remask_counts
+from handlers.mar import whole_steps
 from torch import Tensor, nn
 
 from unmask.checkpoints.mage import split_tokenizer
@@ -18,6 +19,8 @@ from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.vit import sizes_of, table_of
 from unmask.data.resized_crop import clipped_box
+from unmask.image_size import checked_size, height_width
+from unmask.nn.mage_embed import SLOT
 from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, resize_positions
 from unmask.probe.lars import LARS
@@ -40,14 +43,24 @@ def classifier(case: Case, pool: Pool) -> TokenClassifier:
     vit, _ = split_tokenizer(case.weights())
     vit = {key: t for key, t in vit.items() if not key.startswith(OTHER_NORM[pool])}
     own = to_own(vit, table_of(pool), case.name)
-    sizes = sizes_of(own, case.name, heads=config["num_heads"], grid=(config["grid"],) * 2)
-    assert (sizes.codes, sizes.depth) == (config["codebook_size"], config["depth"])
-    assert sizes.feed_forward == int(sizes.width * config["mlp_ratio"])
+    grid = height_width(checked_size(config["grid"]))
+    sizes = sizes_of(own, case.name, heads=config["num_heads"], grid=grid)
+    case.told(codebook_size=sizes.codes, embed_dim=sizes.width, depth=sizes.depth)
+    case.told(fake_class_label=sizes.codes + SLOT, num_classes=len(own["head.weight"]))
+    case.aside("vit_img_size", "patch_size")  # of timm's patches, which nothing uses
+    assert sizes.feed_forward == int(sizes.width * config.get("mlp_ratio", 4.0))
     encoder = Encoder(sizes, pool=pool)
-    assert encoder.norm.eps == config["norm_eps"]
-    model = TokenClassifier(encoder, build_head(sizes.width, config["num_classes"], normed=False))
+    model = TokenClassifier(encoder, build_head(sizes.width, len(own["head.weight"]), normed=False))
     load_state(model, own, case.name)
+    for norm in (m for m in encoder.modules() if isinstance(m, nn.LayerNorm)):
+        norm.eps = norm.eps if norm is encoder.embed.norm else config.get("norm_eps", norm.eps)
     return model.eval()
+
+
+def pools(case: Case) -> dict[str, Pool]:
+    """The variants whose last norm is in the file."""
+    found = {"pool": ("mean", "fc_norm.weight"), "cls": ("class", "norm.weight")}
+    return {name: pool for name, (pool, key) in found.items() if key in case.weights()}
 
 
 def tokenizer(case: Case) -> VQTokenizer:
@@ -59,40 +72,47 @@ def tokenizer(case: Case) -> VQTokenizer:
 
 @torch.inference_mode()
 def probe_features(case: Case) -> dict[str, Tensor]:
-    codes, outputs = case.input("token_indices"), dict[str, Tensor]()
-    image_codes = tokenizer(case).encode(case.input("images"))
-    for name, pool in (("pool", "mean"), ("cls", "class")):
+    codes, images = case.input("token_indices"), case.maybe("images")
+    outputs: dict[str, Tensor] = {}
+    if images is not None:
+        outputs["image_tokens"] = tokenizer(case).encode(images)
+    for name, pool in pools(case).items():
         model = classifier(case, pool)
         outputs[f"features_{name}"] = model.encoder(codes)
         outputs[f"logits_{name}"] = model(codes)
-        outputs[f"image_features_{name}"] = model.encoder(image_codes)
-    return {**outputs, "image_tokens": image_codes}
+        if images is not None:
+            outputs[f"image_features_{name}"] = model.encoder(outputs["image_tokens"])
+    return outputs
 
 
 def probe_head_steps(case: Case) -> dict[str, Tensor]:
     """The training loop's own step with LARS."""
     config, features, labels = case.config, case.input("features"), case.input("labels")
-    assert config["optimizer"] == "LARS"
-    assert not config["bn_affine"]
+    assert config.get("optimizer", "LARS") == "LARS"
+    assert not config.get("bn_affine", False)
     head = build_head(features.shape[-1], config["num_classes"], normed=True)
     norm, linear = head
-    assert (norm.eps, norm.momentum) == (config["bn_eps"], config["bn_momentum"])
+    norm.eps, norm.momentum = config.get("bn_eps", 1e-6), config.get("bn_momentum", 0.1)
     initialize_head(head, torch.Generator())
     linear.weight.data.copy_(case.input("init_weight"))
+    if case.has("init_bias"):
+        linear.bias.data.copy_(case.input("init_bias"))
     optimizer = LARS(
         head.parameters(),
         lr=config["lr"],
-        weight_decay=config["weight_decay"],
-        momentum=config["momentum"],
-        trust=config["trust_coefficient"],
+        weight_decay=config.get("weight_decay", 0.0),
+        momentum=config.get("momentum", 0.9),
+        trust=config.get("trust_coefficient", 0.001),
     )
     objective = ClassifierObjective(
         head, nn.Identity(), batch_size=features.shape[1], optimizer=lambda _: optimizer
     )
-    rate = partial(learning_rate, course(config))
+    epochs = case.input("epoch").tolist()
+    each = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
+    training = course(config, each)
     rates, losses = [], []
-    for part, truth, epoch in zip(features, labels, case.input("epoch").tolist(), strict=True):
-        rates.append(rate(epoch))
+    for part, truth, epoch in zip(features, labels, epochs, strict=True):
+        rates.append(learning_rate(training, round(epoch * each)))
         values = optimise_step(
             objective,
             [(part, truth)],
@@ -113,13 +133,13 @@ def probe_head_steps(case: Case) -> dict[str, Tensor]:
     }
 
 
-def course(config: Mapping) -> Training:
-    """A schedule whose steps are epochs; fractions of a step are fractions of an epoch."""
+def course(config: Mapping[str, float], each: int) -> Training:
+    """A schedule of ``each`` steps an epoch."""
     return Training(
-        steps=config["epochs"],
+        steps=round(config["epochs"] * each),
         lr=config["lr"],
         min_lr=config.get("min_lr", 0.0),
-        warmup_steps=config["warmup_epochs"],
+        warmup_steps=round(config["warmup_epochs"] * each),
     )
 
 
@@ -137,14 +157,14 @@ class Replay(nn.Module):
 
 def finetune_forward(case: Case) -> dict[str, Tensor]:
     config = case.config
-    pool: Pool = "mean" if config["global_pool"] else "class"
+    pool: Pool = "mean" if config.get("global_pool", True) else "class"
     model = classifier(case, pool).train()
     encoder, rates = model.encoder, config["drop_path_per_block"]
     encoder.set_drop_path(config["drop_path_rate"])
-    assert encoder.embed.dropout.p == config["embedding_dropout"]
-    encoder.embed.dropout = Replay(
-        [case.input("keep:token_emb.dropout")], config["embedding_dropout"]
-    )
+    dropout = config.get("embedding_dropout", encoder.embed.dropout.p)
+    kept = case.maybe("keep:token_emb.dropout")
+    assert (kept is None) == (dropout == 0)
+    encoder.embed.dropout = nn.Identity() if kept is None else Replay([kept], dropout)
     for index, (block, rate) in enumerate(zip(encoder.blocks, rates, strict=True)):
         assert abs(block.drop_path.p - rate) < 1e-6
         masks = [case.input(name) for name in case.names(f"keep:blocks.{index}.drop_path.*")]
@@ -152,15 +172,17 @@ def finetune_forward(case: Case) -> dict[str, Tensor]:
         if masks:
             block.drop_path = Replay(masks, rate)
     logits = model(case.input("token_indices"))
-    share = case.input("lam").float().view(1)
-    hard = soft_targets(case.input("labels"), logits.shape[1], smoothing=config["smoothing"])
+    lam = case.maybe("lam")
+    share = torch.ones(1) if lam is None else lam.float().view(1)
+    smoothing = config.get("smoothing", 0.0)
+    hard = soft_targets(case.input("labels"), logits.shape[1], smoothing=smoothing)
     targets = mix_targets(hard, share)
     loss = F.cross_entropy(logits, targets)
     loss.backward()
     own = {name: p.grad for name, p in model.named_parameters()}
-    rows = config["codebook_size"] + 77
     gradients = {f"grad:{k}": g for k, g in to_source(own, table_of(pool)).items()}
-    gradients = {k: g[:rows] if "word_embeddings" in k else g for k, g in gradients.items()}
+    for name in (n for n in case.names("grad:*") if "word_embeddings" in n):
+        gradients[name] = gradients[name][: len(case.tensors[name])]  # the rows that are used
     assert not set(case.names("grad:*")) - gradients.keys()
     return {
         "targets": targets,
@@ -173,16 +195,17 @@ def finetune_forward(case: Case) -> dict[str, Tensor]:
 
 def mixup(case: Case) -> dict[str, Tensor]:
     config, realised = case.config, case.config["realised"]
-    assert config["mode"] == "batch"
-    plans = {
-        "mixup": MixPlan(torch.tensor([realised["mixup"]["lam"]]), torch.zeros(1, 4).long()),
-        "cutmix": MixPlan(torch.ones(1), torch.tensor([realised["cutmix"]["bbox"]])),
-    }
+    case.aside("mixup_alpha", "cutmix_alpha")  # of the draws, which are given
+    assert config.get("mode", "batch") == "batch"
     outputs: dict[str, Tensor] = {}
-    hard = soft_targets(case.input("labels"), config["num_classes"], smoothing=config["smoothing"])
-    for name, plan in plans.items():
-        images, share = mix(case.input("images"), plan)
-        assert abs(float(share) - realised[name]["lam"]) < 1e-6
+    smoothing = config.get("smoothing", 0.0)
+    hard = soft_targets(case.input("labels"), config["num_classes"], smoothing=smoothing)
+    for name, drawn in realised.items():
+        box = torch.tensor([drawn.get("bbox", [0, 0, 0, 0])])
+        drawn.read.add("raw")  # the share before the box is cut
+        share = torch.ones(1) if "bbox" in drawn else torch.tensor([drawn["lam"]])
+        images, share = mix(case.input("images"), MixPlan(share, box))
+        assert abs(float(share) - drawn["lam"]) < 1e-6
         outputs |= {f"{name}_images": images, f"{name}_targets": mix_targets(hard, share)}
     return outputs
 
@@ -191,9 +214,10 @@ def check_rates(case: Case) -> None:
     """The learning rates of the schedules case."""
     rule = case.spec["tolerance"]
     for name, table in case.spec["lr"].items():
-        settings = course(table)
+        epochs = [epoch for epoch, _ in table["at"]]
+        each = whole_steps(*epochs, table["epochs"], table["warmup_epochs"])
         for epoch, rate in table["at"]:
-            ours = learning_rate(settings, epoch)
+            ours = learning_rate(course(table, each), round(epoch * each))
             assert abs(ours - rate) <= rule["atol"] + rule["rtol"] * rate, (name, epoch, ours)
 
 
@@ -212,17 +236,26 @@ def schedules(case: Case) -> dict[str, Tensor]:
     check_remask_counts(case.spec)
     case.leave("sincos_*")  # the fixed table that MAGE keeps in its files and never uses
     outputs: dict[str, Tensor] = {}
-    grids = {int(n.removeprefix("pos_embed_grid")): n for n in case.names("pos_embed_grid*")}
-    largest = max(grids)
+    grids = {grid_in(name): name for name in case.names("pos_embed_grid*")}
+    largest = max(grids, key=math.prod)
     table = case.input(grids[largest])[0]
-    for side, name in grids.items():
-        outputs[name] = resize_positions(table, (largest,) * 2, (side,) * 2)[None]
+    for grid, name in grids.items():
+        outputs[name] = resize_positions(table, largest, grid)[None]
     return outputs
+
+
+def grid_in(name: str) -> tuple[int, int]:
+    """Rows and columns in a name such as ``pos_embed_grid4`` or ``pos_embed_grid3x5``."""
+    rows, _, columns = name.removeprefix("pos_embed_grid").partition("x")
+    return int(rows), int(columns or rows)
 
 
 def param_groups(case: Case) -> dict[str, Tensor]:
     """The fine-tuning's groups; what timm brings along and nothing uses is not ours."""
     spec = case.spec
+    for name in (n for n in spec if n.startswith("finetune_")):
+        spec[name].values()  # "cls_differences" too, whose decay is in the prose alone
+    spec.read.add("group_order")  # the same once more, counted
     for name in (n for n in spec if re.fullmatch(r"finetune_vit_[a-z]+", n)):
         check_groups(spec[name], spec["layer_decay"], spec["weight_decay"])
     for name in (n for n in spec if n.startswith("pretrain_")):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from math import lcm
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from golden import Case
 from handlers.diffusion_head import process_tables
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.checkpoints.mar import TABLE, network_of, settle_tie
 from unmask.checkpoints.names import to_own, to_source
@@ -20,9 +21,12 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, Tape
 from unmask.guidance import Guidance
+from unmask.image_size import checked_size, height_width
 from unmask.masking import Masks, NormalMasking
 from unmask.model import MaskedModel
-from unmask.nn.diffusion import DiffusionDraw
+from unmask.nn.diffusion import DiffusionDraw, frequencies
+from unmask.nn.gaussian import STEPS, process
+from unmask.nn.latent_network import LatentNetwork
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.orders import RandomOrder
 from unmask.train.ema import EmaWeights
@@ -38,28 +42,79 @@ def network(case: Case) -> MaskedModel:
     """The case's network with its weights, in evaluation mode."""
     config = case.config
     own = settle_tie(to_own(case.weights(), TABLE, case.name))
-    model = network_of(
+    sizes = network_of(
         own,
         heads=(config["encoder_num_heads"], config["decoder_num_heads"]),
         drops=config.get("use_mae", True),
-        dropout=config["attn_dropout"],
+        dropout=dropout_of(config),
+        grid=grid_of(config),
         origin=case.name,
-    ).build()
+    )
+    check_told(case, sizes)
+    model = sizes.build()
     load_state(model, own, case.name)
+    for norm in (m for m in model.modules() if isinstance(m, nn.LayerNorm)):
+        norm.eps = config.get("norm_eps", norm.eps)  # 1e-6 in every published model, as ours
     return model.eval()
+
+
+def dropout_of(config: Mapping[str, Any]) -> float:
+    """One number here, two in the source, which every published training sets alike."""
+    attention = config.get("attn_dropout", 0.0)
+    assert config.get("proj_dropout", attention) == attention
+    return attention
+
+
+def grid_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of tokens; the source has squares, whose side is a number."""
+    stated, patch = config.get("latent_hw"), config.get("patch_size", 1)
+    if stated is None:
+        height, width = height_width(checked_size(config["img_size"]))
+        stated = height // config["vae_stride"], width // config["vae_stride"]
+    return stated[0] // patch, stated[1] // patch
+
+
+def check_told(case: Case, sizes: LatentNetwork) -> None:
+    """Sizes that the configuration tells and the weights as well."""
+    config, patch = case.config, case.config.get("patch_size", 1)
+    case.told(
+        encoder_embed_dim=sizes.width,
+        encoder_depth=sizes.depth,
+        decoder_embed_dim=sizes.decoder_width,
+        decoder_depth=sizes.decoder_depth,
+        class_num=sizes.classes,
+        buffer_size=sizes.buffer,
+        diffloss_d=sizes.head_depth,
+        diffloss_w=sizes.head_width,
+        token_embed_dim=sizes.channels,
+        use_unsup_cfg=sizes.tied,
+    )
+    assert config.get("vae_embed_dim", sizes.channels // patch**2) * patch**2 == sizes.channels
+    hidden = int(sizes.width * config.get("mlp_ratio", 4.0))
+    assert hidden == round(sizes.width * sizes.mlp_ratio)
+    case.aside("img_size", "vae_stride")  # where the size of the latents is told
+
+
+def leave_training(case: Case) -> None:
+    """What does not matter to a network that is not trained."""
+    case.aside("mask_ratio_min", "label_drop_prob", "diffusion_batch_mul", "mask_strategy")
+    case.aside("use_weighted_loss", "clamp_t_min")
+
+
+def leave_sampling(case: Case) -> None:
+    """What does not matter where nothing is drawn."""
+    case.aside("num_sampling_steps", "sampling_algo", "cfg_t_min", "cfg_t_max")
 
 
 def to_tokens(case: Case, latents: Tensor) -> Tensor:
     """``(B, C, H, W)`` to ``(B, L, C)``."""
-    return F.pixel_unshuffle(latents, case.config["patch_size"]).flatten(2).transpose(1, 2)
+    return F.pixel_unshuffle(latents, case.config.get("patch_size", 1)).flatten(2).transpose(1, 2)
 
 
 def to_latents(case: Case, tokens: Tensor) -> Tensor:
     """The reverse."""
-    side = case.config["img_size"] // case.config["vae_stride"] // case.config["patch_size"]
-    return F.pixel_shuffle(
-        tokens.transpose(1, 2).unflatten(2, (side, side)), case.config["patch_size"]
-    )
+    placed = tokens.transpose(1, 2).unflatten(2, grid_of(case.config))
+    return F.pixel_shuffle(placed, case.config.get("patch_size", 1))
 
 
 def unconditional(case: Case, labels: Tensor) -> Tensor:
@@ -77,7 +132,9 @@ def encoded(model: MaskedModel, canvas: Canvas, labels: Tensor) -> tuple[Tensor,
 
 @torch.inference_mode()
 def forward(case: Case) -> dict[str, Tensor]:
-    model, labels = network(case), case.input("labels")
+    leave_training(case)
+    leave_sampling(case)
+    model, labels = network(case), labels_of(case)
     tokens, masked = to_tokens(case, case.input("latents")), case.input("mask") != 0
     case.leave("orders")  # the mask is theirs
     canvas, none = Canvas(tokens, masked), unconditional(case, labels)
@@ -96,7 +153,8 @@ def drop_labels(case: Case, labels: Tensor, u: Tensor | None) -> Tensor:
     """The null class where u is below the share of dropped labels."""
     if u is None:
         return labels
-    return labels.masked_fill(u < case.config["label_drop_prob"], case.config["class_num"])
+    share = case.config.get("label_drop_prob", 0.1)
+    return labels.masked_fill(u < share, case.config["class_num"])
 
 
 def masks_of(case: Case, ratio: Tensor, orders: Tensor) -> Masks:
@@ -127,10 +185,12 @@ def gradients(model: MaskedModel) -> dict[str, Tensor]:
 
 def losses(case: Case, masks: Masks) -> dict[str, Tensor]:
     """The loss and all gradients, and the head's terms at all tokens."""
+    leave_sampling(case)
     model = network(case).train()
     tokens = to_tokens(case, case.input("latents"))
-    labels = drop_labels(case, case.input("labels"), case.maybe("drop_uniform"))
+    labels = drop_labels(case, labels_of(case), case.maybe("drop_uniform"))
     times, noise = case.input("t"), case.input("noise")
+    case.told(diffusion_batch_mul=len(times))
     batch = examples(tokens, masks, labels, times=times, noise=noise)
     loss = MaskedObjective(model)(batch)["loss"]
     loss.backward()
@@ -157,8 +217,8 @@ def schedule_of(config: Mapping[str, float], peak: str, epoch: int) -> Training:
     return Training(
         steps=round(config["epochs"] * epoch),
         lr=config[peak],
-        min_lr=config["min_lr"],
-        schedule=config["lr_schedule"],
+        min_lr=config.get("min_lr", 0.0),
+        schedule=config.get("lr_schedule", "constant"),
         warmup_steps=round(config["warmup_epochs"] * epoch),
         betas=tuple(config.get("betas", (0.9, 0.95))),
         eps=config.get("adam_eps", 1e-8),
@@ -171,7 +231,9 @@ def schedule_of(config: Mapping[str, float], peak: str, epoch: int) -> Training:
 
 
 def train_steps(case: Case) -> dict[str, Tensor]:
+    leave_sampling(case)
     config, model = case.config, network(case).train()
+    case.told(diffusion_batch_mul=case.input("t").shape[1])
     epochs = config["fractional_epochs"]
     epoch = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
     training = schedule_of(config, "peak_lr", epoch)
@@ -180,8 +242,9 @@ def train_steps(case: Case) -> dict[str, Tensor]:
     check_groups(case, model, training)
     found: dict[str, list[Tensor]] = {"loss": [], "grad_norm_before_clip": [], "lr": []}
     drops, steps = case.maybe("drop_uniform"), [round(e * epoch) for e in epochs]
+    every = labels_of(case)
     for k, step in enumerate(steps):
-        labels = drop_labels(case, case.input("labels")[k], None if drops is None else drops[k])
+        labels = drop_labels(case, every[k], None if drops is None else drops[k])
         masks = masks_of(case, case.input("mask_rate")[k], case.input("orders")[k])
         tokens = to_tokens(case, case.input("latents")[k])
         values = optimise_step(
@@ -198,9 +261,11 @@ def train_steps(case: Case) -> dict[str, Tensor]:
             ema=ema,
         )
         found["loss"].append(values["loss"])
-        found["grad_norm_before_clip"].append(values["grad_norm"])
+        found["grad_norm_before_clip"].append(values.get("grad_norm", torch.tensor(torch.nan)))
         found["lr"].append(torch.tensor(learning_rate(training, step), dtype=torch.float64))
     parameters = to_source({k: v.detach() for k, v in model.state_dict().items()}, TABLE)
+    if training.clip_grad_norm is None:
+        del found["grad_norm_before_clip"]
     return {
         **{name: torch.stack(rows) for name, rows in found.items()},
         **{f"param.{key}": value for key, value in parameters.items()},
@@ -230,14 +295,20 @@ def head_noise(case: Case, steps: int, draw: DiffusionDraw) -> Tensor:
 def labels_of(case: Case) -> Tensor:
     """Without labels every image is of the null class, in both branches."""
     labels = case.maybe("labels")
-    batch = len(case.input("init_noise"))
-    return torch.full((batch,), case.config["class_num"]) if labels is None else labels
+    if labels is not None:
+        return labels
+    of = case.input("latents" if case.has("latents") else "init_noise")
+    rows = of.shape[: max(1, of.ndim - 3)]  # (B,), or (S, B) of a case of S training steps
+    return torch.full(rows, case.config["class_num"])
 
 
 @torch.inference_mode()
 def trajectory(case: Case, plan: Plan, records: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The decode loop on recorded randomness, and what the network said on its way."""
+    leave_training(case)
+    case.aside("labels", "executed_iterations", "temperature")  # the tensors tell; of one solver
     model, labels = network(case), labels_of(case)
+    check_times(case, plan.draw)
     tape = Tape({"diffusion": head_noise(case, plan.steps, plan.draw), **records}, len(labels))
     canvas = blank_canvas(len(labels), model.length, channels=model.channels)
     steps = list(decode(model, labels, plan, tape, canvas))
@@ -263,11 +334,17 @@ def trajectory(case: Case, plan: Plan, records: Mapping[str, Tensor]) -> dict[st
     return {"latents_out": to_latents(case, tokens[-1]), **found}
 
 
-def draw_of(config: Mapping[str, object]) -> DiffusionDraw:
+def check_times(case: Case, draw: DiffusionDraw) -> None:
+    """The diffusion steps that the head is asked at."""
+    if "timestep_map" in case.config:
+        assert process(draw.respacing).times.tolist() == case.config["timestep_map"]
+
+
+def draw_of(config: Mapping[str, Any]) -> DiffusionDraw:
     solver, respacing = config.get("sampling_algo", "ddpm"), str(config["num_sampling_steps"])
     if solver != "ddpm":  # it has no use for a temperature
         return DiffusionDraw(solver=solver, respacing=respacing)
-    return DiffusionDraw(respacing=respacing, temperature=config["temperature"])
+    return DiffusionDraw(respacing=respacing, temperature=config.get("temperature", 1.0))
 
 
 def sample(case: Case) -> dict[str, Tensor]:
@@ -276,7 +353,9 @@ def sample(case: Case) -> dict[str, Tensor]:
         steps=steps,
         counts=FixedCounts(least=1),
         order=RandomOrder(),
-        guidance=Guidance(scale=config["cfg"], ramp=RAMPS[config["cfg_schedule"]]),
+        guidance=Guidance(
+            scale=config.get("cfg", 1.0), ramp=RAMPS[config.get("cfg_schedule", "linear")]
+        ),
         draw=draw_of(config),
     )
     places = case.input("orders").argsort(1).float()  # the first of the order stay masked
@@ -284,6 +363,8 @@ def sample(case: Case) -> dict[str, Tensor]:
 
 
 def tables(case: Case) -> dict[str, Tensor]:
+    case.told(diffusion_steps=STEPS, noise_schedule="cosine")
+    case.told(timestep_embedding_dim=2 * len(frequencies()))
     found, config = process_tables(case), case.config["lr"]
     for name in case.names("truncnorm_ppf.min*"):
         least = float(name.removeprefix("truncnorm_ppf.min"))

@@ -22,7 +22,17 @@ def network(case: Case, gelu: Gelu = "tanh") -> MaskedModel:
     """The network of a case that has a flax file, in evaluation mode."""
     leaves = flatten(decode_flax(case.file().read_bytes()))
     source = {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
-    config = network_of(source, classes=case.spec["num_classes"], origin=case.name)
+    grid = (1, case.input("input_ids").shape[1] - 1)
+    config = network_of(source, classes=case.spec["num_classes"], grid=grid, origin=case.name)
+    sizes = {
+        "hidden_size": config.width,
+        "num_layers": config.depth,
+        "num_heads": config.heads,
+        "intermediate_size": config.feed_forward,
+        "codebook_size": config.codes,
+    }
+    for name, found in sizes.items():
+        assert case.spec.get(name, found) == found, name
     model = replace(config, gelu=gelu).build()
     load_state(model, to_own(source, TABLE, case.name), case.name)
     return model.eval()

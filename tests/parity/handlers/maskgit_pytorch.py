@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from golden import Case
@@ -46,7 +49,7 @@ def network(case: Case) -> MaskedModel:
         depth=config["n_layers"],
         heads=config["n_heads"],
         length=config["n_tokens"],
-        classes=config.get("n_classes", 0),
+        classes=config.get("n_classes") or 0,
         dropout=config.get("dropout", 0.0),
         grid=(1, config["n_tokens"]),
     ).build()
@@ -71,6 +74,7 @@ def logits(case: Case) -> dict[str, Tensor]:
     model = network(case)
     canvas = canvas_of(case.input("idx"), case.config["vocab_size"])
     labels = case.maybe("y")
+    case.aside("mask_schedule_type")  # of training and sampling
 
     def predict(class_labels: Tensor | None) -> Tensor:
         return model.head.logits(model.hidden(canvas, class_labels).tokens)
@@ -89,10 +93,12 @@ def logits(case: Case) -> dict[str, Tensor]:
 def loss_and_gradients(case: Case, model: MaskedModel) -> dict[str, Tensor]:
     """Part (a): one mask from explicit numbers, the masked loss, and every gradient."""
     codes, ids = case.config["vocab_size"], case.input("idx")
-    masking = TrainMasking(curve="cosine", shared=True, rounding="up")
+    masking = TrainMasking(curve=curve_of(case.config, case.spec), shared=True, rounding="up")
     count = masking.counts(case.input("mask_r").view(1), ids.shape[1])
     mask = lowest(-case.input("mask_u"), count.expand(ids.shape[0]))  # the n largest
-    labels = drop_labels(case, case.maybe("y"), case.maybe("drop_u"), case.spec["cond_drop_prob"])
+    labels = drop_labels(
+        case, case.maybe("y"), case.maybe("drop_u"), case.spec.get("cond_drop_prob", 0.0)
+    )
     hidden = model.hidden(Canvas(ids, mask), labels).tokens  # (B, L, D)
     each = model.head.loss(
         hidden[mask], ids[mask], label_smoothing=case.spec.get("label_smoothing", 0.0)
@@ -109,28 +115,43 @@ def loss_and_gradients(case: Case, model: MaskedModel) -> dict[str, Tensor]:
     }
 
 
+def curve_of(*places: Mapping[str, Any]) -> str:
+    """The mask schedule under the source's name for it, wherever a case says it."""
+    names = ("mask_schedule_type", "mask_schedule")
+    return next((place[name] for place in places for name in names if name in place), "cosine")
+
+
 def training_of(case: Case) -> Training:
     """The source's options in our words."""
-    spec, optimizer, scheduler = case.spec, case.spec["optimizer"], case.spec["scheduler"]
+    spec, optimizer, batch = case.spec, case.spec["optimizer"], len(case.input("step0/idx"))
+    assert optimizer.get("name", "AdamW") == "AdamW"
+    scheduler = spec.get("scheduler") or {"name": "ConstantLR"}
     schedule, _, warmup = SCHEDULERS[scheduler["name"]].partition(" ")
+    assert scheduler.get("num_cycles", 0.5) == 0.5, "half a cosine is what every config asks for"
     return Training(
         steps=scheduler.get("training_steps", spec["n_steps"]),
-        batch_size=spec["batch"],
-        micro_batch_size=spec["micro_batch_size"],
+        batch_size=batch,
+        micro_batch_size=spec.get("micro_batch_size") or batch,
         lr=optimizer["lr"],
-        betas=tuple(optimizer["betas"]),
-        eps=optimizer["eps"],
-        weight_decay=optimizer["weight_decay"],
+        betas=tuple(optimizer.get("betas", (0.9, 0.999))),
+        eps=optimizer.get("eps", 1e-8),
+        weight_decay=optimizer.get("weight_decay", 0.01),
         schedule=schedule,
         warmup_steps=scheduler.get("warmup_steps", 0) if warmup else 0,
         clip_grad_norm=spec.get("clip_grad_norm"),
         label_smoothing=spec.get("label_smoothing", 0.0),
         normalize="micro",
-        ema=Ema(
-            decay=spec["ema"]["decay"],
-            warmup=EMA_WARMUPS[spec["ema"].get("ema_warmup_type")],
-            power=spec["ema"].get("ema_warmup_power", 2 / 3),
-        ),
+        ema=average_of(spec.get("ema") or {}),
+    )
+
+
+def average_of(ema: Mapping[str, Any]) -> Ema:
+    """The source's average of weights."""
+    assert ema.get("ema_warmup_gamma", ema.get("inv_gamma", 1.0)) == 1.0
+    return Ema(
+        decay=ema.get("decay", 0.9999),
+        warmup=EMA_WARMUPS[ema.get("ema_warmup_type")],
+        power=ema.get("ema_warmup_power", 2 / 3),
     )
 
 

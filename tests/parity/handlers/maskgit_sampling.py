@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from golden import Case
+from handlers.maskgit_pytorch import curve_of
+from handlers.unlockmgm import check_told
 from torch import Tensor
 
 from unmask.checkpoints import maskgit_pytorch, unlockmgm
@@ -20,7 +21,6 @@ from unmask.guidance import Guidance
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
 from unmask.orders import Confidence, RandomOrder
 from unmask.types import Canvas
 
@@ -28,19 +28,12 @@ PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "reveale
 UNLOCKMGM_CURVES = {"cosine": "cosine", "linear": "linear", "sqrt": "sqrt", "custom": "muse"}
 JAX_CURVES = {"uniform": "linear", "log": "logarithmic", "exp": "exponential"}
 
-Network = TypeVar("Network", PreNormNetwork, PostNormNetwork)
-
 
 class Trajectory(NamedTuple):
     """Every step stacked, ``(S, B, L)`` each."""
 
     tokens: Tensor
     masked: Tensor
-
-
-def in_a_line(network: Network) -> Network:
-    """The same sizes with a grid for any number of tokens."""
-    return replace(network, grid=(1, network.length))
 
 
 def run(
@@ -61,21 +54,33 @@ def pytorch_guidance(sampler: dict) -> Guidance:
 
 def pytorch_sample(case: Case) -> dict[str, Tensor]:
     weights, sampler = case.weights(), case.spec["sampler"]
-    network = maskgit_pytorch.network_of(weights, heads=case.config["n_heads"], origin=case.name)
+    config, length = case.config, weights["pos_emb"].shape[1]
+    network = maskgit_pytorch.network_of(
+        weights, heads=config["n_heads"], grid=(1, length), origin=case.name
+    )
+    case.told(
+        vocab_size=network.codes,
+        embed_dim=network.width,
+        n_layers=network.depth,
+        n_tokens=length,
+        n_classes=network.classes,
+    )
+    case.aside("dropout")
     model = network.build()
     load_state(model, to_own(weights, maskgit_pytorch.TABLE, case.name))
     plan = Plan(
         steps=sampler["sampling_steps"],
-        counts=FixedCounts(curve=sampler.get("mask_schedule", "cosine"), pace="overall"),
+        counts=FixedCounts(curve=curve_of(sampler, config, case.spec), pace="overall"),
         order=RandomOrder()
-        if sampler["strategy"] == "random"
-        else Confidence(temperature=sampler["base_gumbel_temp"]),
+        if sampler.get("strategy", "maskgit") == "random"
+        else Confidence(temperature=sampler.get("base_gumbel_temp", 4.5)),
         guidance=pytorch_guidance(sampler),
         draw=pytorch_draw(sampler),
     )
     exponential = case.input("exp_noise")
-    order = case.maybe("gumbel") if case.has("gumbel") else case.input("uniform")
+    order = case.input("gumbel" if case.has("gumbel") else "uniform")
     batch, length = exponential.shape[1:3]
+    assert sampler.get("sequence_length", length) == length
     tape = Tape({"token": exponential, "order": order}, batch)
     found = run(model, case.maybe("y"), plan, tape, blank_canvas(batch, length))
     ids = found.tokens.masked_fill(found.masked, network.codes)
@@ -91,14 +96,19 @@ def pytorch_draw(sampler: dict) -> CategoricalDraw:
 
 def unlockmgm_sample(case: Case) -> dict[str, Tensor]:
     weights, sampler = case.weights(), case.spec["sampler"]
-    network = in_a_line(unlockmgm.network_of(case.config, keys=weights, origin=case.name))
+    grid = (1, case.config["num_vq_tokens"])
+    network = unlockmgm.network_of(case.config, keys=weights, grid=grid, origin=case.name)
+    check_told(case, network)
     model = network.build()
     load_state(model, to_own(weights, unlockmgm.TABLE, case.name))
-    order = Confidence(temperature=sampler["temperature"], anneal="compound", known="rescore")
-    curve = UNLOCKMGM_CURVES.get(sampler["noise_schedule"], sampler["noise_schedule"])
+    order = Confidence(
+        temperature=sampler.get("temperature", 1.0), anneal="compound", known="rescore"
+    )
+    schedule = sampler.get("noise_schedule", "cosine")
+    curve = UNLOCKMGM_CURVES.get(schedule, schedule)
     rule = FixedCounts(curve=curve, least=1, precision="float32")
-    guidance = Guidance(weak="self", scale=1 + sampler.get("guidance_scale", 0.0))
-    plan = Plan(steps=sampler["timesteps"], counts=rule, order=order, guidance=guidance)
+    guidance = Guidance(weak="self", scale=1 + (sampler.get("guidance_scale") or 0.0))
+    plan = Plan(steps=sampler.get("timesteps", 18), counts=rule, order=order, guidance=guidance)
     noise = gumbel_from_uniform(case.input("uniform"))
     batch, length = noise.shape[1:]
     tape = Tape({"token": case.input("exp_noise"), "order": noise}, batch)
@@ -136,11 +146,12 @@ def jax_sample(case: Case) -> dict[str, Tensor]:
     ids = case.input("input_ids")  # (B, 1 + L), the class in front
     codes = spec["codebook_size"]
     canvas = Canvas(ids[:, 1:], ids[:, 1:] == spec["mask_token_id"])
-    curve = JAX_CURVES.get(spec["mask_scheduling_method"], spec["mask_scheduling_method"])
+    method = spec.get("mask_scheduling_method", "cosine")
+    curve = JAX_CURVES.get(method, method)
     rule = FixedCounts(curve=curve, least=1, precision="float32")
     plan = Plan(
         steps=spec["num_iter"],
-        first_step=spec["start_iter"],
+        first_step=spec.get("start_iter", 0),
         counts=rule,
         order=Confidence(temperature=spec["choice_temperature"]),
     )

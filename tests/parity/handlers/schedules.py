@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import torch
@@ -50,6 +51,13 @@ def pytorch_guidance(ramp: str, scale: float, size: str) -> Tensor:
     return guidance.table(remaining, steps, length).get("null", flat)[:, 0]
 
 
+def numbers(case: Case, pattern: str, *usual: float) -> list[float]:
+    """What the case's prose says of its schedules, or what all have said so far."""
+    prose = " ".join(value for value in case.spec.values() if isinstance(value, str))
+    found = re.search(pattern.replace("#", r"([\d.]+(?:e[-+]?\d+)?)"), prose)
+    return [float(number.rstrip(".")) for number in found.groups()] if found else list(usual)
+
+
 def lr_table(settings: Training, steps: int) -> Tensor:
     return torch.tensor([learning_rate(settings, k) for k in range(steps)], dtype=torch.float64)
 
@@ -57,6 +65,8 @@ def lr_table(settings: Training, steps: int) -> Tensor:
 def pytorch_schedules(case: Case) -> dict[str, Tensor]:
     r = case.input("r")
     found: dict[str, Tensor] = {}
+    for schedule in case.spec.get("schedules", []):
+        assert case.has(f"gamma/{schedule}")
     for name in case.names("gamma/*"):
         share = find_curve(name.split("/")[1])(r).clamp(0, 1)
         found[name] = torch.where(r == 1, 0.0, share)
@@ -79,21 +89,26 @@ def pytorch_schedules(case: Case) -> dict[str, Tensor]:
 
 def pytorch_optimisation(case: Case) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
+    lr, warm, steps = numbers(case, "base #, warmup #, training #", 1e-4, 6, 20)
     for name in case.names("lr/*"):
         schedule, _, warmup = name.split("/")[1].partition("_")
-        settings = Training(steps=20, lr=1e-4, schedule=schedule, warmup_steps=6 * bool(warmup))
+        settings = Training(
+            steps=int(steps), lr=lr, schedule=schedule, warmup_steps=int(warm) * bool(warmup)
+        )
         found[name] = lr_table(settings, len(case.input(name)))
-    rules = {
-        "none": Ema(warmup="none"),
-        "tensorflow_like": Ema(warmup="inverse"),
-        "crowsonkb_default": Ema(warmup="power"),
-        "crowsonkb_p0_75": Ema(warmup="power", power=0.75),
-    }
     updates = case.input("ema_decay/num_updates").tolist()
-    for name, rule in rules.items():
-        values = [ema_decay(rule, n) for n in updates]
-        found[f"ema_decay/{name}"] = torch.tensor(values, dtype=torch.float64)
+    for name in set(case.names("ema_decay/*")) - {"ema_decay/num_updates"}:
+        values = [ema_decay(pytorch_average(name.partition("/")[2]), n) for n in updates]
+        found[name] = torch.tensor(values, dtype=torch.float64)
     return found
+
+
+def pytorch_average(name: str) -> Ema:
+    """The rule of a name such as ``crowsonkb_p0_75``, whose number is the power."""
+    kind, _, power = name.partition("_p")
+    if kind.startswith("crowsonkb"):
+        return Ema(warmup="power", power=float(power.replace("_", ".")) if power else 2 / 3)
+    return Ema(warmup={"none": "none", "tensorflow_like": "inverse"}[name])
 
 
 UNLOCKMGM_CURVES = {
@@ -138,17 +153,19 @@ def unlockmgm_schedules(case: Case) -> dict[str, Tensor]:
 
 def unlockmgm_optimisation(case: Case) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
+    lr, warm, total = numbers(case, "base #, warmup #, # steps", 1e-4, 5, 50)
     for name in case.names("lr/*"):
         cycles = name.removesuffix("cycles").rpartition("_")[2]
         settings = Training(
-            steps=50,
-            lr=1e-4,
+            steps=int(total),
+            lr=lr,
             schedule="restarts",
-            warmup_steps=5,
+            warmup_steps=int(warm),
             cycles=int(cycles) if cycles.isdigit() else 1,
         )
         found[name] = lr_table(settings, len(case.input(name)))
-    rule = Ema(decay=0.9999, warmup="inverse", after_step=5000)
+    after, decay = numbers(case, "update_after_step=#, decay #", 5000, 0.9999)
+    rule = Ema(decay=decay, warmup="inverse", after_step=int(after))
     steps = case.input("ema_decay/optimization_step").tolist()
     values = [ema_decay(rule, n) for n in steps]
     found["ema_decay/value"] = torch.tensor(values, dtype=torch.float64)

@@ -75,9 +75,9 @@ def prepare_inputs(case: Case) -> dict[str, Tensor]:
     u, length = case.input("u_timestep"), tokens.shape[1]
     rank = case.input("u_perm").argsort(1)  # the source masks by this permutation's values
     masked = lowest(rank.float(), masking.counts(u, length))
-    dynamic = spec["use_dynamic_substitution"]
+    dynamic, rate = spec.get("use_dynamic_substitution", False), spec.get("substitution_rate", 0.3)
     # the source's own rate is a constant 0.6 u where it is dynamic
-    options = Substitution(rate=0.3 if dynamic else spec["substitution_rate"], dynamic=dynamic)
+    options = Substitution(rate=0.3 if dynamic else rate, dynamic=dynamic)
     visible = (~masked).sum(1)
     replaced = options.counts(visible, case.input("u_substitution") if dynamic else u)
     ids = tokens.masked_fill(masked, spec["mask_id"])
@@ -93,13 +93,16 @@ def prepare_inputs(case: Case) -> dict[str, Tensor]:
 def finetune_loss(case: Case) -> dict[str, Tensor]:
     spec, config = case.spec, case.config
     model = network(case)
+    if spec.get("use_dynamic_substitution", False):
+        assert case.has("num_substitute"), "the caller draws the number"
     options = Substitution(
-        rate=spec["substitution_rate"],
+        rate=spec.get("substitution_rate", 0.3),
         proposal="double-softmax",
         fully_masked="mask",
         variational=max(0.0, config.get("lambda_var", 0.1)),
     )
-    objective = SubstitutionObjective(model, options, label_smoothing=spec["label_smoothing"])
+    smoothing = spec.get("label_smoothing", 0.0)
+    objective = SubstitutionObjective(model, options, label_smoothing=smoothing)
     model.head.requires_grad_(config.get("train_head", False))  # ours never trains the head
     objective.train()
     canvas, classes = read_ids(case, case.input("input_ids"))
@@ -122,7 +125,7 @@ def finetune_loss(case: Case) -> dict[str, Tensor]:
     gradients = to_source(
         {name: p.grad for name, p in model.named_parameters() if p.requires_grad}, TABLE
     )
-    assert sorted(gradients) == sorted(spec["trainable"])
+    assert sorted(gradients) == sorted(spec.get("trainable", gradients))
     return {
         "substituted_input": torch.cat([front, ids], 1),
         "substituted_labels": torch.cat([torch.full_like(front, -100), labels], 1),

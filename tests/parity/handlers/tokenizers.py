@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from golden import Case
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.checkpoints import flax_vqgan, vqgan
 from unmask.checkpoints.flax import decode_flax, flatten
@@ -20,20 +21,58 @@ from unmask.checkpoints.store import load_state
 from unmask.data.adm_crop import center_crop, covering, halved, short_sides
 from unmask.data.resizing import resized_part
 from unmask.evaluate.reconstruction import psnr, ssim
+from unmask.image_size import checked_size
 from unmask.pictures import to_uint8
 from unmask.tokenizers.kl_vae import KLVAETokenizer
 from unmask.tokenizers.latents import posterior, to_map
+from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.vqgan import VQGAN
 
 
 def tokenizer(case: Case) -> VQTokenizer:
     """The case's network with its weights, its sizes read off the shapes."""
     config: Mapping[str, object] = case.config if case.kind == "tokenizer.amused" else {}
     network, state = translate(case.weights(), config, case.name)
+    check_told(case, network)
     made = build(network)
     load_state(made, state, case.name)
     return made.eval()
+
+
+def check_told(case: Case, sizes: VQGAN | MaskGITVQGAN) -> None:
+    """Sizes that the projects' configurations tell, and the weights as well."""
+    config = case.config
+    nested = config.get("ddconfig", config)
+    unit = nested.get("ch", nested.get("hidden_channels"))
+    lists = {
+        "ch_mult": sizes.widths,
+        "channel_mult": sizes.widths,
+        "encoder_ch_mult": sizes.widths,
+        "decoder_ch_mult": getattr(sizes, "decoder_widths", ()) or sizes.widths,
+    }
+    for name, widths in lists.items():
+        if name in nested:
+            assert [unit * multiple for multiple in nested[name]] == list(widths), name
+    assert nested.get("block_out_channels", list(sizes.widths)) == list(sizes.widths)
+    blocks = nested.get("num_res_blocks", nested.get("layers_per_block", sizes.blocks))
+    assert blocks == sizes.blocks
+    for name in ("n_embed", "num_embeddings", "codebook_size", "num_vq_embeddings"):
+        assert config.get(name, sizes.codes) == sizes.codes, name
+    for name in ("embed_dim", "codebook_embed_dim"):
+        assert config.get(name, sizes.code_dim) == sizes.code_dim, name
+    assert config.get("vq_embed_dim") in (None, sizes.code_dim)
+    for half, kind in (("down", "DownEncoderBlock2D"), ("up", "UpDecoderBlock2D")):
+        assert set(config.get(f"{half}_block_types", [kind])) == {kind}
+    for name in ("in_channels", "out_ch", "num_channels", "out_channels"):
+        assert nested.get(name, sizes.image_channels) == sizes.image_channels, name
+    assert config.get("downsample_factor", sizes.stride) == sizes.stride
+    # of training, of sizes of images, what the keys tell, and what these networks never vary
+    nested.read.update(("dropout", "resolution", "attn_resolutions", "double_z", "z_channels"))
+    nested.read.update(
+        ("latent_channels", "num_resolutions", "sample_size", "force_upcast", "scaling_factor")
+    )
 
 
 def channels_first(values: Tensor) -> Tensor:
@@ -65,8 +104,14 @@ def wrapped(case: Case) -> dict[str, Tensor]:
         "decode_quant": plain * 2 - 1,
         "decode_random_indices": other * 2 - 1,
         "recon_0_1_unclamped": plain,
-        "soft_code_temp0_7": made.quantizer.soft_codes(latents, 0.7).flatten(1, 2),
+        **{name: soft(made, latents, name) for name in case.names("soft_code_temp*")},
     }
+
+
+def soft(made: VQTokenizer, latents: Tensor, name: str) -> Tensor:
+    """Shares of all codes at the temperature in a name, with "_" for the point."""
+    temperature = float(name.removeprefix("soft_code_temp").replace("_", "."))
+    return made.quantizer.soft_codes(latents, temperature).flatten(1, 2)
 
 
 @torch.inference_mode()
@@ -97,6 +142,14 @@ def flax(case: Case) -> dict[str, Tensor]:
     layout = vqgan.LAYOUTS["maskgit-vqgan"]
     port = to_source(own, vqgan.table_of(layout, len(case.spec["channel_mult"])))
     assert port.keys() == case.tensors.keys()
+    spec, (codes, width) = case.spec, port["quantize.embedding.weight"].shape
+    assert (spec["num_embeddings"], spec["z_channels"]) == (codes, width)
+    widths = [spec["hidden_channels"] * each for each in spec["channel_mult"]]
+    for level, wide in enumerate(widths):
+        blocks = [key for key in port if key.startswith(f"encoder.down.{level}.block.")]
+        found = {port[key].shape[0] for key in blocks if key.endswith("conv2.weight")}
+        assert found == {wide}
+        assert len({key.split(".")[4] for key in blocks}) == spec["num_res_blocks"]
     return port
 
 
@@ -125,17 +178,24 @@ def image_ops(case: Case) -> dict[str, Tensor]:
 @torch.inference_mode()
 def kl16(case: Case) -> dict[str, Tensor]:
     """The autoencoder of MAR and eMIGM; its images are about [-1, 1], and leave it a little."""
-    network, state = translate_kl_vae(case.weights(), case.name, groups=case.config["norm_groups"])
-    made = KLVAETokenizer(network).eval()
+    config = case.config
+    sizes, state = translate_kl_vae(case.weights(), case.name, groups=config.get("norm_groups", 32))
+    assert sizes.stem == config.get("ch", sizes.stem)
+    case.told(ch_mult=tuple(width // sizes.stem for width in sizes.widths))
+    case.told(num_res_blocks=sizes.blocks, z_channels=sizes.channels)
+    case.aside("image_hw", "encoder_attention")  # the images tell, and the keys
+    made = KLVAETokenizer(replace(sizes, scale=config.get("scale", sizes.scale))).eval()
     load_state(made, state, case.name)
-    assert made.scale == case.config["scale"]
+    for norm in (m for m in made.modules() if isinstance(m, nn.GroupNorm)):
+        assert norm.eps == config.get("norm_eps", norm.eps)
     images, noise = (case.input("images") + 1) / 2, case.input("posterior_noise")
     moments = made.infer(images)
     told, extreme = posterior(moments), posterior(case.input("extreme_moments"))
     tokens = made.sample(moments, noise)
-    scaled = to_map(tokens, made.channels)
+    grid = (moments.shape[2], moments.shape[3])
+    scaled = to_map(tokens, made.channels, grid)
     again = made.render(scaled / made.scale)
-    assert torch.equal(made.decode(tokens), again.clamp(0, 1))
+    assert torch.equal(made.decode(tokens, grid), again.clamp(0, 1))
     return {
         "moments": moments,
         "moments_flip": made.infer(images.flip(-1)),
@@ -153,7 +213,7 @@ def kl16(case: Case) -> dict[str, Tensor]:
 def center_crops(case: Case) -> dict[str, Tensor]:
     return {
         f"crop.{index}": pixels(
-            center_crop(Image.fromarray(case.input(f"image.{index}").numpy()), size)
+            center_crop(Image.fromarray(case.input(f"image.{index}").numpy()), checked_size(size))
         )
         for index, size in enumerate(case.config["sizes"])
     }

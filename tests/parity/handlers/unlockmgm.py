@@ -10,23 +10,32 @@ from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.unlockmgm import TABLE, network_of
 from unmask.model import MaskedModel
+from unmask.nn.post_norm import PostNormNetwork
 from unmask.types import Canvas
 
 
 def network(case: Case) -> MaskedModel:
     """The case's network with its weights, and its adapter if it has one, for evaluation."""
-    weights = case.weights()
-    model = network_of(case.config, keys=weights, origin=case.name).build()
+    weights, grid = case.weights(), (1, case.config["num_vq_tokens"])
+    sizes = network_of(case.config, keys=weights, grid=grid, origin=case.name)
+    check_told(case, sizes)
+    model = sizes.build()
     load_state(model, to_own(weights, TABLE, case.name), case.name)
     return model.eval()
+
+
+def check_told(case: Case, sizes: PostNormNetwork) -> None:
+    """What the configuration tells twice, and what it tells of other networks or of training."""
+    case.told(mask_token_id=sizes.codes + sizes.classes, train_head=False, predict_all=False)
+    # of architectures that its flags exclude, of initial weights, and of the adapter's loss
+    case.aside("encoder_hidden_size", "initializer_range", "lambda_var")
 
 
 def read_ids(case: Case, ids: Tensor) -> tuple[Canvas, Tensor]:
     """Canvas and classes of ``(B, 1 + L)``: class + V, then tokens with the mask as the last id."""
     tokens = ids[:, 1:]
-    return Canvas(tokens, tokens == case.config["mask_token_id"]), (
-        ids[:, 0] - case.config["codebook_size"]
-    )
+    mask = case.config["codebook_size"] + case.config["num_classes"]
+    return Canvas(tokens, tokens == mask), (ids[:, 0] - case.config["codebook_size"])
 
 
 @torch.inference_mode()
