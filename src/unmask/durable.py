@@ -83,32 +83,60 @@ def output(path: Path, intact: str = "", *, one_of_many: bool = False) -> Iterat
     """
     older = os.path.lexists(path)
     intact = intact or ("the older one is whole" if older else "nothing is left of it")
-    with explained(path, intact), replaced(path, one_of_many=one_of_many) as aside:
+    with explained(path, intact), replaced(path, one_of_many=one_of_many) as (aside,):
         yield aside
 
 
 @contextmanager
-def replaced(path: Path, *, one_of_many: bool = False) -> Iterator[Path]:
-    """:func:`output` that leaves an ``OSError`` as it is."""
-    final = path.resolve() if path.is_symlink() else path
-    if final.exists() and not (final.is_file() or final.is_dir()):
-        yield final
-        return
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if not one_of_many:
-        clear_leftovers(final.parent)
-    aside = aside_of(final)
+def outputs(*paths: Path, named: Path, intact: str) -> Iterator[list[Path]]:
+    """Files that belong together: all are written before the first of them takes its name.
+
+    Args:
+        paths: of the files, in the order in which they take their names.
+        named: what errors call them.
+        intact: what is whole if this fails, a clause.
+
+    Yields:
+        Where to write them now.
+
+    Raises:
+        InputError: see :func:`output`.
+    """
+    with explained(named, intact), replaced(*paths) as asides:
+        yield asides
+
+
+@contextmanager
+def replaced(*paths: Path, one_of_many: bool = False) -> Iterator[list[Path]]:
+    """:func:`outputs` that leaves an ``OSError`` as it is."""
+    finals = [path.resolve() if path.is_symlink() else path for path in paths]
+    asides = [aside_of(final) if _is_ordinary(final) else final for final in finals]
+    moved = {aside: final for aside, final in zip(asides, finals, strict=True) if aside != final}
+    folders = {final.parent for final in moved.values()}
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not one_of_many:
+            clear_leftovers(folder)
     try:
-        mode = _create(aside)
-        yield aside
-        _finish(aside, mode, wait=not one_of_many)
-        aside.replace(final)
+        modes = {aside: _create(aside) for aside in moved}
+        yield asides
+        for aside, mode in modes.items():
+            _finish(aside, mode, wait=not one_of_many)
+        for aside, final in moved.items():
+            aside.replace(final)
     except BaseException:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+        for aside in moved:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
         raise
     if not one_of_many:
-        sync_folder(final.parent)
+        for folder in folders:
+            sync_folder(folder)
+
+
+def _is_ordinary(path: Path) -> bool:
+    """Whether a file may take this name, or a folder has it, which will not be replaced."""
+    return path.is_file() or path.is_dir() or not path.exists()
 
 
 def _create(path: Path) -> int:
@@ -160,7 +188,7 @@ def output_folder(path: Path) -> Iterator[Path]:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file over an older one, which stays whole until the new one is."""
-    with replaced(path) as aside:
+    with replaced(path) as (aside,):
         aside.write_bytes(data)
 
 

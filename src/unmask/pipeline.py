@@ -11,19 +11,26 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.store import CONFIG, WEIGHTS, load_state, load_weights, save_weights
+from unmask.checkpoints.store import (
+    CONFIG,
+    WEIGHTS,
+    Saved,
+    load_state,
+    load_weights,
+    save_together,
+)
 from unmask.data.classes import Classes, class_labels
 from unmask.decode import Plan
 from unmask.devices import resolve_device
 from unmask.draws import Seeds
 from unmask.errors import InputError
-from unmask.folders import check_folder
+from unmask.folders import as_place, check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
 from unmask.nn.sizes import token_space
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import from_dict, to_dict
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, saved_tokenizer
 
 FORMAT = "unmask-model"
 TOKENIZER = "tokenizer"  # the folder of the tokenizer inside a model's
@@ -130,7 +137,7 @@ class Pipeline:
             InputError: when the folder holds something else (nothing is written), or the disk
                 refuses (a model that was there is whole).
         """
-        folder = Path(folder)
+        folder = as_place(folder)
         check_place(folder)
         config: dict[str, Any] = {
             "format": FORMAT,
@@ -138,9 +145,10 @@ class Pipeline:
             "class_names": list(self.class_names),
             "has_tokenizer": self.has_tokenizer,
         }
+        saved = [Saved(folder, self.model.state_dict(), config)]
         if self._tokenizer is not None:
-            save_tokenizer(self._tokenizer, folder / TOKENIZER, half=half)
-        save_weights(folder, self.model.state_dict(), config, half=half)
+            saved.insert(0, saved_tokenizer(self._tokenizer, folder / TOKENIZER))
+        save_together(*saved, half=half)
 
     def labels(self, classes: Classes) -> list[int]:
         """Class labels from labels or names.

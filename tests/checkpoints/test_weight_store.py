@@ -96,7 +96,7 @@ def test_a_state_that_does_not_fit_is_refused_by_name(
         check_state(WANTED, state, "f")
 
 
-@pytest.mark.parametrize("boundary", range(7))
+@pytest.mark.parametrize("boundary", range(6))
 def test_a_failing_disk_leaves_one_whole_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boundary: int
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_disk_that_takes_no_more_is_one_line(tmp_path: Path) -> None:
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-        with pytest.raises(InputError, match=r"cannot write .*f\.npy: .*; the older one is whole"):
+        with pytest.raises(InputError, match=r"cannot write .*f\.npy: .*; older ones are whole"):
             write(tmp_path / "f.npy", Numbered(1000, set()))
 
     assert status(forked(limited)) == 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from unmask.checkpoints.write_tensors import HALF, halved, write_tensors
-from unmask.durable import output
+from unmask.durable import outputs
 from unmask.errors import InputError
 from unmask.folders import check_readable
 
@@ -21,37 +21,53 @@ EMBEDDED = "config"  # metadata: the text of config.json
 TIED = "tied "  # metadata: "tied <name>" -> the name under which the tensor is stored
 
 
+class Saved(NamedTuple):
+    """What is saved of a network."""
+
+    folder: Path
+    """Made when missing; a model in it is replaced, other files are left alone."""
+    state: Mapping[str, Tensor]
+    """By our names; tensors that share memory are stored once."""
+    config: Mapping[str, Any]
+    """What JSON can say, enough to build the network again."""
+
+
 def save_weights(
-    folder: Path,
-    state: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    *,
-    half: bool = False,
+    folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], *, half: bool = False
 ) -> None:
-    """Write a model; whatever happens, the folder then holds all of the old one or of the new.
+    """:func:`save_together` of one model."""
+    save_together(Saved(folder, state, config), half=half)
+
+
+def save_together(*models: Saved, half: bool = False) -> None:
+    """Write models; whatever happens, each folder then holds all of the old one or of the new.
 
     The config also stands inside ``model.safetensors``, whose renaming into place is the one
-    moment that counts; ``config.json`` is the copy that people read.
+    moment that counts; ``config.json`` is the copy that people read. All models are written before
+    the first of them takes its name.
 
     Args:
-        folder: made when missing; a model in it is replaced, other files are left alone.
-        state: by our names; tensors that share memory are stored once.
-        config: what JSON can say, enough to build the network again.
+        models: in the order in which they take their names; errors name the last one's folder.
         half: store floats in float16, half the size; they are widened when loaded.
 
     Raises:
         InputError: when a weight does not fit float16, or the disk refuses.
     """
-    tensors, tied = _without_ties(state)
+    untied = [_without_ties(model.state) for model in models]
     if half:
-        for name, tensor in tensors.items():
-            halved(name, tensor)  # raises before anything is written
-    text = json.dumps(config, indent=2) + "\n"
-    metadata = {EMBEDDED: text} | {TIED + name: kept for name, kept in tied.items()}
-    whole = "a model there is whole"
-    with output(folder / CONFIG, whole) as copy, output(folder / WEIGHTS, whole) as weights:
-        copy.write_text(text, encoding="utf8")
-        write_tensors(weights, tensors, metadata, half=half)
+        for tensors, _ in untied:
+            for name, tensor in tensors.items():
+                halved(name, tensor)  # raises before anything is written
+    files = [model.folder / name for model in models for name in (WEIGHTS, CONFIG)]
+    named = models[-1].folder
+    with outputs(*files, named=named, intact="a model there is whole") as asides:
+        for model, (tensors, tied), weights, copy in zip(
+            models, untied, asides[::2], asides[1::2], strict=True
+        ):
+            text = json.dumps(model.config, indent=2) + "\n"
+            metadata = {EMBEDDED: text} | {TIED + name: kept for name, kept in tied.items()}
+            write_tensors(weights, tensors, metadata, half=half)
+            copy.write_text(text, encoding="utf8")
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from unmask.durable import output
+from unmask.durable import outputs
 from unmask.pictures import sheet
 from unmask.recipes.recipe import Result
 
@@ -85,8 +84,9 @@ class TokenizerReport:
         Raises:
             InputError: if the disk is full or refuses.
         """
-        with ExitStack() as stack:  # all are written before the first of them takes its name
-            table, scores, pictures = (stack.enter_context(output(folder / n)) for n in FILES)
+        files = [folder / name for name in FILES]
+        whole = "earlier ones are whole"
+        with outputs(*files, named=folder, intact=whole) as (table, scores, pictures):
             table.write_text(self.markdown(), encoding="utf8")
             scores.write_text(self.to_json(), encoding="utf8")
             side_by_side(self.pictures).save(pictures, format="PNG")

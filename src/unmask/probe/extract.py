@@ -15,7 +15,7 @@ from torch import Tensor
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
-from unmask.durable import ROOM, output
+from unmask.durable import ROOM, outputs
 from unmask.errors import InputError
 from unmask.probe.objective import Represent
 
@@ -89,7 +89,8 @@ def write_features(
             whole then.
     """
     labels = np.full(len(source), -1, np.int64)
-    with output(path) as aside:
+    files = labels_beside(path), path
+    with outputs(*files, named=path, intact="older ones are whole") as (labels_aside, aside):
         with aside.open("wb") as file:
             table = _Table(file, len(source))
             for rows, values in extract(source, transform, represent, device=device):
@@ -99,7 +100,7 @@ def write_features(
             if not table.width:
                 raise InputError(f"none of the {len(source)} images of {source.name} can be read")
             table.end()
-        with output(labels_beside(path)) as labels_aside, labels_aside.open("wb") as file:
+        with labels_aside.open("wb") as file:
             np.save(file, labels)
     return torch.from_numpy(np.load(path, mmap_mode="c")), torch.from_numpy(labels)
 

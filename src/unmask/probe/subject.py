@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.store import CONFIG, load_state, load_weights, save_weights
+from unmask.checkpoints.store import CONFIG, Saved, load_state, load_weights, save_together
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.checkpoints.vit import MARKS, load_vit
 from unmask.errors import InputError
@@ -22,7 +22,7 @@ from unmask.pipeline import TOKENIZER, Pipeline
 from unmask.probe.classifier import TokenClassifier, build_head
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool
 from unmask.recipes.serial import from_dict, to_dict
-from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 FORMAT = "unmask-classifier"
@@ -127,9 +127,10 @@ def save_classifier(subject: Subject, folder: Path, facts: Mapping[str, object])
         "probe": isinstance(model.head, torch.nn.Sequential),
         "classes": model.classes,
     }
-    if not (folder / TOKENIZER).exists():
-        save_tokenizer(subject.tokenizer, folder / TOKENIZER)
-    save_weights(folder, model.state_dict(), config)
+    saved = [Saved(folder, model.state_dict(), config)]
+    if not (folder / TOKENIZER / CONFIG).exists():
+        saved.insert(0, saved_tokenizer(subject.tokenizer, folder / TOKENIZER))
+    save_together(*saved)
 
 
 def load_classifier(folder: Path) -> tuple[TokenClassifier, VQTokenizer]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unmask.checkpoints.locate import EXPORT, check_path, find_folder
-from unmask.checkpoints.store import WEIGHTS, load_weights, save_weights
+from unmask.checkpoints.store import WEIGHTS, Saved, load_weights, save_together
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.serial import from_dict, to_dict
 from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
@@ -54,9 +54,14 @@ FAMILIES: dict[str, tuple[type[Any], Kind]] = {
 
 def save_tokenizer(tokenizer: AnyTokenizer, folder: Path, *, half: bool = False) -> None:
     """Write a folder that the loaders read; ``half`` stores float16."""
+    save_together(saved_tokenizer(tokenizer, folder), half=half)
+
+
+def saved_tokenizer(tokenizer: AnyTokenizer, folder: Path) -> Saved:
+    """What a folder of a tokenizer will hold."""
     network = to_dict(tokenizer.config)
     config = {"format": FORMAT, "family": tokenizer.family, "network": network}
-    save_weights(folder, tokenizer.state_dict(), config, half=half)
+    return Saved(folder, tokenizer.state_dict(), config)
 
 
 def load_any_tokenizer(name: str | Path) -> AnyTokenizer:
