@@ -22,6 +22,7 @@ from pathlib import Path
 from unmask.errors import InputError
 
 ASIDE = ".partial"  # ending of what is still being built, and of what is being removed
+PERISHABLE = "the new one is there, but a failure of the power could undo it"
 ROOM = (errno.ENOSPC, errno.EDQUOT)
 RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 WRITER = re.compile(rf"\..*\.(?P<host>[^.]+)\.(?P<pid>\d+){re.escape(ASIDE)}", re.DOTALL)
@@ -83,8 +84,11 @@ def output(path: Path, intact: str = "", *, one_of_many: bool = False) -> Iterat
     """
     older = os.path.lexists(path)
     intact = intact or ("the older one is whole" if older else "nothing is left of it")
-    with explained(path, intact), replaced(path, one_of_many=one_of_many) as (aside,):
+    with explained(path, intact), _moved_in(path, one_of_many=one_of_many) as (aside,):
         yield aside
+    if not one_of_many:
+        with explained(path, PERISHABLE):
+            _keep_names(path)
 
 
 @contextmanager
@@ -102,18 +106,19 @@ def outputs(*paths: Path, named: Path, intact: str) -> Iterator[list[Path]]:
     Raises:
         InputError: see :func:`output`.
     """
-    with explained(named, intact), replaced(*paths) as asides:
+    with explained(named, intact), _moved_in(*paths) as asides:
         yield asides
+    with explained(named, PERISHABLE):
+        _keep_names(*paths)
 
 
 @contextmanager
-def replaced(*paths: Path, one_of_many: bool = False) -> Iterator[list[Path]]:
-    """:func:`outputs` that leaves an ``OSError`` as it is."""
-    finals = [path.resolve() if path.is_symlink() else path for path in paths]
+def _moved_in(*paths: Path, one_of_many: bool = False) -> Iterator[list[Path]]:
+    """Names aside, which are renamed in their order when the block has ended."""
+    finals = list(map(_real, paths))
     asides = [aside_of(final) if _is_ordinary(final) else final for final in finals]
     moved = {aside: final for aside, final in zip(asides, finals, strict=True) if aside != final}
-    folders = {final.parent for final in moved.values()}
-    for folder in folders:
+    for folder in {final.parent for final in moved.values()}:
         folder.mkdir(parents=True, exist_ok=True)
         if not one_of_many:
             clear_leftovers(folder)
@@ -129,9 +134,17 @@ def replaced(*paths: Path, one_of_many: bool = False) -> Iterator[list[Path]]:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
         raise
-    if not one_of_many:
-        for folder in folders:
-            sync_folder(folder)
+
+
+def _real(path: Path) -> Path:
+    """Where a link leads; anything else itself."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _keep_names(*paths: Path) -> None:
+    """Wait until the disk has the names of files."""
+    for folder in {_real(path).parent for path in paths}:
+        sync_folder(folder)
 
 
 def _is_ordinary(path: Path) -> bool:
@@ -183,13 +196,15 @@ def output_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
+    with explained(path, PERISHABLE):
         sync_folder(final.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file over an older one, which stays whole until the new one is."""
-    with replaced(path) as (aside,):
+    with _moved_in(path) as (aside,):
         aside.write_bytes(data)
+    _keep_names(path)
 
 
 @cache

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode import Plan
-from unmask.durable import output
+from unmask.durable import clear_leftovers, output
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.folders import check_file, check_folder, claim, shown
@@ -105,6 +105,8 @@ class Results:
             pixels = torch.cat([batch.images for batch, _ in made])  # (N, C, H, W) uint8
             write_png(sheet(pixels, columns, zoom=usual_zoom(pixels)), self.out / FILES["grid"])
         else:
+            for folder in (self.out, *self.out.glob("class_*/")):
+                clear_leftovers(folder)
             for batch, seeds in made:
                 self._write_set(batch, seeds)
 
