@@ -49,6 +49,27 @@ def test_a_tensor_nobody_looked_at_is_reported(tmp_path: Path) -> None:
         case.check({"y": torch.zeros(1)})
 
 
+def test_keys_that_nobody_asked_for_are_named(tmp_path: Path) -> None:
+    config = {"width": 4, "sampler": {"steps": 2, "heat": 1.0}, "left": 1, "note": "prose"}
+    case = make(tmp_path, {"y": torch.zeros(1)}, config=config, steps=3, tolerance={"ids": 0})
+    assert case.unread() == ["config", "steps"]
+    assert (case.config["width"], case.spec.get("steps")) == (4, 3)
+    assert case.config["sampler"].get("steps") == 2
+    case.aside("left", "absent")
+    assert case.unread() == ["config.sampler.heat"]
+    case.told(width=4, depth=9)
+    with pytest.raises(AssertionError, match="width=4 in the configuration, found 5"):
+        case.told(width=5)
+
+
+def test_narrow_inputs_are_widened(tmp_path: Path) -> None:
+    given = {"x": torch.ones(2).half(), "ids": torch.ones(2, dtype=torch.int32)}
+    given["mask"] = torch.ones(2, dtype=torch.uint8)
+    case = make(tmp_path, given)
+    found = [case.input(name).dtype for name in given]
+    assert found == [torch.float32, torch.int64, torch.uint8]
+
+
 def test_tolerances_go_from_the_exact_name_to_the_general_rule(tmp_path: Path) -> None:
     case = make(
         tmp_path,
