@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from tiny_data import pixels
 
+from unmask.data.resized_crop import tried_box
 from unmask.data.transform import BOXES, RANDOM, STILL, Crop, Transform
 from unmask.errors import InputError
 
@@ -64,6 +65,23 @@ def test_a_turned_image_gives_the_turned_crop(crop):
     turned = Transform(size=(10, 6), crop=crop)(image.transpose(Image.Transpose.TRANSPOSE))
     straight = Transform(size=(6, 10), crop=crop)(image)
     assert (turned.int() - straight.mT.int()).abs().max() <= 2  # rounded between the two passes
+
+
+@pytest.mark.parametrize("size", [(8, 8), (10, 30), (30, 10)])
+def test_boxes_are_stretched_no_more_than_for_squares(size):
+    stretch = []
+    for seed in range(50):
+        box = tried_box(900, 900, torch.Generator().manual_seed(seed), shape=size[1] / size[0])
+        stretch.append(box.width / box.height * size[0] / size[1])
+    assert 0.74 < min(stretch) < 0.85
+    assert 1.2 < max(stretch) < 1.35
+
+
+def test_a_box_that_never_fits_is_the_nearest_shape():
+    box = tried_box(4000, 3, torch.Generator().manual_seed(0), shape=1 / 4)
+    assert (box.height, box.width) == (3, 1)
+    box = tried_box(3, 4000, torch.Generator().manual_seed(0), shape=4)
+    assert (box.height, box.width) == (1, 3)
 
 
 def test_a_rectangle_of_the_images_own_shape_keeps_all_of_it():

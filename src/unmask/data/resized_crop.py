@@ -12,7 +12,7 @@ from unmask.data.resizing import resized_part
 from unmask.image_size import ImageSize, height_width
 
 AREAS = (0.2, 1.0)  # of the image, as all of MAGE's trainings have it
-RATIOS = (3 / 4, 4 / 3)
+RATIOS = (3 / 4, 4 / 3)  # width over height of a box, where squares are made of it
 TRIES = 10
 
 
@@ -25,35 +25,37 @@ class Box(NamedTuple):
     width: int
 
 
-def clipped_box(width: int, height: int, generator: torch.Generator) -> Box:
+def clipped_box(width: int, height: int, generator: torch.Generator, *, shape: float = 1.0) -> Box:
     """A random box, cut to the image where it is larger (BYOL's; MAGE, ``util/crop.py``).
 
     Args:
         width: of the image.
         height: of the image.
         generator: area, shape, top and left are drawn, in this order.
+        shape: width over height of what is made of the box, around which its own varies.
     """
-    wide, high = _sides(width * height, generator)
+    wide, high = _sides(width * height, generator, shape)
     return _place(min(wide, width), min(high, height), width, height, generator)
 
 
-def tried_box(width: int, height: int, generator: torch.Generator) -> Box:
+def tried_box(width: int, height: int, generator: torch.Generator, *, shape: float = 1.0) -> Box:
     """A random box, drawn anew until it fits (torchvision's and timm's).
 
-    After ten tries it is the central one of the nearest shape that is allowed.
+    After ten tries it is the central one of the nearest shape that is allowed. Arguments as of
+    :func:`clipped_box`.
     """
     for _ in range(TRIES):
-        wide, high = _sides(width * height, generator)
+        wide, high = _sides(width * height, generator, shape)
         if wide <= width and high <= height:
             return _place(wide, high, width, height, generator)
-    wide = min(width, round(height * RATIOS[1]))
-    high = min(height, round(width / RATIOS[0]))
+    wide = min(width, max(1, round(height * RATIOS[1] * shape)))
+    high = min(height, max(1, round(width / (RATIOS[0] * shape))))
     return Box((height - high) // 2, (width - wide) // 2, high, wide)
 
 
-def _sides(pixels: int, generator: torch.Generator) -> tuple[int, int]:
+def _sides(pixels: int, generator: torch.Generator, shape: float) -> tuple[int, int]:
     area = pixels * _uniform(*AREAS, generator)
-    ratio = math.exp(_uniform(math.log(RATIOS[0]), math.log(RATIOS[1]), generator))
+    ratio = math.exp(_uniform(math.log(RATIOS[0]), math.log(RATIOS[1]), generator)) * shape
     return max(1, round(math.sqrt(area * ratio))), max(1, round(math.sqrt(area / ratio)))
 
 

@@ -114,5 +114,6 @@ class Transform(Ranged):
             return image
         if self.crop in RANDOM:
             return RANDOM[self.crop](image, self.size, generator)
-        box = BOXES[self.crop](*image.size, generator)
+        high, wide = height_width(self.size)
+        box = BOXES[self.crop](*image.size, generator, shape=wide / high)
         return cut_box(image, box, self.size, Image.Resampling[self.resample.upper()])
