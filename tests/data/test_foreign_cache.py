@@ -70,6 +70,23 @@ def test_moments_come_over_bit_for_bit(tmp_path: Path, name: str) -> None:
     assert verify(cache.path) == []
 
 
+def test_grids_that_are_not_square(tmp_path: Path) -> None:
+    moments = tmp_path / "mar"
+    (moments / "n01").mkdir(parents=True)
+    arrays = {key: normal(key, shape=(32, 6, 10)) for key in ("moments", "moments_flip")}
+    np.savez(moments / "n01" / "a.JPEG.npz", **arrays)
+    cache = convert(moments, "mar")
+    assert (cache.grid, cache.plan.image_size) == ((6, 10), (96, 160))
+    assert np.array_equal(both_views(cache, "moments")[0].numpy(), arrays["moments"])
+    codes = write_codes(tmp_path / "m", labelled=False)
+    tall = convert_cache(codes, "maskgit-pytorch", out=tmp_path / "tall", grid=(8, 2))
+    plan = LatentCache.open(tall.path).plan
+    assert (plan.grid, plan.image_size) == ((8, 2), (128, 32))
+    with pytest.raises(InputError, match=r"has 16 tokens an image, which are not 3x5; .* --grid"):
+        convert_cache(codes, "maskgit-pytorch", out=tmp_path / "wrong", grid=(3, 5))
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_half_precision(tmp_path: Path) -> None:
     cache = convert(write_moments(tmp_path / "mar"), "mar", precision="float16")
     expected = normal(ORDER[0], "moments").astype(np.float16).astype(np.float32)

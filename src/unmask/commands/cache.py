@@ -18,6 +18,7 @@ from unmask.data.write_cache import CacheReport
 from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, size_text, size_words
+from unmask.nn.sizes import Grid
 from unmask.ranges import Name, Place, Ranged
 from unmask.recipes.trained_size import trained_size
 from unmask.text import say
@@ -99,6 +100,8 @@ class Convert(Ranged):
     """Folder of the new cache."""
     tokenizer: Place | None = None
     """The tokenizer that made it; without, the cache fits none until a reader accepts it."""
+    grid: Grid | None = None
+    """Rows and columns of codes, where the images are not square; their files do not tell them."""
     precision: Literal["float32", "float16"] = "float32"
     """Of moments."""
 
@@ -110,6 +113,7 @@ class Convert(Ranged):
             self.format,
             out=self.out,
             tokenizer=None if named is None else load_any_tokenizer(named),
+            grid=self.grid,
             precision=self.precision,
         )
         print_report(report)

@@ -21,8 +21,9 @@ from unmask.data.npz import read_arrays
 from unmask.data.reader import file_stamp
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError, did_you_mean
+from unmask.nn.sizes import stated_grid, token_grid
 from unmask.tokenizers.latents import ContinuousTokenizer
-from unmask.tokenizers.tokenizer import Tokenizer, fill_grid
+from unmask.tokenizers.tokenizer import Tokenizer
 
 
 class ForeignFormat(NamedTuple):
@@ -162,6 +163,7 @@ def convert_cache(
     *,
     out: str | Path,
     tokenizer: Tokenizer | ContinuousTokenizer | None = None,
+    grid: tuple[int, int] | None = None,
     precision: Literal["float32", "float16"] = "float32",
     shard_size: int | None = None,
     progress: bool = True,
@@ -174,6 +176,7 @@ def convert_cache(
         out: folder of the new cache, new, empty or begun by the same call.
         tokenizer: that made it. None: the identity is noted as unknown, and whoever opens the cache
             for a tokenizer must accept that.
+        grid: rows and columns of codes, whose files do not tell them; None means square.
         precision: of moments.
         shard_size: as of :class:`~unmask.data.build_cache.CacheLayout`.
         progress: show a bar.
@@ -182,7 +185,8 @@ def convert_cache(
         What was done; damaged files are left out and named.
 
     Raises:
-        InputError: no such files there, or a tokenizer that makes something else.
+        InputError: no such files there, a tokenizer that makes something else, or tokens that do
+            not fill the grid.
     """
     if name not in FORMATS:
         raise InputError(f"unknown cache format {name!r}; {did_you_mean(name, FORMATS)}")
@@ -191,24 +195,28 @@ def convert_cache(
     made = replace(form.encoding, tokenizer=f"{UNKNOWN} (converted from {name})")
     if tokenizer is not None:
         made = encoding_of(tokenizer)
-    height, width = shape[1:] if len(shape) == 3 else fill_grid(shape[0], None, "codes")
+    if len(shape) == 1:
+        rows, columns = token_grid(shape[0], stated_grid(shape[0], grid, str(path)))
+    else:
+        rows, columns = shape[1:]
+    stride = tokenizer.stride if tokenizer else form.stride
     layout = CacheLayout(
-        image_size=height * (tokenizer.stride if tokenizer else form.stride),
+        image_size=(rows * stride, columns * stride),
         flip=views == 2,
         precision=precision,
         shard_size=shard_size,
     )
-    plan = plan_cache(made, files, layout, grid=(height, width))
+    plan = plan_cache(made, files, layout, grid=(rows, columns))
     if made.kind != form.encoding.kind or plan.item != shape:
         raise InputError(
             f"{path} holds {form.encoding.kind} of shape {shape}, the tokenizer makes {made.kind} "
             f"of shape {plan.item}; give the one that made the files"
         )
-    rows = CacheRows(
+    wanted = CacheRows(
         plan=plan,
         source=files,
         read=lambda row, content: files.read(row, content, plan),
         pack=torch.stack,
         batch_size=layout.batch_size,
     )
-    return write_cache(rows, out=out, progress=progress)
+    return write_cache(wanted, out=out, progress=progress)

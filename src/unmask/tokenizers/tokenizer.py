@@ -136,7 +136,11 @@ def check_images(
         )
     for name, size in (("height", shape[2]), ("width", shape[3])):
         if size < stride or size % stride:
-            raise InputError(f"image {name} {size} does not divide by {stride}; crop or resize")
+            near = max(1, round(size / stride)) * stride
+            raise InputError(
+                f"image {name} {size} does not divide by {stride}; crop or resize, to {near} for "
+                "example"
+            )
     if check_range or (check_range is None and images.device.type == "cpu"):
         _check_range(images)
 
