@@ -103,6 +103,7 @@ def finetune_loss(case: Case) -> dict[str, Tensor]:
     )
     smoothing = spec.get("label_smoothing", 0.0)
     objective = SubstitutionObjective(model, options, label_smoothing=smoothing)
+    assert not config.get("predict_all", False), "the loss is of replaced tokens alone"
     model.head.requires_grad_(config.get("train_head", False))  # ours never trains the head
     objective.train()
     canvas, classes = read_ids(case, case.input("input_ids"))

@@ -26,9 +26,10 @@ def network(case: Case) -> MaskedModel:
 
 def check_told(case: Case, sizes: PostNormNetwork) -> None:
     """What the configuration tells twice, and what it tells of other networks or of training."""
-    case.told(mask_token_id=sizes.codes + sizes.classes, train_head=False, predict_all=False)
-    # of architectures that its flags exclude, of initial weights, and of the adapter's loss
-    case.aside("encoder_hidden_size", "initializer_range", "lambda_var")
+    case.told(mask_token_id=sizes.codes + sizes.classes)
+    # of architectures that its flags exclude, of initial weights, and of the adapter's training
+    case.aside("encoder_hidden_size", "initializer_range")
+    case.aside("lambda_var", "train_head", "predict_all")
 
 
 def read_ids(case: Case, ids: Tensor) -> tuple[Canvas, Tensor]:
