@@ -15,13 +15,14 @@ import yaml
 from toy_system import TOY, toy_pipeline, toy_tokenizer, write_images
 
 import unmask
-from unmask import cli, durable
+from unmask import cli
 from unmask.cli import COMMANDS, main
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.serial import to_dict, write_yaml
 from unmask.tokenizers.folder import save_tokenizer
+from unmask.train import streamed
 from unmask.train.state import is_complete
 
 LISTED = """
@@ -211,15 +212,15 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    real = durable.write_file
+    real = streamed.write_hashed
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, fill: streamed.Fill) -> dict[str, object]:
         if "0000004" in str(path) and path.name == "state.pt":
-            path.write_bytes(data[:100])
+            path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, data)
+        return real(path, fill)
 
-    monkeypatch.setattr(durable, "write_file", full)
+    monkeypatch.setattr(streamed, "write_hashed", full)
     words = f"train {place}/toy.yaml --cache {place}/cache --out {tmp_path}/run"
     assert main([*words.split(), "--training.save-every", "2"]) == 2
     error = capsys.readouterr().err

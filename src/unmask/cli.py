@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-REFUSED, INTERRUPTED, CLOSED_PIPE = 2, 130, 141  # exit statuses; the last two as shells count
+from unmask import signals
+
+REFUSED, CLOSED_PIPE = 2, 141  # exit statuses; the last as shells count
 
 # What only a wrong call causes; disks, folders, networks and limits are behind any other OSError.
 BUGS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
@@ -66,21 +68,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: None means the process's own.
 
     Returns:
-        The exit status: 0; 2 after a mistake that was reported in one line; 130 after Ctrl-C; 141
-        when the reader of the output went away.
+        The exit status: 0; 2 after a mistake that was reported in one line; 130 after Ctrl-C, 143
+        after SIGTERM; 141 when the reader of the output went away.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
-            return _reported(words)
+            with signals.listening():
+                return _reported(words)
         finally:
             sys.stdout.flush()  # here, where a closed pipe can still be answered
     except BrokenPipeError:
         _silence(sys.stdout, sys.stderr)
         return CLOSED_PIPE
-    except KeyboardInterrupt:
-        print("unmask: interrupted; finished checkpoints and shards are kept", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as end:
+        return signals.leave(end)
 
 
 def _reported(words: Sequence[str]) -> int:
@@ -120,7 +122,9 @@ def _run(words: Sequence[str]) -> None:
     elif words[0] not in COMMANDS:
         raise InputError(f"unknown command {words[0]!r}; {did_you_mean(words[0], COMMANDS)}")
     else:
-        importlib.import_module(f"unmask.commands.{words[0]}").main(words[1:])
+        with signals.postponed():  # an import that is broken off may break the interpreter
+            command = importlib.import_module(f"unmask.commands.{words[0]}")
+        command.main(words[1:])
 
 
 def _refusal(line: str) -> int:

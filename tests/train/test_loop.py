@@ -23,7 +23,8 @@ from toy_run import (
 
 from unmask.errors import InputError
 from unmask.train import loop
-from unmask.train.loop import due, optimise_step
+from unmask.train.conduct import due
+from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer
 from unmask.train.run import Preview
 from unmask.train.state import latest, read_checkpoint

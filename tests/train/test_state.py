@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
+import json
+import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,18 +19,23 @@ from toy_run import outcome, toy_settings, toy_train
 
 from unmask import durable
 from unmask.errors import InputError
-from unmask.train import log, run_folder
+from unmask.train import log, run_folder, streamed
 from unmask.train.state import (
     Checkpoint,
+    fault,
     is_complete,
     latest,
     read_checkpoint,
+    stale_steps,
     step_folders,
     write_checkpoint,
 )
 
-BOUNDARIES = ("write_file", "sync_folder", "move", "replace_file", "remove_folder")
-TORN = ("write_file", "remove_folder")
+BOUNDARIES = {
+    streamed: ("write_hashed",),
+    durable: ("sync_folder", "move", "replace_file", "remove_folder"),
+}
+TORN = ("write_hashed", "remove_folder")
 
 
 class KilledError(BaseException):
@@ -95,6 +106,132 @@ def test_any_damage_is_seen(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "step-0000001").is_dir()
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "note.txt", ".nfs00000001", "sub/x"])
+def test_files_that_no_manifest_lists_harm_nothing(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoint(tmp_path, small(2), keep=1)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("not ours")
+    assert fault(folder) == ""
+    assert latest(tmp_path) == folder
+    assert read_checkpoint(folder).step == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("state.pt", b"half", "state.pt has 4 bytes in place of"),
+        ("config.json", None, "config.json is missing"),
+        ("manifest.json", None, "manifest.json is missing"),
+        ("manifest.json", b"{", "manifest.json is not valid JSON"),
+        ("manifest.json", b"[" * 10**5, "nested too deeply"),
+        ("manifest.json", b" " * (1 << 21), "manifest.json is too long"),
+        ("manifest.json", b"[]", "manifest.json is not what a run writes"),
+        ("manifest.json", b'{"step": 2, "files": {}}', "manifest.json is not what a run writes"),
+        ("manifest.json", b'{"step": 2, "files": {"a": 1}}', "is not what a run writes"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, name: str, content: bytes | None, why: str) -> None:
+    folder = write_checkpoint(tmp_path, small(2), keep=1)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    assert why in fault(folder)
+    assert "\n" not in fault(folder)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "sub/file", "/etc/passwd", "step-0000001"])
+def test_a_manifest_lists_files_of_its_own_folder(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoint(tmp_path, small(2), keep=1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": "1", "blake2b": 1}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert fault(folder) == "manifest.json is not what a run writes"
+
+
+class Opens:
+    """A pickle that would run code."""
+
+    def __reduce__(self) -> tuple:
+        return (os.system, ("touch /tmp/it_ran",))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.pt", pickle.dumps(Opens())),
+        ("state.pt", b"\x80\x04nonsense"),
+        ("state.pt", b"PK\x05\x06" + bytes(18)),
+        ("model.safetensors", b"\xff" * 100),
+        ("model.safetensors", b""),
+        ("config.json", b"[1]"),
+    ],
+)
+def test_what_hashes_but_cannot_be_read_is_one_line(
+    tmp_path: Path, name: str, content: bytes, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Whoever changes a file can change the manifest too."""
+    folder = write_checkpoint(tmp_path, small(2), keep=1)
+    forge(folder, name, content)
+    assert fault(folder) == ""
+    with pytest.raises(InputError, match=name) as caught:
+        read_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert not recwarn.list
+
+
+def test_a_state_that_unpacks_to_more_than_the_file_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, small(2), keep=1)
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**7))
+    forge(folder, "state.pt", content.getvalue())
+    with pytest.raises(InputError, match="holds more than it is long"):
+        read_checkpoint(folder)
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Change a file, and what the manifest says about it."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.blake2b(content).hexdigest()
+    manifest["files"][name] = {"bytes": len(content), "blake2b": digest}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("steps", "keep", "regular", "lasting", "left"),
+    [
+        ([10, 20, 30, 40], 2, 10, 0, [30, 40]),
+        ([10, 20, 30, 40], 0, 10, 0, [10, 20, 30, 40]),
+        ([10, 20, 25], 2, 10, 0, [20, 25]),  # 25 by the clock
+        ([20, 25, 27], 2, 10, 0, [20, 27]),
+        ([20, 27, 30], 2, 10, 0, [20, 30]),
+        ([10, 20, 27, 28], 3, 10, 0, [10, 20, 28]),
+        ([3, 5, 9], 2, 0, 0, [5, 9]),  # all by the clock
+        ([7, 20, 23], 2, 20, 0, [20, 23]),
+        ([10, 20, 30, 40, 50], 1, 10, 20, [20, 40, 50]),
+        ([10, 20, 30, 33], 1, 10, 20, [20, 33]),
+        ([5], 3, 1, 0, [5]),
+        ([], 2, 1, 0, []),
+    ],
+)
+def test_which_checkpoints_stay(
+    steps: list[int], keep: int, regular: int, lasting: int, left: list[int]
+) -> None:
+    stale = stale_steps(steps, keep=keep, regular=regular, lasting=lasting)
+    assert sorted(set(steps) - set(stale)) == left
+
+
+def test_a_checkpoint_that_was_passed_over_counts_for_nothing(tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        write_checkpoint(tmp_path, small(step), keep=3)
+    (tmp_path / "step-0000020" / "state.pt").unlink()
+    write_checkpoint(tmp_path, small(40), keep=3, broken=[20])
+    assert sorted(step_folders(tmp_path)) == [10, 30, 40]
+
+
 def test_there_is_nothing_to_find(tmp_path: Path) -> None:
     assert latest(tmp_path / "none") is None
     (tmp_path / "step-12").mkdir()
@@ -108,8 +245,9 @@ class Faults:
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None, half: bool) -> None:
         self.count, self.at, self.half = 0, at, half
         self.names: list[str] = []
-        for name in BOUNDARIES:
-            patch.setattr(durable, name, self.wrap(name, getattr(durable, name)))
+        for module, names in BOUNDARIES.items():
+            for name in names:
+                patch.setattr(module, name, self.wrap(name, getattr(module, name)))
 
     def wrap(self, name: str, real: Callable) -> Callable:
         def touch(*args: object) -> object:
@@ -117,16 +255,17 @@ class Faults:
             self.names.append(name)
             if self.count - 1 == self.at:
                 if self.half:
-                    self.do_half(name, args)
+                    self.do_half(name, real, args)
                 raise KilledError
             return real(*args)
 
         return touch
 
-    def do_half(self, name: str, args: tuple) -> None:
+    def do_half(self, name: str, real: Callable, args: tuple) -> None:
         """A torn file or a half-removed folder."""
-        if name == "write_file":
-            args[0].write_bytes(args[1][: len(args[1]) // 2])
+        if name == "write_hashed":
+            real(*args)
+            os.truncate(args[0], args[0].stat().st_size // 2)
         else:
             next(iter(sorted(args[0].iterdir()))).unlink()
 
@@ -143,7 +282,7 @@ def test_a_kill_at_every_touch_of_the_disk(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         touches = Faults(patch, None, False)
         toy_train(tmp_path / "counted", short())
-    assert touches.count >= 4 * 9
+    assert touches.count >= 4 * 8
     # start, first save and last save with pruning; the middle saves repeat the last one
     early, late = range(16), range(touches.count - 11, touches.count)
     for at in (*early, *late):
@@ -161,18 +300,18 @@ def test_a_kill_at_every_touch_of_the_disk(tmp_path: Path) -> None:
             shutil.rmtree(out)
 
 
-@pytest.mark.parametrize("touch", ["write_file", "sync_folder", "move"])
+@pytest.mark.parametrize("touch", ["write_hashed", "sync_folder", "move"])
 def test_a_full_disk_is_one_line_and_harms_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, touch: str
 ) -> None:
     write_checkpoint(tmp_path, small(1), keep=1)
 
     def full(*args: object) -> None:
-        if touch == "write_file":
-            args[0].write_bytes(args[1][:10])
+        if touch == "write_hashed":
+            args[0].write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(durable, touch, full)
+    monkeypatch.setattr(streamed if touch == "write_hashed" else durable, touch, full)
     with pytest.raises(InputError, match="No space left on device") as caught:
         write_checkpoint(tmp_path, small(2), keep=1)
     message = str(caught.value)
@@ -187,16 +326,16 @@ def test_a_full_disk_is_one_line_and_harms_nothing(
 def test_a_run_on_a_full_disk_continues_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = durable.write_file
+    real = streamed.write_hashed
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, fill: streamed.Fill) -> dict[str, object]:
         if path.name == "state.pt" and "0000004" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, data)
+        return real(path, fill)
 
     toy_train(tmp_path / "whole", short())
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "write_file", full)
+        patch.setattr(streamed, "write_hashed", full)
         with pytest.raises(InputError, match="step-0000002 is whole"):
             toy_train(tmp_path / "run", short())
     toy_train(tmp_path / "run", short())

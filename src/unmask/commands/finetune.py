@@ -41,6 +41,8 @@ class Arguments(Ranged):
     """Codes of the training images, made by unmask cache build; nothing is mixed then."""
     workers: Workers = 0
     """Processes that prepare batches."""
+    from_scratch: bool = False
+    """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -50,7 +52,9 @@ def main(words: Sequence[str]) -> None:
     subject = open_subject(arguments.model, pool=options.course.pool)
     data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
     if out is not None:
-        return conclude(finetune(subject, data, options, out=out), out)
+        return conclude(
+            finetune(subject, data, options, out=out, from_scratch=arguments.from_scratch), out
+        )
     found = judge(subject, data.held_out, options.course)
     say(*found.table(data.held_out.class_names).splitlines())
     say(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")

@@ -41,6 +41,8 @@ class Arguments(Ranged):
     """Codes of the training images, made by unmask cache build."""
     workers: Workers = 0
     """Processes that prepare batches."""
+    from_scratch: bool = False
+    """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
 
 def open_data(subject: Subject, data: Path, cache: Path | None, workers: int) -> LabelledData:
@@ -71,4 +73,4 @@ def main(words: Sequence[str]) -> None:
     options, out = arguments.options, arguments.out
     subject = open_subject(arguments.model, pool=options.course.pool)
     data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
-    conclude(probe(subject, data, options, out=out), out)
+    conclude(probe(subject, data, options, out=out, from_scratch=arguments.from_scratch), out)

@@ -56,6 +56,8 @@ class Train(Ranged):
     """Which of the images are trained on: the training side, or all of them."""
     workers: Workers = 0
     """Processes that read images."""
+    from_scratch: bool = False
+    """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +99,15 @@ def train(words: Sequence[str]) -> None:
     speaks = launched().is_main_process
     source = open_images(arguments.data, arguments.split, speaks=speaks)
     result = train_tokenizer(
-        arguments.recipe, source, out=arguments.out, num_workers=arguments.workers
+        arguments.recipe,
+        source,
+        out=arguments.out,
+        num_workers=arguments.workers,
+        from_scratch=arguments.from_scratch,
     )
     if speaks:
         say(
-            f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; next: "
+            f"{result.told}; next: "
             f"unmask train RECIPE --data {arguments.data} --tokenizer {arguments.out} --out FOLDER"
         )
     part()

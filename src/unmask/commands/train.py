@@ -64,6 +64,8 @@ class Arguments(Ranged):
     """Only check that the run can learn: fit one batch by heart and say whether it did."""
     workers: Workers = 0
     """Processes that prepare batches."""
+    from_scratch: bool = False
+    """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -88,12 +90,10 @@ def main(words: Sequence[str]) -> None:
         out=arguments.out,
         held_out=held_out,
         num_workers=arguments.workers,
+        from_scratch=arguments.from_scratch,
     )
     if launched().is_main_process:
-        say(
-            f"loss {result.last_loss:.4f} after {result.step} steps, {result.seconds:.0f} s; "
-            f"next: unmask sample {arguments.out} --out samples"
-        )
+        say(f"{result.told}; next: unmask sample {arguments.out} --out samples")
     part()
 
 

@@ -25,9 +25,21 @@ from unmask.train.settings import Training
 
 
 def finetune(
-    subject: Subject, data: LabelledData, options: FinetuneOptions, *, out: Path
+    subject: Subject,
+    data: LabelledData,
+    options: FinetuneOptions,
+    *,
+    out: Path,
+    from_scratch: bool = False,
 ) -> list[dict[str, float]]:
     """Train encoder and head together; continues by itself what ``out`` holds.
+
+    Args:
+        subject: with the encoder.
+        data: what is learnt from and what is judged on.
+        options: how.
+        out: the run folder.
+        from_scratch: see :func:`unmask.train.loop.train`.
 
     Returns:
         The lines of ``accuracy.jsonl``, one an epoch.
@@ -64,7 +76,15 @@ def finetune(
         optimizer=_optimizer,
     )
     batches = MixedBatches(bench.batches, mixing) if mixing.on else bench.batches
-    return bench.run(objective, batches, bench.encode, out=out, options=options, model=model)
+    return bench.run(
+        objective,
+        batches,
+        bench.encode,
+        out=out,
+        options=options,
+        model=model,
+        from_scratch=from_scratch,
+    )
 
 
 def check_head(model: TokenClassifier, source: ImageSource) -> None:

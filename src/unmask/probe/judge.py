@@ -88,7 +88,10 @@ def epoch_judge(
             durable.replace_file(out / SCORES, lines.encode())
         say(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
 
-    return Preview(_judge, every=epoch)
+    def _is_missing(out: Path, step: int) -> bool:
+        return not any(line["step"] == step for line in scores_of(out))
+
+    return Preview(_judge, every=epoch, missing=_is_missing)
 
 
 def scores_of(out: Path) -> list[dict[str, float]]:

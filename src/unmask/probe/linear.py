@@ -53,9 +53,21 @@ def pixel_features(images: Tensor) -> Tensor:
 
 
 def probe(
-    subject: Subject, data: LabelledData, options: ProbeOptions, *, out: Path
+    subject: Subject,
+    data: LabelledData,
+    options: ProbeOptions,
+    *,
+    out: Path,
+    from_scratch: bool = False,
 ) -> list[dict[str, float]]:
     """Train a linear classifier on frozen features; continues by itself what ``out`` holds.
+
+    Args:
+        subject: with the encoder.
+        data: what is learnt from and what is judged on.
+        options: how.
+        out: the run folder.
+        from_scratch: see :func:`unmask.train.loop.train`.
 
     Returns:
         The lines of ``accuracy.jsonl``, one an epoch.
@@ -94,6 +106,7 @@ def probe(
         out=out,
         options=options,
         model=None if pixels else TokenClassifier(encoder, head),
+        from_scratch=from_scratch,
     )
 
 

@@ -127,6 +127,7 @@ class Bench:
         out: Path,
         options: object,
         model: TokenClassifier | None,
+        from_scratch: bool = False,
     ) -> list[dict[str, float]]:
         """Train, continue or just finish; judge after every epoch.
 
@@ -137,6 +138,7 @@ class Bench:
             out: the run folder; a run with other options is refused.
             options: a dataclass, stored with the run.
             model: what goes to ``best/`` and ``last/``, if anything.
+            from_scratch: see :func:`unmask.train.loop.train`.
 
         Returns:
             The lines of ``accuracy.jsonl``, one an epoch.
@@ -171,6 +173,7 @@ class Bench:
             config=config,
             previews=[judge],
             num_workers=data.workers,
+            from_scratch=from_scratch,
         )
         lines = scores_of(out)
         if main and model:

@@ -33,9 +33,10 @@ from unmask.train.live_images import EncodeFirst, LiveImages
 from unmask.train.loop import TrainResult, train
 from unmask.train.masked_batches import MaskedBatches
 from unmask.train.overfit import Verdict, overfit_one_batch
-from unmask.train.previews import OnlineScores, sample_sheet, usual_size
+from unmask.train.previews import OnlineScores, sample_sheet, sheet_previews, usual_size
 from unmask.train.processes import launched
 from unmask.train.run import Preview
+from unmask.train.run_folder import CHECKPOINTS
 from unmask.train.state import latest, read_checkpoint
 from unmask.train.substitution_batches import SubstitutionBatches
 from unmask.train.two_views import TwoViewBatches
@@ -193,6 +194,7 @@ def train_generator(
     out: Path,
     held_out: ImageSource | None = None,
     num_workers: int = 0,
+    from_scratch: bool = False,
 ) -> TrainResult:
     """Train, continue or just finish a run, and export ``out/model`` for sampling.
 
@@ -203,6 +205,7 @@ def train_generator(
         out: the run folder.
         held_out: real images that scores during the training compare with.
         num_workers: processes that prepare batches.
+        from_scratch: see :func:`unmask.train.loop.train`.
 
     Raises:
         InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`; scores wanted and
@@ -219,9 +222,10 @@ def train_generator(
         config=_config(recipe, cache, tokenizer, task),
         previews=_previews(pipeline, cache, held_out),
         num_workers=num_workers,
+        from_scratch=from_scratch,
     )
-    if launched().is_main_process:
-        export(recipe, out, tokenizer, cache.class_names)
+    if launched().is_main_process and result.step == result.asked:
+        export(recipe, out, tokenizer, cache.class_names, checkpoint=result.checkpoint)
     return result
 
 
@@ -258,7 +262,7 @@ def _config(
 def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None) -> list[Preview]:
     """What the training looks at now and then."""
     training, usual = pipeline.recipe.training, usual_size(cache)
-    looks = [Preview(sample_sheet(pipeline, usual=usual), training.preview_every)]
+    looks = sheet_previews(sample_sheet(pipeline, usual=usual), training)
     if training.evaluate_every:
         if held_out is None:
             raise InputError(
@@ -266,19 +270,32 @@ def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None)
                 "which a cache does not hold; give --data IMAGES too, or set it to 0"
             )
         scores = OnlineScores(pipeline, held_out, usual=usual)
-        looks.append(Preview(scores, training.evaluate_every, raw=False, shared=True))
+        every, missing = training.evaluate_every, scores.missing
+        looks.append(Preview(scores, every, raw=False, shared=True, missing=missing))
     return looks
 
 
 def export(
-    recipe: Recipe, out: Path, tokenizer: AnyTokenizer, class_names: tuple[str, ...]
+    recipe: Recipe,
+    out: Path,
+    tokenizer: AnyTokenizer,
+    class_names: tuple[str, ...],
+    *,
+    checkpoint: Path | None = None,
 ) -> Path:
-    """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
+    """Write a checkpoint's averaged (or else raw) weights as ``out/model``.
+
+    Args:
+        recipe: of the run.
+        out: the run folder.
+        tokenizer: goes into the export.
+        class_names: likewise.
+        checkpoint: known to be whole; None looks for the newest.
 
     Raises:
         InputError: when the run has no complete checkpoint yet.
     """
-    folder = latest(out / "checkpoints")
+    folder = checkpoint or latest(out / CHECKPOINTS)
     if folder is None:
         raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
     weights = read_checkpoint(folder).weights

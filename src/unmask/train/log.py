@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from unmask import durable
+from unmask.train.run_folder import LOG
 from unmask.train.settings import Training
 
-LOG = "log.jsonl"
 TIMING = ("images_per_second", "seconds")  # the fields that two equal runs do not share
 
 
@@ -26,15 +27,24 @@ def drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     lines = path.read_text(encoding="utf8", errors="replace").splitlines()
-    kept = [f"{line}\n" for line in lines if _upto(line, step)]
+    kept = [f"{line}\n" for line in lines if _step_of(line) <= step]
     durable.replace_file(path, "".join(kept).encode())
 
 
-def _upto(line: str, step: int) -> bool:
+def lines_of(path: Path, step: int) -> list[dict[str, object]]:
+    """The lines of a log about the interval that ends at a step, or about its weights."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf8", errors="replace").splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) == step]
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; beyond all steps for one that is torn or not ours."""
     try:
-        return json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):
-        return False
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
 
 
 class RunLog:

@@ -8,32 +8,39 @@ from __future__ import annotations
 
 import math
 import resource
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
+from unmask import durable, signals
 from unmask.devices import find_accelerator
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
+from unmask.lock import Lock, locked
+from unmask.train.agreement import Agreement
+from unmask.train.conduct import Conduct
 from unmask.train.ema import EmaWeights
 from unmask.train.environment import check_arithmetic, check_launcher, plain_arguments
 from unmask.train.log import RunLog
 from unmask.train.optim import learning_rate, set_learning_rate
-from unmask.train.processes import without_accelerator
+from unmask.train.processes import by_main, launched, without_accelerator
+from unmask.train.resume import resume
 from unmask.train.run import Preview, Run
-from unmask.train.run_folder import CHECKPOINTS, check_run_folder, plain_config, write_recipe
+from unmask.train.run_folder import TRACKER, check_run_folder, plain_config, write_recipe
 from unmask.train.settings import Training
-from unmask.train.state import latest
 
 MicroBatches = Sequence[object]
 """This process's micro-batches of one step, each a nest of tensors."""
@@ -59,6 +66,23 @@ class TrainResult:
     """Largest resident memory of this process, bytes."""
     checkpoint: Path | None
     """The newest complete one."""
+    asked: int
+    """Optimiser steps of the whole run, as this call was told."""
+
+    @property
+    def told(self) -> str:
+        """The result in words."""
+        if self.resumed_from < self.asked:
+            return f"loss {self.last_loss:.4f} after {self.step} steps, {self.seconds:.0f} s"
+        if self.resumed_from == self.asked:
+            return (
+                f"the run is complete: {self.step} of {self.asked} steps; raise --training.steps "
+                "to go on"
+            )
+        return (
+            f"the run has done {self.step} steps already, more than --training.steps {self.asked}; "
+            "nothing was changed"
+        )
 
 
 def train(
@@ -70,9 +94,13 @@ def train(
     config: Mapping[str, object],
     previews: Sequence[Preview] = (),
     num_workers: int = 0,
+    from_scratch: bool = False,
     accelerator: Accelerator | None = None,
 ) -> TrainResult:
     """Train, continuing by itself what an earlier call with the same configuration left in ``out``.
+
+    One process at a time trains in a folder. SIGTERM and SIGINT end the training after the step in
+    flight, which is saved (:mod:`unmask.signals`).
 
     Args:
         objective: keeps :class:`unmask.train.run.Objective`.
@@ -83,41 +111,77 @@ def train(
         config: resolved configuration, stored and compared when the run is continued; JSON values.
         previews: what looks at the weights now and then, such as sheets of samples.
         num_workers: processes that prepare batches; 0 prepares them in this one.
+        from_scratch: start anew where checkpoints exist and none is whole; they are set aside.
         accelerator: devices and trackers; by default what the launcher says, with TensorBoard.
 
     Raises:
-        InputError: if ``out`` holds something else, the disk is full, or the loss is not finite.
+        InputError: if ``out`` holds something else or is in use, none of its checkpoints is whole,
+            the disk is full, the loss is not finite, or another process of the launcher ended.
+        Stopped: SIGTERM or SIGINT came.
     """
     stored, began = plain_config(config), time.monotonic()
     check_run_folder(out, stored)
-    trackers_are_ours = accelerator is None
-    accelerator = accelerator or make_accelerator(settings, out)
-    check_arithmetic(accelerator)
-    accelerator.wait_for_everyone()  # all have looked before one writes
-    if accelerator.is_main_process:
-        write_recipe(out, stored)
-    run = Run(objective, settings, out=out, config=stored, accelerator=accelerator)
-    start = run.resume()
-    steps = read_ahead(batches, range(start, settings.steps), num_workers, accelerator)
-    with RunLog(out, settings, start=start, accelerator=accelerator) as log:
-        for step, micro_batches in enumerate(steps, start):
-            set_seed(keyed_seed(settings.seed, "step", step, accelerator.process_index) % 2**32)
-            values = optimise_step(
-                run.objective,
-                micro_batches,
-                optimizer=run.optimizer,
-                settings=settings,
-                step=step,
-                accelerator=accelerator,
-                ema=run.ema,
-            )
-            run.after_step(step)
-            run.meter.add(values)
-            keep_record(run, log, step + 1, previews)
-    if trackers_are_ours:
+    if accelerator is not None:
+        check_arithmetic(accelerator)
+    launched().wait_for_everyone()  # all have looked before one writes
+    with signals.listening(), ExitStack() as held:
+        lock = _lock(out, held)
+        accelerator = accelerator or held.enter_context(_tracked(settings, out))
+        run = Run(objective, settings, out=out, config=stored, accelerator=accelerator, lock=lock)
+        start = resume(run, from_scratch=from_scratch)
+        if start <= settings.steps:
+            by_main(lambda: write_recipe(out, stored))
+            with failures_of_others():
+                _carry_out(run, batches, start, previews=previews, num_workers=num_workers)
+        return summary(run, start, time.monotonic() - began)
+
+
+def _lock(out: Path, held: ExitStack) -> Lock | None:
+    """The lock of the folder, in the main process until ``held`` ends; None in the others."""
+    locks: list[Lock] = []
+    by_main(lambda: locks.append(held.enter_context(locked(out, "run"))))
+    return locks[0] if locks else None
+
+
+@contextmanager
+def _tracked(settings: Training, out: Path) -> Iterator[Accelerator]:
+    """An accelerator whose trackers finish when the run ends."""
+    accelerator = make_accelerator(settings, out)
+    try:
+        yield accelerator
+    finally:
         for tracker in accelerator.trackers:
-            tracker.finish()
-    return summary(run, start, time.monotonic() - began)
+            with suppress(OSError):  # what the disk refused has been said by the log
+                tracker.finish()
+
+
+def _carry_out(
+    run: Run, batches: Dataset, start: int, *, previews: Sequence[Preview], num_workers: int
+) -> None:
+    """All steps from ``start`` on."""
+    accelerator, settings = run.accelerator, run.settings
+    with (
+        RunLog(run.out, settings, start=start, accelerator=accelerator) as log,
+        Agreement(accelerator.num_processes) as agreement,
+    ):
+        conduct = Conduct(run, log, previews, agreement)
+        conduct.begin(start)
+        ahead = read_ahead(batches, range(start, settings.steps), num_workers, accelerator)
+        with signals.postponed(), closing(ahead) as steps:
+            for step, micro_batches in enumerate(steps, start):
+                set_seed(keyed_seed(settings.seed, "step", step, accelerator.process_index) % 2**32)
+                values = optimise_step(
+                    run.objective,
+                    micro_batches,
+                    optimizer=run.optimizer,
+                    settings=settings,
+                    step=step,
+                    accelerator=accelerator,
+                    ema=run.ema,
+                )
+                run.after_step(step)
+                run.meter.add(values)
+                conduct.after(step + 1)
 
 
 def optimise_step(
@@ -202,13 +266,15 @@ def make_accelerator(settings: Training, out: Path) -> Accelerator:
             f"training.precision={settings.precision!r} with training.tracker="
             f"{settings.tracker!r} is not possible here: {reason}"
         ) from error
-    accelerator.init_trackers("tracker")
+    with durable.explained(out / TRACKER, "nothing was trained"):
+        accelerator.init_trackers(TRACKER)
+    check_arithmetic(accelerator)
     return accelerator
 
 
 def read_ahead(
     batches: Dataset, steps: range, num_workers: int, accelerator: Accelerator
-) -> Iterator[MicroBatches]:
+) -> Generator[MicroBatches]:
     """Batches of ``steps`` in order, prepared ahead by workers, on the accelerator's device."""
     here, current = accelerator.device.type, find_accelerator()
     loader = DataLoader(
@@ -217,60 +283,46 @@ def read_ahead(
         sampler=steps,
         num_workers=num_workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_main_one,
         pin_memory=current is not None and current.type == here,
         generator=keyed_generator("loader"),  # the loader draws a seed that nothing here uses
     )
-    for batch in loader:
-        yield send_to_device(batch, accelerator.device, non_blocking=True)
+    prepared: Any = iter(loader)
+    try:
+        for batch in prepared:
+            yield send_to_device(batch, accelerator.device, non_blocking=True)
+    finally:
+        if num_workers:  # now, and not when the last traceback that holds them is forgotten
+            prepared._shutdown_workers()
 
 
 def _as_it_is(batch: MicroBatches) -> MicroBatches:
     return batch
 
 
-def due(done: int, every: int, total: int) -> bool:
-    """Whether something done every so many steps, and at the end, is due after ``done`` steps."""
-    return done == total or (every > 0 and done % every == 0)
+def _leave_signals_to_the_main_one(worker: int) -> None:
+    """Terminals and clusters signal workers too, and the step in flight needs its batch."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
-def keep_record(run: Run, log: RunLog, done: int, previews: Sequence[Preview]) -> None:
-    """Log, save and look at the weights where that is due after ``done`` steps."""
-    settings = run.settings
-    log.advance(done)
-    if due(done, settings.log_every, settings.steps):
-        rate = learning_rate(settings, done - 1)
-        log.write(done, {**finite_means(run, done), "lr": rate})
-        run.meter.clear()
-    found: dict[str, float | str] = {}
-    began = time.monotonic()
-    for preview in previews:  # before the save: a checkpoint's own preview is never missing
-        if due(done, preview.every, settings.steps):
-            found |= run.preview(preview, done)
-    if found:
-        log.note(done, found)
-    log.marked += time.monotonic() - began  # images a second are those of the training
-    if due(done, settings.save_every, settings.steps):
-        finite_means(run, done)
-        run.save(done)
-
-
-def finite_means(run: Run, done: int) -> dict[str, float]:
-    """Means since the last log line.
+@contextmanager
+def failures_of_others() -> Iterator[None]:
+    """Say in one line that another process of the launcher ended, which shows as lost contact.
 
     Raises:
-        InputError: if the loss is not a finite number.
+        InputError: in place of what the communication raises.
     """
-    means = run.meter.means(run.accelerator)
-    if math.isfinite(means.get("loss", 0.0)):
-        return means
-    good = latest(run.out / CHECKPOINTS)
-    bad = done - run.meter.steps + run.meter.sound_steps(run.accelerator)
-    raise InputError(
-        f"the loss is {means['loss']} in step {bad + 1}, on batch {bad} of seed "
-        f"{run.settings.seed}; the last good checkpoint is {good or 'none'}; try a lower "
-        f"training.lr (now {run.settings.lr:g}), a longer training.warmup_steps, "
-        "training.clip_grad_norm=1, or precision bf16 in place of fp16"
-    )
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if not lost or not dist.is_initialized():
+            raise
+        raise InputError(
+            "another process of this training has ended, so this one does too; look at what that "
+            "one said; start again with the same words to go on from the newest checkpoint"
+        ) from error
 
 
 def summary(run: Run, start: int, seconds: float) -> TrainResult:
@@ -289,5 +341,6 @@ def summary(run: Run, start: int, seconds: float) -> TrainResult:
         seconds=seconds,
         images=(done - start) * run.settings.batch_size,
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        checkpoint=latest(run.out / CHECKPOINTS),
+        checkpoint=run.newest,
+        asked=run.settings.steps,
     )

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
+from unmask.errors import InputError
 from unmask.text import say
 from unmask.train.loop import MicroBatches, TrainResult, train
 from unmask.train.settings import Training
@@ -60,6 +61,9 @@ def overfit_one_batch(
 
     Dropout and the labels that the batch has dropped stay as they are. Arguments and errors are
     those of :func:`unmask.train.loop.train`; a folder used here takes no ordinary run.
+
+    Raises:
+        InputError: also where the check was complete before.
     """
     result = train(
         objective,
@@ -69,6 +73,11 @@ def overfit_one_batch(
         config={**config, "overfit_one_batch": True},
         accelerator=accelerator,
     )
+    if not result.images:
+        raise InputError(
+            f"{out} holds this check already, complete; name a new folder to make it anew, or "
+            "raise --training.steps"
+        )
     verdict = judge(result)
     say(verdict.line)
     return verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from PIL import Image
 
+from unmask import durable
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
@@ -30,10 +33,13 @@ from unmask.image_size import height_width
 from unmask.pictures import sheet, to_uint8, usual_zoom
 from unmask.pipeline import Pipeline
 from unmask.train.live_images import LiveImages
+from unmask.train.log import lines_of
 from unmask.train.processes import launched
-from unmask.train.run import Figures, Look
+from unmask.train.run import Figures, Look, Preview
+from unmask.train.run_folder import LOG, SAMPLES
+from unmask.train.settings import Training
 
-SHEET_IMAGES = 40
+TOGETHER = 4  # images of a sheet that are decoded at once, beside a training in full memory
 SIZE_IMAGES = 256  # that tell how large the data's latents are
 
 
@@ -53,21 +59,51 @@ def sample_sheet(pipeline: Pipeline, *, usual: float) -> Look:
         pipeline: around the network in training.
         usual: see :func:`unmask.divergence.divergence`, which is asked about the samples.
     """
-    classes = pipeline.model.classes
-    labels = [i * classes // SHEET_IMAGES for i in range(SHEET_IMAGES)] if classes else None
+    classes, count = pipeline.model.classes, pipeline.recipe.training.preview_images
+    labels = [i * classes // count for i in range(count)] if classes else None
 
     def draw(folder: Path, step: int, averaged: bool) -> Figures:
         """A :data:`Look`."""
         pipeline.tokenizer.to(next(pipeline.model.parameters()).device)
-        seeds = range(SHEET_IMAGES)
-        (made,) = generate(pipeline, labels, seeds=seeds, batch_size=SHEET_IMAGES)
-        kind = "ema" if averaged else "raw"
-        zoom = usual_zoom(made.pixels)
-        sheet(made.pixels, 8, zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
-        warning = divergence(made.tokens, pipeline.plan.draw, usual=usual)
+        parts = [
+            (to_uint8(made.pixels).cpu(), made.tokens.cpu())
+            for made in generate(pipeline, labels, seeds=range(count), batch_size=TOGETHER)
+        ]
+        pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
+        save_sheet(sheet(pixels, 8, zoom=usual_zoom(pixels)), folder, step, averaged)
+        warning = divergence(tokens, pipeline.plan.draw, usual=usual)
         return {"warning": warning} if warning else {}
 
     return draw
+
+
+def sheet_path(folder: Path, step: int, averaged: bool) -> Path:
+    """Where a sheet lies in the folder of samples."""
+    return folder / f"step-{step:07d}-{'ema' if averaged else 'raw'}.png"
+
+
+def save_sheet(picture: Image.Image, folder: Path, step: int, averaged: bool) -> None:
+    """Write a sheet; an older one stays until it is whole.
+
+    Raises:
+        InputError: if the disk is full or refuses.
+    """
+    content, path = io.BytesIO(), sheet_path(folder, step, averaged)
+    picture.save(content, format="PNG")
+    with durable.explained(path, "checkpoints are whole"):
+        durable.replace_file(path, content.getvalue())
+
+
+def sheet_previews(look: Look, training: Training) -> list[Preview]:
+    """Sheets as often as the options say; none where they have no images."""
+    if not training.preview_images:
+        return []
+
+    def missing(out: Path, step: int) -> bool:
+        """Whether the raw weights, which come last, have no sheet."""
+        return not sheet_path(out / SAMPLES, step, averaged=False).exists()
+
+    return [Preview(look, training.preview_every, optional=True, missing=missing)]
 
 
 class OnlineScores:
@@ -124,6 +160,10 @@ class OnlineScores:
         """What the real images look like to it."""
         real = real_batches(self.held_out, self.transform, count=self.count)
         return measure_statistics(real, self.extractor, source=self.held_out.name)
+
+    def missing(self, out: Path, step: int) -> bool:
+        """Whether the log has no scores of a step."""
+        return not any("eval/fd" in line for line in lines_of(out / LOG, step))
 
     def __call__(self, folder: Path, step: int, averaged: bool) -> Figures:
         """Generate, measure, meet the other processes; the main one has the figures."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 
 from unmask.devices import find_accelerator
+from unmask.errors import InputError
 from unmask.train.environment import check_launcher
+
+T = TypeVar("T")
 
 
 def without_accelerator() -> bool:
@@ -31,3 +38,32 @@ def part() -> None:
     state = launched()
     state.wait_for_everyone()
     state.destroy_process_group()
+
+
+def by_main(work: Callable[[], T]) -> T:
+    """Do something in the main process alone; all have what it returns, or raise its error.
+
+    Args:
+        work: what it returns can be pickled.
+
+    Raises:
+        InputError: the main process's.
+    """
+    state = launched()
+    if state.num_processes == 1:
+        return work()
+    told: list[object] = [None, None]
+    if state.is_main_process:
+        try:
+            told[0] = work()
+        except InputError as error:
+            told[1] = str(error)
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise InputError(str(told[1]))
+    return told[0]  # type: ignore[return-value]
+
+
+def any_says(word: str) -> str:
+    """The first word of a process that has one to say, the same in all of them; "" for none."""
+    return next(filter(None, gather_object([word])), "")

@@ -12,20 +12,27 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
+from unmask import durable, signals
 from unmask.draws import keyed_generator
+from unmask.errors import InputError
+from unmask.lock import Lock
 from unmask.nn.recompute import recompute_blocks
 from unmask.train.ema import EmaWeights
 from unmask.train.meter import Meter
 from unmask.train.optim import make_optimizer
-from unmask.train.run_folder import CHECKPOINTS
+from unmask.train.run_folder import CHECKPOINTS, SAMPLES
 from unmask.train.settings import Training
-from unmask.train.state import Checkpoint, latest, read_checkpoint, write_checkpoint
+from unmask.train.state import Checkpoint, checkpoint_path, write_checkpoint
 
 Figures = Mapping[str, float | str]
 """What there is to say about the weights of a step; a "warning" is a sentence for a person."""
 
 Look = Callable[[Path, int, bool], Figures | None]
 """Called with the samples folder, the steps done, and whether averaged weights are in place."""
+
+
+Missing = Callable[[Path, int], bool]
+"""Asked, with the run folder, whether the look after so many steps is still to be taken."""
 
 
 class Preview(NamedTuple):
@@ -39,6 +46,11 @@ class Preview(NamedTuple):
     """Whether raw weights are looked at too where there are averaged ones."""
     shared: bool = False
     """Whether all processes look, having shared the work; else the main one, while others wait."""
+    optional: bool = False
+    """Whether it may be left out: where it costs too much time (training.preview_share) or memory,
+    or where the training is to stop. The last one is left out for memory only."""
+    missing: Missing | None = None
+    """Tells a continued run whether its last look was taken; None means that it was."""
 
 
 class Objective(Protocol):
@@ -63,6 +75,7 @@ class Run:
         out: the run folder.
         config: stored in every checkpoint.
         accelerator: device, precision and processes.
+        lock: of the folder, where this process holds it.
     """
 
     def __init__(
@@ -73,9 +86,12 @@ class Run:
         out: Path,
         config: Mapping[str, object],
         accelerator: Accelerator,
+        lock: Lock | None = None,
     ) -> None:
         self.settings, self.out, self.config = settings, out, dict(config)
-        self.accelerator = accelerator
+        self.accelerator, self.lock = accelerator, lock
+        self.newest: Path | None = None  # the newest whole checkpoint
+        self.broken: list[int] = []  # steps of checkpoints that were passed over
         self.own = objective.train()
         if settings.recompute:
             recompute_blocks(objective)
@@ -100,23 +116,34 @@ class Run:
         state = self.own.state_dict(keep_vars=True)
         return {name: t.detach() for name, t in state.items() if id(t) not in saved}
 
-    def save(self, step: int) -> Path | None:
+    def save(self, step: int) -> Path:
         """Write the checkpoint after ``step`` steps; the main process does, the others wait.
 
         Returns:
-            The folder, None on other processes.
+            The folder.
 
         Raises:
-            InputError: if the disk is full or refuses; earlier checkpoints are whole.
+            InputError: if the disk is full or refuses, or another process has taken the folder;
+                earlier checkpoints are whole.
         """
-        self.meter.fold(self.accelerator)
-        folder = None
-        if self.accelerator.is_main_process:
-            folder = write_checkpoint(
-                self.out / CHECKPOINTS, self._capture(step), keep=self.settings.keep
-            )
-        self.accelerator.wait_for_everyone()
-        return folder
+        settings, directory = self.settings, self.out / CHECKPOINTS
+        with signals.saving():
+            self.meter.fold(self.accelerator)
+            if self.accelerator.is_main_process:
+                if self.lock is not None:
+                    self.lock.check()
+                write_checkpoint(
+                    directory,
+                    self._capture(step),
+                    keep=settings.keep,
+                    regular=settings.save_every,
+                    lasting=settings.keep_every,
+                    broken=self.broken,
+                )
+            self.accelerator.wait_for_everyone()
+        self.broken = [broken for broken in self.broken if broken > step]
+        self.newest = checkpoint_path(directory, step)
+        return self.newest
 
     def _capture(self, step: int) -> Checkpoint:
         scaler = self.accelerator.scaler
@@ -129,31 +156,29 @@ class Run:
             "ema_updates": self.ema.updates if self.ema else 0,
             "others": self._others(),
             "meter": self.meter.state_dict(),
+            "threads": torch.get_num_threads(),
         }
         return Checkpoint(step, weights, state, self.config)
 
-    def resume(self) -> int:
-        """Continue from the newest complete checkpoint.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint.
 
-        Returns:
-            Steps already done, 0 without a checkpoint.
+        Raises:
+            Exception: of any kind, if the checkpoint is of another network; the run is then in no
+                state to go on from.
         """
-        folder = latest(self.out / CHECKPOINTS)
-        if folder is None:
-            return 0
-        checkpoint = read_checkpoint(folder)
         state = cast("dict[str, dict]", checkpoint.state)
         self.averaged.load_state_dict(checkpoint.weights["model"])
         if self.ema:
             updates = int(str(checkpoint.state["ema_updates"]))
             self.ema.load_state_dict(checkpoint.weights["ema"], updates=updates)
         unknown = self.own.load_state_dict(state["others"], strict=False).unexpected_keys
-        assert not unknown, f"{folder} holds state that the objective lacks: {unknown}"
+        if unknown:
+            raise InputError(f"it holds state that the objective lacks: {unknown}")
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.meter.load_state_dict(state["meter"], self.accelerator)
-        return checkpoint.step
 
     @torch.no_grad()
     def preview(self, preview: Preview, step: int) -> dict[str, float | str]:
@@ -164,14 +189,16 @@ class Run:
         """
         found: dict[str, float | str] = {}
         if preview.shared or self.accelerator.is_main_process:
-            folder = self.out / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = self.out / SAMPLES
+            with durable.explained(folder, "checkpoints are whole"):
+                folder.mkdir(parents=True, exist_ok=True)
             self.own.eval()
-            if self.ema:
-                with self.ema.swapped_in():
-                    found |= preview.look(folder, step, True) or {}
-            if preview.raw or not self.ema:
-                found = {**(preview.look(folder, step, False) or {}), **found}
-            self.own.train()
-        self.accelerator.wait_for_everyone()
+            try:
+                if self.ema:
+                    with self.ema.swapped_in():
+                        found |= preview.look(folder, step, True) or {}
+                if preview.raw or not self.ema:
+                    found = {**(preview.look(folder, step, False) or {}), **found}
+            finally:
+                self.own.train()
         return found

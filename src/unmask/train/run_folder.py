@@ -9,21 +9,17 @@ from pathlib import Path
 import yaml
 
 from unmask import durable
+from unmask.checkpoints.locate import EXPORT
 from unmask.errors import InputError
 from unmask.folders import check_folder
-from unmask.train.state import latest
+from unmask.train import state
 
 RECIPE = "recipe.yaml"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, SAMPLES, TRACKER, LOG = "checkpoints", "samples", "tracker", "log.jsonl"
+LOOKS = {"preview_every", "preview_images", "preview_share"}
 EVALUATION = {"evaluate_every", "evaluate_images", "evaluate_classifier"}
-MAY_CHANGE = EVALUATION | {
-    "steps",
-    "log_every",
-    "preview_every",
-    "save_every",
-    "keep",
-    "tracker",
-}
+SAVES = {"save_every", "save_minutes", "keep", "keep_every"}
+MAY_CHANGE = LOOKS | EVALUATION | SAVES | {"steps", "log_every", "tracker"}
 
 MAY_BE_UNKNOWN = {"made_from.content"}  # older caches did not note it
 
@@ -68,6 +64,7 @@ def check_run_folder(out: Path, config: Mapping[str, object]) -> None:
         InputError: if ``out`` is a file, holds other files, or a run of another configuration.
     """
     check_place(out)
+    _check_parts(out)
     stored = stored_config(out)
     if stored is None:
         return
@@ -88,17 +85,41 @@ def check_place(out: Path) -> None:
     check_folder(out, "run", may_hold=lambda: stored_config(out) is not None)
 
 
+def _check_parts(out: Path) -> None:
+    """Refuse files where a run has folders, and folders where it has files.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    for name in (CHECKPOINTS, SAMPLES, TRACKER, EXPORT):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise InputError(f"{out / name} is a file where a run has a folder; move it elsewhere")
+    for name in (RECIPE, LOG):
+        if (out / name).is_dir():
+            raise InputError(f"{out / name} is a folder where a run has a file; move it elsewhere")
+    for step, path in state.step_folders(out / CHECKPOINTS).items():
+        if not path.is_dir():
+            raise InputError(
+                f"{path} is a file where the checkpoint of step {step} goes; move it elsewhere"
+            )
+
+
 def stored_config(out: Path) -> dict[str, object] | None:
-    """Configuration of the run in a folder: of its newest checkpoint, else of its recipe file."""
-    checkpoint = latest(out / CHECKPOINTS)
-    if checkpoint:
-        return json.loads((checkpoint / "config.json").read_bytes())
+    """Configuration of the run in a folder: of its newest checkpoint, else of its recipe file.
+
+    Only the checkpoint's configuration is looked at: whether its weights are whole is asked where
+    they are needed.
+
+    Raises:
+        InputError: the recipe file is not YAML.
+    """
+    config = state.stored_config(out / CHECKPOINTS)
     recipe = out / RECIPE
-    if not recipe.exists():
-        return None
+    if config is not None or not recipe.exists():
+        return config
     try:
         content = yaml.safe_load(recipe.read_text(encoding="utf8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{recipe} is not YAML; mend it or name a new folder") from error
     return content if isinstance(content, dict) else {}
 

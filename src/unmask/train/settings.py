@@ -85,7 +85,12 @@ class Training(Ranged, path="training"):
     log_every: Steps = 50
     """Steps between log lines; 0 means only at the end."""
     preview_every: Steps = 0
-    """Steps between sample sheets; 0 means only at the end."""
+    """Steps between sheets of samples; 0 means only at the end."""
+    preview_images: Annotated[int, Between(0, 10**4)] = 40
+    """Images of a sheet; 0 means no sheets at all, not even at the end."""
+    preview_share: Annotated[float, Between(0, 1)] = 0.01
+    """Largest share of the time that sheets take: one that would exceed it is left out, but never
+    the one at the end. 1 leaves out none."""
     evaluate_every: Steps = 0
     """Steps between scores of generated images beside real ones, which are also taken at the end;
     0 means never. Of generators."""
@@ -94,9 +99,15 @@ class Training(Ranged, path="training"):
     evaluate_classifier: Place | None = None
     """Judge of their classes: "fashion", or a file of ``TrainedClassifier.save``."""
     save_every: Steps = 0
-    """Steps between checkpoints; 0 means only the last step."""
-    keep: Annotated[int, Between(1, 10**6)] = 2
-    """Newest checkpoints kept on disk."""
+    """Steps between checkpoints, beside those by the clock; 0 means only the last step."""
+    save_minutes: Annotated[float, Between(0, 10**6)] = 10.0
+    """Minutes without a checkpoint after which one is made all the same, more where saving would
+    take over 2 % of the time; 0 means never."""
+    keep: Annotated[int, Between(0, 10**6)] = 2
+    """Checkpoints kept on disk: the newest, then the newest at multiples of save_every, then those
+    that a clock or a signal asked for; 0 keeps all."""
+    keep_every: Steps = 0
+    """Checkpoints at multiples of this many steps are made and kept for good; 0 means none."""
     tracker: Name = "tensorboard"
     """Where figures also go, beside log.jsonl: any name that accelerate knows ("wandb", "mlflow",
     "comet_ml", ...), or "none"."""

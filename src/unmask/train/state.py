@@ -3,27 +3,32 @@
 ``checkpoints/step-0001000/`` holds ``model.safetensors``, ``ema.safetensors`` (with an average),
 ``state.pt``, ``config.json`` and, written last, ``manifest.json`` with the size and the BLAKE2 hash
 of each. A folder is built aside under a hidden name and renamed, so a kill leaves nothing under a
-step's name that is not complete.
+step's name that is not complete. Files that no manifest lists count for nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import re
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from unmask import durable
+from unmask.errors import InputError
+from unmask.json_files import read_json
+from unmask.train import streamed
 
-MANIFEST = "manifest.json"
+MANIFEST, CONFIG, STATE = "manifest.json", "config.json", "state.pt"
+NEEDED = frozenset({"model.safetensors", STATE, CONFIG})
+LONGEST = 1 << 20  # bytes of a manifest, which has some 600
 STEP_FOLDER = re.compile(r"step-(\d{7,})")
 
 
@@ -45,13 +50,25 @@ def checkpoint_path(directory: Path, step: int) -> Path:
     return directory / f"step-{step:07d}"
 
 
-def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Save a checkpoint, then remove older ones.
+def write_checkpoint(
+    directory: Path,
+    checkpoint: Checkpoint,
+    *,
+    keep: int,
+    regular: int = 1,
+    lasting: int = 0,
+    broken: Collection[int] = (),
+) -> Path:
+    """Save a checkpoint, then remove older ones; memory for one tensor is needed.
 
     Args:
         directory: the run's ``checkpoints`` folder, made when missing.
         checkpoint: what to save.
-        keep: how many to leave, this one included; folders of later steps are not counted.
+        keep: see :func:`stale_steps`; folders of later steps are not counted.
+        regular: see there.
+        lasting: see there.
+        broken: steps of folders that are not whole; they are not counted, and removed with the
+            others.
 
     Returns:
         The new folder.
@@ -62,12 +79,10 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
     """
     final = checkpoint_path(directory, checkpoint.step)
     aside = final.with_name(f".{final.name}{durable.ASIDE}")
-    newest = max(step_folders(directory), default=None)
-    intact = f"{step_folders(directory)[newest]} is whole" if newest else "nothing was lost"
-    with durable.explained(final, intact):
+    with durable.explained(final, _intact(directory, broken)):
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _clear_leftovers(directory)
+            clear_leftovers(directory)
             _build(aside, checkpoint)
             if final.exists():  # it did not verify, or the run would have continued from it
                 durable.remove_folder(final)
@@ -77,39 +92,49 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> P
                 durable.remove_folder(aside)
             raise
         durable.sync_folder(directory)
-        _prune(directory, checkpoint.step, keep)
+        upto = [s for s in step_folders(directory) if s <= checkpoint.step]
+        whole = [s for s in upto if s not in broken or s == checkpoint.step]
+        stale = stale_steps(whole, keep=keep, regular=regular, lasting=lasting)
+        for step in [*(set(upto) - set(whole)), *stale]:
+            durable.remove_folder(checkpoint_path(directory, step))
     return final
+
+
+def _intact(directory: Path, broken: Collection[int]) -> str:
+    folders = step_folders(directory)
+    newest = max(folders.keys() - set(broken), default=None)
+    return f"{folders[newest]} is whole" if newest is not None else "nothing was lost"
+
+
+def stale_steps(steps: Iterable[int], *, keep: int, regular: int, lasting: int) -> list[int]:
+    """Which checkpoints are to be removed: neither the newest, nor regular ones before others.
+
+    Args:
+        steps: of the checkpoints that there are.
+        keep: how many stay: the newest, then the newest regular ones, then others; 0 keeps all.
+        regular: those at multiples of it were saved because the recipe says so, others because a
+            clock or a signal did; 0 for no such multiples.
+        lasting: those at multiples of it stay in any case; 0 for none.
+    """
+    if keep == 0:
+        return []
+    newest_first = sorted(steps, reverse=True)
+    own = [step for step in newest_first if regular and step % regular == 0]
+    kept = list(dict.fromkeys([*newest_first[:1], *own, *newest_first]))[:keep]
+    last = [step for step in newest_first if lasting and step % lasting == 0]
+    return [step for step in newest_first if step not in {*kept, *last}]
 
 
 def _build(folder: Path, checkpoint: Checkpoint) -> None:
     folder.mkdir()
-    files = {f"{k}.safetensors": _tensor_bytes(v) for k, v in checkpoint.weights.items()}
-    files["state.pt"] = _state_bytes({"step": checkpoint.step, **checkpoint.state})
-    files["config.json"] = _json_bytes(checkpoint.config)
-    for name, data in files.items():
-        durable.write_file(folder / name, data)
-    hashes = {name: _entry(len(data), hashlib.blake2b(data)) for name, data in files.items()}
-    durable.write_file(folder / MANIFEST, _json_bytes({"step": checkpoint.step, "files": hashes}))
+    weights = checkpoint.weights.items()
+    fills = {f"{name}.safetensors": streamed.fill_tensors(state) for name, state in weights}
+    fills[STATE] = streamed.fill_state({"step": checkpoint.step, **checkpoint.state})
+    fills[CONFIG] = streamed.fill_json(checkpoint.config)
+    files = {name: streamed.write_hashed(folder / name, fill) for name, fill in fills.items()}
+    manifest = {"step": checkpoint.step, "files": files}
+    streamed.write_hashed(folder / MANIFEST, streamed.fill_json(manifest))
     durable.sync_folder(folder)
-
-
-def _tensor_bytes(state: Mapping[str, Tensor]) -> bytes:
-    # tied weights share memory, which the format refuses: each name gets its own copy
-    return to_safetensors({k: v.detach().cpu().contiguous().clone() for k, v in state.items()})
-
-
-def _state_bytes(state: Mapping[str, object]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    return buffer.getvalue()
-
-
-def _json_bytes(value: object) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
-
-
-def _entry(size: int, digest: hashlib.blake2b) -> dict[str, object]:
-    return {"bytes": size, "blake2b": digest.hexdigest()}
 
 
 def step_folders(directory: Path) -> dict[int, Path]:
@@ -120,37 +145,78 @@ def step_folders(directory: Path) -> dict[int, Path]:
     return {int(match[1]): path for match, path in found if match}
 
 
-def _clear_leftovers(directory: Path) -> None:
-    for path in directory.glob(f".*{durable.ASIDE}"):
+def clear_leftovers(directory: Path) -> None:
+    """Remove what a process that was killed was building or removing."""
+    for path in directory.glob(f".step-*{durable.ASIDE}"):
         durable.remove_folder(path)
 
 
-def _prune(directory: Path, step: int, keep: int) -> None:
-    older = sorted((s for s in step_folders(directory) if s < step), reverse=True)
-    for stale in older[keep - 1 :]:
-        durable.remove_folder(checkpoint_path(directory, stale))
+class _Entry(NamedTuple):
+    """What a manifest says of a file."""
+
+    size: int
+    digest: str
+
+
+def _listed(folder: Path) -> dict[str, _Entry]:
+    """Files of a manifest.
+
+    Raises:
+        InputError: there is none, or it lists something that no checkpoint has.
+        OSError: it cannot be looked at.
+    """
+    path = folder / MANIFEST
+    if path.stat().st_size > LONGEST:
+        raise InputError(f"{MANIFEST} is too long")
+    stated = read_json(path)
+    try:
+        files = {name: _entry(stated["files"][name]) for name in stated["files"]}  # type: ignore[index]
+        own = stated["step"] == _step_of(folder)  # type: ignore[index]
+    except (KeyError, TypeError):
+        files, own = {}, False
+    if not own or not files.keys() >= NEEDED or any(n != Path(n).name for n in files):
+        raise InputError(f"{MANIFEST} is not what a run writes")
+    return files
+
+
+def _entry(stated: dict[str, object]) -> _Entry:
+    size, digest = stated["bytes"], stated["blake2b"]
+    if not isinstance(size, int) or not isinstance(digest, str):
+        raise TypeError
+    return _Entry(size, digest)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def fault(folder: Path) -> str:
+    """Why a folder is no whole checkpoint; "" if it is one.
+
+    Each file of its manifest must be there with its size and hash.
+    """
+    try:
+        files = _listed(folder)
+        for name, entry in files.items():
+            size = (folder / name).stat().st_size
+            if size != entry.size:
+                return f"{name} has {size:,} bytes in place of {entry.size:,}"
+        return next((f"{n} is damaged" for n, e in files.items() if _is_other(folder / n, e)), "")
+    except InputError as error:
+        return str(error)
+    except OSError as error:
+        name, missing = Path(error.filename or folder).name, isinstance(error, FileNotFoundError)
+        return f"{name} " + ("is missing" if missing else f"cannot be read ({error.strerror})")
+
+
+def _is_other(path: Path, entry: _Entry) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).hexdigest() != entry.digest
 
 
 def is_complete(folder: Path) -> bool:
     """Whether every file of a checkpoint is there with the size and hash of its manifest."""
-    try:
-        stated = json.loads((folder / MANIFEST).read_bytes())
-        return stated == {"step": int(folder.name[len("step-") :]), "files": _hashes(folder)}
-    except (OSError, ValueError):  # missing, cut off or not JSON
-        return False
-
-
-def _hashes(folder: Path) -> dict[str, dict[str, object]]:
-    files = (path for path in folder.iterdir() if path.name != MANIFEST)
-    return {path.name: _entry(path.stat().st_size, _digest(path)) for path in files}
-
-
-def _digest(path: Path) -> hashlib.blake2b:
-    digest = hashlib.blake2b()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest
+    return not fault(folder)
 
 
 def latest(directory: Path) -> Path | None:
@@ -160,9 +226,57 @@ def latest(directory: Path) -> Path | None:
     return next((folder for folder in newest_first if is_complete(folder)), None)
 
 
+def stored_config(directory: Path) -> dict[str, object] | None:
+    """Configuration in the newest checkpoint that has a sound one; other files are not read."""
+    folders = step_folders(directory)
+    for step in sorted(folders, reverse=True):
+        path = folders[step] / CONFIG
+        try:
+            if not _is_other(path, _listed(folders[step])[CONFIG]):
+                config = read_json(path)
+                if isinstance(config, dict):
+                    return config
+        except (InputError, OSError):
+            continue
+    return None
+
+
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Load a complete checkpoint, tensors on the CPU and nothing but tensors and plain values."""
-    weights = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
-    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-    config = json.loads((folder / "config.json").read_bytes())
-    return Checkpoint(state.pop("step"), weights, state, config)
+    """Load a complete checkpoint, tensors on the CPU and nothing but tensors and plain values.
+
+    Raises:
+        InputError: a file holds something else, whatever its manifest says.
+    """
+    weights: dict[str, dict[str, Tensor]] = {}
+    for name in sorted(_listed(folder)):
+        if name.endswith(".safetensors"):
+            with _expected(name):
+                weights[Path(name).stem] = load_file(folder / name)
+    with _expected(STATE):
+        state = _load_state(folder / STATE)
+        if state.pop("step") != _step_of(folder):
+            raise InputError(f"{STATE} is that of another step")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise InputError(f"{CONFIG} holds no configuration")
+    return Checkpoint(_step_of(folder), weights, state, config)
+
+
+def _load_state(path: Path) -> dict[str, object]:
+    with zipfile.ZipFile(path) as archive:  # torch writes nothing compressed: memory is bounded
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise InputError(f"{STATE} holds more than it is long")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _expected(name: str) -> Iterator[None]:
+    """Turn whatever a reader makes of a hostile file into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # readers raise all kinds, and torch's advice is the attack
+        raise InputError(f"{name} is not what a run writes ({type(error).__name__})") from error

@@ -31,11 +31,13 @@ from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_toke
 from unmask.tokenizers.image_tokenizer import filled
 from unmask.tokenizers.objective import TokenizerObjective
 from unmask.train.loop import TrainResult, train
+from unmask.train.previews import TOGETHER, save_sheet, sheet_previews
 from unmask.train.processes import launched
-from unmask.train.run import Look, Preview
+from unmask.train.run import Look
+from unmask.train.run_folder import CHECKPOINTS
 from unmask.train.state import latest, read_checkpoint
 
-PREVIEW_IMAGES = 16
+MOST_SHOWN = 16  # images of a sheet, which are in memory throughout the training
 SCALE_IMAGES = 1024  # on which the spread of latents is measured
 
 
@@ -59,7 +61,12 @@ class NoisyBatches(Dataset[list[tuple[Tensor | None, ...]]]):
 
 
 def train_tokenizer(
-    recipe: TokenizerRecipe, source: ImageSource, *, out: Path, num_workers: int = 0
+    recipe: TokenizerRecipe,
+    source: ImageSource,
+    *,
+    out: Path,
+    num_workers: int = 0,
+    from_scratch: bool = False,
 ) -> TrainResult:
     """Train, continue or just finish a run, and export ``out/model``.
 
@@ -68,6 +75,7 @@ def train_tokenizer(
         source: training images.
         out: the run folder.
         num_workers: processes that read images.
+        from_scratch: see :func:`unmask.train.loop.train`.
 
     Raises:
         InputError: see :func:`unmask.train.loop.train`.
@@ -93,22 +101,23 @@ def train_tokenizer(
     inputs: Dataset = batches
     if isinstance(tokenizer, ConvKLTokenizer):
         inputs = NoisyBatches(batches, (tokenizer.channels, *recipe.grid))
-    examples = _examples(source, transform, range(len(source)), PREVIEW_IMAGES).float() / 255
+    shown = max(1, min(MOST_SHOWN, recipe.training.preview_images))
+    examples = _examples(source, transform, range(len(source)), shown).float() / 255
     result = train(
         TokenizerObjective(tokenizer, recipe.loss, batch_size=recipe.training.batch_size),
         inputs,
         settings=recipe.training,
         out=out,
         config={**to_dict(recipe), MADE_FROM: {"data": source.name, "images": len(source)}},
-        previews=[
-            Preview(_reconstruction_sheet(tokenizer, examples), recipe.training.preview_every)
-        ],
+        previews=sheet_previews(_reconstruction_sheet(tokenizer, examples), recipe.training),
         num_workers=num_workers,
+        from_scratch=from_scratch,
     )
     if state.is_main_process:
         if news := batches.bad.news():
             say(news)
-        export_tokenizer(recipe, out, source)
+        if result.step == result.asked:
+            export_tokenizer(recipe, out, source, checkpoint=result.checkpoint)
     return result
 
 
@@ -137,19 +146,27 @@ def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Lo
     def draw(folder: Path, step: int, averaged: bool) -> None:
         """A :data:`Look`."""
         device = next(tokenizer.parameters()).device
-        made = tokenizer.reconstruct(examples.to(device)).cpu()
+        parts = examples.split(TOGETHER)
+        made = torch.cat([tokenizer.reconstruct(part.to(device)).cpu() for part in parts])
         pairs = torch.stack([examples, made]).flatten(0, 1)
-        kind = "ema" if averaged else "raw"
-        zoom = usual_zoom(examples)
-        sheet(pairs, len(examples), zoom=zoom).save(folder / f"step-{step:07d}-{kind}.png")
+        picture = sheet(pairs, len(examples), zoom=usual_zoom(examples))
+        save_sheet(picture, folder, step, averaged)
 
     return draw
 
 
-def export_tokenizer(recipe: TokenizerRecipe, out: Path, source: ImageSource) -> AnyTokenizer:
-    """Write the newest checkpoint's averaged (or else raw) weights as ``out/model``.
+def export_tokenizer(
+    recipe: TokenizerRecipe, out: Path, source: ImageSource, *, checkpoint: Path | None = None
+) -> AnyTokenizer:
+    """Write a checkpoint's averaged (or else raw) weights as ``out/model``.
 
     The scale of continuous latents is measured here, on images spread evenly over the source.
+
+    Args:
+        recipe: of the run.
+        out: the run folder.
+        source: training images.
+        checkpoint: known to be whole; None looks for the newest.
 
     Returns:
         The tokenizer, in evaluation mode, frozen.
@@ -157,7 +174,7 @@ def export_tokenizer(recipe: TokenizerRecipe, out: Path, source: ImageSource) ->
     Raises:
         InputError: when the run has no complete checkpoint yet.
     """
-    folder = latest(out / "checkpoints")
+    folder = checkpoint or latest(out / CHECKPOINTS)
     if folder is None:
         raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
     weights = read_checkpoint(folder).weights

@@ -1,0 +1,84 @@
+"""What the processes of a run do together though only one of them has a reason: stop, save.
+
+Each has its own clock and gets its own signals, and a process that saves alone would wait for the
+others for ever. So after every step all of them tell each other what they wish, over a group of
+their own that works on the CPU (gloo) whatever the training uses, and nobody waits for the answer:
+it is read one step later, when it has long been there. A device is never waited for. What is
+agreed on happens after the same step everywhere.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+FOREVER = timedelta(days=7)  # the main process may look at samples for long
+
+
+class Wish(NamedTuple):
+    """What a process has a reason for; of several, the largest counts."""
+
+    stop: int = 0
+    """Number of the signal to stop for."""
+    save: bool = False
+    """Whether a checkpoint is due by the main process's clock."""
+
+
+class Agreement:
+    """The wishes of all processes; a context manager. Alone, a process agrees with itself at once.
+
+    Args:
+        processes: how many there are; all make one at the same time.
+    """
+
+    def __init__(self, processes: int) -> None:
+        several = processes > 1 and dist.is_initialized()
+        self.group = dist.new_group(backend="gloo", timeout=FOREVER) if several else None
+        self.posted: tuple[torch.Tensor, dist.Work] | None = None
+
+    def __enter__(self) -> Agreement:
+        """Nothing is needed."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take note of the last wishes; after a failure the others may be gone."""
+        if error is None:
+            self._answer()
+
+    def exchange(self, wish: Wish) -> Wish:
+        """Tell the others a wish, and learn what all wished one call before.
+
+        Waits until every process has begun the call before, and for no device.
+        """
+        if self.group is None:
+            return wish
+        before = self._answer()
+        told = torch.tensor([wish.stop, int(wish.save)])
+        work = dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group, async_op=True)
+        self.posted = told, work
+        return before
+
+    def _answer(self) -> Wish:
+        if self.posted is None:
+            return Wish()
+        told, work = self.posted
+        self.posted = None
+        work.wait()
+        return Wish(int(told[0]), bool(told[1]))
+
+    def main_says(self, answer: bool) -> bool:
+        """The main process's answer, waited for; for moments that are far apart."""
+        if self.group is None:
+            return answer
+        told = torch.tensor([int(answer)])
+        dist.broadcast(told, 0, group=self.group)
+        return bool(told[0])

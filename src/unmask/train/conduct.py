@@ -1,0 +1,143 @@
+"""What happens between two steps: log, save, look at the weights, and stop where that is asked."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from unmask import signals
+from unmask.errors import InputError
+from unmask.train.agreement import Agreement, Wish
+from unmask.train.log import RunLog
+from unmask.train.optim import learning_rate
+from unmask.train.pace import LookPace, SavePace
+from unmask.train.processes import by_main
+from unmask.train.run import Preview, Run
+
+
+def due(done: int, every: int, total: int) -> bool:
+    """Whether something done every so many steps, and at the end, is due after ``done`` steps."""
+    return done == total or (every > 0 and done % every == 0)
+
+
+class Conduct:
+    """The course of one run between its steps.
+
+    A look comes after the save of its step, so that whatever it costs or breaks is not lost; before
+    a look without one a save is made if saving costs little (:meth:`SavePace.worthwhile`).
+
+    Args:
+        run: what is saved and looked at.
+        log: of the same run.
+        previews: see :func:`unmask.train.loop.train`.
+        agreement: with the other processes.
+    """
+
+    def __init__(
+        self, run: Run, log: RunLog, previews: Sequence[Preview], agreement: Agreement
+    ) -> None:
+        self.run, self.log, self.previews, self.agreement = run, log, previews, agreement
+        self.settings, self.main = run.settings, run.accelerator.is_main_process
+        self.saves = SavePace(self.settings.save_minutes)
+        self.looks = LookPace(self.settings.preview_share)
+        self.saved = -1  # the step of the newest checkpoint of this process
+
+    def begin(self, start: int) -> None:
+        """Take the looks of step ``start`` that the end of an earlier process has prevented."""
+        if start:
+            self._look(start, [p for p in self._due(start) if self._is_missing(p, start)])
+
+    def _is_missing(self, preview: Preview, step: int) -> bool:
+        if preview.missing is None or (preview.optional and step < self.settings.steps):
+            return False
+        missing = preview.missing
+        return by_main(lambda: missing(self.run.out, step))
+
+    def after(self, done: int) -> None:
+        """Log, save, stop and look where that is due after ``done`` steps.
+
+        Raises:
+            InputError: the loss is not finite, or the disk is full or refuses.
+            Stopped: all processes have saved this step and are to end.
+        """
+        settings = self.settings
+        self.log.advance(done)
+        if due(done, settings.log_every, settings.steps):
+            rate = learning_rate(settings, done - 1)
+            self.log.write(done, {**finite_means(self.run, done), "lr": rate})
+            self.run.meter.clear()
+        wish = self.agreement.exchange(Wish(signals.arrived(), self.main and self.saves.asks()))
+        regular = due(done, settings.save_every, settings.steps)
+        lasting = settings.keep_every > 0 and done % settings.keep_every == 0
+        if regular or lasting or wish.save or wish.stop:
+            self._save(done)
+        if wish.stop:
+            raise signals.Stopped(wish.stop, self._farewell(wish.stop, done) if self.main else "")
+        self._look(done, self._due(done))
+
+    def _due(self, done: int) -> list[Preview]:
+        return [p for p in self.previews if due(done, p.every, self.settings.steps)]
+
+    def _save(self, done: int) -> None:
+        finite_means(self.run, done)
+        with self.saves.saved():
+            self.run.save(done)
+        self.saved = done
+
+    def _farewell(self, number: int, done: int) -> str:
+        return (
+            f"{signals.name_of(number)}: stopped after step {done} of {self.settings.steps}, which "
+            f"is saved in {self.run.newest}; start again with the same words to go on"
+        )
+
+    def _look(self, done: int, previews: Sequence[Preview]) -> None:
+        """Save if that is worthwhile, look, and log what was found."""
+        if not previews:
+            return
+        if done not in (self.saved, self.settings.steps) and self.agreement.main_says(
+            self.saves.worthwhile()
+        ):
+            self._save(done)
+        found: dict[str, float | str] = {}
+        began = time.monotonic()
+        for preview in previews:
+            found |= self._take(preview, done)
+        if found:
+            self.log.note(done, found)
+        self.log.marked += time.monotonic() - began  # images a second are those of the training
+
+    def _take(self, preview: Preview, done: int) -> dict[str, float | str]:
+        """One look; nothing where it is left out or broken off."""
+        if not preview.optional:
+            return self.run.preview(preview, done)
+        if not self.main or (done < self.settings.steps and not self.looks.allows()):
+            return {}
+        try:
+            with self.looks.looked(), signals.released():
+                return self.run.preview(preview, done)
+        except signals.Stopped:  # after the next step all processes know
+            return {}
+        except (MemoryError, torch.OutOfMemoryError):
+            few = "fewer with --training.preview-images, none with 0"
+            return {"warning": f"no sheet of samples: they do not fit into memory; {few}"}
+
+
+def finite_means(run: Run, done: int) -> dict[str, float]:
+    """Means since the last log line.
+
+    Raises:
+        InputError: if the loss is not a finite number.
+    """
+    means = run.meter.means(run.accelerator)
+    if math.isfinite(means.get("loss", 0.0)):
+        return means
+    bad = done - run.meter.steps + run.meter.sound_steps(run.accelerator)
+    raise InputError(
+        f"the loss is {means['loss']} in step {bad + 1}, on batch {bad} of seed "
+        f"{run.settings.seed}; the last good checkpoint is {run.newest or 'none'}; try a lower "
+        f"training.lr (now {run.settings.lr:g}), a longer training.warmup_steps, "
+        "training.clip_grad_norm=1, or precision bf16 in place of fp16"
+    )
