@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from unmask.errors import InputError
+from unmask.nn.skeleton import skeleton
 
 GIB = 1 << 30
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # what Linux grants the container
@@ -57,13 +57,13 @@ def check_fits(build: Callable[[], nn.Module], sizes: str) -> None:
     """Refuse a network whose weights alone exceed the machine's memory, without building it.
 
     Args:
-        build: makes the network; it is called on the meta device, where nothing is allocated.
+        build: makes the network; it is called where nothing is allocated.
         sizes: where its sizes are options, as "network".
 
     Raises:
         InputError: naming its parameters and the memory.
     """
-    with torch.device("meta"):
+    with skeleton():
         weights = list(build().parameters())
     wanted = sum(weight.numel() * weight.element_size() for weight in weights)
     count = sum(weight.numel() for weight in weights)

@@ -28,6 +28,7 @@ from unmask.folders import as_place, check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.model import MaskedModel
 from unmask.nn.sizes import token_space
+from unmask.nn.skeleton import skeleton
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.serial import from_dict, to_dict
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, saved_tokenizer
@@ -109,7 +110,7 @@ class Pipeline:
                 "of a trained or converted generator"
             )
         recipe = from_dict(Recipe, config["recipe"], str(folder / "config.json"))
-        with torch.device("meta"):
+        with skeleton():
             model = recipe.network.build()
         load_state(model, state)
         inside = folder / TOKENIZER
