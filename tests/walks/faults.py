@@ -27,12 +27,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from forks import forked, status
 from toy_mage import save_toy, toy_generator, write_labelled
-from toy_system import TOKENIZER, TOY, toy_pipeline, toy_tokenizer
+from toy_system import TOKENIZER, TOY, fill, toy_pipeline, toy_tokenizer
 
 import unmask.commands.cache
 import unmask.commands.convert
@@ -46,6 +47,7 @@ import unmask.commands.train  # noqa: F401 - loaded before the forks
 from unmask.cli import main
 from unmask.recipes.serial import write_yaml
 from unmask.recipes.tokenizers import FASHION_VQ
+from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train.log import TIMING
 
@@ -124,8 +126,8 @@ COMMANDS = [
     Command("features", f"features mage {FEATURES}", older=f"features other {FEATURES}"),
     Command(
         "convert",
-        "convert foreign.pt {out} --heads 2 --tokenizer vq",
-        older="convert older.pt {out} --heads 2 --tokenizer vq2",
+        "convert foreign {out} --tokenizer foreign/vq",
+        older="convert older {out} --tokenizer older/vq",
     ),
     Command(
         "cache build",
@@ -159,7 +161,6 @@ def prepare(place: Path) -> None:
     """Write what the commands read."""
     toy_pipeline().save_pretrained(place / "model")
     save_tokenizer(toy_tokenizer(), place / "vq")
-    save_tokenizer(toy_tokenizer("another"), place / "vq2")
     write_labelled(place / "labelled")
     save_toy(place / "tuned")
     for name in ("mage", "other"):
@@ -170,8 +171,8 @@ def prepare(place: Path) -> None:
     training = replace(FASHION_VQ.training, batch_size=8)
     small = replace(FASHION_VQ, network=TOKENIZER, image_size=16, training=training)
     write_yaml(small, place / "vq.yaml")
-    for name, key in (("foreign", "one"), ("older", "two")):
-        torch.save(toy_pipeline(key=key).model.state_dict(), place / f"{name}.pt")
+    for name, factor in (("foreign", 1.0), ("older", 2.0)):
+        prepare_foreign(place / name, factor)
     os.chdir(place)
     for words in (
         "cache build --tokenizer vq --data labelled --image-size 16 --out cache",
@@ -179,6 +180,20 @@ def prepare(place: Path) -> None:
     ):
         assert main(words.split()) == 0
     (place / "made" / "samples.npz").rename(place / "made.npz")
+
+
+def prepare_foreign(folder: Path, factor: float) -> None:
+    """Write a model of UnlockMGM, and a tokenizer of as many codes."""
+    folder.mkdir()
+    source = Path(__file__).parents[1] / "fixtures" / "maskgit" / "um_logits"
+    state = load_file(source.with_suffix(".weights.safetensors"))
+    torch.save({k: v * factor for k, v in state.items()}, folder / "pytorch_model.bin")
+    sizes = json.loads(source.with_suffix(".json").read_text())["config"]
+    sizes["_class_name"] = "MaskGitTransformer"
+    (folder / "config.json").write_text(json.dumps(sizes))
+    tokenizer = ConvVQTokenizer(replace(TOKENIZER, codes=32))
+    fill(tokenizer, folder.name, 0.3)
+    save_tokenizer(tokenizer, folder / "vq")
 
 
 class Walk:
@@ -374,11 +389,13 @@ def walked(place: Path, names: Sequence[str]) -> Iterator[Outcome]:
     (place / DISK).mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "none", str(place / DISK)]
     mounted = not subprocess.run(mount, capture_output=True, check=False).returncode
-    for command in COMMANDS:
-        if not names or command.name in names:
-            yield Walk(command, place).walk()
-    if mounted:
-        subprocess.run(["umount", str(place / DISK)], check=True)
+    try:
+        for command in COMMANDS:
+            if not names or command.name in names:
+                yield Walk(command, place).walk()
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(place / DISK)], check=True)
 
 
 if __name__ == "__main__":
