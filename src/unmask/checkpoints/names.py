@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.lazy import LazyTensors
+from unmask.checkpoints.lazy import LazyTensors, derive
 from unmask.errors import InputError
 
 Value = TypeVar("Value")
@@ -149,9 +149,14 @@ def to_own(
             if pattern not in parts:
                 raise InputError(f"{origin} lacks {fill(pattern, found)!r}")
         names = [fill(name, found) for name in rule.own]
-        joined = rule.join([state[parts[pattern]] for pattern in rule.source])
-        own |= dict.fromkeys(names, cast(names[0], joined))
+        keys = [parts[pattern] for pattern in rule.source]
+        made = functools.partial(_made, rule, names[0], cast)
+        own |= dict.fromkeys(names, derive(state, keys, made))
     return own
+
+
+def _made(rule: Rule, name: str, cast: Cast, parts: Sequence[Tensor]) -> Tensor:
+    return rule.join([cast(name, part) for part in parts])  # first: the narrow copies are smaller
 
 
 def pick(state: Mapping[str, Value], names: Mapping[str, str]) -> Mapping[str, Value]:

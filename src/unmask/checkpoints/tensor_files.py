@@ -13,7 +13,7 @@ from torch import Tensor
 from unmask.checkpoints.file_kinds import kind_of
 from unmask.checkpoints.find_state import State, find_state
 from unmask.checkpoints.flax import decode_flax, flatten
-from unmask.checkpoints.lazy import LazyTensors, MappedFile
+from unmask.checkpoints.lazy import LazyTensors
 from unmask.checkpoints.pickles import load_pickle
 from unmask.errors import InputError
 
@@ -59,9 +59,7 @@ def _weights(
     path: Path, loaded: object, marks: Collection[str], *, maps: bool, separator: str = "."
 ) -> Weights:
     state = find_state(loaded, marks, separator=separator)
-    file = MappedFile(path, maps=maps)
-    readers = {name: file.reader(tensor, name) for name, tensor in state.tensors.items()}
-    return Weights(LazyTensors(readers), state)
+    return Weights(LazyTensors(state.tensors, path, maps=maps), state)
 
 
 def _map_safetensors(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Annotated, ClassVar, TypeVar
 
@@ -121,13 +121,14 @@ class ImageTokenizer(nn.Module):
 
 
 def filled(
-    build: Callable[[], Made], state: Mapping[str, Tensor], origin: str = "the weights"
+    build: Callable[[], Made], state: dict[str, Tensor], origin: str = "the weights"
 ) -> Made:
     """A tokenizer with these weights, in evaluation mode, frozen.
 
     Args:
         build: makes it; called where tensors are on the meta device.
-        state: by our names.
+        state: by our names; it is emptied, so that no weight is held twice while its order in
+            memory changes.
         origin: file, named in errors.
 
     Raises:
@@ -136,6 +137,7 @@ def filled(
     with skeleton():
         made = build()
     load_state(made, state, origin)
+    state.clear()
     channels_last(made)
     return made.eval().requires_grad_(False)
 

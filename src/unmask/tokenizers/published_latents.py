@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unmask.checkpoints.kl_vae import MARKS, is_kl_vae, translate_kl_vae
+from unmask.checkpoints.names import rename, to_own
 from unmask.checkpoints.store import single
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError, did_you_mean
@@ -84,7 +85,7 @@ def _read(path: Path, expected: Network | None) -> tuple[Network, dict[str, Tens
     if isinstance(expected, DCAE) or config.get("_class_name") == dc_ae.CLASS:
         sizes = dc_ae.sizes_of(config, str(path.parent / "config.json")) if config else expected
         assert isinstance(sizes, DCAE), "a file without config is only taken by name"
-        return sizes, {name: single(name, tensors[name]) for name in tensors}
+        return sizes, to_own(tensors, (rename("{rest}", "{rest}"),), str(path), cast=single)
     return translate_kl_vae(tensors, str(path))
 
 
