@@ -169,7 +169,7 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> str:
     """
     for key, kind in SIGNATURES.items():
         if key in state:
-            tied = kind == "mar" and state["mask_token"].ndim == 2
+            tied = kind == "mar" and "mask_token" in state and state["mask_token"].ndim == 2
             return "emigm" if tied else kind
     if CLASSIFIER in state:
         raise InputError(
