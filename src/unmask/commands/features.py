@@ -18,7 +18,7 @@ from unmask.errors import InputError
 from unmask.folders import check_file
 from unmask.image_size import ImageSize
 from unmask.probe.encoder import Pool
-from unmask.probe.extract import labels_beside, write_features
+from unmask.probe.extract import BATCH, labels_beside, write_features
 from unmask.probe.linear import Frozen
 from unmask.probe.neighbours import knn_accuracy
 from unmask.probe.run import fit_size
@@ -53,6 +53,8 @@ class Arguments(Ranged):
     """Allow a grid other than the trained one, with resized positions."""
     neighbours: Annotated[int, Between(1, 10**6)] = 20
     """How many vote."""
+    batch_size: Annotated[int, Between(1, 10**6)] = BATCH
+    """Images at once: more want more memory, and on a GPU less time."""
     device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
@@ -77,7 +79,14 @@ def main(words: Sequence[str]) -> None:
     transform = Transform(size=size, crop=arguments.crop, channels=tokenizer.image_channels)
     represent, found = Frozen(encoder, encode, noisy=False), []
     for path, source in sides.items():
-        features, labels = write_features(source, transform, represent, path=path, device=device)
+        features, labels = write_features(
+            source,
+            transform,
+            represent,
+            path=path,
+            device=device,
+            batch_size=arguments.batch_size,
+        )
         say(f"{len(features)} features of {features.shape[1]} numbers in {path}")
         found += [features[labels >= 0], labels[labels >= 0]]
     if all(map(len, found)):

@@ -19,12 +19,17 @@ from unmask.durable import ROOM, outputs
 from unmask.errors import InputError
 from unmask.probe.objective import Represent
 
-BATCH = 64
+BATCH = 16  # images at once: at 256 pixels a tokenizer's encoder wants 0.15 GB for each
 
 
 @torch.no_grad()
 def extract(
-    source: ImageSource, transform: Transform, represent: Represent, *, device: torch.device
+    source: ImageSource,
+    transform: Transform,
+    represent: Represent,
+    *,
+    device: torch.device,
+    batch_size: int = BATCH,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """What ``represent`` makes of images, which it gets as float32 in [0, 1] on ``device``.
 
@@ -39,8 +44,8 @@ def extract(
             return None
 
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(source), BATCH):
-            rows = range(len(source))[start : start + BATCH]
+        for start in range(0, len(source), batch_size):
+            rows = range(len(source))[start : start + batch_size]
             images = zip(rows, pool.map(_read, rows), strict=True)
             whole = {row: image for row, image in images if image is not None}
             if whole:
@@ -70,6 +75,7 @@ def write_features(
     *,
     path: Path,
     device: torch.device,
+    batch_size: int = BATCH,
 ) -> tuple[Tensor, Tensor]:
     """Features of every image as a memory map, the labels beside it.
 
@@ -80,6 +86,7 @@ def write_features(
         path: of the ``.npy`` file, ``(N, D)`` float32 in the order of the source; labels go to
             ``.labels.npy``. An unreadable image has NaN features and the label -1.
         device: where to compute.
+        batch_size: images at once, which decides the memory and not the features.
 
     Returns:
         The map and the labels, ``(N,)`` int64, -1 throughout for unlabelled images.
@@ -93,7 +100,9 @@ def write_features(
     with outputs(*files, named=path, intact="older ones are whole") as (labels_aside, aside):
         with aside.open("wb") as file:
             table = _Table(file, len(source))
-            for rows, values in extract(source, transform, represent, device=device):
+            for rows, values in extract(
+                source, transform, represent, device=device, batch_size=batch_size
+            ):
                 table.write(rows, values.float())
                 known = map(source.label, rows)
                 labels[rows] = [-1 if label is None else label for label in known]
