@@ -79,6 +79,7 @@ def test_a_place_without_the_right_to_write(
 ) -> None:
     words, name = COMMANDS[command]
     let_others_in(tmp_path)
+    refused(words, tmp_path / ("n" * 300), capfd)  # the modules may lie where others cannot read
 
     def try_it() -> None:
         assert main([*words.split(), str(tmp_path / name)]) == 2

@@ -24,15 +24,23 @@ SHARES = (
 )
 
 
+def build(folder: Path) -> Path:
+    """Compile the library that brings the faults about.
+
+    Raises:
+        FileNotFoundError: without a C compiler.
+    """
+    words = ["-shared", "-fPIC", "-O1", "-o", str(folder / "faults.so"), "-ldl"]
+    subprocess.run(["cc", str(HERE / "disk_faults.c"), *words], check=True)
+    return folder / "faults.so"
+
+
 @pytest.fixture
 def preloaded(tmp_path: Path) -> Path:
     """The library that brings the faults about."""
-    compiler = shutil.which("cc")
-    if not sys.platform.startswith("linux") or compiler is None:
+    if not sys.platform.startswith("linux") or shutil.which("cc") is None:
         pytest.skip("a C compiler makes the library that fails and kills, on Linux")
-    words = ["-shared", "-fPIC", "-O1", "-o", str(tmp_path / "faults.so"), "-ldl"]
-    subprocess.run([compiler, str(HERE / "disk_faults.c"), *words], check=True)
-    return tmp_path / "faults.so"
+    return build(tmp_path)
 
 
 @pytest.mark.slow  # about eight minutes on two cores

@@ -1,0 +1,73 @@
+"""Whatever file-system call fails or kills, a result is the older one or the new one.
+
+    python benchmarks/disk_faults.py --report benchmarks/reports
+
+Each writing command runs at toy size, once for each fault: killed before and after, and answered
+"no space left on device" before and after, each of its file-system calls, or every fifth of the
+long ones; and on a real full disk, where one can be mounted. See ``tests/walks/faults.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from report import hardware_line, markdown_table, write_report
+
+WALKS = Path(__file__).parents[1] / "tests" / "walks"
+HEADER = ["command", "calls", "tried", "answered", "of them real full disks", "seconds"]
+
+
+def walked(commands: list[str], place: Path, library: Path) -> list[dict]:
+    """Outcomes of some commands, as ``faults.py`` prints them."""
+    words = [sys.executable, "-W", "ignore", str(WALKS / "faults.py"), str(place), *commands]
+    environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def main() -> None:
+    """Walk, print the table, and say what went wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--report", metavar="DIR", help="write a report file there")
+    args = parser.parse_args()
+    sys.path.append(str(WALKS))
+    from test_disk_faults import SHARES, build
+
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor() as pool:
+        library = build(Path(name))
+        parts = [
+            pool.submit(walked, list(share), Path(name) / str(number), library)
+            for number, share in enumerate(SHARES)
+        ]
+        outcomes = [outcome for part in parts for outcome in part.result()]
+    columns = ("command", "calls", "tried", "answered", "full", "seconds")
+    rows = [[outcome[column] for column in columns] for outcome in outcomes]
+    sums = [sum(row[k] for row in rows) for k in range(1, len(columns))]
+    rows.append(["all", *sums])
+    print(hardware_line())
+    print(markdown_table(HEADER, rows))
+    for outcome in outcomes:
+        for wrong in outcome["wrong"]:
+            print(f"{outcome['command']}: {wrong}")
+    if args.report:
+        note = (
+            f"{time.monotonic() - start:.0f} s in two processes side by side. A fault is answered "
+            "if right after it every result is the older or the new one, a full disk has ended "
+            "the command with status 2 and one line that names the path and the reason, nothing "
+            "half is left, and the next start ends as an undisturbed run: equal files, except "
+            "logs, whose times are left out, and training states, which are only counted."
+        )
+        print(write_report(args.report, "disk_faults", rows=rows, header=HEADER, note=note))
+
+
+if __name__ == "__main__":
+    main()
