@@ -15,6 +15,7 @@ from unmask.nn.sizes import token_grid, token_space
 from unmask.nn.skeleton import skeleton
 from unmask.pipeline import Pipeline
 from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
+from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.tokenizers.published import tokenizer_of
@@ -69,6 +70,8 @@ def convert(
         _halve(decoder)
     found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid, half=half)
     recipe = matching_recipe(found)
+    if found.details["kind"] == "maskgit-pytorch":
+        recipe = with_settings(recipe, found.config, found.details.get("config", str(source)))
     if decoder is None and found.tokenizer:
         decoder = tokenizer_of(found.tokenizer, {}, found.details["file"], half=half)
     if decoder is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from unmask.checkpoints.store import check_state, single
 from unmask.checkpoints.tensor_files import read_weights
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError
+from unmask.json_files import read_json
 from unmask.nn.networks import AnyNetwork
 from unmask.nn.skeleton import skeleton
 
@@ -68,6 +68,8 @@ class Foreign(NamedTuple):
     prefixes inside the file), ``aside`` (other weights in it) and ``unknown`` keys."""
     tokenizer: Mapping[str, Tensor] = MappingProxyType({})
     """Of the same file, by its own keys; empty where there is none."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """What the source's configuration says, of the file ``details["config"]``."""
 
 
 class _Raw(NamedTuple):
@@ -76,6 +78,7 @@ class _Raw(NamedTuple):
     state: Mapping[str, Tensor]
     file: Path
     config: dict[str, Any]
+    config_file: Path | None
     found: State
 
 
@@ -133,7 +136,9 @@ def load_foreign(
     with skeleton():
         wanted = network.build().state_dict()
     check_state(wanted, state, str(raw.file))
-    return Foreign(network, state, details, tokenizer)
+    if raw.config_file is not None:
+        details["config"] = str(raw.config_file)
+    return Foreign(network, state, details, tokenizer, raw.config)
 
 
 def _told(found: State) -> dict[str, str]:
@@ -209,19 +214,31 @@ def _network(
             raise InputError(f"{raw.file.parent} has no config.json; put UnlockMGM's beside it")
         config = str(raw.file.parent / "config.json")
         return unlockmgm.network_of(raw.config, keys=raw.state, grid=grid, origin=config)
-    heads = heads if heads is not None else _find_value(raw.config, "n_heads")
-    dropout = _find_value(raw.config, "dropout") or 0.0
+    heads = heads if heads is not None else _number(raw, "n_heads", int)
+    dropout = _number(raw, "dropout", float) or 0.0
     return maskgit_pytorch.network_of(
         raw.state, heads=heads, dropout=dropout, grid=grid, origin=origin
     )
 
 
+def _number(raw: _Raw, key: str, kind: type) -> Any:
+    """A number of a run's configuration, or None."""
+    found = _find_value(raw.config, key)
+    if found is None or type(found) is kind or (type(found) is int and kind is float):
+        return found
+    raise InputError(f"{raw.config_file}: {key}={str(found)[:40]!r} is no number for it")
+
+
 def _find_value(tree: Mapping[str, Any], key: str) -> Any:
-    """The first value of ``key`` at any depth of nested maps, else None."""
-    if key in tree:
-        return tree[key]
-    below = (_find_value(value, key) for value in tree.values() if isinstance(value, dict))
-    return next((value for value in below if value is not None), None)
+    """The outermost value of ``key`` in nested maps, each of them looked at once, else None."""
+    waiting, seen = [tree], {id(tree)}
+    for branch in waiting:
+        if branch.get(key) is not None:
+            return branch[key]
+        below = [v for v in branch.values() if isinstance(v, dict) and id(v) not in seen]
+        waiting += below
+        seen |= set(map(id, below))
+    return None
 
 
 def _read_folder(folder: Path) -> _Raw:
@@ -262,30 +279,31 @@ def _step_number(folder: Path) -> int:
 def _read_file(path: Path) -> _Raw:
     state, found = read_weights(path, SIGNATURES)
     if path.name == "pytorch_model.bin" or (path.parent / "config.json").is_file():
-        return _Raw(state, path, _read_json(path.parent / "config.json"), found)
-    return _Raw(state, path, _run_config(path), found)
+        beside = path.parent / "config.json"
+        return _Raw(state, path, _read_config(beside), beside, found)
+    return _Raw(state, path, *_run_config(path), found)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} is missing; UnlockMGM's weights need the config.json beside them")
-    try:
-        config = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+    config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} holds no mapping of keys to values")
     return config
 
 
-def _run_config(weights: Path) -> dict[str, Any]:
+def _run_config(weights: Path) -> tuple[dict[str, Any], Path | None]:
     """The newest ``config-*.yaml`` beside the weights or in the run that they belong to."""
     for folder in list(weights.absolute().parents)[:3]:
         for path in sorted(folder.glob("config*.yaml"), reverse=True):
             try:
                 config = yaml.safe_load(path.read_text(encoding="utf8"))
-            except yaml.YAMLError as error:
-                raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+            except OSError as error:
+                raise InputError(f"{path} cannot be read: {error.strerror}") from None
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                reason = (str(error).splitlines() or ["it is nested too deeply"])[0]
+                raise InputError(f"{path} is not YAML: {reason}") from None
             if isinstance(config, dict):
-                return config
-    return {}
+                return config, path
+    return {}, None

@@ -24,6 +24,7 @@ from unmask.tokenizers.published_latents import holds_latents
 
 # What is said about a source beside its kind, where there is anything.
 SAID = {
+    "config": "settings from",
     "taken": "taken from the entry",
     "empty": "an average without weights, passed over",
     "aside": "left aside, other weights in the file",
