@@ -11,13 +11,14 @@ from unmask.checkpoints.store import load_state
 from unmask.checkpoints.write_tensors import halved
 from unmask.image_size import ImageSize, checked_size, height_width
 from unmask.nn.networks import AnyNetwork
-from unmask.nn.sizes import token_grid, token_space
+from unmask.nn.sizes import patch_of, token_grid, token_space
 from unmask.nn.skeleton import skeleton
 from unmask.pipeline import Pipeline
 from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
+from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.tokenizers.published import tokenizer_of
 
 PRESETS: dict[str, tuple[Recipe, ...]] = {
@@ -66,9 +67,11 @@ def convert(
         InputError: for a checkpoint that cannot be read, or a tokenizer of other codes.
     """
     decoder = None if tokenizer is None else load_any_tokenizer(tokenizer)
-    if half and decoder is not None:
-        _halve(decoder)
     found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid, half=half)
+    if decoder is not None:
+        decoder = grouped_for(decoder, getattr(found.network, "channels", None))
+        if half:
+            _halve(decoder)
     recipe = matching_recipe(found)
     if found.details["kind"] == "maskgit-pytorch":
         recipe = with_settings(recipe, found.config, found.details.get("config", str(source)))
@@ -122,7 +125,7 @@ def matching_recipe(found: Foreign) -> Recipe:
         name=f"{found.details['kind']}-converted",
         summary=f"converted from {Path(found.details['file']).name}, {network.length} tokens",
         tokenizer=base.tokenizer if known else UNKNOWN,
-        image_size=_image_size(network, _stride(base)),
+        image_size=_image_size(network, _stride(base, network)),
         network=network,
         training=replace(base.training, label_dropout=dropout if network.has_null_class else 0.0),
         plan=replace(
@@ -146,7 +149,9 @@ def _image_size(network: AnyNetwork, stride: int) -> ImageSize:
     return checked_size((rows * stride, columns * stride))
 
 
-def _stride(preset: Recipe) -> int:
-    """Pixels a token."""
+def _stride(preset: Recipe, network: AnyNetwork) -> int:
+    """Pixels a token, as the preset has them; of a network of several latents a token, more."""
     rows, _ = token_grid(preset.network.length, preset.network.grid)
-    return height_width(preset.image_size)[0] // rows
+    (kind, wanted), (_, count) = token_space(network), token_space(preset.network)
+    patch = patch_of(wanted, count) if kind == "channels" else None
+    return height_width(preset.image_size)[0] // rows * (patch or 1)

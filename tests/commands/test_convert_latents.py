@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from unmask.checkpoints.mar import TABLE
 from unmask.checkpoints.names import to_own
 from unmask.cli import main
+from unmask.decode import Plan
 from unmask.masking import BernoulliMasking, NormalMasking
+from unmask.nn.diffusion import DiffusionDraw
+from unmask.orders import RandomOrder
 from unmask.pipeline import load
+from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 from unmask.types import Canvas
@@ -74,6 +78,28 @@ def test_an_untied_emigm_must_be_named(fixtures: Path, tmp_path: Path) -> None:
     recipe = load(tmp_path / "out").recipe
     assert recipe.name == "emigm-converted"
     assert not recipe.network.tied
+
+
+def test_rows_and_columns_are_stated_and_squares_of_latents_are_seen(
+    fixtures: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = checkpoint(tmp_path / "a.pth", weights_of(fixtures, MAR))  # 16 tokens of 4 numbers
+    single = ConvKLTokenizer(ConvKL(widths=(8, 8, 8), blocks=(0, 0, 0), channels=1)).eval()
+    save_tokenizer(single, tmp_path / "kl")
+    words = [source, tmp_path / "out", "--heads", 4, "--tokenizer", tmp_path / "kl"]
+    assert run(*words, "--grid", 2, 8) == 0
+    pipeline = load(tmp_path / "out")
+    assert (pipeline.model.grid, pipeline.recipe.image_size) == ((2, 8), (16, 64))
+    draw = DiffusionDraw(respacing="ddim2")
+    plan = Plan(steps=2, order=RandomOrder(), draw=draw)
+    assert pipeline([0, 1], seeds=[0, 1], plan=plan).pixels.shape == (2, 3, 16, 64)
+    assert run(*words) == 0
+    assert load(tmp_path / "out").recipe.image_size == 32
+    capsys.readouterr()
+    assert run(source, tmp_path / "no", "--heads", 4, "--grid", 3, 5) == 2
+    error = capsys.readouterr().err
+    assert "has 16 tokens an image, which are not 3x5; give their rows and columns" in error
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_width_of_nobody_needs_heads(

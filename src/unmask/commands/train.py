@@ -23,6 +23,7 @@ from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
+from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.train.generator import (
     AnyCache,
     check_fit,
@@ -72,7 +73,10 @@ def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse_with_recipe(Arguments, words, command="train", known=RECIPES, find=get)
     check_fits(arguments.recipe.network.build, "network")
-    tokenizer = load_any_tokenizer(arguments.recipe.tokenizer)
+    tokenizer = grouped_for(
+        load_any_tokenizer(arguments.recipe.tokenizer),
+        getattr(arguments.recipe.network, "channels", None),
+    )
     held_out = None
     if arguments.recipe.training.evaluate_every and arguments.data is not None:
         held_out = open_source(arguments.data, split="val")

@@ -37,6 +37,12 @@ def token_grid(length: int, grid: tuple[int, int] | None = None) -> tuple[int, i
     return grid
 
 
+def patch_of(channels: int, count: int) -> int | None:
+    """The p whose square times ``count`` is ``channels``; None where there is none."""
+    patch = math.isqrt(channels // count)
+    return patch if patch and patch**2 * count == channels else None
+
+
 def stated_grid(length: int, grid: tuple[int, int] | None, origin: str) -> tuple[int, int] | None:
     """The ``grid`` of a network whose weights tell only how many tokens it has.
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from unmask.nn.sizes import Channels
 from unmask.tokenizers.conv_stack import ConvStack, conv_decoder, conv_encoder
 from unmask.tokenizers.image_tokenizer import channels_last
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer, Scale
+from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvKL(ConvStack):
+class ConvKL(Grouped, ConvStack):
     """Shape of a :class:`ConvKLTokenizer`."""
 
     channels: Channels = 8
-    """C, numbers a token."""
+    """C, numbers a place of the encoder's map."""
     scale: Scale = 1.0
     """Of latents to tokens; measured at the end of training, 1 over their spread."""
 

@@ -12,7 +12,7 @@ from unmask.errors import InputError
 from unmask.nn.sizes import Channels
 from unmask.recipes.serial import from_dict
 from unmask.tokenizers.image_tokenizer import BlockCounts, LevelConfig, Levels, Widths
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer, Scale
+from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
 
 CLASS = "AutoencoderDC"  # in a diffusers config.json
 NAMES = {
@@ -27,7 +27,7 @@ NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCAE(LevelConfig):
+class DCAE(Grouped, LevelConfig):
     """Shape of a :class:`DCAETokenizer`; the defaults are f32c32."""
 
     widths: Widths = (128, 256, 512, 512, 1024, 1024)
@@ -42,7 +42,7 @@ class DCAE(LevelConfig):
     head_dim: Channels = 32
     """Channels a head of attention."""
     channels: Channels = 32
-    """C, numbers a token."""
+    """C, numbers a place of the encoder's map."""
     scale: Scale = 0.3189
     """Of latents to tokens (eMIGM at 512 pixels)."""
 

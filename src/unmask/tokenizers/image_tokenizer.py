@@ -98,7 +98,10 @@ class ImageTokenizer(nn.Module):
     @property
     def identity(self) -> str:
         """Sixteen hexadecimal digits of configuration and weights, computed on each access."""
-        config = json.dumps({"family": self.family, **asdict(self.config)}, sort_keys=True)
+        told = {"family": self.family, **asdict(self.config)}
+        if told.get("patch_size") == 1:  # as it was before there were others
+            del told["patch_size"]
+        config = json.dumps(told, sort_keys=True)
         return weights_identity(config, self.deciding())
 
     def deciding(self) -> Iterable[tuple[str, Tensor]]:

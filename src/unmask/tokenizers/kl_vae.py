@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from unmask.nn.sizes import Channels
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer, Scale
+from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
 from unmask.tokenizers.vqgan_stack import StackConfig, stacked_decoder, stacked_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class KLVAE(StackConfig):
+class KLVAE(Grouped, StackConfig):
     """Shape of a :class:`KLVAETokenizer`; the defaults are KL-16.
 
     Levels with attention are those of the encoder; the decoder has it in its middle only.
     """
 
     channels: Channels = 16
-    """C, numbers a token."""
+    """C, numbers a place of the encoder's map."""
     scale: Scale = 0.2325
     """Of latents to tokens (MAR and eMIGM: 1 over the spread of KL-16's on ImageNet)."""
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, ClassVar, NamedTuple, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.nn.sizes import patch_of
 from unmask.ranges import Between
-from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, filled
 from unmask.tokenizers.latents import Posterior, posterior, to_map, to_tokens
 from unmask.tokenizers.tokenizer import check_images
 
+Kept = TypeVar("Kept", bound=ImageTokenizer)
 Scale = Annotated[float, Between(above=0, at_most=1e6)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(ImageConfig):
+    """Sizes of a tokenizer whose tokens may hold several places of the encoder's map."""
+
+    patch_size: Annotated[int, Between(1, 64)] = 1
+    """Places along the side of the square of latents that a token holds (MAR's --patch_size)."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side of a token's patch."""
+        return super().stride * self.patch_size
 
 
 class LatentReconstruction(NamedTuple):
@@ -33,8 +51,10 @@ class LatentReconstruction(NamedTuple):
 class LatentTokenizer(ImageTokenizer):
     """A ``ContinuousTokenizer`` made of two parts, which a family's class builds.
 
-    The encoder takes images in the native range to ``(B, moment_channels, h, w)``, the decoder
-    takes unscaled ``(B, C, h, w)`` latents back. Encode in float32, without autocast, to get the
+    The encoder takes images in the native range to mean and log variance, the decoder takes
+    unscaled latents back. Where a token holds a square of their places, its numbers are ordered as
+    MAR's (models/mar.py, ``patchify``): channel slowest, then row, then column; everything here is
+    about tokens, moments too. Encode in float32, without autocast, to get the
     latents that published models were trained on.
     """
 
@@ -44,12 +64,14 @@ class LatentTokenizer(ImageTokenizer):
 
     def __init__(self, config: ImageConfig, channels: int, *, scale: float = 1.0) -> None:
         super().__init__(config)
-        self.channels, self.scale = channels, scale
-        self.moment_channels = channels * (1 if self.deterministic else 2)
+        self.patch = config.patch_size if isinstance(config, Grouped) else 1
+        self.channels, self.scale = channels * self.patch**2, scale
+        self.moment_channels = self.channels * (1 if self.deterministic else 2)
 
     def infer(self, images: Tensor) -> Tensor:
         """:meth:`moments` with gradients and without checks."""
-        return self.look(images)
+        seen = self.look(images)
+        return F.pixel_unshuffle(seen, self.patch) if self.patch > 1 else seen
 
     def forward(self, images: Tensor, noise: Tensor) -> LatentReconstruction:
         """Encode, draw and decode with gradients; of an encoder that tells a Gaussian.
@@ -104,7 +126,7 @@ class LatentTokenizer(ImageTokenizer):
 
     def render(self, latents: Tensor) -> Tensor:
         """``(B, C, h, w)`` unscaled latents to images on the scale of [0, 1], not clamped."""
-        return self.paint(latents)
+        return self.paint(F.pixel_shuffle(latents, self.patch) if self.patch > 1 else latents)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -126,3 +148,26 @@ class LatentTokenizer(ImageTokenizer):
         noise = torch.zeros_like(moments[:, : self.channels])
         rows, columns = moments.shape[2:]
         return self.decode(self.sample(moments, noise), (rows, columns))
+
+
+def grouped_for(tokenizer: Kept, channels: int | None) -> Kept:
+    """A tokenizer whose tokens hold as many numbers as a network reads of each.
+
+    A network of p * p times a tokenizer's channels was trained on squares of so many latents (MAR's
+    --patch_size p); no option besides says so. Where there is no such p, the tokenizer is returned
+    as it is, and whoever puts both together says what does not fit.
+
+    Args:
+        tokenizer: of codes or of latents.
+        channels: of the network; None where it reads codes.
+    """
+    if not isinstance(tokenizer, LatentTokenizer) or channels is None:
+        return tokenizer
+    config = tokenizer.config
+    if not isinstance(config, Grouped) or tokenizer.channels == channels:
+        return tokenizer
+    patch = patch_of(channels, tokenizer.channels // config.patch_size**2)
+    if patch is None:
+        return tokenizer
+    sizes = replace(config, patch_size=patch)
+    return cast(Kept, filled(partial(type(tokenizer), sizes), tokenizer.state_dict()))
