@@ -37,7 +37,6 @@ from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
 from unmask.tokenizers.objective import TokenizerLoss
-from unmask.train.previews import SHEET_IMAGES
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -49,7 +48,10 @@ SIZES = [(16, 24), (24, 16), (30, 21), (13, 40), (17, 17)]  # of the pictures on
 POST_NORM = PostNormNetwork(
     codes=16, width=32, depth=2, heads=2, feed_forward=64, length=16, classes=3
 )
-SURE = replace(TOY.training, steps=2, batch_size=4, log_every=1, preview_every=2, save_every=2)
+SURE = replace(
+    TOY.training, steps=2, batch_size=4, log_every=1, preview_every=2, preview_images=16,
+    preview_share=1.0, save_every=2,
+)  # fmt: skip
 POST = replace(
     TOY, network=POST_NORM, plan=Plan(steps=3), training=replace(SURE, label_dropout=0.0)
 )
@@ -146,7 +148,7 @@ def test_a_family_trains_from_pictures_and_draws_in_every_order(
     assert pipeline.recipe.image_size == size
     sheets = list((out / "samples").glob("*.png"))
     assert sheets
-    zoom, rows = 64 // max(size), SHEET_IMAGES // 8
+    zoom, rows = 64 // max(size), SURE.preview_images // 8
     wanted = (zoom * (8 * (size[1] + 2) + 2), zoom * (rows * (size[0] + 2) + 2))
     assert {Image.open(sheet).size for sheet in sheets} == {wanted}
     labels = [0, 1] if pipeline.model.classes else None
