@@ -1,8 +1,10 @@
+import io
 import os
 import resource
 import threading
 import time
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, c
 
 from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
 from unmask.data.cache import Encoding, LatentCache, verify
-from unmask.data.transform import Transform
+from unmask.data.decoding import decode_image
+from unmask.data.transform import CachedCrop, Transform
 from unmask.draws import keyed_generator
 from unmask.durable import aside_of
 from unmask.errors import InputError
@@ -135,6 +138,32 @@ def test_both_views_are_one_batch_of_the_encoder(tmp_path):
 
 
 CROPS = CacheLayout(image_size=8, crops=3, shard_size=4, batch_size=3)
+
+
+@pytest.mark.parametrize("crop", get_args(CachedCrop))
+def test_a_cache_holds_the_crop_that_it_is_told(tmp_path, crop):
+    class Wide(ListSource):
+        def content(self, row):
+            stripes, file = np.zeros((10, 30, 3), np.uint8), io.BytesIO()
+            stripes[:, :: row + 2] = self.values[row]
+            Image.fromarray(stripes).save(file, "PNG")
+            return file.getvalue()
+
+        def image(self, row):
+            return decode_image(self.content(row), self.key(row))
+
+    source, tokenizer = Wide(VALUES, LABELS), PatchTokenizer()
+    layout = replace(LAYOUT, crop=crop)
+    build(tmp_path / "c", source=source, tokenizer=tokenizer, layout=layout)
+    cache = LatentCache.open(tmp_path / "c")
+    assert cache.plan.cut == crop
+    cut = Transform(size=8, crop=crop)
+    images = torch.stack([cut(source.image(row)) for row in range(10)])
+    straight = cache.codes(torch.arange(10), torch.zeros(10, dtype=torch.long))
+    assert torch.equal(straight, tokenizer.encode(images.float() / 255))
+    for other in {*get_args(CachedCrop)} - {crop}:
+        with pytest.raises(InputError, match=f"cut '{crop}', not '{other}'"):
+            build(tmp_path / "c", source=source, layout=replace(LAYOUT, crop=other))
 
 
 def test_random_crops_are_views(tmp_path):

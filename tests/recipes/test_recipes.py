@@ -10,6 +10,7 @@ import torch
 from toy_system import TOY, UNCONDITIONAL
 
 from unmask.assets import shipped_names
+from unmask.data.transform import BOXES, RANDOM
 from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
@@ -175,6 +176,27 @@ def test_epochs_of_imagenet_as_steps() -> None:
     assert (training.steps, training.warmup_steps, training.lr) == (500_000, 62_500, 8e-4)
     small = get("emigm-small-512").training
     assert (small.steps, small.warmup_steps, small.lr) == (1_000_800, 125_100, 4e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "crop", "cached", "judged"),
+    [
+        ("selfguidance-imagenet256", "random-bilinear", "center", "center"),
+        ("selfguidance-imagenet512", "random-bilinear", "center", "center"),
+        ("mage-base", "resized", "center", "center-bilinear"),
+        ("mage-c-large", "resized", "center", "center-bilinear"),
+        ("maskgit-pytorch-ffhq256", "whole", "whole", "whole"),
+        ("maskgit-pytorch-imagenet256", "center", "center", "center"),
+        ("mar-base", "center", "center", "center"),
+        ("fashion-maskgit", "none", "center", "none"),
+        ("fashion-selfguidance", "none", "center", "none"),
+        ("fashion-mage", "none", "center", "none"),
+    ],
+)
+def test_images_are_cut_as_it_was_published(name: str, crop: str, cached: str, judged: str) -> None:
+    recipe = get(name)
+    assert (recipe.crop, recipe.cached_crop, recipe.still_crop) == (crop, cached, judged)
+    assert recipe.encodes_each_step == (crop in RANDOM or crop in BOXES)
 
 
 def test_published_plans_by_name() -> None:

@@ -101,6 +101,11 @@ def main(words: Sequence[str]) -> None:
     part()
 
 
+def layout_of(recipe: Recipe) -> CacheLayout:
+    """What a cache for a recipe holds."""
+    return CacheLayout(image_size=recipe.image_size, crop=recipe.cached_crop, flip=recipe.flip)
+
+
 def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
     _check_options(arguments)
     if arguments.cache is not None:
@@ -120,7 +125,7 @@ def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
             tokenizer.to(state.device),
             source,
             out=folder,
-            layout=CacheLayout(image_size=arguments.recipe.image_size, flip=arguments.recipe.flip),
+            layout=layout_of(arguments.recipe),
             device=state.device,
             progress=state.is_main_process,
             rebuild=arguments.rebuild_cache and state.is_main_process,

@@ -15,7 +15,7 @@ from torch import Tensor
 from unmask.data.cache_records import CachePlan, Dtype, Encoding
 from unmask.data.decoding import decode_image
 from unmask.data.source import ImageSource, Listed
-from unmask.data.transform import Transform
+from unmask.data.transform import CachedCrop, Transform
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
@@ -35,11 +35,13 @@ class CacheLayout(Ranged):
     image_size: ImageSize | None = None
     """Of the crop that is encoded, in pixels: one number for a square, or height and width. None:
     the size at which the tokenizer was trained, if its run or the recipes tell it, else 256."""
+    crop: CachedCrop = "center"
+    """How images get that size: ADM's centre crop, the same by torchvision's bilinear resize, or
+    all of the image, squeezed."""
     crops: Annotated[int, Between(0, 1000)] = 0
-    """Crops of random area and shape to encode of each image (MAGE's augmentation); 0 means the
-    centre crop."""
+    """Crops of random area and shape to encode of each image instead (MAGE's augmentation)."""
     flip: bool = True
-    """Also encode the mirror image of each centre crop; mirror half of the random ones."""
+    """Also encode the mirror image of each crop; of random ones, mirror half."""
     precision: Literal["float32", "float16"] = "float32"
     """Of moments; codes are whole numbers."""
     shard_size: Annotated[int | None, Between(1, 10**6)] = None
@@ -114,7 +116,7 @@ def plan_cache(
         image_size=layout.size,
         grid=grid,
         views=views,
-        cut=("mirrored crops" if layout.flip else "crops") if layout.crops else "center",
+        cut=("mirrored crops" if layout.flip else "crops") if layout.crops else layout.crop,
         shard_size=layout.shard_size or fitting,
     )
 
@@ -136,7 +138,7 @@ def build_cache(
 
     Args:
         tokenizer: makes the codes or the moments.
-        source: the images; a centre crop of each is encoded, with its mirror image if asked, or
+        source: the images; a crop of each is encoded, with its mirror image if asked, or
             random crops, which depend on the row and on nothing else.
         out: folder of the cache, new, empty or begun by the same build.
         layout: image size, views, shards.
@@ -157,7 +159,7 @@ def build_cache(
     """
     grid = tokenizer.grid(layout.size)
     plan = plan_cache(encoding_of(tokenizer), source, layout, grid=grid)
-    transform = Transform(size=layout.size, channels=tokenizer.image_channels)
+    transform = Transform(size=layout.size, crop=layout.crop, channels=tokenizer.image_channels)
     random = replace(transform, crop="resized", resample="bilinear", flip=layout.flip)
     encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
 

@@ -72,8 +72,8 @@ class CachePlan:
     """Rows and columns of tokens."""
     views: int
     """Of each image; of centre crops 2 with the mirrored image, which is encoded as such."""
-    cut: Literal["center", "crops", "mirrored crops"] = "center"
-    """What a view is: centre crop or mirror image, or a random crop."""
+    cut: Literal["center", "center-bilinear", "whole", "crops", "mirrored crops"] = "center"
+    """What a view is: one of the crops without chance or its mirror image, or a random crop."""
     shard_size: int
     """Images a shard, before unreadable ones are left out."""
 

@@ -34,6 +34,8 @@ Crop = Literal[
     "resized",
     "whole",
 ]
+CachedCrop = Literal["center", "center-bilinear", "whole"]
+"""Those without chance that give every image its size."""
 STILL: dict[str, Callable[[Image.Image, ImageSize], Image.Image]] = {
     "center": center_crop,
     "center-bilinear": bilinear_center_crop,

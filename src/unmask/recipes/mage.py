@@ -63,6 +63,7 @@ BASE = Recipe(
     tokenizer="mage-vqgan",
     image_size=256,
     crop="resized",
+    judged_crop="center-bilinear",
     network=VIT_B,
     masking=MASKING,
     training=TRAINING,

@@ -74,6 +74,7 @@ PYTORCH_FFHQ256 = Recipe(
     summary="maskgit-pytorch, FFHQ 256x256, unconditional, 98 M parameters",
     tokenizer="amused-256",
     image_size=256,
+    crop="whole",
     network=PreNormNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1),
     masking=PYTORCH_MASKING,
     training=replace(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from unmask.data.transform import CachedCrop
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import ImageSize, checked_size
@@ -56,9 +57,15 @@ class Recipe(Ranged):
     """A tokenizer run or folder, or the name of a shipped or published one."""
     image_size: ImageSize
     """Pixels: one number for a square, or height and width."""
-    crop: Literal["center", "random", "resized", "none"] = "center"
-    """How training images get that size: ADM centre or random crop, one of random area and shape,
-    or they must have it. What is random is encoded anew in every step, unless a cache is given."""
+    crop: Literal[
+        "center", "center-bilinear", "random", "random-bilinear", "resized", "whole", "none"
+    ] = "center"
+    """How training images get that size: ADM's centre or random crop, the same by torchvision's
+    bilinear resize, one of random area and shape, all of the image squeezed, or none. What is
+    random is encoded anew in every step, unless a cache is given."""
+    judged_crop: Literal["center", "center-bilinear", "whole", "none"] | None = None
+    """How real images get that size when samples are judged against them; None means like training
+    images, but without chance."""
     flip: bool = True
     """Whether mirrored images are images too."""
     network: AnyNetwork
@@ -101,12 +108,18 @@ class Recipe(Ranged):
     @property
     def encodes_each_step(self) -> bool:
         """Whether images are cut at random, so that no cache can hold them."""
-        return self.crop in ("random", "resized")
+        return self.crop in ("random", "random-bilinear", "resized")
 
     @property
-    def still_crop(self) -> Literal["center", "none"]:
-        """How images get their size that are to be judged."""
-        return "none" if self.crop == "none" else "center"
+    def cached_crop(self) -> CachedCrop:
+        """How images are cut that a cache holds."""
+        still: dict[str, CachedCrop] = {name: name for name in get_args(CachedCrop)}
+        return still.get(self.crop, "center")
+
+    @property
+    def still_crop(self) -> Literal["center", "center-bilinear", "whole", "none"]:
+        """How images get that size that are to be judged."""
+        return self.judged_crop or ("none" if self.crop == "none" else self.cached_crop)
 
     def named_plan(self, name: str) -> Plan:
         """One of ``plans``.

@@ -46,7 +46,7 @@ IMAGENET256 = replace(
     maskgit.UNLOCKMGM_IMAGENET256,
     name="selfguidance-imagenet256",
     summary="self-guidance on the original MaskGIT, ImageNet 256x256, 42 M parameters trained",
-    crop="random",
+    crop="random-bilinear",
     flip=False,
     network=with_adapter(maskgit.UNLOCKMGM_IMAGENET256.network),
     substitution=Substitution(proposal="double-softmax", fully_masked="mask"),
