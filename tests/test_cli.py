@@ -171,7 +171,7 @@ MISTAKES = {
     "cache build --tokenizer vq --data images --out busy --image-size 16": "but no cache",
     "cache verify empty": "empty holds no finished latent cache",
     "eval absent --data images": "nothing is saved at 'absent'",
-    "eval empty --data images": "empty holds no PNG file",
+    "eval empty --data images": "empty holds no image file",
     "eval model --data absent": "absent does not exist",
     "eval model --data images --count 1": "count=1 must be at least 2",
     "eval model --data images --steps 17": "steps=17 exceeds the 16 tokens",

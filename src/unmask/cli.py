@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "eval": "judge a model or a folder of images against real ones",
     "probe": "judge MAGE's features by a linear classifier",
     "finetune": "train MAGE's encoder to name classes",
+    "images": "write real images cut to one size, as references for evaluators",
     "features": "write MAGE's features of a data set, with nearest-neighbour accuracy",
     "convert": "turn a published checkpoint into a model folder",
     "recipes": "list the systems this library knows, with their published results",

@@ -18,6 +18,8 @@ COMMANDS = {
     "eval": ("eval absent --data absent --out", "report.json"),
     "tokenizer eval": ("tokenizer eval absent --data absent --out", "folder"),
     "features": ("features absent --data absent --out", "features.npy"),
+    "images": ("images absent --out", "folder"),
+    "images npz": ("images absent --out", "images.npz"),
     "demo": ("demo --out", "folder"),
 }
 

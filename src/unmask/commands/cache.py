@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from unmask.commands.arguments import explained
-from unmask.commands.images import TrainingSide, open_images
+from unmask.commands.sources import TrainingSide, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache

@@ -10,9 +10,9 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
-from unmask.commands.images import open_images
+from unmask.commands.sources import open_images
 from unmask.data.source import open_source
-from unmask.data.transform import Crop, Transform
+from unmask.data.transform import StillCrop, Transform
 from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.folders import check_file
@@ -44,7 +44,7 @@ class Arguments(Ranged):
     .labels.npy, and both again of the held-out side, under .val.npy."""
     pool: Pool = "mean"
     """Average the image tokens, or take the class slot's feature."""
-    crop: Crop = "inner"
+    crop: StillCrop = "inner"
     """How images get their size."""
     image_size: ImageSize | None = None
     """Pixels: one number for a square, or height and width; None means the size that gives the

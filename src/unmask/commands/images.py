@@ -1,30 +1,74 @@
-"""Opening the images that a command was given, and saying what they are."""
+"""``unmask images``: real images as a model or an evaluator sees them, for other programs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from unmask.data.reader import Reader
-from unmask.data.source import open_source, told
+import tyro
+
+from unmask.commands.arguments import parse
+from unmask.data.source import open_source
+from unmask.data.split import Split
+from unmask.data.transform import StillCrop, Transform
+from unmask.data.walk import some
+from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
+from unmask.evaluate.real_images import real_batches
+from unmask.folders import check_file, check_folder
+from unmask.image_size import ImageSize
+from unmask.ranges import Between, Ranged
 from unmask.text import say
 
-TrainingSide = Literal["train", "all"]
-"""What is trained on: the side that is for it, or every image."""
 
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Ranged):
+    """Write images of a data set cut to one size: reference images for evaluators.
 
-def open_images(path: Path, split: TrainingSide = "train", *, speaks: bool = True) -> Reader:
-    """The images to train on, after a word on how many, what is held out and what is not read.
-
-    Args:
-        path: where they lie.
-        split: which of them.
-        speaks: whether this process says it.
-
-    Raises:
-        InputError: see :func:`unmask.data.source.open_source`.
+    As .npz they are what ADM's evaluator reads, with labels if there are any; as PNG files in one
+    flat folder, what torch-fidelity and pytorch-fid read. Their order is random, always the same.
+    MAGE's references are --crop center-bilinear of ImageNet's validation images, at 256 pixels.
     """
-    source = open_source(path, split=split)
-    if speaks:
-        say(*told(source))
-    return source
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    out: Path
+    """A new folder for PNG files, or a file that ends in .npz."""
+    image_size: ImageSize = 256
+    """Pixels: one number for a square, or height and width."""
+    crop: StillCrop = "center"
+    """How images get that size."""
+    split: Split = "val"
+    """The side of the images."""
+    count: Annotated[int | None, Between(1, 10**9)] = None
+    """How many to write; None means all."""
+    channels: Literal[1, 3] = 3
+    """1 writes grey images, 3 coloured ones."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command."""
+    arguments = parse(Arguments, words, prog="unmask images")
+    out, packed = arguments.out, arguments.out.suffix == ".npz"
+    if packed:
+        check_file(out, "image set")
+    else:
+        check_folder(out, "image set")
+    transform = Transform(
+        size=arguments.image_size, crop=arguments.crop, channels=arguments.channels
+    )
+    source = open_source(arguments.data, split=arguments.split)
+    say(*source.notes)
+    skipped = list[str]()
+    wanted = len(source) if arguments.count is None else arguments.count
+    batches = real_batches(source, transform, count=wanted, skipped=skipped)
+    written = write_npz(out, batches) if packed else write_folder(out, _unlabelled(batches))
+    say(f"{written:,} images of {source.name} in {out}; {source.split_rule}")
+    if skipped:
+        say(f"{len(skipped):,} unreadable images left out: {some(skipped)}")
+
+
+def _unlabelled(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
+    """Without labels a folder is flat."""
+    return (batch._replace(labels=None) for batch in batches)

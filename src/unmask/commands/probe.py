@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
-from unmask.commands.images import open_images
+from unmask.commands.sources import open_images
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.probe.linear import probe

@@ -13,8 +13,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from unmask.commands.arguments import parse
-from unmask.commands.images import TrainingSide, open_images
 from unmask.commands.recipe_arguments import parse_with_recipe
+from unmask.commands.sources import TrainingSide, open_images
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.devices import resolve_device

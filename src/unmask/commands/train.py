@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.cache import print_skipped
-from unmask.commands.images import TrainingSide, open_images
 from unmask.commands.recipe_arguments import parse_with_recipe
+from unmask.commands.sources import TrainingSide, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import Check, LatentCache
 from unmask.data.source import open_source

@@ -36,6 +36,8 @@ Crop = Literal[
 ]
 CachedCrop = Literal["center", "center-bilinear", "whole"]
 """Those without chance that give every image its size."""
+StillCrop = Literal["center", "center-bilinear", "inner", "none", "whole"]
+"""Those without chance."""
 STILL: dict[str, Callable[[Image.Image, ImageSize], Image.Image]] = {
     "center": center_crop,
     "center-bilinear": bilinear_center_crop,

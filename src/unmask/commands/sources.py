@@ -1,0 +1,30 @@
+"""Opening the images that a command was given, and saying what they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from unmask.data.reader import Reader
+from unmask.data.source import open_source, told
+from unmask.text import say
+
+TrainingSide = Literal["train", "all"]
+"""What is trained on: the side that is for it, or every image."""
+
+
+def open_images(path: Path, split: TrainingSide = "train", *, speaks: bool = True) -> Reader:
+    """The images to train on, after a word on how many, what is held out and what is not read.
+
+    Args:
+        path: where they lie.
+        split: which of them.
+        speaks: whether this process says it.
+
+    Raises:
+        InputError: see :func:`unmask.data.source.open_source`.
+    """
+    source = open_source(path, split=split)
+    if speaks:
+        say(*told(source))
+    return source
