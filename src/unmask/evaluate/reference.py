@@ -2,16 +2,15 @@
 
 They are exchanged as ``.npz`` files: ``mu`` and ``sigma`` (pytorch-fid, clean-fid, TTUR and MAR's
 ImageNet statistics), with ``mu_s`` and ``sigma_s`` for sFID in the files of guided-diffusion, ADM's
-evaluator, some of which hold images as ``arr_0`` too; and as the ``.pt`` pickles of torch-fidelity.
+evaluator, some of which hold images as ``arr_0`` too; as the ``.pt`` pickles of torch-fidelity; and
+as the ``.pkl`` pickles of EDM2, which keep them under ``fid``.
 """
 
 from __future__ import annotations
 
 import codecs
 import io
-import pickle
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.damage import DAMAGE, reason
 from unmask.durable import output
 from unmask.errors import InputError
+from unmask.evaluate.array_pickles import read_arrays
 from unmask.evaluate.frechet import frechet_distance
 from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH
@@ -30,7 +31,6 @@ from unmask.evaluate.statistics import RunningStatistics
 
 POOLED = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 ENDINGS = (".npz", ".pt")
 # What a pickled array is made of, under the names of NumPy 1 and 2.
 REBUILD: Callable = np.zeros(1).__reduce__()[0]  # type: ignore[assignment]
@@ -145,19 +145,28 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no file {path}; name a file of reference statistics")
     try:
-        if path.suffix == ".pt":
-            with torch.serialization.safe_globals(ARRAY_PARTS):
-                held = torch.load(path, map_location="cpu", weights_only=True)
-            arrays = {k: np.asarray(v) for k, v in held.items() if k in (*POOLED, *SPATIAL)}
-        else:
-            with np.load(path, allow_pickle=False) as archive:
-                # A lone .npy file gives an array, which has no names.
-                names = getattr(archive, "files", [])
-                arrays = {name: archive[name] for name in (*POOLED, *SPATIAL) if name in names}
-        return {name: torch.from_numpy(a.astype(np.float64)) for name, a in arrays.items()}
-    except (*UNREADABLE, pickle.UnpicklingError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise InputError(f"cannot read the statistics {path}: {reason}") from None
+        held = _read_held(path)
+        named = held if isinstance(held, dict) else {}
+        found = {name: np.asarray(named[name]) for name in (*POOLED, *SPATIAL) if name in named}
+        return {name: torch.from_numpy(a.astype(np.float64)) for name, a in found.items()}
+    except InputError:
+        raise
+    except DAMAGE as problem:
+        raise InputError(f"cannot read the statistics {path}: {reason(problem)}") from None
+
+
+def _read_held(path: Path) -> object:
+    """What a file of statistics holds, by name if it is one."""
+    if path.suffix == ".pt":
+        with torch.serialization.safe_globals(ARRAY_PARTS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix == ".pkl":
+        held = read_arrays(path)
+        return held.get("fid", held) if isinstance(held, dict) else held
+    with np.load(path, allow_pickle=False) as archive:
+        # A lone .npy file gives an array, which has no names.
+        names = getattr(archive, "files", [])
+        return {name: archive[name] for name in (*POOLED, *SPATIAL) if name in names}
 
 
 def _moments_of(
