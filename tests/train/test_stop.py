@@ -74,7 +74,7 @@ def begun(out: Path) -> int:
 
 @pytest.mark.parametrize(
     ("stops", "steps"),
-    [(4, 60), pytest.param(20, 400, marks=pytest.mark.slow)],  # the second takes 40 seconds
+    [(4, 60), pytest.param(20, 400, marks=pytest.mark.slow)],  # the second takes 1 to 3 minutes
 )
 def test_a_signal_at_any_moment_loses_the_step_in_flight_at_most(
     tmp_path: Path, stops: int, steps: int

@@ -16,7 +16,7 @@ from unmask.masking import BernoulliMasking
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder
 from unmask.recipes import mar
-from unmask.recipes.mar import Sizes, training_at
+from unmask.recipes.mar import Sizes, epochs, training_at
 from unmask.recipes.recipe import NamedPlan, Recipe, Result
 
 PAPER = "arXiv 2503.07197"
@@ -84,7 +84,10 @@ def _recipe(name: str, row: Row, *, image_size: int) -> Recipe:
         masking=BernoulliMasking(
             curve="exp", least_time=0.2, group=row.batch_size // mar.PROCESSES
         ),
-        training=training_at(row.batch_size),
+        training=replace(
+            training_at(row.batch_size),
+            keep_every=epochs(50, row.batch_size),  # "--save_epoch_name" of its scripts
+        ),
         plan=few,
         plans=(
             NamedPlan(name=f"{many}-steps", plan=plan(many, 14, row.slow)),

@@ -34,6 +34,7 @@ TRAINING = Training(
     ema=None,
     log_every=epochs(1, 4096),
     save_every=epochs(40, 4096),
+    keep_every=epochs(40, 4096),
     preview_every=epochs(40, 4096),
 )
 
@@ -109,6 +110,7 @@ C_LARGE = replace(
     training=replace(  # this batch is from memory of the paper
         TRAINING, steps=epochs(1600, 2048), batch_size=2048, lr=1.2e-3,
         warmup_steps=epochs(40, 2048),
+        save_every=epochs(40, 2048), keep_every=epochs(40, 2048), preview_every=epochs(40, 2048),
     ),
     contrastive=Contrastive(),
     results=(_result("linear probe top-1", 80.9, "mean pooling", PAPER),),
@@ -129,7 +131,7 @@ FASHION = Recipe(
     training=replace(
         TRAINING, steps=4000, batch_size=64, lr=2e-3, warmup_steps=200, label_smoothing=0.0,
         precision="no", ema=Ema(decay=0.999, warmup="inverse"),
-        log_every=50, save_every=1000, preview_every=1000,
+        log_every=50, save_every=1000, keep_every=0, preview_every=1000,
     ),
     plan=plan(12, 2.0),
     results=(

@@ -59,6 +59,7 @@ PYTORCH_IMAGENET256 = Recipe(
         seed=8888,
         log_every=100,
         save_every=50_000,
+        keep_every=50_000,
         preview_every=5000,
     ),
     plan=pytorch_plan(3.0, 10.0),

@@ -62,6 +62,7 @@ IMAGENET256 = replace(
         seed=208,
         preview_every=2000,
         save_every=10_000,
+        keep_every=10_000,
     ),
     plan=published_plan(25.0),
 )
