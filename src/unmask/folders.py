@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from unmask.durable import ASIDE, RIGHTS, explained, replace_file
@@ -70,6 +70,25 @@ def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lamb
 def shown(folder: Path) -> list[str]:
     """Names in a folder, less what is hidden or still being built; none if it is not there."""
     return sorted(p.name for p in folder.glob("[!.]*") if not p.name.endswith(ASIDE))
+
+
+def told(before: Sequence[str], written: Collection[str]) -> list[str]:
+    """What became of the things that a folder of results held, a line each.
+
+    Args:
+        before: what :func:`shown` gave.
+        written: names of the results.
+    """
+    replaced = [name for name in before if name in written]
+    kept = [name for name in before if name not in written]
+    lines = {"replaced what an earlier command wrote": replaced}
+    lines["there before, and left as it was"] = kept
+    return [f"{what}: {_few(names)}" for what, names in lines.items() if names]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def claim(

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -63,19 +64,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")  # the unit of room on it
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of the room that the results take
 REMOVALS = (b"unlink", b"unlinkat", b"rmdir")
 NETWORK = """
-import torch
-
-from unmask.evaluate.features import Features
-
-
-class Means:
-    name, identity, width, classes = "means", "means of channels", 3, 1
-
-    def __init__(self, *, device):
-        self.device = device
-
-    def __call__(self, images):
-        return Features(images.double().mean((2, 3)), None, None)
+def means(images):
+    return images.mean((2, 3))
 """
 
 
@@ -96,7 +86,7 @@ class Command:
 
 ON_CPU = "--device cpu --out {out}"
 SAMPLE = f"sample model --per-class 1 --steps 2 {ON_CPU}"
-EVAL = "eval made.npz --data labelled --features own:Means --count 8 --batch-size 4 --device cpu"
+EVAL = "eval made.npz --data labelled --features own:means --count 8 --batch-size 4 --device cpu"
 FEATURES = "--data labelled --crop none --pool class --out {out}/f.npy"
 COURSE = "--data labelled --crop none --batch-size 16 --epochs 1 --warmup-epochs 0 --out {out}"
 TRAINING = "--training.steps 4 --training.save-every 2 --training.tracker none --out {out}"
@@ -119,10 +109,10 @@ COMMANDS = [
         "eval --out",
         f"{EVAL} --out {{out}}",
         out="report.json",
-        older=f"{EVAL} --neighbours 2 --out {{out}}",
+        older=f"{EVAL} --seed 9 --out {{out}}".replace("--count 8", "--count 6"),
     ),
     Command("eval --work", f"{EVAL} --work {{out}}"),
-    Command("tokenizer eval", f"tokenizer eval vq {IMAGES} {ON_CPU}", every=2),
+    Command("tokenizer eval", f"tokenizer eval vq {IMAGES} --count 8 {ON_CPU}", every=5),
     Command("features", f"features mage {FEATURES}", older=f"features other {FEATURES}"),
     Command(
         "convert",
@@ -230,6 +220,8 @@ class Walk:
             code = 1
             try:
                 code = main([word.replace("{out}", out) for word in words.split()])
+            except BaseException:
+                traceback.print_exc()
             finally:
                 count, name = self.library.fault_count(), self.library.fault_name()
                 self.library.fault_arm(b"", 0, 0)

@@ -15,7 +15,7 @@ from unmask.decode import Plan
 from unmask.durable import clear_leftovers, output
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
-from unmask.folders import check_file, check_folder, claim, shown
+from unmask.folders import check_file, check_folder, claim, shown, told
 from unmask.pictures import sheet, to_pil, usual_zoom, write_gif, write_png
 from unmask.pipeline import Pipeline
 from unmask.recipes.serial import to_dict
@@ -126,16 +126,4 @@ class Results:
 
     def told(self) -> list[str]:
         """What became of the things that were there before, a line each."""
-        replaced = [name for name in self.before if name in self._files()]
-        kept = [name for name in self.before if name not in replaced]
-        lines = []
-        if replaced:
-            lines.append(f"replaced what an earlier command wrote: {_few(replaced)}")
-        if kept:
-            lines.append(f"there before, and left as it was: {_few(kept)}")
-        return lines
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+        return told(self.before, self._files())

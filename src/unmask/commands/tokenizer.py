@@ -24,7 +24,7 @@ from unmask.evaluate.inception import load_inception
 from unmask.evaluate.lpips import load_lpips
 from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tokenizers
 from unmask.evaluate.tokenizer_report import FILES, TokenizerReport
-from unmask.folders import check_file, check_folder
+from unmask.folders import check_file, check_folder, shown, told
 from unmask.ranges import Length, Name, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.text import cell, say
@@ -142,7 +142,9 @@ def evaluate(words: Sequence[str]) -> None:
         )
     show(report, Console())
     if arguments.out is not None:
+        before = shown(arguments.out)
         report.write(arguments.out)
+        say(*told(before, FILES))
 
 
 def show(report: TokenizerReport, console: Console) -> None:

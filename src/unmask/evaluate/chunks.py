@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from unmask.durable import explained, replace_file
+from unmask.checkpoints.write_tensors import write_tensors
+from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.evaluation import Measured, limited
 from unmask.evaluate.image_sets import ImageBatch
@@ -129,8 +129,8 @@ class Chunks:
             "skipped": json.dumps(images.skipped[before:]),
         }
         file = self._file(images, number)
-        with explained(file, "finished chunks are whole"):
-            replace_file(file, save(tensors, facts))
+        with output(file, "finished chunks are whole") as aside:
+            write_tensors(aside, tensors, facts)
 
 
 def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:
