@@ -266,6 +266,18 @@ def test_options_make_a_square_recipe_a_rectangle(root: Path, capsys: Capsys) ->
     assert "has 3x5 tokens and this network 5x3" in capsys.readouterr().err
 
 
+def test_a_base_of_other_heads_is_refused_in_either_half(root: Path, capsys: Capsys) -> None:
+    base = trained(root, "mage", GRID)
+    recipe = of_grid(FAMILIES["mage"], GRID)
+    write_yaml(replace(recipe, tokenizer=str(root / "toy-vq")), root / "mage.yaml")
+    words = ["train", root / "mage.yaml", "--data", root / "images", "--base", base]
+    words += ["--out", root / "heads", "--network.decoder-heads", 3]
+    assert main(list(map(str, words))) == 2
+    error = capsys.readouterr().err
+    assert "2 decoder heads a block and network.decoder_heads=3" in error
+    assert "give --network.decoder-heads 2" in error
+
+
 def test_another_cache_is_refused_whose_images_have_another_shape(
     root: Path, capsys: Capsys
 ) -> None:

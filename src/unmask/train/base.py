@@ -11,6 +11,8 @@ from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.tokenizer import weights_identity
 
+UNTOLD = {"heads": "heads a block", "decoder_heads": "decoder heads a block", "gelu": "as GELU"}
+"""What of a network no weight's shape tells, and what it is."""
 ADAPTER = "feedback."  # how names of the adapter's weights begin
 
 
@@ -33,11 +35,13 @@ def load_base(model: MaskedModel, recipe: Recipe, tokenizer: str) -> str:
     assert recipe.base is not None, "there is no base"
     base = Pipeline.from_pretrained(recipe.base)
     ours, theirs = recipe.network, base.recipe.network
-    if ours.heads != theirs.heads:  # no weight's shape would tell
-        raise InputError(
-            f"the base {recipe.base} has {theirs.heads} heads a block and network.heads="
-            f"{ours.heads}; give --network.heads {theirs.heads}"
-        )
+    for name, what in UNTOLD.items():
+        here, there = getattr(ours, name, None), getattr(theirs, name, None)
+        if None not in (here, there) and here != there:
+            raise InputError(
+                f"the base {recipe.base} has {there} {what} and network.{name}={here}; give "
+                f"--network.{name.replace('_', '-')} {there}"
+            )
     (rows, columns), grid = base.model.grid, model.grid
     if model.length == base.model.length and grid != (rows, columns):  # nor of this
         raise InputError(

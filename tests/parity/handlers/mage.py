@@ -258,7 +258,7 @@ def pretrain_steps(case: Case) -> dict[str, Tensor]:
     config, model = case.config, network(case)
     assert config.get("optimizer", "AdamW") == "AdamW"
     epochs = case.input("epoch").tolist()
-    each = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
+    each = whole_steps(config["epochs"], config["warmup_epochs"])
     training = Training(
         steps=round(config["epochs"] * each),
         lr=config["base_lr_absolute"],
@@ -276,7 +276,7 @@ def pretrain_steps(case: Case) -> dict[str, Tensor]:
         check_pretrain_groups(case.spec["parameter_groups"], model)
     # without dropout: the network stays in evaluation
     objective = MaskedObjective(model, label_smoothing=smoothing(case))
-    optimizer, steps = make_optimizer(objective, training), [round(e * each) for e in epochs]
+    optimizer, steps = make_optimizer(objective, training), [e * each for e in epochs]
     batches = [
         batch_of(tokens, masks(case, noise, rate))
         for tokens, noise, rate in zip(

@@ -108,11 +108,11 @@ def probe_head_steps(case: Case) -> dict[str, Tensor]:
         head, nn.Identity(), batch_size=features.shape[1], optimizer=lambda _: optimizer
     )
     epochs = case.input("epoch").tolist()
-    each = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
+    each = whole_steps(config["epochs"], config["warmup_epochs"])
     training = course(config, each)
     rates, losses = [], []
     for part, truth, epoch in zip(features, labels, epochs, strict=True):
-        rates.append(learning_rate(training, round(epoch * each)))
+        rates.append(learning_rate(training, epoch * each))
         values = optimise_step(
             objective,
             [(part, truth)],
@@ -214,10 +214,9 @@ def check_rates(case: Case) -> None:
     """The learning rates of the schedules case."""
     rule = case.spec["tolerance"]
     for name, table in case.spec["lr"].items():
-        epochs = [epoch for epoch, _ in table["at"]]
-        each = whole_steps(*epochs, table["epochs"], table["warmup_epochs"])
+        each = whole_steps(table["epochs"], table["warmup_epochs"])
         for epoch, rate in table["at"]:
-            ours = learning_rate(course(table, each), round(epoch * each))
+            ours = learning_rate(course(table, each), epoch * each)
             assert abs(ours - rate) <= rule["atol"] + rule["rtol"] * rate, (name, epoch, ours)
 
 

@@ -208,7 +208,7 @@ def loss(case: Case) -> dict[str, Tensor]:
 
 
 def whole_steps(*epochs: float) -> int:
-    """Steps an epoch that make all these fractions of epochs whole."""
+    """Steps an epoch that make whole what a run takes in epochs; where it is may be a fraction."""
     return lcm(*(Fraction(e).limit_denominator(10**6).denominator for e in epochs))
 
 
@@ -235,13 +235,13 @@ def train_steps(case: Case) -> dict[str, Tensor]:
     config, model = case.config, network(case).train()
     case.told(diffusion_batch_mul=case.input("t").shape[1])
     epochs = config["fractional_epochs"]
-    epoch = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
+    epoch = whole_steps(config["epochs"], config["warmup_epochs"])
     training = schedule_of(config, "peak_lr", epoch)
     objective = MaskedObjective(model)
     optimizer, ema = make_optimizer(objective, training), EmaWeights(model, training.ema)
     check_groups(case, model, training)
     found: dict[str, list[Tensor]] = {"loss": [], "grad_norm_before_clip": [], "lr": []}
-    drops, steps = case.maybe("drop_uniform"), [round(e * epoch) for e in epochs]
+    drops, steps = case.maybe("drop_uniform"), [e * epoch for e in epochs]
     every = labels_of(case)
     for k, step in enumerate(steps):
         labels = drop_labels(case, every[k], None if drops is None else drops[k])
@@ -370,9 +370,9 @@ def tables(case: Case) -> dict[str, Tensor]:
         least = float(name.removeprefix("truncnorm_ppf.min"))
         found[name] = NormalMasking(mean=1.0, least=least).ratio(case.input("truncnorm_q"))
     epochs = case.input("lr_epoch").tolist()
-    epoch = whole_steps(*epochs, config["epochs"], config["warmup_epochs"])
+    epoch = whole_steps(config["epochs"], config["warmup_epochs"])
     training = schedule_of(config, "lr", epoch)
-    rates = [learning_rate(training, round(e * epoch)) for e in epochs]
+    rates = [learning_rate(training, e * epoch) for e in epochs]
     check_counts(case)
     return found | {"lr_value": torch.tensor(rates, dtype=torch.float64)}
 
