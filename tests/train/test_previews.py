@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from toy_latents import LATENT_TOY
 from toy_run import outcome
 from toy_system import TOY, toy_tokenizer, write_images
@@ -159,6 +160,51 @@ def test_a_stopped_run_has_the_same_scores(place: Path, tmp_path: Path) -> None:
             shutil.rmtree(tmp_path / str(left) / "checkpoints" / f"step-{step:07d}")
         assert run(place, scored(place, keep=3), tmp_path / str(left)) == whole
     assert run(place, recipe_of(TOY, keep=3), tmp_path / "2") == whole, "now without scores"
+
+
+@pytest.mark.usefixtures("few")
+def test_looks_that_a_kill_prevented_are_made_good(place: Path, tmp_path: Path) -> None:
+    """A save comes before its looks, so a kill between them leaves a checkpoint without them."""
+    out, recipe = tmp_path / "run", scored(place, keep=3)
+    whole = run(place, recipe, out)
+    picture = out / "samples" / f"step-{STEPS:07d}-raw.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    lines = (out / "log.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not ("eval/fd" in line and f'"step": {STEPS},' in line)]
+    assert len(kept) == len(lines) - 1
+    (out / "log.jsonl").write_text("".join(kept))
+    assert run(place, recipe, out) == whole
+    assert picture.read_bytes() == content
+    assert run(place, recipe, out) == whole, "and not twice"
+
+
+def test_sheets_can_be_switched_off(place: Path, tmp_path: Path) -> None:
+    run(place, recipe_of(TOY, preview_images=0, preview_every=1), tmp_path / "none")
+    assert not (tmp_path / "none" / "samples").exists()
+    run(place, recipe_of(TOY, preview_images=5), tmp_path / "five")
+    assert len(list((tmp_path / "five" / "samples").iterdir())) == 2  # averaged and raw
+    (sheet,) = (Image.open(p) for p in (tmp_path / "five" / "samples").glob("*raw.png"))
+    assert 4 * sheet.height < sheet.width < 6 * sheet.height
+
+
+def test_a_sheet_is_decoded_in_small_parts(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    real = previews.generate
+
+    def counted(*args: Any, batch_size: int, **more: Any) -> Any:
+        sizes.append(batch_size)
+        return real(*args, batch_size=batch_size, **more)
+
+    monkeypatch.setattr(previews, "generate", counted)
+    run(place, recipe_of(TOY, preview_images=10), tmp_path / "small")
+    monkeypatch.setattr(previews, "TOGETHER", 10)
+    run(place, recipe_of(TOY, preview_images=10), tmp_path / "large")
+    assert sizes == [4, 4, 10, 10]
+    small, large = (sorted((tmp_path / n / "samples").iterdir()) for n in ("small", "large"))
+    assert [p.read_bytes() for p in small] == [p.read_bytes() for p in large]
 
 
 @pytest.mark.usefixtures("few")

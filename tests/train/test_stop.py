@@ -210,12 +210,12 @@ def test_one_process_agrees_with_itself_at_once() -> None:
         assert agreement.main_says(True)
 
 
-def test_a_look_is_broken_off_and_the_last_one_is_made_good(tmp_path: Path) -> None:
-    """In step 10 a sheet is interrupted; the run stops, and ends with its last sheet."""
+@pytest.mark.parametrize(("optional", "ended"), [(True, [20, 24]), (False, [10, 20, 24])])
+def test_a_look_is_broken_off_and_made_good(tmp_path: Path, optional: bool, ended: list) -> None:
+    """Of sheets, which may be left out, the last one; of scores every one."""
     seen: list[tuple[int, str]] = []
 
     def look(folder: Path, step: int, averaged: bool) -> None:
-        seen.append((step, "begun"))
         if step in (10, 24) and (step, "signalled") not in seen:
             seen.append((step, "signalled"))
             os.kill(os.getpid(), signal.SIGTERM)
@@ -223,16 +223,21 @@ def test_a_look_is_broken_off_and_the_last_one_is_made_good(tmp_path: Path) -> N
             raise AssertionError("the look was not broken off")
         seen.append((step, "ended"))
 
-    missing = lambda out, step: (step, "ended") not in seen  # noqa: E731
-    preview = Preview(look, every=10, raw=False, optional=True, missing=missing)
+    preview = Preview(
+        look,
+        every=10,
+        raw=False,
+        optional=optional,
+        missing=lambda out, step: (step, "ended") not in seen,
+    )
     settings = toy_settings(save_every=0, preview_share=1.0)
-    for stopped in (11, 24):
-        with pytest.raises(signals.Stopped) as end:
+    for stopped in (10, 24):
+        with pytest.raises(signals.Stopped, match=f"after step {stopped} of 24") as end:
             toy_train(tmp_path / "run", settings, previews=[preview])
         assert end.value.number == signal.SIGTERM
         assert saved_step(tmp_path / "run") == stopped
     toy_train(tmp_path / "run", settings, previews=[preview])
-    assert [step for step, what in seen if what == "ended"] == [20, 24]
+    assert [step for step, what in seen if what == "ended"] == ended
     toy_train(tmp_path / "whole", settings)
     assert outcome(tmp_path / "run")[:2] == outcome(tmp_path / "whole")[:2]
 

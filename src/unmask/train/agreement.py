@@ -40,6 +40,11 @@ class Agreement:
         self.group = dist.new_group(backend="gloo", timeout=FOREVER) if several else None
         self.posted: tuple[torch.Tensor, dist.Work] | None = None
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody to agree with."""
+        return self.group is None
+
     def __enter__(self) -> Agreement:
         """Nothing is needed."""
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -75,8 +76,13 @@ class Conduct:
         if regular or lasting or wish.save or wish.stop:
             self._save(done)
         if wish.stop:
-            raise signals.Stopped(wish.stop, self._farewell(wish.stop, done) if self.main else "")
-        self._look(done, self._due(done))
+            raise signals.Stopped(wish.stop, self._farewell(wish.stop, done))
+        try:
+            self._look(done, self._due(done))
+        except signals.Stopped as end:
+            if self.saved != done:
+                self._save(done)
+            raise signals.Stopped(end.number, self._farewell(end.number, done)) from None
 
     def _due(self, done: int) -> list[Preview]:
         return [p for p in self.previews if due(done, p.every, self.settings.steps)]
@@ -88,6 +94,8 @@ class Conduct:
         self.saved = done
 
     def _farewell(self, number: int, done: int) -> str:
+        if not self.main:
+            return ""
         return (
             f"{signals.name_of(number)}: stopped after step {done} of {self.settings.steps}, which "
             f"is saved in {self.run.newest}; start again with the same words to go on"
@@ -110,16 +118,23 @@ class Conduct:
         self.log.marked += time.monotonic() - began  # images a second are those of the training
 
     def _take(self, preview: Preview, done: int) -> dict[str, float | str]:
-        """One look; nothing where it is left out or broken off."""
+        """One look; nothing where it is left out or broken off.
+
+        Raises:
+            Stopped: alone, a process breaks off any look, and takes it again when it is continued.
+        """
         if not preview.optional:
-            return self.run.preview(preview, done)
+            with signals.released() if self.agreement.alone else nullcontext():
+                return self.run.preview(preview, done)
         if not self.main or (done < self.settings.steps and not self.looks.allows()):
             return {}
         try:
             with self.looks.looked(), signals.released():
                 return self.run.preview(preview, done)
-        except signals.Stopped:  # after the next step all processes know
-            return {}
+        except signals.Stopped:
+            if self.agreement.alone:
+                raise
+            return {}  # after the next step all processes know
         except (MemoryError, torch.OutOfMemoryError):
             few = "fewer with --training.preview-images, none with 0"
             return {"warning": f"no sheet of samples: they do not fit into memory; {few}"}

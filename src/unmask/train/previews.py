@@ -70,7 +70,7 @@ def sample_sheet(pipeline: Pipeline, *, usual: float) -> Look:
             for made in generate(pipeline, labels, seeds=range(count), batch_size=TOGETHER)
         ]
         pixels, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
-        save_sheet(sheet(pixels, 8, zoom=usual_zoom(pixels)), folder, step, averaged)
+        save_sheet(sheet(pixels, min(8, count), zoom=usual_zoom(pixels)), folder, step, averaged)
         warning = divergence(tokens, pipeline.plan.draw, usual=usual)
         return {"warning": warning} if warning else {}
 
