@@ -449,3 +449,22 @@ def test_many_shards_open_in_a_moment(tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert codes[:, 0].tolist() == [256 + row % 256 for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("lost", [("plan.json",), ("plan.json", "cache.json")])
+@pytest.mark.parametrize("content", [None, b"", b"[" * 100_000])
+def test_a_lost_plan_is_written_again(tmp_path, lost, content):
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    for name in lost:
+        file = tmp_path / "c" / name
+        file.unlink() if content is None else file.write_bytes(content)
+    assert build(tmp_path / "c").written == 0
+    assert contents(tmp_path / "c") == before
+    for name in lost:
+        (tmp_path / "c" / name).write_bytes(b"null")
+    if len(lost) == 1:  # the index knows whose shards these are
+        with pytest.raises(InputError, match="tokenizer 'patch', not 'other'"):
+            build(tmp_path / "c", tokenizer=PatchTokenizer("other"))
+    else:  # the shards' own notes do
+        assert build(tmp_path / "c", tokenizer=PatchTokenizer("other")).written == 3

@@ -40,7 +40,12 @@ TRAIN = (
     "--training.tracker none --training.batch-size 4 --training.preview-every 0 "
     "--training.steps 1 --out run --cache cache"
 )
-READ_CACHE = (f"{BUILD} data --out cache", "cache verify cache", "cache info cache", TRAIN)
+READ_CACHE = (
+    f"{BUILD} data --out cache --shard-size 4",
+    "cache verify cache",
+    "cache info cache",
+    TRAIN,
+)
 
 
 class Kind(NamedTuple):

@@ -58,6 +58,7 @@ __all__ = [
 
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"
+PLAN_FILE = "plan.json"
 Check = Literal["first-use", "always", "never"]
 
 
@@ -113,7 +114,22 @@ def verify(path: str | Path) -> list[str]:
         for shard in index.shards
         if shard.origin and read_origin(origin_file(path, shard), shard.origin) is None
     }
-    return sorted(foreign | damaged | origins)
+    records = {PLAN_FILE: CachePlan} | {note_of(path, shard): Shard for shard in index.shards}
+    altered = {name for name, kind in records.items() if not _is_whole(path / name, kind)}
+    return sorted(foreign | damaged | origins | altered)
+
+
+def note_of(path: Path, shard: Shard) -> str:
+    """Name of the note beside a shard."""
+    return (path / shard.file).with_suffix(".json").name
+
+
+def _is_whole(file: Path, kind: type[CachePlan] | type[Shard]) -> bool:
+    """Whether a record can be read, if it is there; only building needs it."""
+    try:
+        return not file.exists() or bool(read_record(file, kind))
+    except InputError:
+        return False
 
 
 def origin_file(path: Path, shard: Shard) -> Path:

@@ -171,6 +171,6 @@ def read_record(file: Path, kind: type[Record]) -> Record:
         return RECORDS.structure(content, kind)
     except (cattrs.BaseValidationError, *DAMAGE):
         raise InputError(
-            f"{file} is damaged or of another format; delete it and build the cache again, which "
-            "keeps what is whole"
+            f"{file} is damaged or of another format; build the cache again by the same words, "
+            "which keeps what is whole"
         ) from None

@@ -22,7 +22,7 @@ import numpy as np
 from rich.progress import Progress
 from torch import Tensor
 
-from unmask.data.cache import INDEX_FILE, LABELS_FILE, origin_file
+from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE, origin_file
 from unmask.data.cache_records import CacheIndex, CachePlan, Shard, read_record, to_json
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.digests import digest_of
@@ -41,7 +41,6 @@ from unmask.durable import clear_leftovers, explained, output, write_file
 from unmask.errors import InputError
 from unmask.folders import check_folder
 
-PLAN_FILE = "plan.json"
 WAYS_OUT = "name another folder (--out, of unmask train --cache-folder), or give --rebuild-cache"
 AHEAD = 2  # batches that are read while one is encoded
 
@@ -125,7 +124,7 @@ def write_cache(
     """
     assert 0 <= rank < world, f"rank {rank} of {world}"
     start, out = time.monotonic(), Path(out).expanduser()
-    if rebuild and (out / PLAN_FILE).exists():
+    if rebuild and _is_cache(out):
         _remove(out)
         _write_whole(out / PLAN_FILE, to_json(rows.plan))
     rows = rows._replace(plan=_claim(out, rows.plan, rows.source))
@@ -161,12 +160,11 @@ def write_cache(
 
 def _claim(out: Path, plan: CachePlan, source: EncodedImages) -> CachePlan:
     """Make sure that ``out`` is free or holds the beginnings of the same cache; its plan."""
-    file = out / PLAN_FILE
-    check_folder(out, "cache", may_hold=file.exists)
-    if not file.exists():
-        _write_whole(file, to_json(plan))
+    check_folder(out, "cache", may_hold=lambda: _is_cache(out))
+    there = _stored_plan(out)
+    if there is None:  # shards that lie there count if their notes name this plan
+        _write_whole(out / PLAN_FILE, to_json(plan))
         return plan
-    there = read_record(file, CachePlan)
     found, wanted = there.deciding, plan.deciding
     of_images = ("source_hash", "images", "class_names")
     for name in found:
@@ -176,7 +174,22 @@ def _claim(out: Path, plan: CachePlan, source: EncodedImages) -> CachePlan:
             )
     if any(found[name] != wanted[name] for name in of_images):
         raise InputError(_of_others(out, _changes(out, there, plan, source)))
+    _write_whole(out / PLAN_FILE, to_json(there))
     return there
+
+
+def _is_cache(out: Path) -> bool:
+    names = (PLAN_FILE, INDEX_FILE, "codes-00000.npy", "moments-00000.npy")
+    return any((out / name).exists() for name in names)
+
+
+def _stored_plan(out: Path) -> CachePlan | None:
+    """The plan of what lies there, from its own file or from the index; None if both are lost."""
+    with suppress(InputError):
+        return read_record(out / PLAN_FILE, CachePlan)
+    with suppress(InputError):
+        return read_record(out / INDEX_FILE, CacheIndex).plan
+    return None
 
 
 def _of_others(out: Path, changes: Difference) -> str:
