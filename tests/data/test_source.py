@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from forks import as_nobody, as_root, let_others_in
-from tiny_data import pixels, png, write_files, write_idx, write_shards
+from tiny_data import pixels, png, write_files, write_idx, write_shards, write_tar
 
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.source import open_source, told
@@ -113,3 +113,13 @@ def test_pictures_beside_shards_are_told(tmp_path):
     write_shards(tmp_path)
     write_files(tmp_path, ["extra/0.png"])
     assert any("image files such as extra/0.png" in line for line in told(open_source(tmp_path)))
+
+
+def test_what_may_be_meant_is_named(tmp_path):
+    (tmp_path / "part").mkdir()
+    write_tar(tmp_path / "part" / "0.tar", [("1.png", png(1))])
+    with pytest.raises(InputError, match=r"but part in it does \(give that\)"):
+        open_source(tmp_path)
+    (tmp_path / "a.tar.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"but a\.tar\.gz, which is compressed \(unpack it"):
+        open_source(tmp_path)

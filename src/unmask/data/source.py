@@ -9,6 +9,7 @@ from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
 from unmask.data.reader import ImageSource, Listed, Reader
 from unmask.data.split import Split, check_split, hash_rule, hashed_rows
+from unmask.data.tar_index import COMPRESSED
 from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages
 from unmask.errors import InputError
@@ -38,7 +39,17 @@ def _kind_of(path: Path) -> type[Reader]:
         raise InputError(
             f"{path} is a file of unknown kind; known are folders or files of: {known}"
         )
-    raise InputError(f"{path} holds no images of a known kind: {known}")
+    raise InputError(f"{path} holds no images of a known kind{_near(path)}: {known}")
+
+
+def _near(path: Path) -> str:
+    """What in a folder may be meant, a clause; empty if nothing is."""
+    inside = sorted(path.iterdir())
+    packed = [file.name for file in inside if file.name.lower().endswith(COMPRESSED)]
+    if packed:
+        return f", but {packed[0]}, which is compressed (unpack it to a .tar); known are"
+    below = [at for at in inside if at.is_dir() and any(k.recognises(at) for k in KINDS)]
+    return f", but {below[0].name} in it does (give that); known are" if below else ""
 
 
 def open_source(path: str | Path, *, split: Split = "train", val_share: float = 0.1) -> Reader:
