@@ -1,37 +1,35 @@
 """Every kind of file that a command reads, damaged in every way we know, and what comes of it.
 
-A warm process forks a child for each attempt, with little memory and little time; the child runs
-the command line. ``benchmarks/damaged_data.py`` reports the counts.
+:mod:`forked` runs the attempts, and ``benchmarks/damaged_data.py`` reports the counts.
 """
 
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
 from unmask.cli import main
 from unmask.data.cache_records import digest_of
 
 OLD = Path(__file__).parents[1] / "fixtures" / "before_issue_11"
-MEMORY = 2 << 30  # bytes that a child may add to what the warm process has
-SECONDS = 60
 CUTS, FLIPS = 6, 8
 BUILD = "cache build --tokenizer vq --image-size 16 --no-flip --device cpu --out made --data"
 TRAIN = (
@@ -62,16 +60,6 @@ class Attempt(NamedTuple):
     kind: str
     damage: str
     command: str
-    status: int
-    said: str
-
-    @property
-    def answered(self) -> bool:
-        """Whether the command did its work, or said in one line why not."""
-        errors = [line for line in self.said.splitlines() if line.startswith("unmask: error: ")]
-        if "Traceback" in self.said:
-            return False
-        return self.status == 0 or (self.status == 2 and len(errors) == 1)
 
 
 def picture(value: int, kind: str = "PNG") -> bytes:
@@ -288,59 +276,40 @@ def huge_records(whole: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"counts {number!r}", json.dumps(signed, ensure_ascii=False, indent=1).encode()
 
 
-def run(words: str) -> tuple[int, str]:
-    """Status and output of a command in a child; -1 of one that was killed or took too long."""
-    with open("said", "wb") as said:
-        pid = os.fork()
-        if pid == 0:
-            code = 99
-            try:
-                used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-                resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(SECONDS)
-                os.dup2(said.fileno(), 1)
-                os.dup2(said.fileno(), 2)
-                code = main(words.split())
-            except SystemExit as end:
-                code = int(end.code or 0)
-            except BaseException:
-                import traceback
-
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(code)
-        _, ended = os.waitpid(pid, 0)
-    text = Path("said").read_text(errors="replace")
-    return (os.waitstatus_to_exitcode(ended), text)
-
-
-def walk(name: str, place: Path, most: int | None = None) -> Iterator[Attempt]:
-    """Damages of one kind of file, before all commands that read it.
+def calls(
+    name: str, whole: Path, most: int | None = None
+) -> Iterator[tuple[object, Callable[[], int]]]:
+    """What each attempt is called, and what it does in a fresh folder of its own.
 
     Args:
         name: a key of :data:`KINDS`.
-        place: an empty folder.
+        whole: an empty folder, which will hold the sound files.
         most: damages a command, chosen at random; None takes all.
     """
-    kind, dice = KINDS[name], random.Random(name)
-    whole = place / "whole"
-    whole.mkdir()
+    kind, before = KINDS[name], Path.cwd()
     shutil.copytree(OLD / "vq", whole / "vq")
-    before = Path.cwd()
+    os.chdir(whole)
     try:
-        os.chdir(whole)
-        kind.make()
-        count = len(list(damages(Path(kind.file), random.Random(name))))
-        for command in kind.commands:
-            for number in sorted(dice.sample(range(count), min(most or count, count))):
-                os.chdir(place)
-                shutil.rmtree("now", ignore_errors=True)
-                shutil.copytree(whole, "now")
-                os.chdir("now")
-                damage, do = list(damages(Path(kind.file), random.Random(name)))[number]
-                do()
-                status, said = run(command)
-                yield Attempt(name, damage, command, status, said)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            kind.make()
+        known = [damage for damage, _ in damages(Path(kind.file), random.Random(name))]
     finally:
         os.chdir(before)
+    dice = random.Random(name)
+    for command in kind.commands:
+        for number in sorted(dice.sample(range(len(known)), min(most or len(known), len(known)))):
+
+            def _do(number: int = number, command: str = command) -> int:
+                shutil.copytree(whole, ".", dirs_exist_ok=True)
+                _, damage = list(damages(Path(kind.file), random.Random(name)))[number]
+                damage()
+                return main(command.split())
+
+            yield Attempt(name, known[number], command), _do
+
+
+def warm() -> None:
+    """Import what the commands need, so that no child has to."""
+    torch.set_num_threads(1)
+    for module in ("commands.cache", "commands.train", "train.loop", "train.generator"):
+        importlib.import_module(f"unmask.{module}")
