@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from unmask.draws import Seeds
 from unmask.errors import InputError
 from unmask.folders import as_place, check_folder
 from unmask.generation import Images, Tokens, generate, generate_tokens
+from unmask.json_files import read_json
 from unmask.model import MaskedModel
 from unmask.nn.sizes import token_space
 from unmask.nn.skeleton import skeleton
@@ -227,11 +227,11 @@ def check_place(folder: Path, wanted: str = FORMAT) -> None:
 
 def _is_of(wanted: str, folder: Path) -> bool:
     """Whether a save of that kind ended there, or was cut off before its configuration."""
-    try:
-        found = json.loads((folder / CONFIG).read_bytes())
-    except FileNotFoundError:
+    if not (folder / CONFIG).exists():
         return all(path.name in (WEIGHTS, TOKENIZER) for path in folder.glob("[!.]*"))
-    except (OSError, ValueError):
+    try:
+        found = read_json(folder / CONFIG)
+    except InputError:
         return False
     return isinstance(found, dict) and found.get("format") == wanted
 

@@ -97,7 +97,7 @@ def test_another_vqmodel_is_refused(
     with pytest.raises(InputError, match=message):
         load_published(config.parent)
     config.write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         load_published(config.parent)
 
 

@@ -15,6 +15,7 @@ from unmask.checkpoints.write_tensors import HALF, halved, write_tensors
 from unmask.durable import outputs
 from unmask.errors import InputError
 from unmask.folders import check_readable
+from unmask.json_files import parse_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDED = "config"  # metadata: the text of config.json
@@ -87,7 +88,10 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{path} was not saved by unmask: it holds no config")
     tied = {k[len(TIED) :]: v for k, v in metadata.items() if k.startswith(TIED)}
     state |= {name: state[kept] for name, kept in tied.items()}
-    return state, json.loads(metadata[EMBEDDED])
+    config = parse_json(metadata[EMBEDDED], f"the config in {path}")
+    if not isinstance(config, dict):
+        raise InputError(f"the config in {path} is no mapping; save the model anew")
+    return state, config
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

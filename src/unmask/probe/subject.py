@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from unmask.checkpoints.store import CONFIG, Saved, load_state, load_weights, sa
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.checkpoints.vit import MARKS, load_vit
 from unmask.errors import InputError
+from unmask.json_files import read_json
 from unmask.nn.block import PreNormBlock
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.mage_embed import MageEmbed
@@ -69,7 +69,8 @@ def open_subject(name: str | Path, *, pool: Pool) -> Subject:
 
 
 def _holds_classifier(folder: Path) -> bool:
-    return json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT
+    config = read_json(folder / CONFIG)
+    return isinstance(config, dict) and config.get("format") == FORMAT
 
 
 def encoder_of(pipeline: Pipeline, *, pool: Pool = "mean") -> Encoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from unmask.checkpoints.store import single
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError, did_you_mean
+from unmask.json_files import read_json
 from unmask.recipes.recipe import Result
 from unmask.tokenizers.image_tokenizer import filled
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
@@ -314,8 +314,5 @@ def config_beside(path: Path) -> dict[str, object]:
     config = path.parent / "config.json"
     if path.suffix != ".safetensors" or not config.is_file():
         return {}
-    try:
-        found = json.loads(config.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise InputError(f"{config} is not JSON: {error}") from None
+    found = read_json(config)
     return found if isinstance(found, dict) else {}
