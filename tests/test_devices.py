@@ -78,3 +78,9 @@ def test_a_pipeline_stays_on_the_cpu_unless_told(tmp_path):
     toy_pipeline().save_pretrained(tmp_path / "model")
     pipeline = unmask.load(tmp_path / "model")
     assert next(pipeline.model.parameters()).device.type == "cpu"
+
+
+def test_a_device_that_only_torch_calls_one_is_refused() -> None:
+    for name in ("meta", "xla", "cpu:3", "@", ""):
+        with pytest.raises(InputError, match="is not available here; use one of: auto, cpu"):
+            resolve_device(name)

@@ -113,9 +113,10 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         options: see :class:`DemoOptions`.
 
     Raises:
-        InputError: when ``out`` holds another run.
+        InputError: when ``out`` holds another run, or there is no such device.
     """
     options = options or DemoOptions()
+    resolve_device(options.device)  # now, because it is needed only after the training
     stages: list[Stage] = []
 
     @contextmanager

@@ -39,7 +39,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
         device = torch.device(here or "cpu") if name == "auto" else torch.device(name)
     except RuntimeError:
         device = None
-    if device is not None and device.type in ("cpu", "meta") and not device.index:
+    if device is not None and device.type == "cpu" and not device.index:
         return device
     if device is not None and here is not None and device.type == here.type:
         if device.index is None:

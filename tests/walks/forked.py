@@ -37,6 +37,8 @@ class Answer:
     """Exit status, negative for a signal."""
     told: str
     """Its stderr."""
+    said: str
+    """Its stdout."""
     seconds: float
     """From fork to end."""
 
@@ -70,7 +72,7 @@ def _child(call: Callable[[], int], folder: Path, limit: int) -> NoReturn:
         os._exit(status)
 
 
-def judged(status: int, told: str, seconds: float) -> Answer:
+def judged(status: int, told: str, said: str, seconds: float) -> Answer:
     """The answer of a command that ended so."""
     kind = FAILED
     if status == -signal.SIGALRM:
@@ -79,7 +81,7 @@ def judged(status: int, told: str, seconds: float) -> Answer:
         kind = REFUSED if told[:-1].isprintable() else FAILED
     elif (status == 0 and "Traceback" not in told) or (status, told) == (VERDICT, ""):
         kind = STARTED
-    return Answer(kind, status, told, seconds)
+    return Answer(kind, status, told, said, seconds)
 
 
 def answers(
@@ -117,6 +119,9 @@ def _ended(running: dict[int, tuple[object, Path, float]]) -> tuple[object, Answ
     child, status = os.wait()
     name, folder, began = running.pop(child)
     seconds = time.monotonic() - began
-    told = folder.with_name(f"{folder.name}.stderr").read_text(errors="backslashreplace")
+    told, said = (
+        folder.with_name(f"{folder.name}.{stream}").read_text(errors="backslashreplace")
+        for stream in ("stderr", "stdout")
+    )
     shutil.rmtree(folder, ignore_errors=True)
-    return name, judged(os.waitstatus_to_exitcode(status), told, seconds)
+    return name, judged(os.waitstatus_to_exitcode(status), told, said, seconds)

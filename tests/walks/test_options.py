@@ -110,6 +110,6 @@ def test_a_child_is_held_to_its_limits() -> None:
     assert (memory.kind, memory.status) == (FAILED, CRASHED)
     assert "can't allocate memory" in memory.told
     assert ended(lambda: torch.empty(1 << 30, dtype=torch.uint8).numel() * 0).kind == STARTED
-    assert judged(-14, "", 60.0).kind == SLOW
+    assert judged(-14, "", "", 60.0).kind == SLOW
     raised = ended(lambda: [][1])
     assert (raised.kind, "IndexError" in raised.told) == (FAILED, True)
