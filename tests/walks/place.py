@@ -158,6 +158,7 @@ def commands(root: Path) -> list[Command]:
     add("finetune", "finetune {ROOT}/tuned", f"{course} --mixing.group 2")
     add("features", "features {ROOT}/mage", f"{images} --out f.npy --crop none --device cpu")
     add("convert", "convert {ROOT}/port out", "")
+    add("images", "images {ROOT}/images", "--out out --image-size 16")
     add("recipes", "recipes fashion-maskgit", "")
     add("demo", "demo", "--out out --device cpu")
     return made
