@@ -48,7 +48,10 @@ def of_commands() -> set[type]:
     return defined
 
 
-CLASSES = sorted(reachable(of_commands() | {Recipe, TokenizerRecipe}), key=lambda cls: cls.__name__)
+CLASSES = sorted(
+    reachable(of_commands() | {Recipe, TokenizerRecipe}),
+    key=lambda cls: (cls.__name__, cls.__module__),  # several are called Arguments
+)
 FIELDS = [(cls, name) for cls in CLASSES for name in ranges(cls)]
 
 
