@@ -41,7 +41,7 @@ from unmask.tokenizers.objective import TokenizerLoss
 Capsys = pytest.CaptureFixture[str]
 
 GRID = (3, 5)
-OTHERS = [(5, 3), (1, 6)]
+OTHERS = [("random crops", (5, 3)), ("mage", (1, 6)), ("emigm", (5, 3))]
 STRIDE = 4
 SIZES = [(16, 24), (24, 16), (30, 21), (13, 40), (17, 17)]  # of the pictures on disk
 
@@ -133,7 +133,7 @@ def trained(root: Path, family: str, grid: tuple[int, int]) -> Path:
     ("family", "grid"),
     [
         *((family, GRID) for family in FAMILIES),
-        *((family, grid) for family in ("random crops", "mage", "emigm") for grid in OTHERS),
+        *OTHERS,
     ],
     ids=str,
 )
@@ -338,7 +338,16 @@ def test_an_encoder_is_probed_at_its_own_shape(root: Path, capsys: Capsys) -> No
     run(*words, "--interpolate")
 
 
-@pytest.mark.parametrize("network", [TOKENIZER, ConvKL(widths=(8, 8, 8), blocks=(0, 0, 0))])
+@pytest.mark.parametrize(
+    "network",
+    [
+        TOKENIZER,
+        pytest.param(  # the same way once more, a few seconds
+            ConvKL(widths=(8, 8, 8), blocks=(0, 0, 0)), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["codes", "latents"],
+)
 def test_a_tokenizer_is_trained_and_compared_at_height_and_width(
     root: Path, tmp_path: Path, capsys: Capsys, network: ConvVQ | ConvKL
 ) -> None:

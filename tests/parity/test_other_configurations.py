@@ -259,10 +259,7 @@ def test_unlockmgm_logits(tmp_path: Path) -> None:
     for flag in ("use_normformer", "add_cross_attention", "use_encoder_layernorm"):
         config[flag] = False
     io = {"input_ids": ids, "hidden_states": hidden, "logits": linear(s, "mlm_layer.to_logits", x)}
-    case = made(tmp_path, "unlockmgm.logits", config, s, io)
-    case.leave()
-    outputs = find_handlers()[case.kind](case)
-    case.check(outputs)
+    check(made(tmp_path, "unlockmgm.logits", config, s, io))
 
 
 # MAR ---------------------------------------------------------------------------------------------
@@ -371,6 +368,72 @@ def test_mar_forward_on_a_grid_that_is_not_square(
     check(made(tmp_path, "mar.forward", told, s, io))  # the image size tells as well
     with pytest.raises(AssertionError, match="encoder_depth=9 in the configuration, found 1"):
         check(made(tmp_path, "mar.forward", {**config, "encoder_depth": 9}, s, io))
+
+
+# MAGE --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "rate"), [(1, 0.9), (3, 0.61)])
+def test_mage_pretraining_on_a_grid_that_is_not_square(
+    tmp_path: Path, batch: int, rate: float
+) -> None:
+    d, e, codes, grid, heads, depth = 20, 12, 7, (3, 5), (5, 3), (1, 2)
+    length, rows, positions, make = math.prod(grid), codes + 1001, 18, Weights("mage")
+    make("token_emb.word_embeddings.weight", rows, d)
+    make("token_emb.position_embeddings.weight", positions, d)
+    make.norm("token_emb.LayerNorm", d)
+    for half, width, blocks in (("blocks", d, depth[0]), ("decoder_blocks", e, depth[1])):
+        for i in range(blocks):
+            vit_weights(make, f"{half}.{i}", width, 3.0)
+    make.norm("norm", d)
+    make.linear("decoder_embed", e, d)
+    make("decoder_pos_embed_learned", 1, 1 + length, e)
+    make.norm("decoder_norm", e)
+    make.linear("mlm_layer.fc", d, e)
+    make.norm("mlm_layer.ln", d)
+    make("mlm_layer.bias", 1, 1, rows)
+    s, generator = make.state, keyed_generator("mage", batch)
+    tokens = torch.randint(codes, (batch, length), generator=generator)
+    noise = torch.rand(batch, length, generator=generator)
+    least, drawn = math.ceil(length * 0.4), math.ceil(length * rate)
+    rank = noise.argsort(1).argsort(1)
+    front = torch.zeros(batch, 1)
+    drop = torch.cat([front, (rank < least).float()], 1)
+    mask = torch.cat([front, (rank < drawn).float()], 1)
+    ids = torch.cat([torch.full((batch, 1), codes + 76), tokens], 1)
+    ids = ids.masked_fill(mask != 0, codes + 1000)
+    x = s["token_emb.word_embeddings.weight"][ids]
+    x = x + s["token_emb.position_embeddings.weight"][: 1 + length]
+    x = norm(s, "token_emb.LayerNorm", x, 1e-6)[drop == 0].view(batch, -1, d)
+    for i in range(depth[0]):
+        x = vit_block(s, f"blocks.{i}", x, heads[0])
+    latent = norm(s, "norm", x, 1e-6)
+    y = linear(s, "decoder_embed", latent)
+    filled = y[:, :1].expand(-1, 1 + length, -1).clone()
+    filled[drop == 0] = y.flatten(0, 1)
+    filled = torch.where(mask[..., None] != 0, y[:, :1], filled) + s["decoder_pos_embed_learned"]
+    for i in range(depth[1]):
+        filled = vit_block(s, f"decoder_blocks.{i}", filled, heads[1])
+    h = linear(s, "mlm_layer.fc", norm(s, "decoder_norm", filled, 1e-6))
+    h = norm(s, "mlm_layer.ln", gelu(h), 1e-5)
+    logits = h @ s["token_emb.word_embeddings.weight"].T + s["mlm_layer.bias"]
+    log_p = logits[:, 1:, :codes].log_softmax(-1)
+    each = -(0.9 * log_p.gather(-1, tokens[..., None])[..., 0] + 0.1 * log_p.mean(-1))
+    io = {
+        "token_indices": tokens, "noise": noise, "drop_mask": drop, "all_mask": mask,
+        "mask_rate": torch.tensor(rate, dtype=torch.float64), "encoder_ids": ids,
+        "num_dropped": torch.tensor(least), "num_masked": torch.tensor(drawn), "latent": latent,
+        "logits": logits, "loss_per_position": each,
+        "loss": (each * mask[:, 1:]).sum() / mask.sum(),
+    }  # fmt: skip
+    config = {
+        "grid": list(grid), "seq_len": length, "embed_dim": d, "depth": depth[0],
+        "num_heads": heads[0], "decoder_embed_dim": e, "decoder_depth": depth[1],
+        "decoder_num_heads": heads[1], "mlp_ratio": 3.0, "norm_eps": 1e-6, "codebook_size": codes,
+        "vocab_size": rows, "fake_class_label": codes + 76, "mask_token_label": codes + 1000,
+        "max_position_embeddings": positions, "mask_ratio_min": 0.4,
+    }  # fmt: skip
+    check(made(tmp_path, "mage.pretrain_forward", config, s, io))
 
 
 # Tokenizers --------------------------------------------------------------------------------------
