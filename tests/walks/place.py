@@ -156,6 +156,7 @@ def commands(root: Path) -> list[Command]:
     add("cache verify", "cache verify {ROOT}/cache", "")
     add("probe", "probe {ROOT}/mage", course)
     add("finetune", "finetune {ROOT}/tuned", f"{course} --mixing.group 2")
+    add("images", "images {ROOT}/images", "--image-size 16 --split all --out out")
     add("features", "features {ROOT}/mage", f"{images} --out f.npy --crop none --device cpu")
     add("convert", "convert {ROOT}/port out", "")
     add("images", "images {ROOT}/images", "--out out --image-size 16")
