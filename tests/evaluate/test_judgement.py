@@ -13,6 +13,7 @@ from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate import judgement as judgements
 from unmask.evaluate.evaluation import measure_statistics
 from unmask.evaluate.features import EfficientNetLite0, Features, UserFeatures, load_features
 from unmask.evaluate.frechet import frechet_distance
@@ -100,6 +101,16 @@ def test_every_score_on_the_network_of_the_package(tmp_path):
     sides = [measure_statistics([images(n)], extractor, source="x").spatial for n in (COUNT, 30)]
     assert row.sfd == pytest.approx(sides[0].distance(sides[1]), rel=1e-6)
     assert row.precision == 1  # images() of another count are the same at the start
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_too_few_images_are_refused_before_any_is_measured(tmp_path, real, monkeypatch, count):
+    judgement = Judgement(count=count, classifier="train")
+    monkeypatch.setattr(judgements, "_extractor", lambda *_: Narrow())
+    monkeypatch.setattr(Narrow, "__call__", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(judgements, "choose_classifier", lambda *_: pytest.fail("trained"))
+    with pytest.raises(InputError, match=f"holds {count} images, the scores need at least 4"):
+        judge(of_file(tmp_path, judgement), real, judgement=judgement)
 
 
 def test_features_of_a_user(tmp_path, real, module):

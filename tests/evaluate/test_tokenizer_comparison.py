@@ -47,7 +47,7 @@ class Means:
 class Noisy:
     """A source of noise in colour; rows in ``broken`` cannot be read."""
 
-    name, split_rule, class_names = "noise (val)", "all of it", ()
+    name, split_rule, class_names, notes = "noise (val)", "all of it", (), ()
 
     def __init__(self, count: int = 12, broken: tuple[int, ...] = ()) -> None:
         self.count, self.broken = count, broken

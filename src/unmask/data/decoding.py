@@ -31,8 +31,9 @@ UPRIGHT = {  # by EXIF's orientation, as its standard (CIPA DC-008, 4.6.5) has i
 }
 LYING = 5  # the first of the orientations that change width and height
 
-# A damaged EXIF block is no news: the picture stands as it lies in its file.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+# Damaged notes are no news, the picture stands as it lies in its file; nor is a large picture.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadableImageError(InputError):
@@ -128,7 +129,8 @@ def _without_notes(content: bytes) -> Iterator[bytes]:
 def _orientation(image: Image.Image) -> int:
     """As EXIF has it; 1, which is upright, where that is missing or damaged."""
     try:
-        found = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        # Of PNG the method of its own would decode the pixels to look behind them.
+        found = int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except DAMAGE:
         return 1
     return found if found in UPRIGHT else 1

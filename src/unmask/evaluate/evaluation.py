@@ -254,7 +254,7 @@ def compare(
     known, manifold = options.statistics, None
     if reference is not None:
         tally = Tally.of(reference, keep=options.manifold_reference, split=split)
-        counts["reference"] = _enough("reference", tally.count, options.neighbours)
+        counts["reference"] = check_enough("reference", tally.count, options.neighbours)
         manifold = Manifold(tally.kept.kept(), k=options.neighbours)
         known = known or tally.statistics("reference")
     if known is None:
@@ -263,7 +263,7 @@ def compare(
     def row(name: str, found: Iterable[Measured], limit: int | None = None) -> Row:
         """Measure one set and compare it."""
         tally = Tally.of(limited(found, limit), keep=options.manifold_images, split=split)
-        counts[name] = _enough(name, tally.count, options.neighbours)
+        counts[name] = check_enough(name, tally.count, options.neighbours)
         return _row(name, tally, known, manifold)
 
     made = [row("generated", found) for found in generated]
@@ -323,7 +323,12 @@ def of_shape(name: str, batches: Batches, shape: tuple[int, int, int]) -> Iterat
         yield batch
 
 
-def _enough(name: str, count: int, neighbours: int) -> int:
+def check_enough(name: str, count: int, neighbours: int) -> int:
+    """The number of images of a set, if the scores can be taken of so many.
+
+    Raises:
+        InputError: when they are too few.
+    """
     least = max(2, neighbours + 1)
     if count < least:
         raise InputError(

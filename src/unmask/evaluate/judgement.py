@@ -28,7 +28,13 @@ from unmask.evaluate.classifier import (
     train_classifier,
     with_test_accuracy,
 )
-from unmask.evaluate.evaluation import EvaluationOptions, compare, measured, of_shape
+from unmask.evaluate.evaluation import (
+    EvaluationOptions,
+    check_enough,
+    compare,
+    measured,
+    of_shape,
+)
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, load_features
 from unmask.evaluate.image_sets import ImageBatch, ImageSet, gather, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
@@ -339,13 +345,16 @@ def judge(
         raise InputError("nothing to compare with; give real images (--data) or --reference")
     extractor = _extractor(judgement, subject.shape)
     given = _reference(judgement, extractor, subject.shape)
-    # Trained where the result is the same in every process and after a restart.
-    classifier = choose_classifier(replace(judgement, device="cpu") if work else judgement, real)
     sides = {} if real is None else _real_sides(real, subject.tokenizer, judgement)
     reference = sides.pop("reference", None)
     if judgement.reference is not None:
         reference = _stated(given)
     sets = [*subject.sets, *sides.values(), *filter(None, [reference])]
+    options = _options(subject, real, judgement, given)
+    for images in sets:
+        check_enough(images.name, images.expected, options.neighbours)
+    # Trained where the result is the same in every process and after a restart.
+    classifier = choose_classifier(replace(judgement, device="cpu") if work else judgement, real)
     chunks = _chunks(work, subject, real, judgement, (extractor, classifier))
     if work is not None and not _share(chunks, sets):
         return None
@@ -357,7 +366,7 @@ def judge(
             extractor=extractor,
             shape=subject.shape,
             classifier=None if classifier is None else classifier.describe(),
-            options=_options(subject, real, judgement, given),
+            options=options,
         )
     groups = {"real images": sets[len(subject.sets) :], "files": subject.sets}
     return report.noted(*(_unreadable(what, group) for what, group in groups.items()))

@@ -239,6 +239,7 @@ def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[s
     """Choices that all rows share."""
     size, meters = size_text(trial.comparison.image_size), trial.meters
     yield f"{trial.images:,} images of {source.name} ({source.split_rule})"
+    yield from source.notes
     yield f"{size} by ADM's centre crop; rows of grey and of colour images do not compare"
     if skipped:
         yield f"{len(skipped)} unreadable images left out: {', '.join(skipped[:5])}"
