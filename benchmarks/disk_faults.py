@@ -22,7 +22,8 @@ from pathlib import Path
 from report import hardware_line, markdown_table, write_report
 
 WALKS = Path(__file__).parents[1] / "tests" / "walks"
-HEADER = ["command", "calls", "tried", "answered", "of them real full disks", "seconds"]
+HEADER = ["command", "calls", "tried", "answered", "of them real full disks"]
+HEADER += ["seconds", "processor seconds"]
 
 
 def walked(commands: list[str], place: Path, library: Path) -> list[dict]:
@@ -49,7 +50,7 @@ def main() -> None:
             for number, share in enumerate(SHARES)
         ]
         outcomes = [outcome for part in parts for outcome in part.result()]
-    columns = ("command", "calls", "tried", "answered", "full", "seconds")
+    columns = ("command", "calls", "tried", "answered", "full", "seconds", "processor")
     rows = [[outcome[column] for column in columns] for outcome in outcomes]
     sums = [sum(row[k] for row in rows) for k in range(1, len(columns))]
     rows.append(["all", *sums])

@@ -79,7 +79,7 @@ def test_a_killed_process_frees_its_folder_at_once(tmp_path: Path) -> None:
     start = time.monotonic()
     with locked(tmp_path, "run"):
         pass
-    assert time.monotonic() - start < 0.5 * lock.STALE
+    assert time.monotonic() - start < 0.9 * lock.STALE
 
 
 def test_nothing_stays_behind(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_another_machine_that_renews_is_refused(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize(("age", "least", "most"), [(0.0, 0.9, 3.0), (100.0, 0.0, 0.5)])
+@pytest.mark.parametrize(("age", "least", "most"), [(0.0, 0.9, 10.0), (100.0, 0.0, 0.9)])
 def test_another_machine_that_is_silent_is_waited_for(
     tmp_path: Path, age: float, least: float, most: float
 ) -> None:

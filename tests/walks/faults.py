@@ -16,6 +16,7 @@ import importlib
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -143,6 +144,9 @@ class Outcome:
     full: int = 0
     """Those tried that were real full disks."""
     seconds: float = 0.0
+    """On the clock."""
+    processor: float = 0.0
+    """Seconds that its processes computed."""
     wrong: list[str] = field(default_factory=list)
     """What was not as it should be, a line a fault."""
 
@@ -249,7 +253,7 @@ class Walk:
 
     def walk(self) -> Outcome:
         """Try every fault."""
-        start = time.monotonic()
+        start, computed = time.monotonic(), _computed()
         self.fresh()
         if self.command.older:
             code, _, _ = self.run(self.command.older)
@@ -272,6 +276,7 @@ class Walk:
             for share in SHARES:
                 self.try_full_disk(share)
         self.outcome.seconds = round(time.monotonic() - start, 1)
+        self.outcome.processor = round(_computed() - computed, 1)
         return self.outcome
 
     def try_fault(self, at: int, mode: int) -> None:
@@ -348,6 +353,12 @@ class Walk:
         left = [file for file in found if is_aside(file) and file not in self.before]
         if left and name not in REMOVALS:
             yield f"left behind: {left}"
+
+
+def _computed() -> float:
+    """Seconds that the children of this process have computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def is_aside(file: str) -> bool:
