@@ -104,6 +104,8 @@ class Convert(Ranged):
     """Rows and columns of codes, where the images are not square; their files do not tell them."""
     precision: Literal["float32", "float16"] = "float32"
     """Of moments."""
+    rebuild_cache: bool = False
+    """Convert everything anew, in the place of a cache that is there."""
 
     def run(self) -> None:
         """Copy, then report what was skipped."""
@@ -115,6 +117,7 @@ class Convert(Ranged):
             tokenizer=None if named is None else load_any_tokenizer(named),
             grid=self.grid,
             precision=self.precision,
+            rebuild=self.rebuild_cache,
         )
         print_report(report)
 

@@ -167,6 +167,7 @@ def convert_cache(
     precision: Literal["float32", "float16"] = "float32",
     shard_size: int | None = None,
     progress: bool = True,
+    rebuild: bool = False,
 ) -> CacheReport:
     """Write another project's cache as one of this library, or what is left to be written.
 
@@ -180,6 +181,7 @@ def convert_cache(
         precision: of moments.
         shard_size: as of :class:`~unmask.data.build_cache.CacheLayout`.
         progress: show a bar.
+        rebuild: remove a cache that is at ``out``, whatever it was made from, and begin anew.
 
     Returns:
         What was done; damaged files are left out and named.
@@ -219,4 +221,4 @@ def convert_cache(
         pack=torch.stack,
         batch_size=layout.batch_size,
     )
-    return write_cache(wanted, out=out, progress=progress)
+    return write_cache(wanted, out=out, progress=progress, rebuild=rebuild)

@@ -29,9 +29,9 @@ class Verified:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        own = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        place = digest_of(os.fsencode(folder.absolute()))
-        self._lists = (folder / LIST, Path(own) / "unmask" / f"verified-{place}")
+        own = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+        place = f"verified-{digest_of(os.fsencode(folder.absolute()))}"
+        self._lists = [folder / LIST, *([own / "unmask" / place] if own.is_absolute() else [])]
         self._read = dict.fromkeys(self._lists, 0)  # bytes of each list that are known
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
@@ -45,7 +45,7 @@ class Verified:
         if self.holds(name, digest):
             return
         stamp = file_stamp(self.folder / name)
-        line = f"{stamp[0]} {stamp[1]} {digest} {name}\n".encode()
+        line = f"\n{stamp[0]} {stamp[1]} {digest} {name}".encode()  # after a torn line too
         for place in self._lists:
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
