@@ -58,6 +58,7 @@ def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
         except InputError as error:
             raise _RefusedError(error) from None
 
+    instantiate.__doc__ = make.__doc__  # what --help says of the whole
     fields = tuple(map(_described, spec.fields))
     return dataclasses.replace(spec, instantiate=instantiate, fields=fields)
 
