@@ -21,7 +21,7 @@ from unmask.masking import lowest
 from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw
-from unmask.nn.positions import first_positions, put
+from unmask.nn.positions import FEWEST_ROWS, first_positions, put, widened
 from unmask.orders import AnyOrder, Confidence, Progress
 from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Step
@@ -188,22 +188,25 @@ def _advance(
         kept = first_positions(~canvas.masked, canvas.masked.shape[1] - now.masked_most)
         canvas = canvas._replace(kept=kept)
     strong, weak = branches(canvas, tuple(now.scales), where, now.use)
+    enough = -(-FEWEST_ROWS // len(where))  # positions a row, of a head that sees positions alone
     drawn = model.head.draw(
-        strong,
-        weak,
+        widened(strong, enough),
+        [widened(features, enough) for features in weak],
         tuple(now.scales.values()),
-        where=where,
+        where=widened(where, enough),
         length=canvas.masked.shape[1],
         step=now.at.step,
         options=plan.draw,  # type: ignore[arg-type]  # who made the plan checks that they fit
         draws=draws,
     )
-    tokens = _write(canvas.tokens, wanted, where, drawn.values)
+    values, density = drawn.values[:, :most], drawn.log_prob
+    tokens = _write(canvas.tokens, wanted, where, values)
     if plan.order.needs_density:  # every masked token is drawn: now choose
-        assert drawn.log_prob is not None, "a density order needs a head with a density"
-        log_prob = put(torch.zeros(canvas.masked.shape, device=where.device), where, drawn.log_prob)
+        assert density is not None, "a density order needs a head with a density"
+        known = torch.zeros(canvas.masked.shape, device=where.device)
+        log_prob = put(known, where, density[:, :most])
         masked = lowest(plan.order.score(path, log_prob, canvas.masked, now.at, draws), now.keep)
-    return Canvas(tokens, masked), tokens, drawn.log_prob
+    return Canvas(tokens, masked), tokens, density
 
 
 def _write(tokens: Tensor, wanted: Tensor, where: Tensor, values: Tensor) -> Tensor:

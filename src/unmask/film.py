@@ -8,7 +8,7 @@ from torch import Tensor
 from unmask.data.classes import Classes
 from unmask.decode import Plan
 from unmask.draws import Seeds, as_seeds
-from unmask.generation import generate
+from unmask.generation import generate, painted
 from unmask.pictures import veil
 from unmask.pipeline import Pipeline
 from unmask.types import Step
@@ -36,7 +36,7 @@ def unmasking(
 
     def keep(step: Step) -> None:
         """Decode and veil the state after one step."""
-        pixels = pipeline.tokenizer.decode(step.tokens, pipeline.model.grid)
+        pixels = painted(pipeline.tokenizer, step.tokens, pipeline.model.grid)
         frames.append(veil(pixels, step.masked, pipeline.model.grid).cpu())
 
     labels = None if class_labels is None else pipeline.labels(class_labels)

@@ -207,4 +207,19 @@ def generate(
         canvas=canvas,
         observe=observe,
     )
-    return (Images(tokenizer.decode(batch.tokens, system.model.grid), *batch) for batch in made)
+    return (Images(painted(tokenizer, batch.tokens, system.model.grid), *batch) for batch in made)
+
+
+def painted(
+    tokenizer: Tokenizer | LatentTokenizer, tokens: Tensor, grid: tuple[int, int]
+) -> Tensor:
+    """``(B, C, H, W)`` pixels of finished tokens, the same for an image whatever B is.
+
+    On CPUs torch chooses between ways to convolve by the number of images, and they round
+    otherwise; so images are painted two by two there, a last one alone twice.
+    """
+    if tokens.device.type != "cpu":
+        return tokenizer.decode(tokens, grid)
+    count = len(tokens)
+    even = torch.cat([tokens, tokens[-1:]]) if count % 2 else tokens
+    return torch.cat([tokenizer.decode(pair, grid) for pair in even.split(2)])[:count]

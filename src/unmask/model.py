@@ -10,6 +10,7 @@ from unmask.nn.diffusion import DiffusionHead
 from unmask.nn.embed import IdEmbed, JointEmbed
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.latent_embed import LatentEmbed
+from unmask.nn.positions import FEWEST_ROWS, widened
 from unmask.nn.trunk import Trunk
 from unmask.types import Canvas, Hidden
 
@@ -80,9 +81,11 @@ class MaskedModel(nn.Module):
                 last block works only there.
         """
         x, prefix = self.embed(canvas, class_labels)  # (B, P + L, D)
-        x = self.trunk(x, canvas, None if read is None else read + prefix)
-        before = prefix if read is None else 0
-        return Hidden(x[:, :before], x[:, before:])
+        if read is None:
+            x = self.trunk(x, canvas)
+            return Hidden(x[:, :prefix], x[:, prefix:])
+        x = self.trunk(x, canvas, widened(read + prefix, FEWEST_ROWS))
+        return Hidden(x[:, :0], x[:, : read.shape[1]])
 
     forward = hidden
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+FEWEST_ROWS = 4
+"""Of a matrix that CPUs multiply as they do larger ones. Of fewer they add the products in another
+order, and rounding would tell an image how large its batch is."""
 
 
 def first_positions(wanted: Tensor, count: int) -> Tensor:
@@ -21,6 +26,17 @@ def first_positions(wanted: Tensor, count: int) -> Tensor:
 def take(x: Tensor, where: Tensor) -> Tensor:
     """``(B, L, D)`` at ``(B, N)`` positions: ``(B, N, D)``."""
     return x.gather(1, where.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
+def widened(x: Tensor, count: int) -> Tensor:
+    """``(B, N, ...)`` with the last of the N repeated up to ``count``.
+
+    As it is if there are more, or none.
+    """
+    if not 0 < x.shape[1] < count:
+        return x
+    at = torch.arange(count, device=x.device).clamp(max=x.shape[1] - 1)
+    return x.index_select(1, at)
 
 
 def put(x: Tensor, where: Tensor, values: Tensor) -> Tensor:

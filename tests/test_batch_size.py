@@ -1,0 +1,98 @@
+"""An image does not change with the size of the batch that it is made in, in any system."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from toy_latents import latent_pipeline
+from toy_system import TOY, toy_pipeline
+
+from unmask.draws import keyed_generator
+from unmask.generation import generate, painted
+from unmask.guidance import Guidance
+from unmask.nn.feedback import Feedback
+from unmask.nn.positions import FEWEST_ROWS, widened
+from unmask.orders import RandomOrder
+from unmask.pictures import to_uint8
+from unmask.pipeline import Pipeline, load
+
+IMAGES = 16
+GUIDED = Guidance(scale=2.0, weak="self")
+SYSTEMS = {
+    "fashion-maskgit": lambda: load("fashion-maskgit"),
+    "fashion-mage": lambda: load("fashion-mage"),
+    "fashion-mar": lambda: load("fashion-mar"),
+    "fashion-emigm": lambda: load("fashion-emigm"),
+    "self-guidance": lambda: toy_pipeline(
+        replace(
+            TOY,
+            network=replace(TOY.network, feedback=Feedback(factor=4)),
+            plan=replace(TOY.plan, guidance=GUIDED),
+        )
+    ),
+    "random order": lambda: toy_pipeline(
+        replace(TOY, plan=replace(TOY.plan, steps=16, order=RandomOrder()))
+    ),
+    "one latent a step": lambda: latent_pipeline(),
+}
+
+
+def sums_alike() -> bool:
+    """Whether this CPU gives a row of a matrix product the same sum among four rows or more."""
+    for width, outputs in ((128, 192), (192, 576), (128, 512), (8, 192), (32, 128)):
+        generator = keyed_generator("products", width, outputs)
+        x, weight = (torch.randn(n, width, generator=generator) for n in (300, outputs))
+        whole = F.linear(x, weight, torch.zeros(outputs))
+        for rows in (4, 5, 7, 8, 13, 64, 257):
+            if not torch.equal(F.linear(x[:rows], weight, torch.zeros(outputs)), whole[:rows]):
+                return False
+    return True
+
+
+def made(pipeline: Pipeline, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Tokens and pixels of sixteen images."""
+    classes = pipeline.model.classes
+    labels = [k % classes for k in range(IMAGES)] if classes else None
+    plan = replace(pipeline.plan, steps=min(pipeline.plan.steps, 8))
+    batches = list(
+        generate(pipeline, labels, seeds=range(IMAGES), plan=plan, batch_size=batch_size)
+    )
+    return tuple(torch.cat([getattr(b, part) for b in batches]) for part in ("tokens", "pixels"))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_an_image_is_the_same_in_a_batch_of_any_size(name: str) -> None:
+    pipeline, exact = SYSTEMS[name](), sums_alike()
+    tokens, pixels = made(pipeline, 64)
+    for batch_size in (1, 7):
+        others, drawn = made(pipeline, batch_size)
+        if exact:
+            assert torch.equal(others, tokens)
+            assert torch.equal(drawn, pixels)
+        if tokens.is_floating_point():
+            torch.testing.assert_close(others, tokens, atol=1e-3, rtol=1e-3)
+        apart = (to_uint8(drawn).int() - to_uint8(pixels).int()).abs()
+        assert apart.max() <= 1, "one level of a byte, on any CPU"
+        assert (apart > 0).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
+def test_pixels_of_an_image_do_not_depend_on_how_many_are_painted(count: int) -> None:
+    for name in ("fashion-maskgit", "fashion-mar"):
+        pipeline = load(name)
+        tokens = pipeline.tokens([0] * 8, seeds=0, plan=replace(pipeline.plan, steps=1)).tokens
+        whole = painted(pipeline.tokenizer, tokens, pipeline.model.grid)
+        part = painted(pipeline.tokenizer, tokens[:count], pipeline.model.grid)
+        assert torch.equal(part, whole[:count])
+        torch.testing.assert_close(whole, pipeline.tokenizer.decode(tokens, pipeline.model.grid))
+
+
+def test_a_few_positions_are_read_as_many_are() -> None:
+    x = torch.arange(12).view(2, 6)
+    assert torch.equal(widened(x, 4), x)
+    assert torch.equal(widened(x[:, :2], FEWEST_ROWS), x[:, [0, 1, 1, 1]])
+    assert widened(x[:, :0], FEWEST_ROWS).shape == (2, 0)
