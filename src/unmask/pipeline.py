@@ -14,6 +14,7 @@ from unmask.checkpoints.store import (
     CONFIG,
     WEIGHTS,
     Saved,
+    entry,
     load_state,
     load_weights,
     save_together,
@@ -109,14 +110,16 @@ class Pipeline:
                 f"{folder} holds no unmask model, but {config.get('format')!r}; give the folder "
                 "of a trained or converted generator"
             )
-        recipe = from_dict(Recipe, config["recipe"], str(folder / "config.json"))
+        told = entry(config, "recipe", dict, folder)
+        recipe = from_dict(Recipe, told, str(folder / "config.json"))
         with skeleton():
             model = recipe.network.build()
         load_state(model, state)
         inside = folder / TOKENIZER
         wanted = config.get("has_tokenizer", True) and inside.exists()
         tokenizer = load_any_tokenizer(inside) if wanted else None
-        pipeline = cls(recipe, model.requires_grad_(False), tokenizer, config["class_names"])
+        names = map(str, entry(config, "class_names", list, folder))
+        pipeline = cls(recipe, model.requires_grad_(False), tokenizer, tuple(names))
         return pipeline.to(device)
 
     def to(self, device: str | torch.device) -> Pipeline:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 AVERAGE = re.compile(r"(^|_)(ema|swa|avg|average|averaged|shadow)\d*(_|$)")
@@ -101,7 +102,7 @@ def _look_into(loaded: object) -> tuple[list[_Place], tuple[str, ...]]:
             continue
         seen.add(id(thing))
         entries = {str(name): value for name, value in _entries(thing)}
-        tensors = {name: t for name, t in entries.items() if isinstance(t, Tensor)}
+        tensors = {name: t for name, t in entries.items() if isinstance(t, Tensor) and _dense(t)}
         if tensors:
             containers.append(_Place(path, "", tensors))
         waiting += [((*path, n), v) for n, v in entries.items() if isinstance(v, (dict, list))]
@@ -118,6 +119,11 @@ def _entries(thing: object) -> Iterator[tuple[object, object]]:
         yield from thing.items()
     elif isinstance(thing, (list, tuple)):
         yield from enumerate(thing)
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether a tensor is plain numbers in memory, neither sparse nor quantised."""
+    return tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta)
 
 
 def _known_places(container: _Place, marks: Collection[str], separator: str) -> list[_Place]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from unmask.errors import InputError
 from unmask.folders import check_readable
 from unmask.json_files import parse_json
 
+Entry = TypeVar("Entry")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDED = "config"  # metadata: the text of config.json
 TIED = "tied "  # metadata: "tied <name>" -> the name under which the tensor is stored
@@ -86,12 +87,37 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state, metadata = _read(path)
     if EMBEDDED not in metadata:
         raise InputError(f"{path} was not saved by unmask: it holds no config")
-    tied = {k[len(TIED) :]: v for k, v in metadata.items() if k.startswith(TIED)}
-    state |= {name: state[kept] for name, kept in tied.items()}
     config = parse_json(metadata[EMBEDDED], f"the config in {path}")
     if not isinstance(config, dict):
-        raise InputError(f"the config in {path} is no mapping; save the model anew")
+        raise InputError(f"the config in {path} is no mapping; copy or save the model again")
+    for key, kept in metadata.items():
+        if key.startswith(TIED):
+            if kept not in state:
+                raise InputError(f"{path} is damaged: it holds no {kept!r}; copy it again")
+            state[key[len(TIED) :]] = state[kept]
     return state, config
+
+
+def entry(config: Mapping[str, Any], key: str, kind: type[Entry], origin: object) -> Entry:
+    """A value of a saved config.
+
+    Args:
+        config: as :func:`load_weights` gives it.
+        key: its name.
+        kind: its type; a bool is no int here.
+        origin: folder, named in errors.
+
+    Raises:
+        InputError: when it is missing or of another type.
+    """
+    value = config.get(key)
+    if type(value) is not kind:
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        raise InputError(
+            f"{origin}: its config has {found} where {key!r} should be a {kind.__name__}; "
+            "copy or save it again"
+        )
+    return value
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

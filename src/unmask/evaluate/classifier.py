@@ -12,19 +12,22 @@ from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.checkpoints.store import load_state, single
 from unmask.checkpoints.write_tensors import write_tensors
 from unmask.data.batches import epoch_rows
 from unmask.draws import keyed_generator
 from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.scores import check_labels, class_accuracy
+from unmask.json_files import parse_json
+from unmask.nn.skeleton import skeleton
 from unmask.ranges import Between, Ranged, Seed
 
 LAST_GRID = 7  # the network halves the image until about this many rows are left
@@ -175,16 +178,28 @@ def load_classifier(path: Path | str) -> TrainedClassifier:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("classifier", "null"))
+            text = (file.metadata() or {}).get("classifier", "null")
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as problem:
         raise InputError(f"cannot read the classifier {path}: {problem}") from None
+    facts = parse_json(text, f"what {path} says of itself")
     if facts is None:
         raise InputError(f"{path} holds no classifier; write one with TrainedClassifier.save")
-    facts["size"] = tuple(facts["size"])
-    sizes = {name: facts[name] for name in ("channels", "classes")}
-    network = ConvClassifier(**sizes, size=min(facts["size"]))
-    network.load_state_dict(state)
+    try:
+        return _trained(facts, state)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
+        raise InputError(f"{path} is no whole classifier: {reason}; save it again") from None
+
+
+def _trained(facts: Any, state: dict[str, Tensor]) -> TrainedClassifier:
+    """The classifier of what a file says and holds; it raises what the wrong kinds of values do."""
+    facts = facts | {"size": tuple(facts["size"])}
+    with skeleton():
+        network = ConvClassifier(
+            channels=facts["channels"], classes=facts["classes"], size=min(facts["size"])
+        )
+    load_state(network, {name: single(name, tensor) for name, tensor in state.items()})
     return TrainedClassifier(network=network.eval(), **facts)
 
 

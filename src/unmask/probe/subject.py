@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.store import CONFIG, Saved, load_state, load_weights, save_together
+from unmask.checkpoints.store import CONFIG, Saved, entry, load_state, load_weights, save_together
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.checkpoints.vit import MARKS, load_vit
 from unmask.errors import InputError
@@ -26,6 +27,7 @@ from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 
 FORMAT = "unmask-classifier"
+MOST_CLASSES = 10**7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +137,19 @@ def save_classifier(subject: Subject, folder: Path, facts: Mapping[str, object])
 
 
 def load_classifier(folder: Path) -> tuple[TokenClassifier, VQTokenizer]:
-    """What :func:`save_classifier` wrote, in evaluation mode."""
+    """What :func:`save_classifier` wrote, in evaluation mode.
+
+    Raises:
+        InputError: when it is damaged.
+    """
     state, config = load_weights(folder)
-    sizes = from_dict(EncoderSizes, config["encoder"], str(folder))
+    sizes = from_dict(EncoderSizes, entry(config, "encoder", dict, folder), str(folder))
+    classes, normed = entry(config, "classes", int, folder), entry(config, "probe", bool, folder)
+    pool = entry(config, "pool", str, folder)
+    if pool not in get_args(Pool) or not 1 <= classes <= MOST_CLASSES:
+        raise InputError(f"{folder}: pool={pool!r}, classes={classes} are of no classifier")
     with skeleton():
-        head = build_head(sizes.width, config["classes"], normed=config["probe"])
-        model = TokenClassifier(Encoder(sizes, pool=config["pool"]), head)
+        head = build_head(sizes.width, classes, normed=normed)
+        model = TokenClassifier(Encoder(sizes, pool=cast(Pool, pool)), head)
     load_state(model, state, str(folder))
     return model.eval(), load_tokenizer(folder / TOKENIZER)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from unmask.checkpoints.locate import EXPORT, check_path, find_folder
-from unmask.checkpoints.store import WEIGHTS, Saved, load_weights, save_together
+from unmask.checkpoints.store import WEIGHTS, Saved, entry, load_weights, save_together
 from unmask.errors import InputError, did_you_mean
 from unmask.recipes.serial import from_dict, to_dict
 from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
@@ -140,9 +140,9 @@ def _find_saved(name: str | Path) -> tuple[Kind, Callable[[], Any]]:
             f"{path} holds no tokenizer (its config.json says {config.get('format')!r}); "
             "train one with: unmask tokenizer train fashion-vq --data IMAGES --out FOLDER"
         )
-    family = config.get("family", ConvVQTokenizer.family)
+    family = str(config.get("family", ConvVQTokenizer.family))
     if family not in FAMILIES:
         raise InputError(f"{path}: unknown family {family!r}; {did_you_mean(family, FAMILIES)}")
     sizes, tokenizer_class = FAMILIES[family]
-    network = from_dict(sizes, config["network"], str(path / "config.json"))
+    network = from_dict(sizes, entry(config, "network", dict, path), str(path / "config.json"))
     return tokenizer_class, partial(filled, partial(tokenizer_class, network), state, str(path))
