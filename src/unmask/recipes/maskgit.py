@@ -131,6 +131,8 @@ JAX_IMAGENET512 = replace(
     results=(Result(metric="FID", value=7.32, setting="published weights", source=JAX_README),),
 )
 
+# UnlockMGM converted weights and trained adapters only. This training joins the original's numbers
+# with open-muse's masks, and nobody ran it.
 UNLOCKMGM_IMAGENET256 = replace(
     JAX_IMAGENET256,
     name="maskgit-unlockmgm-imagenet256",
