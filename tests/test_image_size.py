@@ -1,5 +1,7 @@
 import pytest
 
+from unmask.commands.arguments import parse
+from unmask.commands.tokenizer import Eval
 from unmask.errors import InputError
 from unmask.image_size import checked_size, height_width, size_text, size_words
 
@@ -30,6 +32,23 @@ def test_the_least_side_is_the_callers():
     assert checked_size((7, 9), least=7) == (7, 9)
     with pytest.raises(InputError, match="at least 8"):
         checked_size((7, 9), least=8)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize(("given", "wanted"), [("28", 28), ("28 28", 28), ("28 20", (28, 20))])
+def test_an_option_takes_one_number_or_two_wherever_it_stands(given, wanted, place):
+    words = ["fashion-vq", "--data", "images"]
+    words[place:place] = ["--image-size", *given.split()]
+    found = parse(Eval, words, prog="x")
+    assert (found.names, found.comparison.image_size) == (("fashion-vq",), wanted)
+
+
+@pytest.mark.parametrize("wrong", ["x", "2.5", "", "0", "-4", "28 0", "28 9000", "9" * 40])
+def test_another_word_is_refused_in_one_line(wrong):
+    words = ["--data", "images", "--image-size", *wrong.split()]
+    with pytest.raises(InputError, match=r"image.size") as told:
+        parse(Eval, words, prog="x")
+    assert "\n" not in str(told.value)
 
 
 def test_words_for_people_and_for_options():

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from tyro.constructors import (
 
 from unmask.errors import InputError
 from unmask.folders import as_place
+from unmask.image_size import ImageSize, Sides, size_words
 from unmask.ranges import declared
 
 A = TypeVar("A")
@@ -91,6 +92,41 @@ def _path_of(words: list[str]) -> Path:
     return as_place(words[0])
 
 
+@RULES.primitive_rule
+def _size(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[ImageSize] | None:
+    """An image's size: one number, or height and width."""
+    if info.type != Sides:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=(1, 2),
+        metavar="PIXELS|HEIGHT WIDTH",
+        instance_from_str=_size_of,
+        is_instance=lambda value: isinstance(value, (int, tuple)),
+        str_from_instance=lambda size: size_words(size).split(),
+    )
+
+
+def _size_of(words: list[str]) -> ImageSize:
+    with suppress(ValueError):
+        numbers = list(map(int, words))
+        if len(numbers) in (1, 2):
+            return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+    given = " ".join(words)
+    raise ValueError(f"{given!r} is neither one whole number nor two, height and width")
+
+
+def _sizes_last(words: Sequence[str]) -> list[str]:
+    """The words, with sizes of images at the end: there no other word is taken for a width."""
+    kept, sizes, rest = list[str](), list[str](), list(words)
+    while rest:
+        group = [rest.pop(0)]
+        if group[0] in ("--image-size", "--image_size"):
+            while rest and len(group) < 3 and rest[0].isdigit():
+                group.append(rest.pop(0))
+        (sizes if len(group) > 1 else kept).extend(group)
+    return kept + sizes
+
+
 def parse(wanted: type[A], words: Sequence[str], *, prog: str, default: A | None = None) -> A:
     """The arguments that ``words`` give.
 
@@ -106,9 +142,9 @@ def parse(wanted: type[A], words: Sequence[str], *, prog: str, default: A | None
     """
     return explained(
         lambda: (
-            tyro.cli(wanted, args=list(words), prog=prog)
+            tyro.cli(wanted, args=_sizes_last(words), prog=prog)
             if default is None
-            else tyro.cli(wanted, args=list(words), prog=prog, default=default)
+            else tyro.cli(wanted, args=_sizes_last(words), prog=prog, default=default)
         )
     )
 
