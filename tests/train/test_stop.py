@@ -19,6 +19,7 @@ import torch
 from toy_run import ToyBatches, log_lines, outcome, toy_accelerator, toy_settings, toy_train
 
 from unmask import signals
+from unmask.errors import InputError
 from unmask.train.agreement import Agreement, Wish
 from unmask.train.run import Preview
 from unmask.train.state import latest
@@ -188,7 +189,16 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
         except signals.Stopped as end:
             told[str(round_)] = [saved_step(out), str(end)]
     out.with_name(f"told{rank}.json").write_text(json.dumps(told))
-    torch.distributed.destroy_process_group()
+
+    class Ends(ToyBatches):
+        def __getitem__(self, k: int):
+            if k == 30 and rank == 1:
+                os._exit(0)
+            return super().__getitem__(k)
+
+    with pytest.raises(InputError, match="another process of this training has ended"):
+        toy_train(out, settings, batches=Ends(settings, rank, 2), accelerator=accelerator)
+    out.with_name("alone.txt").write_text("one line")
 
 
 def test_two_processes_leave_at_the_same_step(tmp_path: Path) -> None:
@@ -201,6 +211,7 @@ def test_two_processes_leave_at_the_same_step(tmp_path: Path) -> None:
     assert [main[r][0] for r in "01"] == [other[r][0] for r in "01"] == [11, 19]
     assert main["1"][1].startswith("SIGTERM: stopped after step 19 of 200, which is saved in")
     assert other["1"][1] == ""  # one of them speaks
+    assert (tmp_path / "alone.txt").exists()  # and where one ends, the other says so
 
 
 def test_one_process_agrees_with_itself_at_once() -> None:

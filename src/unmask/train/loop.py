@@ -124,15 +124,14 @@ def train(
     if accelerator is not None:
         check_arithmetic(accelerator)
     launched().wait_for_everyone()  # all have looked before one writes
-    with signals.listening(), ExitStack() as held:
+    with signals.listening(), failures_of_others(), ExitStack() as held:
         lock = _lock(out, held)
         accelerator = accelerator or held.enter_context(_tracked(settings, out))
         run = Run(objective, settings, out=out, config=stored, accelerator=accelerator, lock=lock)
         start = resume(run, from_scratch=from_scratch)
         if start <= settings.steps:
             by_main(lambda: write_recipe(out, stored))
-            with failures_of_others():
-                _carry_out(run, batches, start, previews=previews, num_workers=num_workers)
+            _carry_out(run, batches, start, previews=previews, num_workers=num_workers)
         return summary(run, start, time.monotonic() - began)
 
 
@@ -312,6 +311,7 @@ def failures_of_others() -> Iterator[None]:
 
     Raises:
         InputError: in place of what the communication raises.
+        Stopped: in its place, where a signal came to this process too.
     """
     try:
         yield
@@ -319,6 +319,8 @@ def failures_of_others() -> Iterator[None]:
         lost = isinstance(error, dist.DistError) or "gloo" in str(error)
         if not lost or not dist.is_initialized():
             raise
+        if signals.arrived():
+            raise signals.Stopped(signals.arrived()) from error
         raise InputError(
             "another process of this training has ended, so this one does too; look at what that "
             "one said; start again with the same words to go on from the newest checkpoint"
