@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from forks import forked, status
 from PIL import Image
 
 from unmask.cli import main
 from unmask.commands.cache import Convert
-from unmask.data.cache import LatentCache
+from unmask.data import write_cache
+from unmask.data.cache import LatentCache, verify
 from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.foreign_cache import FORMATS
 from unmask.data.idx import read_idx
@@ -107,3 +113,33 @@ def test_the_image_size_is_that_of_the_tokenizer(
     words = words.replace("fashion-vq", "patches-16-grey")
     told = said(f"{words} --out e", capsys)
     assert "image size 256x256, as nothing tells another" in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_build_that_is_told_to_end_keeps_its_shards(
+    place: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fitting = write_cache._fitting
+    words = "cache build --tokenizer patches-4-grey --data images --out cache --shard-size 2"
+
+    def _build() -> None:
+        sys.stdout = sys.stderr = open("said", "w", buffering=1)  # noqa: SIM115 the child ends
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        monkeypatch.setattr(
+            write_cache, "_fitting", lambda *given: time.sleep(0.2) or fitting(*given)
+        )
+        os._exit(main(f"{words} --image-size 28 --device cpu".split()))
+
+    child = forked(_build)
+    while not Path("cache/moments-00001.json").exists():
+        time.sleep(0.01)
+    os.kill(child, number)
+    assert status(child) == 128 + number
+    said = Path("said").read_text()
+    assert "finished checkpoints and shards are kept" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not list(Path("cache").glob(".*.partial"))
+    shards = len(list(Path("cache").glob("moments-*.json")))
+    monkeypatch.setattr(write_cache, "_fitting", fitting)
+    assert f"({shards} kept)" in build(capsys, "--shard-size 2")
+    assert verify("cache") == []

@@ -106,3 +106,20 @@ def test_a_cache_of_an_older_revision_is_taken_with_a_word(run: Run) -> None:
     status, said = run("--data data --out r")
     assert status == 0
     assert "r-cache is of an older revision" in said
+
+
+def test_a_run_of_an_older_revision_goes_on_with_a_word(run: Run) -> None:
+    """Its configuration does not tell the content of the images; that of the next save does."""
+    shutil.copytree(OLD / "run-cache", "r-cache")
+    assert run("--data data --out r")[0] == 0
+    shutil.rmtree("r-cache")
+    status, said = run("--data data --out r", steps=2)
+    assert status == 0
+    assert "r or its cache is of an older revision, which did not note made_from.content" in said
+    status, said = run("--data data --out r", steps=3)
+    assert status == 0
+    assert "older revision" not in said
+    invert("data/train/cat/03.png")
+    status, said = run("--data data --out r --rebuild-cache", steps=4)
+    assert status == 2
+    assert "made_from.content" in said

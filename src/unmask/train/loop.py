@@ -30,6 +30,7 @@ from unmask.devices import find_accelerator
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
 from unmask.lock import Lock, locked
+from unmask.text import say
 from unmask.train.agreement import Agreement
 from unmask.train.conduct import Conduct
 from unmask.train.ema import EmaWeights
@@ -120,7 +121,7 @@ def train(
         Stopped: SIGTERM or SIGINT came.
     """
     stored, began = plain_config(config), time.monotonic()
-    check_run_folder(out, stored)
+    check_run_folder(out, stored, tell=say if launched().is_main_process else lambda line: None)
     if accelerator is not None:
         check_arithmetic(accelerator)
     launched().wait_for_everyone()  # all have looked before one writes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -53,12 +53,21 @@ def differing_keys(old: Mapping[str, object], new: Mapping[str, object]) -> list
     return [n for n in known if before.get(n) != after.get(n, gone)]
 
 
-def check_run_folder(out: Path, config: Mapping[str, object]) -> None:
+def known_to_one(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    """Dotted names of what could not be compared, as only one of both notes it."""
+    before, after = dict(flat_config(old)), dict(flat_config(new))
+    return [n for n in sorted(MAY_BE_UNKNOWN) if bool(before.get(n)) != bool(after.get(n))]
+
+
+def check_run_folder(
+    out: Path, config: Mapping[str, object], tell: Callable[[str], object] = lambda line: None
+) -> None:
     """Refuse a folder that holds anything but this run; nothing is written.
 
     Args:
         out: the run folder, which need not exist.
         config: the run's configuration, as :func:`plain_config` gives it.
+        tell: called with a line on what an older revision did not note.
 
     Raises:
         InputError: if ``out`` is a file, holds other files, or a run of another configuration.
@@ -73,6 +82,11 @@ def check_run_folder(out: Path, config: Mapping[str, object]) -> None:
         raise InputError(
             f"{out} holds a run with other values of {', '.join(changed)}; give the same values "
             "to continue it, or another folder to start anew"
+        )
+    if unknown := known_to_one(stored, config):
+        tell(
+            f"{out} or its cache is of an older revision, which did not note {unknown[0]}: names "
+            "and classes of the images agree, and it goes on"
         )
 
 
