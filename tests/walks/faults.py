@@ -52,6 +52,7 @@ from unmask.recipes.tokenizers import FASHION_VQ
 from unmask.tokenizers.conv_vq import ConvVQTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train.log import TIMING
+from unmask.train.run_folder import TRACKER
 
 KILL_BEFORE, KILL_AFTER, FULL_BEFORE, FULL_AFTER = 1, 2, 3, 4
 MODES = {
@@ -367,9 +368,9 @@ def is_aside(file: str) -> bool:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """What is below a folder, by relative path; what timing or order decides is left out."""
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {str(path.relative_to(root)): _content(path) for path in files}
+    """What is below a folder, by relative path, without what the time of the start decides."""
+    files = {str(p.relative_to(root)): p for p in sorted(root.rglob("*")) if p.is_file()}
+    return {name: _content(path) for name, path in files.items() if TRACKER not in path.parts}
 
 
 def _content(path: Path) -> bytes:
