@@ -5,7 +5,7 @@ from efficientnet_lite_pytorch import EfficientNet
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate.features import EfficientNetLite0, resized
+from unmask.evaluate.features import EfficientNetLite0, load_features, resized
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +84,12 @@ def test_bad_input_is_named(extractor):
         extractor(images(1, channels=4))
     with pytest.raises(InputError, match="resize=16"):
         EfficientNetLite0(resize=16)
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "builtins:print", "../../etc/passwd", "", ":", "os", "os:path", "a b:c"]
+)
+def test_what_is_no_feature_network_is_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"^features=") as error:
+        load_features(name, size=(8, 8))
+    assert "\n" not in str(error.value)

@@ -1,11 +1,14 @@
 """Reference statistics: files of the published forms, and distances to them."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate import reference
 from unmask.evaluate.evaluation import measure_statistics
 from unmask.evaluate.features import Features
 from unmask.evaluate.frechet import frechet_distance
@@ -83,7 +86,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
             return (print, ("run",))
 
     torch.save({"mu": Trap(), "sigma": 0}, tmp_path / "s.pt")
-    with pytest.raises(InputError, match="cannot read the statistics"):
+    with pytest.raises(InputError, match=r"cannot be read as plain weights: it wants .print"):
         read(tmp_path / "s.pt")
 
 
@@ -193,3 +196,45 @@ def test_writing_elsewhere_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         write_statistics(tmp_path / "file" / "s.npz", statistics())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+WRONG = {
+    "negative": -np.eye(3),
+    "asymmetric": np.array([[1.0, 0.5, 0], [0, 1, 0], [0, 0, 1]]),
+    "beyond its variances": np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]]),
+    "complex": np.eye(3) * (1 + 1j),
+    "of texts": np.full((3, 3), "1"),
+    "of NaN": np.full((3, 3), np.nan),
+    "too wide": np.eye(4),
+}
+
+
+@pytest.mark.parametrize("ending", ["npz", "pt"])
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_covariance_is_refused(tmp_path, kind, ending):
+    arrays = {"mu": np.zeros(3), "sigma": WRONG[kind]}
+    path = tmp_path / f"s.{ending}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.savez(path, **arrays) if ending == "npz" else torch.save(arrays, path)
+        with pytest.raises(InputError) as error:
+            read_statistics(path, width=3)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rounded_covariances_are_taken(tmp_path):
+    data = np.random.default_rng(0).normal(size=(40, 3)) @ np.diag([1e-4, 1, 1e3])
+    sigma = np.cov(data, rowvar=False).astype(np.float32)
+    np.savez(tmp_path / "s.npz", mu=data.mean(0), sigma=sigma)
+    found = read_statistics(tmp_path / "s.npz", width=3)
+    assert torch.equal(found.pooled.covariance, torch.from_numpy(sigma).double())
+
+
+def test_an_archive_that_unpacks_to_more_than_statistics_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "LARGEST", 1 << 16)
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, mu=np.zeros(128), sigma=np.zeros((128, 128)))
+    assert path.stat().st_size < 1 << 12
+    with pytest.raises(InputError, match=r"sigma takes .* more than statistics have"):
+        read_statistics(path, width=128)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +73,27 @@ MAPPINGS = (
     "ml_collections.config_dict.config_dict.ConfigDict",
     "yacs.config.CfgNode",
 )
-STAND_INS: list[Callable | tuple[Callable, str]] = [
+Named = Callable | tuple[Callable, str]
+STAND_INS: list[Named] = [
     *((Ignored, f"{module}.{name}") for module, names in BESIDE_WEIGHTS.items() for name in names),
     *((_empty_dict, name) for name in MAPPINGS),
 ]
 
 
-def load_pickle(path: Path, *, zipped: bool) -> Any:
+def load_pickle(path: Path, *, zipped: bool, allowed: Sequence[Named] = STAND_INS) -> Any:
     """What a checkpoint holds: containers, numbers and tensors, and :class:`Ignored` objects.
 
     Args:
         path: a file of ``torch.save``.
         zipped: whether it is of the present form, whose tensors are then mapped, not read.
+        allowed: what may be built beside tensors, in place of :data:`STAND_INS`.
 
     Raises:
-        InputError: when it is damaged, or needs more than PyTorch's ``weights_only`` allows and
-            :data:`STAND_INS` replace, naming it.
+        InputError: when it is damaged, or needs more than PyTorch's ``weights_only`` allows or
+            ``allowed`` has, naming it.
     """
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore")
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # damaged bytes make an unpickler raise anything

@@ -216,8 +216,24 @@ def load_features(
     module, _, attribute = path.partition(":")
     try:
         call = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise InputError(f"features={path}: {problem}; give importable module:attribute") from None
+    except Exception as problem:  # of a module of the user's
+        raise InputError(
+            f"features={path}: {_said(problem)}; give importable module:attribute"
+        ) from problem
     if not callable(call):
         raise InputError(f"features={path} is a {type(call).__name__}; give something to call")
-    return UserFeatures(call, path, size=size, device=device)
+    try:
+        return UserFeatures(call, path, size=size, device=device)
+    except InputError:
+        raise
+    except Exception as problem:  # of a callable of the user's
+        raise InputError(
+            f"features={path} fails on two pictures of {size[0]}x{size[1]}: {_said(problem)}; it "
+            "must take (B, 3, H, W) float32 in [0, 1] and give (B, F)"
+        ) from problem
+
+
+def _said(problem: Exception) -> str:
+    """What an exception says, in one line, with its kind."""
+    first = (str(problem).splitlines() or [""])[0]
+    return f"{type(problem).__name__}: {first}" if first else type(problem).__name__

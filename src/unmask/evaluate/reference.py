@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.checkpoints.file_kinds import kind_of
+from unmask.checkpoints.pickles import load_pickle
 from unmask.damage import DAMAGE, reason
 from unmask.durable import output
 from unmask.errors import InputError
@@ -32,6 +34,8 @@ from unmask.evaluate.statistics import RunningStatistics
 POOLED = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
 ENDINGS = (".npz", ".pt")
+ROUNDING = 1e-5  # of the largest entry: files hold float32 too
+LARGEST = 1 << 30  # bytes of one array: a covariance of 11,585 features
 # What a pickled array is made of, under the names of NumPy 1 and 2.
 REBUILD: Callable = np.zeros(1).__reduce__()[0]  # type: ignore[assignment]
 ARRAY_PARTS: list[Callable | tuple[Callable, str]] = [
@@ -60,6 +64,11 @@ class Moments:
             )
         if not (self.mean.isfinite().all() and self.covariance.isfinite().all()):
             raise InputError("the statistics hold NaN or infinity; measure them again")
+        if not _is_covariance(self.covariance):
+            raise InputError(
+                "the covariance is none: it is not symmetric, or larger off its diagonal than "
+                "variances allow; measure the statistics again"
+            )
 
     @classmethod
     def of(cls, found: RunningStatistics) -> Moments:
@@ -82,6 +91,22 @@ class Moments:
                 "use one extractor for both"
             )
         return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
+
+
+def _is_covariance(matrix: Tensor) -> bool:
+    """Whether a matrix is symmetric and no entry exceeds what the variances allow.
+
+    But for rounding; some matrices that no data have still pass.
+    """
+    variances = matrix.diagonal()
+    slack = ROUNDING * float(matrix.abs().max()) if matrix.numel() else 0.0
+    spread = variances.clamp(min=0).sqrt()
+    wrong = (
+        variances < -slack,
+        (matrix - matrix.T).abs() > slack,
+        matrix.abs() > torch.outer(spread, spread) + slack,
+    )
+    return not any(bool(part.any()) for part in wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,25 +173,41 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
         held = _read_held(path)
         named = held if isinstance(held, dict) else {}
         found = {name: np.asarray(named[name]) for name in (*POOLED, *SPATIAL) if name in named}
+        for name, array in found.items():
+            if array.dtype.kind not in "fiu":
+                raise InputError(f"{path}: {name} holds no real numbers but {array.dtype}")
         return {name: torch.from_numpy(a.astype(np.float64)) for name, a in found.items()}
     except InputError:
         raise
-    except DAMAGE as problem:
+    except (*DAMAGE, MemoryError) as problem:
         raise InputError(f"cannot read the statistics {path}: {reason(problem)}") from None
 
 
 def _read_held(path: Path) -> object:
     """What a file of statistics holds, by name if it is one."""
     if path.suffix == ".pt":
-        with torch.serialization.safe_globals(ARRAY_PARTS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_pickle(path, zipped=kind_of(path) == "zip", allowed=ARRAY_PARTS)
     if path.suffix == ".pkl":
         held = read_arrays(path)
         return held.get("fid", held) if isinstance(held, dict) else held
+    _check_sizes(path)
     with np.load(path, allow_pickle=False) as archive:
         # A lone .npy file gives an array, which has no names.
         names = getattr(archive, "files", [])
         return {name: archive[name] for name in (*POOLED, *SPATIAL) if name in names}
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive whose statistics would unpack to more than any have."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name in (*POOLED, *SPATIAL) and member.file_size > LARGEST:
+                raise InputError(
+                    f"{path}: {name} takes {member.file_size:,} bytes, more than statistics have"
+                )
 
 
 def _moments_of(
@@ -213,11 +254,16 @@ def open_reference(
     path, statistics, images = Path(path), None, None
     if not path.is_dir() and _read_arrays(path):
         statistics = read_statistics(path, width=width, spatial_width=spatial_width)
-    if path.is_dir() or (path.suffix == ".npz" and "arr_0.npy" in zipfile.ZipFile(path).namelist()):
+    if path.is_dir() or (zipfile.is_zipfile(path) and path.suffix == ".npz" and _has_images(path)):
         images = open_image_set(path, batch_size=batch_size)
     if statistics is None and images is None:
         raise InputError(f"{path} holds no mu and sigma and no images (arr_0); name another file")
     return Reference(statistics, images)
+
+
+def _has_images(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return "arr_0.npy" in archive.namelist()
 
 
 def write_statistics(path: Path | str, statistics: ReferenceStatistics) -> None:
