@@ -1,6 +1,9 @@
 import pytest
 from tiny_data import write_files
 
+from unmask.data import folder_layout
+from unmask.data.classes import class_name
+from unmask.data.folder import FolderImages
 from unmask.data.folder_layout import Part, class_of, layout_of, split_folders
 from unmask.data.source import open_source
 from unmask.data.split import TRAIN_NAMES, VAL_NAMES
@@ -73,3 +76,13 @@ def test_two_folders_of_one_side_are_refused(tmp_path):
     write_files(tmp_path, ["train/a/0.png", "Train/b/1.png", "val/a/2.png"])
     with pytest.raises(InputError, match="holds the folders Train and train; keep one"):
         layout_of(tmp_path)
+
+
+def test_the_work_grows_with_the_files_and_not_with_files_times_classes(tmp_path, monkeypatch):
+    write_files(tmp_path, [f"{i:02d}/{j}.png" for i in range(40) for j in range(3)])
+    asked = []
+    monkeypatch.setattr(
+        folder_layout, "class_name", lambda name: asked.append(name) or class_name(name)
+    )
+    assert len(FolderImages(tmp_path, "all")) == 120
+    assert len(asked) <= 3 * 120

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +13,8 @@ from unmask.data.walk import Walk, some
 from unmask.errors import InputError
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """One side of a split, or all of a data set without one."""
 
     folder: str
@@ -19,17 +22,18 @@ class Part(NamedTuple):
     files: list[str]
     """Sorted paths below that folder, with forward slashes."""
 
-    @property
+    @cached_property
     def places(self) -> list[str]:
         """Paths below the data set."""
         return [f"{self.folder}/{file}" if self.folder else file for file in self.files]
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """Sorted names of the class folders; none in a flat part."""
-        return sorted({name for file in self.files if (name := class_of(file)) is not None})
+        folders = {file.partition("/")[0] for file in self.files if "/" in file}
+        return sorted(set(map(class_name, folders)))
 
-    @property
+    @cached_property
     def loose(self) -> list[str]:
         """Images in no class folder."""
         return [file for file in self.files if "/" not in file]
@@ -99,7 +103,8 @@ def layout_of(path: Path) -> Layout:
 
 def _empty(walk: Walk, part: Part) -> list[str]:
     """A clause on folders beside class folders in which no image was found."""
-    empty = [name for name in walk.tops if class_name(name) not in part.classes]
+    known = set(part.classes)
+    empty = [name for name in walk.tops if class_name(name) not in known]
     return [f"{len(empty):,} without images: {some(empty)}"] if part.classes and empty else []
 
 
