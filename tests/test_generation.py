@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,3 +119,12 @@ def test_refused_at_once(arguments: dict, message: str) -> None:
 def test_an_unconditional_model_refuses_labels() -> None:
     with pytest.raises(InputError, match="this model is unconditional: leave out"):
         generate(toy_pipeline(UNCONDITIONAL), [0], seeds=[0])
+
+
+def test_a_system_without_names_knows_its_classes_by_number() -> None:
+    whole = toy_pipeline()
+    bare = SimpleNamespace(model=whole.model, tokenizer=whole.tokenizer, plan=whole.plan)
+    (made,) = generate(bare, [2, 0], seeds=[3, 4])
+    assert torch.equal(made.tokens, whole([2, 0], seeds=[3, 4]).tokens)
+    with pytest.raises(InputError, match="unknown class"):
+        generate(bare, ["cat"], seeds=[1])

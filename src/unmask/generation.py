@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unmask.data.classes import Classes
+from unmask.data.classes import class_labels as labels_of
 from unmask.decode import Plan, blank_canvas, check_head, decode
 from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
@@ -33,9 +34,6 @@ class System(Protocol):
     @property
     def plan(self) -> Plan:
         """How to sample unless told otherwise."""
-
-    def labels(self, classes: Classes) -> list[int]:
-        """Labels of classes that are given by label or name; an InputError for others."""
 
 
 class Tokens(NamedTuple):
@@ -157,9 +155,13 @@ def generate_tokens(
 
 
 def _labels(system: System, class_labels: Classes) -> list[int]:
+    """As a system with names for its classes reads them; others know their classes by number."""
     if not system.model.classes:
         raise InputError("this model is unconditional: leave out the class labels")
-    return system.labels(class_labels)
+    if hasattr(system, "labels"):
+        return system.labels(class_labels)
+    names = tuple(map(str, range(system.model.classes)))
+    return labels_of(names, class_labels, system.model.null_class)
 
 
 def generate(
