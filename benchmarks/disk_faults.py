@@ -30,8 +30,14 @@ def walked(commands: list[str], place: Path, library: Path) -> list[dict]:
     """Outcomes of some commands, as ``faults.py`` prints them."""
     words = [sys.executable, "-W", "ignore", str(WALKS / "faults.py"), str(place), *commands]
     environment = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as walk:
+        for line in walk.stdout or ():
+            if line.startswith("{"):
+                print(line, end="", file=sys.stderr, flush=True)
+                found.append(json.loads(line))
+    assert walk.returncode == 0, commands
+    return found
 
 
 def main() -> None:
@@ -61,7 +67,8 @@ def main() -> None:
             print(f"{outcome['command']}: {wrong}")
     if args.report:
         note = (
-            f"{time.monotonic() - start:.0f} s in two processes side by side. A fault is answered "
+            f"{time.monotonic() - start:.0f} s in {len(SHARES)} processes side by side, beside "
+            "other work on the machine, so the processor's seconds tell more. A fault is answered "
             "if right after it every result is the older or the new one, a full disk has ended "
             "the command with status 2 and one line that names the path and the reason, nothing "
             "half is left, and the next start ends as an undisturbed run: equal files, except "

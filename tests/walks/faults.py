@@ -114,12 +114,13 @@ COMMANDS = [
         older=f"{EVAL} --seed 9 --out {{out}}".replace("--count 8", "--count 6"),
     ),
     Command("eval --work", f"{EVAL} --work {{out}}"),
-    Command("tokenizer eval", f"tokenizer eval vq {IMAGES} --count 8 {ON_CPU}", every=5),
+    Command("tokenizer eval", f"tokenizer eval vq {IMAGES} --count 8 {ON_CPU}", every=7),
     Command("features", f"features mage {FEATURES}", older=f"features other {FEATURES}"),
     Command(
         "convert",
         "convert foreign {out} --tokenizer foreign/vq",
         older="convert older {out} --tokenizer older/vq",
+        every=5,
     ),
     Command(
         "cache build",

@@ -18,9 +18,11 @@ import pytest
 HERE = Path(__file__).parent
 FORMATS = ("png", "folder", "npz", "tokens")
 SAMPLE = [f"sample{form}" for form in ("", " --film", *(f" --format {f}" for f in FORMATS))]
+TOKENIZER = "tokenizer train"
 SHARES = (
-    [*SAMPLE, "eval --out", "eval --work", "features", "convert"],
-    ["tokenizer eval", "cache build", "tokenizer train", "train", "probe", "finetune"],
+    [*SAMPLE, "convert", "cache build"],
+    ["train"],
+    ["eval --out", "eval --work", "features", "tokenizer eval", "probe", "finetune", TOKENIZER],
 )
 
 
@@ -65,7 +67,7 @@ def test_every_fault_is_answered(preloaded: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as pool:
         outcomes = [outcome for found in pool.map(share, range(len(SHARES))) for outcome in found]
     assert {outcome["command"] for outcome in outcomes} == {name for s in SHARES for name in s}
-    assert all(outcome["tried"] >= 20 for outcome in outcomes)
+    assert all(outcome["tried"] >= 15 for outcome in outcomes)
     if os.geteuid() == 0:
         assert all(outcome["full"] for outcome in outcomes)
     assert not [(outcome["command"], wrong) for outcome in outcomes for wrong in outcome["wrong"]]
