@@ -177,8 +177,9 @@ def generate(
 ) -> Iterator[Images]:
     """Generate images, a batch at a time.
 
-    An image depends on the weights, the plan, its class and its own seed; on one kind of device
-    neither ``batch_size`` nor its neighbours change it.
+    An image depends on the weights, the plan, its class and its own seed. On a CPU neither
+    ``batch_size`` nor its neighbours change a bit of it; kernels of other devices may round
+    otherwise in a batch of another size.
 
     Args:
         system: network, tokenizer and default plan, for example a ``Pipeline``.

@@ -43,7 +43,8 @@ class Arguments(Ranged):
     per_class: Annotated[int, Between(1, 10**6)] = 8
     """Images of each class (of an unconditional model: images)."""
     seed: Seed = 0
-    """Image k uses seed + k; the same seed gives the same image at any batch size."""
+    """Image k uses seed + k; the same seed gives the same image at any batch size, on a CPU to the
+    last bit."""
     how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
     """A plan of the system's recipe, its default unless named, and changes to it."""
     out: Path = Path("samples")

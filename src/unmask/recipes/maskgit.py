@@ -63,10 +63,14 @@ PYTORCH_IMAGENET256 = Recipe(
         preview_every=5000,
     ),
     plan=pytorch_plan(3.0, 10.0),
-    results=(
-        Result(metric="FID", value=7.25, setting="scale 1, temperature 4", source=PYTORCH_README),
-        Result(metric="FID", value=5.22, setting="scale 2, temperature 5", source=PYTORCH_README),
-        Result(metric="FID", value=4.86, setting="scale 3, temperature 10", source=PYTORCH_README),
+    results=tuple(
+        Result(metric=metric, value=value, setting=setting, source=PYTORCH_README)
+        for setting, fid, score in (
+            ("scale 1, temperature 4", 7.25, 139.83),
+            ("scale 2, temperature 5", 5.22, 188.41),
+            ("scale 3, temperature 10", 4.86, 222.72),
+        )
+        for metric, value in (("FID", fid), ("IS", score))
     ),
 )
 
