@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -42,6 +43,7 @@ TAG = "kind"  # the key that names the class where a field allows several
 MADE_FROM = "made_from"  # what a run's recipe.yaml says beyond the recipe: which data, whose codes
 
 
+@functools.cache  # what it compiles for each class is kept with it
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
