@@ -150,6 +150,9 @@ def test_mistakes_end_before_any_work(data: LabelledData, tmp_path: Path, tuned:
     other.held_out.class_names = ("a", "b", "c")
     with pytest.raises(InputError, match="has 2 classes, another part 3"):
         probe(toy_subject(), other, LINEAR, out=out)
+    other.held_out.class_names = ()
+    with pytest.raises(InputError, match="has no labels, and a classifier needs them on both"):
+        probe(toy_subject(), other, LINEAR, out=out)
     with pytest.raises(InputError, match=r"mix.*before they are tokenised"):
         finetune(toy_subject(), replace(data, cache=object()), TUNE, out=out)
     assert not out.exists()

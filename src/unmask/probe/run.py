@@ -78,8 +78,12 @@ class Bench:
     def __init__(self, subject: Subject, data: LabelledData, course: Course) -> None:
         self.subject, self.data, self.course = subject, data, course
         self.names, self.state = tuple(data.train.class_names), launched()
-        if not self.names:
-            raise InputError(f"{data.train.name} has no labels; a classifier needs them")
+        for side in (data.train, data.held_out):
+            if not side.class_names:
+                raise InputError(
+                    f"{side.name} has no labels, and a classifier needs them on both sides; sort "
+                    "its images into class folders"
+                )
         self.size = fit_size(subject, course.image_size, interpolate=course.interpolate)
         for part in (data.held_out, data.cache):
             if part is not None and tuple(part.class_names) != self.names:
