@@ -3,7 +3,7 @@
     python benchmarks/hostile_options.py --report benchmarks/reports
 
 The same walk is in the suite (``pytest -m slow tests/walks/test_options.py``). Each command runs on
-toys in a forked child of one warm process, within 60 seconds and 2 GiB of address space beyond it.
+toys in a forked child of one warm process, within 60 seconds of the processor and 2 GiB of address space beyond it.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def note(found: list[tuple[Trial, Answer]], minutes: float) -> str:
 def main() -> None:
     """Walk, print the table, write the report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workers", type=int, help="children at a time; one a core unless given")
     parser.add_argument("--report", metavar="DIR", help="write a report file there")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -68,7 +69,7 @@ def main() -> None:
         write_place(root)
         warm(root)
         began = time.monotonic()
-        found = list(walk(list(trials(root)), root))
+        found = list(walk(list(trials(root)), root, workers=args.workers))
         minutes = (time.monotonic() - began) / 60
     header = ["command", "options", "tried", *KINDS, "longest [s]"]
     print(markdown_table(header, table(found)))

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-SECONDS = 60
+SECONDS = 60  # of the processor, which other work on the machine does not stretch
+CLOCK = 300  # seconds after which a child that waits for something is ended too
 MEMORY = 2 << 30  # bytes beyond the parent's
 STARTED, REFUSED, FAILED, SLOW = "started", "one line", "failed", "too slow"
 VERDICT = 1  # exit status of a command whose answer is no, such as --overfit-one-batch
@@ -59,7 +60,8 @@ def _child(call: Callable[[], int], folder: Path, limit: int) -> NoReturn:
             os.dup2(handle, stream)
         sys.stdout, sys.stderr = (os.fdopen(stream, "w") for stream in (1, 2))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        signal.alarm(CLOCK)
         status = call()
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -75,7 +77,7 @@ def _child(call: Callable[[], int], folder: Path, limit: int) -> NoReturn:
 def judged(status: int, told: str, said: str, seconds: float) -> Answer:
     """The answer of a command that ended so."""
     kind = FAILED
-    if status == -signal.SIGALRM:
+    if status in (-signal.SIGXCPU, -signal.SIGKILL, -signal.SIGALRM):
         kind = SLOW
     elif status == 2 and told.startswith("unmask: error: ") and told.endswith("\n"):
         kind = REFUSED if told[:-1].isprintable() else FAILED

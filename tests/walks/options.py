@@ -153,9 +153,11 @@ def warm(root: Path) -> None:
         options_of(command)
 
 
-def walk(chosen: Sequence[Trial], root: Path) -> Iterator[tuple[Trial, Answer]]:
-    """The answer to each trial."""
+def walk(
+    chosen: Sequence[Trial], root: Path, *, workers: int | None = None
+) -> Iterator[tuple[Trial, Answer]]:
+    """The answer to each trial, so many children at a time; None means one a core."""
     calls = ((trial, call(trial, root)) for trial in chosen)
-    for trial, answer in answers(calls, workers=len(os.sched_getaffinity(0))):
+    for trial, answer in answers(calls, workers=workers or len(os.sched_getaffinity(0))):
         assert isinstance(trial, Trial)
         yield trial, answer

@@ -70,6 +70,7 @@ def test_a_few_values_of_every_command(root: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_value_for_every_option(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """About seven minutes on two cores; benchmarks/hostile_options.py writes its figures down."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
