@@ -3,7 +3,8 @@
     python benchmarks/hostile_options.py --report benchmarks/reports
 
 The same walk is in the suite (``pytest -m slow tests/walks/test_options.py``). Each command runs on
-toys in a forked child of one warm process, within 60 seconds of the processor and 2 GiB of address space beyond it.
+toys in a forked child of one warm process, within 60 seconds of the processor and 2 GiB of address
+space beyond it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def note(found: list[tuple[Trial, Answer]], minutes: float) -> str:
         "sampling and evaluation: one of each head) take turns at the options that they share.",
         f'"{STARTED}": the command did what it was asked, on toys: one step or two images, to the '
         f'end; of the demo, its beginning. "{REFUSED}": exit status 2 and exactly one printable '
-        f'line on stderr, "unmask: error: ...". "{FAILED}": anything else. Limits: {SECONDS} s and '
+        f'line on stderr, "unmask: error: ...". "{FAILED}": anything else. Limits: {SECONDS} s of the processor and '
         f"{MEMORY >> 30} GiB beyond the warm process. The walk took {minutes:.1f} minutes.",
     ]
     for trial, answer in bad:
