@@ -214,3 +214,24 @@ def test_safetensors_of_a_source_load_too(tmp_path: Path, fixtures: Path) -> Non
     found = load_foreign(tmp_path / "w.safetensors", heads=4)
     assert found.network.classes == 7
     fills_its_network(found)
+
+
+def test_a_step_of_the_port_is_looked_into(port: Folder) -> None:
+    """What UnlockMGM writes while it trains: the average beside the raw weights."""
+    step = port.parent / "checkpoint-50000"
+    for name, factor in (("unwrapped_model", 1.0), ("ema_model", 2.0)):
+        shutil.copytree(port, step / name)
+        state = torch.load(port / "pytorch_model.bin", weights_only=True)
+        torch.save({k: v * factor for k, v in state.items()}, step / name / "pytorch_model.bin")
+    assert load_foreign(step).details["file"] == str(step / "ema_model" / "pytorch_model.bin")
+    shutil.rmtree(step / "ema_model")
+    assert "unwrapped_model" in load_foreign(step).details["file"]
+
+
+def test_an_average_that_was_never_taken_is_passed_over(run: Folder, fixtures: Path) -> None:
+    step = run / "ckpt" / "step0010000"
+    torch.save({"model": {}}, step / "model_ema.pt")
+    found = load_foreign(run)
+    wanted = weights(fixtures, "mp_uncond_logits")["pos_emb"] * 2
+    assert torch.equal(found.state["embed.positions"], wanted)
+    assert found.details["empty"] == str(step / "model_ema.pt")

@@ -197,3 +197,10 @@ def test_sizes_that_cannot_be_are_refused(change: dict, message: str) -> None:
 def test_a_config_of_something_else_says_so() -> None:
     with pytest.raises(InputError, match=r"config\.json: head_dim: 'eight' is not of type int"):
         sizes_of({"attention_head_dim": "eight"}, "config.json")
+
+
+def test_the_authors_own_form_is_named_with_the_one_that_is_read(tmp_path: Path) -> None:
+    save_file({"encoder.project_in.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_name": "dc-ae-f32c32-in-1.0"}')
+    with pytest.raises(InputError, match=r"mit-han-lab/dc-ae-f32c32-in-1\.0-diffusers"):
+        load_any_tokenizer(tmp_path)

@@ -14,7 +14,7 @@ from torch import Tensor
 from unmask.checkpoints import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.checkpoints.find_state import State
 from unmask.checkpoints.names import Table, pick, to_own
-from unmask.checkpoints.store import check_state, single
+from unmask.checkpoints.store import check_state, is_ours, single
 from unmask.checkpoints.tensor_files import read_weights
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError
@@ -242,7 +242,7 @@ def _find_value(tree: Mapping[str, Any], key: str) -> Any:
 
 
 def _read_folder(folder: Path) -> _Raw:
-    if (folder / "model.safetensors").exists():
+    if is_ours(folder):
         raise InputError(f"{folder} is a model in unmask's own format; no import is needed")
     for name in ("pytorch_model.bin", "checkpoint-last.pth"):
         if (folder / name).exists():

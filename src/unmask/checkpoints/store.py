@@ -98,6 +98,15 @@ def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, config
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether weights of this library's form lie in a folder, by what their header says."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return EMBEDDED in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def entry(config: Mapping[str, Any], key: str, kind: type[Entry], origin: object) -> Entry:
     """A value of a saved config.
 

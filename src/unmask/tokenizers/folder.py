@@ -27,6 +27,7 @@ from unmask.tokenizers.published import (
 )
 from unmask.tokenizers.published_latents import (
     PUBLISHED_LATENTS,
+    check_efficientvit,
     holds_latents,
     load_published_latents,
 )
@@ -134,6 +135,7 @@ def _find_saved(name: str | Path) -> tuple[Kind, Callable[[], Any]]:
             raise
         known = ", ".join((*PUBLISHED, *PUBLISHED_LATENTS))
         raise InputError(f"{error}; published: {known}; also patches-8-rgb and the like") from None
+    check_efficientvit(path)
     state, config = load_weights(path)
     if config.get("format") != FORMAT:
         raise InputError(

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from unmask.checkpoints.kl_vae import MARKS, is_kl_vae, translate_kl_vae
 from unmask.checkpoints.names import rename, to_own
-from unmask.checkpoints.store import single
+from unmask.checkpoints.store import is_ours, single
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError, did_you_mean
+from unmask.json_files import read_json
 from unmask.tokenizers import dc_ae
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
 from unmask.tokenizers.image_tokenizer import filled
@@ -87,6 +88,22 @@ def _read(path: Path, expected: Network | None) -> tuple[Network, dict[str, Tens
         assert isinstance(sizes, DCAE), "a file without config is only taken by name"
         return sizes, to_own(tensors, (rename("{rest}", "{rest}"),), str(path), cast=single)
     return translate_kl_vae(tensors, str(path))
+
+
+def check_efficientvit(folder: Path) -> None:
+    """Refuse a folder of DC-AE in its authors' own form, naming the form that is read.
+
+    Raises:
+        InputError: for such a folder.
+    """
+    config = folder / "config.json"
+    told = read_json(config) if config.is_file() else None
+    name = told.get("model_name") if isinstance(told, dict) else None
+    if isinstance(name, str) and name.startswith("dc-ae") and not is_ours(folder):
+        raise InputError(
+            f"{folder} is DC-AE as efficientvit stores it, which is not read; fetch the "
+            f"repository mit-han-lab/{name}-diffusers and give its folder"
+        )
 
 
 def holds_latents(path: Path) -> bool:

@@ -100,6 +100,12 @@ def check_sizes(
             f"{tokenizer.stride} pixels are {size_text(size)}; give --image-size {size_words(size)}"
         )
     if network.classes > classes or (network.classes and network.classes != classes):
+        if recipe.base is not None:  # whose table of classes has that size
+            raise InputError(
+                f"the base {recipe.base} knows {network.classes} classes and the data has "
+                f"{classes}; give data with a folder for each class of the base, or train "
+                "without it"
+            )
         raise InputError(
             f"network.classes={network.classes} but the data has {classes} classes; give "
             f"--network.classes {classes}"

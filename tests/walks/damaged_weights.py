@@ -43,7 +43,7 @@ from unmask.nn.pre_norm import PreNormNetwork
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 JUDGE = Path(unmask.__file__).parent / "assets" / "fashion_classifier.safetensors"
-CUTS, FLIPS = 6, 10
+CUTS, FLIPS = 3, 6
 RAN = "RAN"  # the file that hostile pickles would make
 
 
