@@ -39,7 +39,7 @@ def test_what_lies_beside_the_split_is_told(tmp_path):
     (tmp_path / "val" / "a" / "x.gif").touch()
     assert layout_of(tmp_path).notes == [
         f"left out of {tmp_path}: 2 beside train and val: 3.png, test; "
-        "1 archives, not unpacked: train.zip",
+        "1 archive, not unpacked: train.zip",
         f"left out of {tmp_path}/train: 1 without images: empty",
         f"left out of {tmp_path}/val: 1 .gif",
     ]
@@ -75,6 +75,13 @@ def test_a_lone_class_is_a_mistake_whose_way_out_is_right(tmp_path):
 def test_two_folders_of_one_side_are_refused(tmp_path):
     write_files(tmp_path, ["train/a/0.png", "Train/b/1.png", "val/a/2.png"])
     with pytest.raises(InputError, match="holds the folders Train and train; keep one"):
+        layout_of(tmp_path)
+
+
+def test_sides_that_are_one_folder_are_refused(tmp_path):
+    write_files(tmp_path, ["train/a/0.png", "train/b/1.png"])
+    (tmp_path / "val").symlink_to("train")
+    with pytest.raises(InputError, match="train and val are one folder; hold other images out"):
         layout_of(tmp_path)
 
 

@@ -115,7 +115,7 @@ def test_every_ending_is_read_and_the_rest_is_named(tmp_path):
     held = gather(found).images
     assert torch.equal(held[:5], x)
     assert (held[5].int() - x[0].int()).abs().float().mean() < 8
-    assert found.notes == [f"left out of {tmp_path}: 1 .gif; 1 archives, not unpacked: 7.zip"]
+    assert found.notes == [f"left out of {tmp_path}: 1 .gif; 1 archive, not unpacked: 7.zip"]
 
 
 def test_grey_among_colours_becomes_coloured_wherever_it_stands(tmp_path):

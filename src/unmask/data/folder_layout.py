@@ -71,7 +71,13 @@ def _top(path: Path) -> Walk:
 def _sides(top: Walk, path: Path) -> dict[Split, str]:
     train = split_folder(top.tops, TRAIN_NAMES, path)
     val = split_folder(top.tops, VAL_NAMES, path)
-    return {} if train is None or val is None else {"train": train, "val": val}
+    if train is None or val is None:
+        return {}
+    if (path / train).samefile(path / val):
+        raise InputError(
+            f"{path}: {train} and {val} are one folder; hold other images out in {val}"
+        )
+    return {"train": train, "val": val}
 
 
 def layout_of(path: Path) -> Layout:
@@ -143,7 +149,7 @@ def _check_part(part: Part, where: Path) -> None:
 
 
 def _check_classes(parts: list[Part], path: Path) -> None:
-    """Refuse a lone class, and a val side with classes that train knows nothing of."""
+    """Refuse a lone class, and a flat train beside a val with classes."""
     classes = {name for part in parts for name in part.classes}
     train = parts[0]
     if classes and train.loose:

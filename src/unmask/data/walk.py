@@ -109,16 +109,24 @@ class Walk:
         """A clause for each kind of things that were met and not read."""
         common = self.others.most_common(2 * SHOWN)
         rest = self.others.total() - sum(count for _, count in common)
-        named = {
-            "archives, not unpacked": self.archives,
-            "folders that cannot be listed": self.unreadable,
-            "folders that are there under another name": self.again,
-            "links that lead nowhere": self.dangling,
-        }
+        named = [
+            (self.archives, "archive, not unpacked", "archives, not unpacked"),
+            (self.unreadable, "folder that cannot be listed", "folders that cannot be listed"),
+            (
+                self.again,
+                "folder that is there under another name",
+                "folders that are there under another name",
+            ),
+            (self.dangling, "link that leads nowhere", "links that lead nowhere"),
+        ]
         return [
             *(f"{count:,} {ending}" for ending, count in common),
             *([f"{rest:,} other files"] if rest else []),
-            *(f"{len(paths):,} {what}: {some(paths)}" for what, paths in named.items() if paths),
+            *(
+                f"{len(paths):,} {one if len(paths) == 1 else many}: {some(paths)}"
+                for paths, one, many in named
+                if paths
+            ),
         ]
 
 
