@@ -24,6 +24,7 @@ from unmask.draws import keyed_generator
 from unmask.edit import inpaint, masked_tokens
 from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.image_sets import open_image_set
+from unmask.evaluate.judgement import Judgement, Subject
 from unmask.nn.feedback import Feedback
 from unmask.nn.post_norm import PostNormNetwork
 from unmask.objectives.contrastive import Contrastive
@@ -37,6 +38,7 @@ from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
 from unmask.tokenizers.objective import TokenizerLoss
+from unmask.train.generator import train_generator
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -290,6 +292,21 @@ def test_another_cache_is_refused_whose_images_have_another_shape(
     words = [*words, "--network.grid", 3, 5, "--out", root / "refused"]
     assert main(list(map(str, words))) == 2
     assert "image_size=20 12 but 3x5 tokens of 4 pixels are 12x20" in capsys.readouterr().err
+
+
+def test_an_older_run_of_another_stated_size_goes_on(root: Path) -> None:
+    """Runs from a cache did not compare their image size with it before."""
+    trained(root, "pre_norm", GRID)
+    cache = LatentCache.open(root / "pre_norm 3x5-cache")
+    recipe = of_grid(FAMILIES["pre_norm"], GRID)
+    recipe = replace(recipe, image_size=64, tokenizer=str(root / "toy-vq"))
+    write_yaml(recipe, root / "older.yaml")
+    train_generator(recipe, cache, load_any_tokenizer(root / "toy-vq"), out=root / "older")
+    words = ["train", root / "older.yaml", "--cache", root / "pre_norm 3x5-cache"]
+    run(*words, "--out", root / "older")
+    assert main(list(map(str, [*words, "--out", root / "newer"]))) == 2
+    model = Subject.of_pipeline(load(root / "older"), Judgement(count=4), recipe.plan)
+    assert model.shape == (3, 12, 20)
 
 
 @pytest.mark.parametrize("family", ["pre_norm", "mar"])

@@ -27,13 +27,14 @@ from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.train.generator import (
     AnyCache,
     check_fit,
+    check_image_size,
     check_source,
     overfit_generator,
     train_generator,
 )
 from unmask.train.live_images import live_images
 from unmask.train.processes import launched, part
-from unmask.train.run_folder import check_place
+from unmask.train.run_folder import RECIPE, check_place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,8 @@ def main(words: Sequence[str]) -> None:
         held_out = open_source(arguments.data, split="val")
     cache = _open_cache(arguments, tokenizer)
     check_fit(arguments.recipe, cache, tokenizer)
+    if not (arguments.out / RECIPE).exists():  # what has begun goes on as it is
+        check_image_size(arguments.recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
         verdict = overfit_generator(arguments.recipe, cache, tokenizer, out=arguments.out)
         if not verdict.works:

@@ -42,7 +42,6 @@ from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_se
 from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import check_request, generate
-from unmask.image_size import height_width
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.ranges import Between, Length, Name, Ranged, Seed
@@ -128,7 +127,8 @@ class Subject:
             InputError: a plan that does not fit the system.
         """
         check_request(pipeline.model, plan, [0] if pipeline.model.classes else None, [0])
-        size, tokenizer = height_width(pipeline.recipe.image_size), pipeline.tokenizer
+        tokenizer, (rows, columns) = pipeline.tokenizer, pipeline.model.grid
+        size = (rows * tokenizer.stride, columns * tokenizer.stride)
         weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
         starts = [judgement.seed + k * judgement.count for k in range(judgement.repeats)]
         return cls(

@@ -48,7 +48,7 @@ def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
     """Refuse a network of other sizes than the data, naming the option to change.
 
     Raises:
-        InputError: codes, tokens, image size or classes differ.
+        InputError: codes, tokens or classes differ.
     """
     check_sizes(recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
 
@@ -93,12 +93,6 @@ def check_sizes(
             f"the network has {own[0]}x{own[1]} tokens but the images have {grid[0]}x{grid[1]}; "
             f"give {_grid_options(network, grid)}"
         )
-    size = checked_size((grid[0] * tokenizer.stride, grid[1] * tokenizer.stride))
-    if recipe.image_size != size:
-        raise InputError(
-            f"image_size={size_words(recipe.image_size)} but {grid[0]}x{grid[1]} tokens of "
-            f"{tokenizer.stride} pixels are {size_text(size)}; give --image-size {size_words(size)}"
-        )
     if network.classes > classes or (network.classes and network.classes != classes):
         if recipe.base is not None:  # whose table of classes has that size
             raise InputError(
@@ -110,6 +104,21 @@ def check_sizes(
             f"network.classes={network.classes} but the data has {classes} classes; give "
             f"--network.classes {classes}"
             + ("" if classes else " --training.label-dropout 0 --plan.guidance.scale 1")
+        )
+
+
+def check_image_size(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
+    """Refuse a recipe of other images than those of its cache, which a model would be said to make.
+
+    Raises:
+        InputError: naming the size of the cache's images.
+    """
+    (rows, columns), stride = cache.grid, tokenizer.stride
+    size = checked_size((rows * stride, columns * stride))
+    if recipe.image_size != size:
+        raise InputError(
+            f"image_size={size_words(recipe.image_size)} but {rows}x{columns} tokens of "
+            f"{stride} pixels are {size_text(size)}; give --image-size {size_words(size)}"
         )
 
 

@@ -130,8 +130,9 @@ class OnlineScores:
             self.plans["_guided"] = pipeline.plan
         self.pipeline, self.held_out, self.usual = pipeline, held_out, usual
         self.count = recipe.training.evaluate_images
+        (rows, columns), stride = pipeline.model.grid, pipeline.tokenizer.stride
         self.transform = Transform(
-            size=recipe.image_size,
+            size=(rows * stride, columns * stride),
             crop=recipe.still_crop,
             channels=pipeline.tokenizer.image_channels,
         )
