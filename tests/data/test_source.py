@@ -123,3 +123,25 @@ def test_what_may_be_meant_is_named(tmp_path):
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(InputError, match=r"but a\.tar\.gz, which is compressed \(unpack it"):
         open_source(tmp_path)
+
+
+@pytest.mark.parametrize("stray", ["ILSVRC2012_img_train.tar", "backup.tar", "old.parquet"])
+def test_a_stray_archive_beside_pictures_is_told_and_not_read(tmp_path, stray):
+    write_files(tmp_path, ["a/0.png", "a/1.png", "b/2.png"])
+    (tmp_path / stray).write_bytes(b"whatever")
+    source = open_source(tmp_path, split="all")
+    assert (len(source), source.class_names) == (3, ("a", "b"))
+    assert f"1 archive, not unpacked: {stray}" in told(source)[-1]
+
+
+@pytest.mark.parametrize("name", ["000.tar", "shard-7.tar", "train.tar", "Val_a.tar"])
+def test_shards_beside_a_picture_are_the_data_set(tmp_path, name):
+    write_tar(tmp_path / name, [("0.png", png(0)), ("1.png", png(1))])
+    write_files(tmp_path, ["preview.png"])
+    assert len(open_source(tmp_path, split="all")) == 2
+
+
+def test_hidden_archives_are_litter(tmp_path):
+    write_shards(tmp_path)
+    (tmp_path / "._train-000000.tar").write_bytes(b"of another system")
+    assert len(open_source(tmp_path)) == 6

@@ -171,7 +171,7 @@ class ParquetImages(ShardReader[Row]):
         """
         if path.is_file():
             return [path] if path.suffix == ".parquet" else []
-        if here := sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")):
+        if here := sorted(path.glob("[!.]*.parquet")) or sorted(path.glob("data/[!.]*.parquet")):
             return here
         below = sorted(path.glob("[!.]*/*.parquet"))
         folders = list(dict.fromkeys(file.parent for file in below))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from unmask.data.folder import FolderImages
 from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
-from unmask.data.reader import ImageSource, Listed, Reader
-from unmask.data.split import Split, check_split, hash_rule, hashed_rows
+from unmask.data.reader import ImageSource, Listed, Reader, ShardReader
+from unmask.data.split import (
+    TRAIN_NAMES,
+    VAL_NAMES,
+    Split,
+    check_split,
+    hash_rule,
+    hashed_rows,
+)
 from unmask.data.tar_index import COMPRESSED
 from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages
@@ -17,8 +25,9 @@ from unmask.errors import InputError
 __all__ = ["ImageSource", "Listed", "open_source", "told"]
 
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)
-
-
+SHARDS: tuple[type[ShardReader], ...] = (TarImages, ParquetImages)
+# Shards are numbered, or named after their side; another archive beside pictures is a stray one.
+SHARD = re.compile(rf".*\d|({'|'.join((*TRAIN_NAMES, *VAL_NAMES))})(?![a-z]).*", re.IGNORECASE)
 WAYS_OUT: dict[Split, str] = {
     "train": "train on all of them (split 'all')",
     "val": "add images, or hold some out in a folder or in files called val",
@@ -31,7 +40,7 @@ def _kind_of(path: Path) -> type[Reader]:
         raise InputError(f"{path} does not exist; give a folder of images, shards or tables")
     for kind in KINDS:
         if kind.recognises(path):
-            return kind
+            return FolderImages if _stray(kind, path) else kind
     if (path / "cache.json").exists():
         raise InputError(f"{path} is a latent cache, not a set of images; train from it directly")
     known = "; ".join(kind.kind for kind in KINDS)
@@ -40,6 +49,13 @@ def _kind_of(path: Path) -> type[Reader]:
             f"{path} is a file of unknown kind; known are folders or files of: {known}"
         )
     raise InputError(f"{path} holds no images of a known kind{_near(path)}: {known}")
+
+
+def _stray(kind: type[Reader], path: Path) -> bool:
+    """Whether archives are none of a data set's shards, and lie beside pictures."""
+    found = [file for shards in SHARDS if shards is kind for file in shards.find(path)]
+    numbered = any(SHARD.fullmatch(file.stem) for file in found)
+    return bool(found) and not numbered and FolderImages.recognises(path)
 
 
 def _near(path: Path) -> str:

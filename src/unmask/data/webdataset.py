@@ -206,7 +206,7 @@ class TarImages(ShardReader[Member]):
         """``path`` itself, or the tars in the folder ``path``, sorted."""
         if path.is_file():
             return [path] if path.name.lower().endswith((".tar", *COMPRESSED)) else []
-        return sorted(path.glob("*.tar"))
+        return sorted(path.glob("[!.]*.tar"))
 
     def key(self, row: int) -> str:
         """Shard and member, as in ``train-000000.tar/cat.png``."""
