@@ -50,8 +50,9 @@ def note(found: list[tuple[Trial, Answer]], minutes: float) -> str:
         "sampling and evaluation: one of each head) take turns at the options that they share.",
         f'"{STARTED}": the command did what it was asked, on toys: one step or two images, to the '
         f'end; of the demo, its beginning. "{REFUSED}": exit status 2 and exactly one printable '
-        f'line on stderr, "unmask: error: ...". "{FAILED}": anything else. Limits: {SECONDS} s of the processor and '
-        f"{MEMORY >> 30} GiB beyond the warm process. The walk took {minutes:.1f} minutes.",
+        f'line on stderr, "unmask: error: ...". "{FAILED}": anything else. Limits: {SECONDS} s of '
+        f"the processor and {MEMORY >> 30} GiB beyond the warm process. The walk took "
+        f"{minutes:.1f} minutes.",
     ]
     for trial, answer in bad:
         last = (answer.told.strip().splitlines() or [""])[-1]

@@ -104,6 +104,7 @@ def test_a_value_outside_is_one_line(name: str, value: object, message: str) -> 
 def test_values_within_are_kept(given: dict[str, Any]) -> None:
     made = Part(**given)
     assert {name: getattr(made, name) for name in given} == given
+    assert all(type(getattr(made, name)).__module__ == "builtins" for name in given)
 
 
 def test_a_changed_copy_is_checked_too() -> None:

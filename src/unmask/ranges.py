@@ -255,6 +255,8 @@ def shown(value: object) -> str:
 def check_ranges(options: object, prefix: str = "") -> None:
     """Refuse a dataclass that holds a value outside its field's declared range.
 
+    Numbers of other libraries, such as NumPy's, become Python's, which every file can hold.
+
     Args:
         options: the dataclass.
         prefix: stands before the field's name, as "training.".
@@ -268,6 +270,9 @@ def check_ranges(options: object, prefix: str = "") -> None:
         demand = said.demand(value)
         if demand is not None:
             raise InputError(f"{prefix}{name}={shown(value)} must {demand}")
+        if isinstance(value, Real) and type(value) not in (int, float, bool):
+            plain = int(value) if isinstance(value, Integral) else float(value)
+            object.__setattr__(options, name, plain)
 
 
 class Ranged:
