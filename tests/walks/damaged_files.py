@@ -262,18 +262,36 @@ def huge_tars() -> Iterator[tuple[str, bytes]]:
     yield "10,000 pax headers", (head.tobuf() + record) * 10_000
 
 
+COUNTS = (
+    "rows",
+    "size",
+    "images",
+    "shard_size",
+    "views",
+    "image_size",
+    "grid",
+    "codes",
+    "class_names",
+)
+
+
 def huge_records(whole: bytes) -> Iterator[tuple[str, bytes]]:
-    """Records of a cache with a right checksum and wrong numbers."""
-    for number in (10**18, -1, 2.5, "x", None, [], {}):
-        record = json.loads(whole)
-        record.pop("checksum")
-        for part in (record, record.get("plan", {}), *record.get("shards", ())):
-            for key in ("rows", "size", "images", "shard_size", "views", "image_size"):
-                if isinstance(part, dict) and key in part:
-                    part[key] = number
-        text = json.dumps(record, ensure_ascii=False, indent=1).encode()
-        signed = {"checksum": digest_of(text), **record}
-        yield f"counts {number!r}", json.dumps(signed, ensure_ascii=False, indent=1).encode()
+    """Records of a cache with a right checksum and one wrong number, or all of them."""
+    for key in (*COUNTS, "all"):
+        for number in (10**18, -1, 0, "x"):
+            record = json.loads(whole)
+            record.pop("checksum")
+            plan = record.get("plan", {})
+            for part in (record, plan, *(plan.values() if isinstance(plan, dict) else ()),
+                         record.get("encoding"), *record.get("shards", ())):  # fmt: skip
+                for name in COUNTS if key == "all" else (key,):
+                    if isinstance(part, dict) and name in part:
+                        part[name] = [number, number] if name in ("grid", "class_names") else number
+            text = json.dumps(record, ensure_ascii=False, indent=1).encode()
+            signed = {"checksum": digest_of(text), **record}
+            content = json.dumps(signed, ensure_ascii=False, indent=1).encode()
+            if content != whole:
+                yield f"{key} is {number!r}", content
 
 
 def calls(

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,26 +22,30 @@ import numpy as np
 from rich.progress import Progress
 from torch import Tensor
 
-from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE, origin_file
-from unmask.data.cache_records import CacheIndex, CachePlan, Shard, read_record, to_json
+from unmask.data.cache import INDEX_FILE, LABELS_FILE, origin_file
+from unmask.data.cache_records import CacheIndex, CachePlan, Shard, to_json
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.digests import digest_of
+from unmask.data.kept_shards import (
+    claim,
+    compare_images,
+    damage,
+    finished,
+    remove_cache,
+    shard_name,
+    shard_rows,
+    write_whole,
+)
 from unmask.data.origin import (
-    Difference,
     Identity,
     Origin,
-    compare,
-    difference,
-    read_origin,
     stamp_of,
 )
 from unmask.data.reader import EncodedImages
-from unmask.data.verified import LIST, Verified
-from unmask.durable import clear_leftovers, explained, output, write_file
+from unmask.data.verified import Verified
+from unmask.durable import clear_leftovers
 from unmask.errors import InputError
-from unmask.folders import check_folder
 
-WAYS_OUT = "name another folder (--out, of unmask train --cache-folder), or give --rebuild-cache"
 AHEAD = 2  # batches that are read while one is encoded
 
 
@@ -124,25 +128,24 @@ def write_cache(
     """
     assert 0 <= rank < world, f"rank {rank} of {world}"
     start, out = time.monotonic(), Path(out).expanduser()
-    if rebuild and _is_cache(out):
-        _remove(out)
-        _write_whole(out / PLAN_FILE, to_json(rows.plan))
-    rows = rows._replace(plan=_claim(out, rows.plan, rows.source))
+    if rebuild:
+        remove_cache(out, rows.plan)
+    rows = rows._replace(plan=claim(out, rows.plan, rows.source))
     plan, seen = rows.plan, Verified(out)
     notes: list[str] = []
     numbers = range(-(-plan.images // plan.shard_size))
     own = numbers[rank::world]
-    there = _finished(out, plan, numbers, seen)
+    there = finished(out, plan, numbers, seen)
     if compared:
-        notes += _compare(out, plan, there, rows.source)
+        notes += compare_images(out, plan, there, rows.source)
     missing = [number for number in own if number not in there]
-    notes += _damage(out, plan, missing)
+    notes += damage(out, plan, missing)
     batches = _batches(plan, missing, rows.batch_size)
     with Progress(disable=not progress, transient=True) as bar:
         read = bar.track(_read_ahead(rows, batches), len(batches), description="caching batches")
         for number, group in groupby(read, key=lambda pair: pair[0]):
             _write_shard(out, rows, number, (outcomes for _, outcomes in group), seen)
-    shards = [*_finished(out, plan, numbers, seen).values()]
+    shards = [*finished(out, plan, numbers, seen).values()]
     complete = len(shards) == len(numbers)
     if complete:
         _finish(out, plan, shards, seen)
@@ -158,154 +161,12 @@ def write_cache(
     )
 
 
-def _claim(out: Path, plan: CachePlan, source: EncodedImages) -> CachePlan:
-    """Make sure that ``out`` is free or holds the beginnings of the same cache; its plan."""
-    check_folder(out, "cache", may_hold=lambda: _is_cache(out))
-    there = _stored_plan(out)
-    if there is None:  # shards that lie there count if their notes name this plan
-        _write_whole(out / PLAN_FILE, to_json(plan))
-        return plan
-    found, wanted = there.deciding, plan.deciding
-    of_images = ("source_hash", "images", "class_names")
-    for name in found:
-        if name not in of_images and found[name] != wanted[name]:
-            raise InputError(
-                f"{out} holds a cache with {name} {found[name]!r}, not {wanted[name]!r}; {WAYS_OUT}"
-            )
-    if any(found[name] != wanted[name] for name in of_images):
-        raise InputError(_of_others(out, _changes(out, there, plan, source)))
-    _write_whole(out / PLAN_FILE, to_json(there))
-    return there
-
-
-def _is_cache(out: Path) -> bool:
-    names = (PLAN_FILE, INDEX_FILE, "codes-00000.npy", "moments-00000.npy")
-    return any((out / name).exists() for name in names)
-
-
-def _stored_plan(out: Path) -> CachePlan | None:
-    """The plan of what lies there, from its own file or from the index; None if both are lost."""
-    with suppress(InputError):
-        return read_record(out / PLAN_FILE, CachePlan)
-    with suppress(InputError):
-        return read_record(out / INDEX_FILE, CacheIndex).plan
-    return None
-
-
-def _of_others(out: Path, changes: Difference) -> str:
-    return f"{out} holds a cache of other images: {changes}; {WAYS_OUT} to encode them anew"
-
-
-def _changes(out: Path, there: CachePlan, plan: CachePlan, source: EncodedImages) -> Difference:
-    """How the images of a cache, as far as it tells, differ from those of a source."""
-    if there.class_names != plan.class_names:
-        old, new = set(there.class_names), set(plan.class_names)
-        return Difference(
-            added=[f"class {name}" for name in plan.class_names if name not in old],
-            removed=[f"class {name}" for name in there.class_names if name not in new],
-            other="" if old != new else "the order of the classes",
-        )
-    shards = _notes(out, there, range(-(-there.images // there.shard_size)))
-    origins = [_origin(out, shard) for shard in shards.values()]
-    known = [origin for origin in origins if origin is not None]
-    if sum(len(origin.keys) for origin in known) == there.images:
-        return difference(known, source)
-    if there.images != plan.images:
-        return Difference(other=f"{there.images} before, {plan.images} now")
-    return Difference(other="names or classes of some of them, which it does not tell")
-
-
-def _shard_name(plan: CachePlan, number: int, ending: str) -> str:
-    return f"{plan.encoding.kind}-{number:05d}.{ending}"
-
-
-def _shard_rows(plan: CachePlan, number: int) -> range:
-    return range(plan.images)[number * plan.shard_size :][: plan.shard_size]
-
-
-def _notes(out: Path, plan: CachePlan, numbers: Iterable[int]) -> dict[int, Shard]:
-    """The notes of those shards that are finished, belong to the plan and have their size."""
-    found = {}
-    for number in numbers:
-        note, file = (out / _shard_name(plan, number, ending) for ending in ("json", "npy"))
-        try:
-            shard = read_record(note, Shard)
-            if shard.belongs_to(plan) and file.stat().st_size == shard.size:
-                found[number] = shard
-        except (InputError, FileNotFoundError):
-            continue
-    return found
-
-
-def _origin(out: Path, shard: Shard) -> Origin | None:
-    return read_origin(origin_file(out, shard), shard.origin) if shard.origin else None
-
-
-def _finished(
-    out: Path, plan: CachePlan, numbers: Iterable[int], seen: Verified
-) -> dict[int, Shard]:
-    """Those of the noted shards whose file has the hash that its note states."""
-    noted = _notes(out, plan, numbers)
-    damaged = seen.damaged({shard.file: shard.digest for shard in noted.values()})
-    return {
-        number: shard
-        for number, shard in noted.items()
-        if shard.file not in damaged and (not shard.origin or origin_file(out, shard).exists())
-    }
-
-
-def _compare(
-    out: Path, plan: CachePlan, there: dict[int, Shard], source: EncodedImages
-) -> list[str]:
-    """Refuse shards of images that have changed since; ``there`` loses those nothing is known of.
-
-    Returns:
-        A sentence on shards that do not tell what they were made from.
-    """
-    altered: list[str] = []
-    touched: dict[Path, Origin] = {}
-    for number, shard in list(there.items()):
-        if not shard.origin:
-            continue
-        origin = _origin(out, shard)
-        if origin is None:
-            del there[number]
-            continue
-        changed, now = compare(origin, source, _shard_rows(plan, number))
-        altered += changed
-        if now.stamps != origin.stamps:
-            touched[origin_file(out, shard)] = now
-    if altered:
-        raise InputError(_of_others(out, Difference(altered=altered)))
-    for file, now in touched.items():
-        _write_whole(file, now.content())
-    older = sum(not shard.origin for shard in there.values())
-    if not older:
-        return []
-    return [
-        f"{out} is of an older revision, which did not note the content of images: names and "
-        "classes agree, and it is used as it is (--rebuild-cache encodes anew)"
-    ]
-
-
-def _damage(out: Path, plan: CachePlan, missing: Sequence[int]) -> list[str]:
-    """A sentence on shards that were finished once and are made again."""
-    names = [_shard_name(plan, number, "npy") for number in missing]
-    damaged = [name for name in names if (out / name).exists()]
-    if not damaged:
-        return []
-    return [
-        f"{len(damaged)} shards of {out} are damaged, unfinished or of another cache and are "
-        f"encoded anew: {', '.join(damaged[:3])}{', …' * (len(damaged) > 3)}"
-    ]
-
-
 def _batches(plan: CachePlan, numbers: Iterable[int], size: int) -> list[tuple[int, range]]:
     """The rows of some shards, a batch at a time."""
     return [
         (number, rows[start : start + size])
         for number in numbers
-        for rows in (_shard_rows(plan, number),)
+        for rows in (shard_rows(plan, number),)
         for start in range(0, len(rows), size)
     ]
 
@@ -346,7 +207,7 @@ def _write_shard(
     out: Path, rows: CacheRows, number: int, batches: Iterable[list[_Outcome]], seen: Verified
 ) -> None:
     """Pack one shard, then write its file, then what it was made from, then its note."""
-    plan, own = rows.plan, _shard_rows(rows.plan, number)
+    plan, own = rows.plan, shard_rows(rows.plan, number)
     values = np.empty((len(own), plan.views, *plan.item), plan.dtype)
     errors: list[UnreadableImageError | None] = []
     identities: list[Identity] = []
@@ -365,7 +226,7 @@ def _write_shard(
         digests=[identity.digest for identity in identities],
         stamps=[identity.stamp for identity in identities],
     )
-    file, content = _shard_name(plan, number, "npy"), _npy(values[:count])
+    file, content = shard_name(plan, number, "npy"), _npy(values[:count])
     kept = [label for label, error in zip(labels, errors, strict=True) if error is None]
     shard = Shard(
         file=file,
@@ -378,10 +239,10 @@ def _write_shard(
         tokenizer=plan.encoding.tokenizer,
         origin=origin.digest,
     )
-    _write_whole(out / file, content)
+    write_whole(out / file, content)
     seen.add(file, shard.digest)
-    _write_whole(origin_file(out, shard), origin.content())
-    _write_whole(out / _shard_name(plan, number, "json"), to_json(shard))
+    write_whole(origin_file(out, shard), origin.content())
+    write_whole(out / shard_name(plan, number, "json"), to_json(shard))
 
 
 def _fitting(values: np.ndarray, plan: CachePlan) -> np.ndarray:
@@ -403,15 +264,6 @@ def _npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file, unless it is there already; other processes may write the same bytes."""
-    with suppress(OSError):
-        if file.stat().st_size == len(content) and file.read_bytes() == content:
-            return
-    with output(file, "finished shards are kept", one_of_many=True) as aside:
-        write_file(aside, content)
-
-
 def _finish(out: Path, plan: CachePlan, shards: list[Shard], seen: Verified) -> None:
     if not sum(shard.rows for shard in shards):
         (key, reason), *_ = [pair for shard in shards for pair in shard.skipped]
@@ -422,22 +274,9 @@ def _finish(out: Path, plan: CachePlan, shards: list[Shard], seen: Verified) -> 
     if plan.class_names:
         labels = _npy(np.array([label for shard in shards for label in shard.labels], np.int64))
         digest = digest_of(labels)
-        _write_whole(out / LABELS_FILE, labels)
+        write_whole(out / LABELS_FILE, labels)
         seen.add(LABELS_FILE, digest)
     bare = tuple(replace(shard, labels=()) for shard in shards)
     index = CacheIndex(plan=plan, shards=bare, labels_digest=digest)
-    _write_whole(out / INDEX_FILE, to_json(index))
+    write_whole(out / INDEX_FILE, to_json(index))
     clear_leftovers(out)
-
-
-def _remove(out: Path) -> None:
-    """Remove the files of a cache, the index first, but for its plan, which says that it is one."""
-    shards = [
-        file
-        for kind in ("codes", "moments")
-        for ending in ("npy", "json", "origin")
-        for file in out.glob(f"{kind}-*.{ending}")
-    ]
-    with explained(out, "the cache there is no longer whole"):
-        for file in [out / INDEX_FILE, *shards, out / LABELS_FILE, out / LIST]:
-            file.unlink(missing_ok=True)
