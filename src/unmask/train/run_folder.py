@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -22,6 +22,7 @@ SAVES = {"save_every", "save_minutes", "keep", "keep_every"}
 MAY_CHANGE = LOOKS | EVALUATION | SAVES | {"steps", "log_every", "tracker"}
 
 MAY_BE_UNKNOWN = {"made_from.content"}  # older caches did not note it
+MEANING = {"made_from.content": "the bytes of the images", "made_from.data": "their names"}
 
 
 def plain_config(config: Mapping[str, object]) -> dict[str, object]:
@@ -80,7 +81,7 @@ def check_run_folder(
     changed = differing_keys(stored, config)
     if changed:
         raise InputError(
-            f"{out} holds a run with other values of {', '.join(changed)}; give the same values "
+            f"{out} holds a run with other values of {_in_words(changed)}; give the same values "
             "to continue it, or another folder to start anew"
         )
     if unknown := known_to_one(stored, config):
@@ -88,6 +89,10 @@ def check_run_folder(
             f"{out} or its cache is of an older revision, which did not note {unknown[0]}: names "
             "and classes of the images agree, and it goes on"
         )
+
+
+def _in_words(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} ({MEANING[name]})" if name in MEANING else name for name in names)
 
 
 def check_place(out: Path) -> None:
