@@ -22,7 +22,10 @@ SAVES = {"save_every", "save_minutes", "keep", "keep_every"}
 MAY_CHANGE = LOOKS | EVALUATION | SAVES | {"steps", "log_every", "tracker"}
 
 MAY_BE_UNKNOWN = {"made_from.content"}  # older caches did not note it
-MEANING = {"made_from.content": "the bytes of the images", "made_from.data": "their names"}
+MEANING = {
+    "made_from.content": "the bytes of the images",
+    "made_from.data": "the names and classes of the images",
+}
 
 
 def plain_config(config: Mapping[str, object]) -> dict[str, object]:
