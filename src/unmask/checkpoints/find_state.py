@@ -54,6 +54,10 @@ class _Place:
         return any(AVERAGE.search(part) for part in parts)
 
     @property
+    def usual(self) -> bool:
+        return self.path[:1] in [(name,) for name in USUAL]
+
+    @property
     def inside(self) -> dict[str, Tensor]:
         start = self.prefix
         return {n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)}
@@ -77,17 +81,9 @@ def find_state(loaded: object, marks: Collection[str], *, separator: str = ".") 
     places = known or containers
     if not places:
         return State({}, "", averaged=False, aside=(), empty=empty)
-    usual = () if known else USUAL
-    chosen = min(
-        places,
-        key=lambda p: (not p.averaged, bool(usual) and p.path[:1] not in _each(usual), len(p.path)),
-    )
+    chosen = min(places, key=lambda p: (not p.averaged, not (known or p.usual), len(p.path)))
     aside = _aside(containers, chosen)
     return State(chosen.inside, chosen.name, chosen.averaged, aside, empty)
-
-
-def _each(names: Sequence[str]) -> list[tuple[str, ...]]:
-    return [(name,) for name in names]
 
 
 def _look_into(loaded: object) -> tuple[list[_Place], tuple[str, ...]]:
