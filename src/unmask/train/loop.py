@@ -42,6 +42,7 @@ from unmask.train.resume import resume
 from unmask.train.run import Preview, Run
 from unmask.train.run_folder import TRACKER, check_run_folder, plain_config, write_recipe
 from unmask.train.settings import Training
+from unmask.train.trackers import hush_writers
 
 MicroBatches = Sequence[object]
 """This process's micro-batches of one step, each a nest of tensors."""
@@ -266,6 +267,7 @@ def make_accelerator(settings: Training, out: Path) -> Accelerator:
             f"training.precision={settings.precision!r} with training.tracker="
             f"{settings.tracker!r} is not possible here: {reason}"
         ) from error
+    hush_writers()
     with durable.explained(out / TRACKER, "nothing was trained"):
         accelerator.init_trackers(TRACKER)
     check_arithmetic(accelerator)
