@@ -19,10 +19,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```([\w{}]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 RUN = ("sh", "python")
-NOT_RUN = ("text", "yaml")
+NOT_RUN = ("text", "yaml", "{toctree}")
 COMMAND = re.compile(r"^(unmask|make|accelerate|torchrun|python|pip) ", re.MULTILINE)
 MODULE = re.compile(r"^(?P<indent> +)(?P<name>[\w/]+(?:\.py|/))(?=\s)", re.MULTILINE)
 
