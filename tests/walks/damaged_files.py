@@ -329,5 +329,6 @@ def calls(
 def warm() -> None:
     """Import what the commands need, so that no child has to."""
     torch.set_num_threads(1)
-    for module in ("commands.cache", "commands.train", "train.loop", "train.generator"):
-        importlib.import_module(f"unmask.{module}")
+    for module in ("unmask.commands.cache", "unmask.commands.train", "unmask.train.loop",
+                   "torch._dynamo", "torch.distributed.tensor"):  # fmt: skip
+        importlib.import_module(module)
