@@ -37,6 +37,7 @@ from unmask.errors import InputError
 from unmask.evaluate.classifier import load_classifier
 from unmask.evaluate.inception import load_inception
 from unmask.evaluate.lpips import LPIPS, load_lpips
+from unmask.evaluate.lpips import TABLE as LPIPS_TABLE
 from unmask.evaluate.reference import open_reference
 from unmask.nn.latent_network import LatentNetwork
 from unmask.nn.pre_norm import PreNormNetwork
@@ -130,7 +131,7 @@ def build(root: Path) -> None:
     made = write_amused(FIXTURES, root / "amused-all")
     shutil.copytree(made, root / "amused")
     write_statistics(root / "statistics")
-    torch.save(LPIPS().state_dict(), root / "lpips/both.pth")
+    torch.save(to_source(LPIPS().state_dict(), LPIPS_TABLE), root / "lpips/both.pth")
     torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(2)}, root / "lpips/inception.pth")
     shutil.copy(JUDGE, root / "lpips/judge.safetensors")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -363,13 +364,24 @@ def read(root: Path, kind: Kind, content: bytes) -> int:
     return 0
 
 
-def walk(root: Path, names: list[str], *, most: int = 60, workers: int = 2) -> list[Attempt]:
-    """Every damage of the named kinds, ``most`` of the changed settings each."""
+def walk(
+    root: Path, names: list[str], *, most: int = 60, tried: int | None = None, workers: int = 2
+) -> list[Attempt]:
+    """Damages of the named kinds.
+
+    Args:
+        root: where :func:`build` was.
+        names: keys of :data:`KINDS`.
+        most: changed settings a kind, of which there are hundreds.
+        tried: damages a kind, chosen at random; None takes all.
+        workers: children at a time.
+    """
     os.environ[RAN] = str(root / RAN)
     calls: list[tuple[object, Callable[[], int]]] = []
     for name in names:
-        kind = KINDS[name]
-        for damage, content in damages(root / kind.part / kind.file, random.Random(name), most):
+        kind, dice = KINDS[name], random.Random(name)
+        found = list(damages(root / kind.part / kind.file, dice, most))
+        for damage, content in dice.sample(found, min(tried or len(found), len(found))):
             calls.append(((name, damage), partial(read, root, kind, content)))
     return [Attempt(*name, answer) for name, answer in answers(calls, workers=workers)]
 
