@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.errors import InputError
 
 HALF = (torch.float16, torch.bfloat16)
+PART = 1 << 20  # bytes of a tensor that are copied at a time
 NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -34,7 +35,7 @@ def write_tensors(
     *,
     half: bool = False,
 ) -> None:
-    """Write a safetensors file; at most one tensor is copied at a time.
+    """Write a safetensors file; at most a megabyte, or a row, is copied at a time.
 
     Args:
         path: is written over.
@@ -59,9 +60,17 @@ def write_tensors(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            tensor = halved(name, tensors[name]) if half else tensors[name]
-            flat = tensor.detach().cpu().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+            for rows in _parts(tensors[name].detach()):
+                part = halved(name, rows) if half else rows
+                file.write(part.cpu().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """A tensor row by row, of which several together have at most :data:`PART` bytes."""
+    if not tensor.ndim or not tensor.numel():
+        return (tensor.reshape(-1),)
+    row = tensor[0].numel() * tensor.element_size()
+    return tensor.split(max(1, PART // row))
 
 
 def halved(name: str, tensor: Tensor) -> Tensor:
