@@ -9,7 +9,7 @@ from unmask.json_files import parse_json, read_json
 @pytest.mark.parametrize("value", [{"ä": [1, 2.5, None]}, [], "text", 3, None])
 def test_what_json_writes_is_read(tmp_path, value):
     text = json.dumps(value, ensure_ascii=False)
-    assert parse_json(text, "it") == value
+    assert parse_json(text, "it") == parse_json(f"\ufeff{text}", "it") == value
     for encoding in ("utf8", "utf-8-sig"):  # with and without a byte order mark
         (tmp_path / "x.json").write_text(text, encoding=encoding)
         assert read_json(tmp_path / "x.json") == value

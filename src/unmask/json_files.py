@@ -20,7 +20,7 @@ def parse_json(content: str | bytes, where: str) -> object:
     """
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        return json.loads(text.removeprefix("\\ufeff"))
+        return json.loads(text.removeprefix("\ufeff"))
     except RecursionError:
         raise InputError(
             f"{where} is nested too deeply to be read as JSON; write it anew"
