@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from tensorboard.summary.writer.event_file_writer import _AsyncWriter
 
+from unmask.errors import InputError
+from unmask.train.run_folder import check_place
 from unmask.train.trackers import hush_writers
 
 
@@ -52,3 +55,11 @@ def test_anything_else_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
         thread.join()
     assert heard == [OSError, ValueError]
+
+
+def test_a_start_that_ended_before_its_recipe_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "tracker").mkdir()
+    check_place(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InputError, match="but no run"):
+        check_place(tmp_path)

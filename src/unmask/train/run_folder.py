@@ -11,7 +11,7 @@ import yaml
 from unmask import durable
 from unmask.checkpoints.locate import EXPORT
 from unmask.errors import InputError
-from unmask.folders import check_folder
+from unmask.folders import check_folder, shown
 from unmask.train import state
 
 RECIPE = "recipe.yaml"
@@ -104,7 +104,7 @@ def check_place(out: Path) -> None:
     Raises:
         InputError: also when ``out`` is a file.
     """
-    check_folder(out, "run", may_hold=lambda: stored_config(out) is not None)
+    check_folder(out, "run", may_hold=lambda: stored_config(out) is not None or _begun(out))
 
 
 def _check_parts(out: Path) -> None:
@@ -124,6 +124,11 @@ def _check_parts(out: Path) -> None:
             raise InputError(
                 f"{path} is a file where the checkpoint of step {step} goes; move it elsewhere"
             )
+
+
+def _begun(out: Path) -> bool:
+    """Whether a start ended before its recipe was there: trackers come first."""
+    return shown(out) == [TRACKER]
 
 
 def stored_config(out: Path) -> dict[str, object] | None:
