@@ -46,19 +46,23 @@ class _Place:
 
     @property
     def name(self) -> str:
+        """The place for a person: its entries and prefix, joined by dots."""
         return ".".join((*self.path, *([self.prefix.rstrip("./")] if self.prefix else [])))
 
     @property
     def averaged(self) -> bool:
+        """Whether an entry or a part of the prefix is called as averages are."""
         parts = (*self.path, *re.split("[./]", self.prefix))
         return any(AVERAGE.search(part) for part in parts)
 
     @property
     def usual(self) -> bool:
+        """Whether it stands under an entry where weights usually stand."""
         return self.path[:1] in [(name,) for name in USUAL]
 
     @property
     def inside(self) -> dict[str, Tensor]:
+        """The tensors under the prefix, without it."""
         start = self.prefix
         return {n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)}
 

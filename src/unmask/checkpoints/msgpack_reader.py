@@ -60,12 +60,14 @@ class _Reader:
         self.data, self.at = data, 0
 
     def take(self, size: int) -> memoryview:
+        """The next bytes; ValueError where there are fewer."""
         if size > len(self.data) - self.at:
             raise ValueError(f"it ends at byte {len(self.data)}, in the middle of a value")
         self.at += size
         return self.data[self.at - size : self.at]
 
     def size(self, width: int) -> int:
+        """The next big-endian number of so many bytes."""
         return int.from_bytes(self.take(width), "big")
 
     def value(self, depth: int) -> object:
@@ -96,6 +98,7 @@ class _Reader:
         raise ValueError(f"byte {code:#x} at {self.at - 1} begins no value")
 
     def map(self, count: int, depth: int) -> dict[object, object]:
+        """A mapping of so many entries; ValueError for keys of other types than text or int."""
         found: dict[object, object] = {}
         for _ in range(self.bounded(count)):
             key = self.value(depth + 1)
@@ -105,9 +108,11 @@ class _Reader:
         return found
 
     def array(self, count: int, depth: int) -> list[object]:
+        """A list of so many values."""
         return [self.value(depth + 1) for _ in range(self.bounded(count))]
 
     def bounded(self, count: int) -> int:
+        """The count, which the bytes that are left can hold; else ValueError."""
         if count > len(self.data) - self.at:  # each value takes a byte at least
             raise ValueError(f"{count} values do not fit into it")
         return count

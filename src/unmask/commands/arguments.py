@@ -54,6 +54,7 @@ def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
     make = spec.instantiate
 
     def instantiate(**values: Any) -> Any:
+        """The dataclass; its complaint passes the parser as it is."""
         try:
             return make(**values)
         except InputError as error:
@@ -68,6 +69,7 @@ def _described(field: StructFieldSpec) -> StructFieldSpec:
     words, told = declared(field.type).words, field.helptext
 
     def helptext() -> str:
+        """The field's own words, then its range."""
         text = (told() if callable(told) else told) or ""
         return f"{text} Range: {words}."
 

@@ -39,6 +39,7 @@ def claim(out: Path, plan: CachePlan, source: EncodedImages) -> CachePlan:
 
 
 def is_cache(out: Path) -> bool:
+    """Whether a folder holds a cache, or the beginnings of one."""
     names = (PLAN_FILE, INDEX_FILE, "codes-00000.npy", "moments-00000.npy")
     return any((out / name).exists() for name in names)
 
@@ -77,10 +78,12 @@ def _changes(out: Path, there: CachePlan, plan: CachePlan, source: EncodedImages
 
 
 def shard_name(plan: CachePlan, number: int, ending: str) -> str:
+    """The name of a shard's file, note or origin."""
     return f"{plan.encoding.kind}-{number:05d}.{ending}"
 
 
 def shard_rows(plan: CachePlan, number: int) -> range:
+    """The rows of the source that a shard covers."""
     return range(plan.images)[number * plan.shard_size :][: plan.shard_size]
 
 

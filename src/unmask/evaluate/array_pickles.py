@@ -33,6 +33,7 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 class _Arrays(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle means, if an array is made of it."""
         if (module, name) not in KNOWN:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
         return KNOWN[module, name]

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -168,10 +168,10 @@ def _listed(folder: Path) -> dict[str, _Entry]:
     path = folder / MANIFEST
     if path.stat().st_size > LONGEST:
         raise InputError(f"{MANIFEST} is too long")
-    stated = read_json(path)
+    stated: Any = read_json(path)
     try:
-        files = {name: _entry(stated["files"][name]) for name in stated["files"]}  # type: ignore[index]
-        own = stated["step"] == _step_of(folder)  # type: ignore[index]
+        files = {name: _entry(stated["files"][name]) for name in stated["files"]}
+        own = stated["step"] == _step_of(folder)
     except (KeyError, TypeError):
         files, own = {}, False
     if not own or not files.keys() >= NEEDED or any(n != Path(n).name for n in files):
