@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import cattrs
 import yaml
@@ -14,47 +16,50 @@ from attrs import NOTHING
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.strategies import configure_tagged_union
 
-from unmask.counts import AnyCounts, FixedCounts
-from unmask.decode import AnyDraw
 from unmask.durable import output
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import accept_sizes
-from unmask.masking import AnyMasking, TrainMasking
-from unmask.nn.categorical import CategoricalDraw
-from unmask.nn.networks import AnyNetwork
-from unmask.orders import AnyOrder
 from unmask.ranges import shown
-from unmask.tokenizers.conv_kl import ConvKL
-from unmask.tokenizers.conv_vq import ConvVQ
 
 T = TypeVar("T")
 NUMBER = re.compile(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?)(\d+))?")
 
-UNIONS: dict[Any, Any] = {
-    AnyOrder: NOTHING,
-    AnyNetwork: NOTHING,
-    AnyCounts: FixedCounts,
-    AnyDraw: CategoricalDraw,
-    AnyMasking: TrainMasking,
-    ConvVQ | ConvKL: ConvVQ,
-}
-"""Fields that hold one of several classes, and the class of a file that names none."""
 TAG = "kind"  # the key that names the class where a field allows several
 MADE_FROM = "made_from"  # what a run's recipe.yaml says beyond the recipe: which data, whose codes
 
 
 @functools.cache  # what it compiles for each class is kept with it
-def _converter() -> cattrs.Converter:
+def _converter(wanted: type) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     for plain in (int, float, str, bool):
         converter.register_structure_hook(plain, _structure_plain)
     accept_sizes(converter)
-    for union, default in UNIONS.items():
-        configure_tagged_union(union, converter, tag_name=TAG, default=default)
+    for union in choices_of(wanted):
+        configure_tagged_union(union, converter, tag_name=TAG, default=_usual(union))
     converter.register_structure_hook_func(
         lambda wanted: get_origin(wanted) is Literal, _structure_choice
     )
     return converter
+
+
+def choices_of(wanted: Any) -> Iterator[Any]:
+    """Every union of dataclasses among the types of a dataclass's fields, the inner ones first."""
+    if dataclasses.is_dataclass(wanted):
+        for hint in get_type_hints(wanted).values():
+            yield from choices_of(hint)
+    for part in get_args(wanted):
+        yield from choices_of(part)
+    if get_origin(wanted) in (Union, UnionType) and all(
+        map(dataclasses.is_dataclass, get_args(wanted))
+    ):
+        yield wanted
+
+
+def _usual(union: Any) -> Any:
+    """The class of a file that names none: the union's first, unless that must be given values."""
+    first = get_args(union)[0]
+    given = [f for f in dataclasses.fields(first) if f.default is f.default_factory]
+    return NOTHING if given else first
 
 
 def _structure_choice(value: object, wanted: object) -> object:
@@ -94,7 +99,7 @@ def _way_out(value: object, wanted: type) -> str:
 
 def to_dict(value: Any) -> dict[str, Any]:
     """A dataclass as plain dicts, lists and scalars, the form written to YAML and JSON."""
-    return _plain(_converter().unstructure(value))
+    return _plain(_converter(type(value)).unstructure(value))
 
 
 def _plain(value: Any) -> Any:
@@ -115,38 +120,38 @@ def from_dict(wanted: type[T], data: dict[str, Any], origin: str) -> T:
         InputError: for an unknown key, a wrong type, a missing key or a value out of range.
     """
     try:
-        return _converter().structure(data, wanted)
+        return _converter(wanted).structure(data, wanted)
     except InputError as error:
         raise InputError(f"{origin}: {error}") from None
     except Exception as error:  # cattrs groups whatever its hooks raised
-        raise InputError(f"{origin}: {_first_reason(error)}") from error
+        raise InputError(f"{origin}: {_first_reason(error, wanted)}") from error
 
 
-def _first_reason(error: BaseException, where: str = "") -> str:
+def _first_reason(error: BaseException, wanted: type, where: str = "") -> str:
     """The first leaf of cattrs' error tree as a sentence with the path to the key."""
     for note in getattr(error, "__notes__", ()):
         name = getattr(note, "name", None)
         where = f"{where}.{name}" if where and name else name or where
     if isinstance(error, cattrs.BaseValidationError):
-        return _first_reason(error.exceptions[0], where)
+        return _first_reason(error.exceptions[0], wanted, where)
     if isinstance(error, ForbiddenExtraKeysError):
         unknown = sorted(error.extra_fields)[0]
         known = [f.name for f in dataclasses.fields(error.cl)]
         at = f"{where}.{unknown}" if where else unknown
         return f"unknown key {at!r}; {did_you_mean(unknown, known)}"
     if isinstance(error, KeyError):
-        return _missing(str(error.args[0]), where)
+        return _missing(str(error.args[0]), where, wanted)
     if isinstance(error, InputError) or not where:  # a dataclass names its place itself
         return str(error)
     return f"{where}: {error}"
 
 
-def _missing(key: str, where: str) -> str:
+def _missing(key: str, where: str, wanted: type) -> str:
     if where == key or where.endswith(f".{key}"):
         return f"the key {where!r} is missing"
     if key == TAG:
         return f"the key '{where}.{TAG}' is missing, which names a class"
-    classes = [cls.__name__ for union in UNIONS for cls in get_args(union)]
+    classes = [cls.__name__ for union in choices_of(wanted) for cls in get_args(union)]
     return f"{where}.{TAG}: unknown class {key!r}; {did_you_mean(key, classes)}"
 
 
