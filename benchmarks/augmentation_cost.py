@@ -22,14 +22,19 @@ from report import write_report
 
 from unmask.data.augment import Augment
 from unmask.draws import keyed_generator
-from unmask.probe.classifier import TokenClassifier, build_head
-from unmask.probe.encoder import Encoder, EncoderSizes, initialize_encoder
-from unmask.probe.layer_decay import layer_decay_groups
+from unmask.probe.encoder import (
+    Encoder,
+    EncoderSizes,
+    TokenClassifier,
+    build_head,
+    initialize_encoder,
+)
+from unmask.probe.finetune import layer_decay_groups
 from unmask.probe.mixing import Mixing, draw_mixing, mix, mix_targets, soft_targets
 from unmask.probe.objective import ClassifierObjective
+from unmask.recipes.training import Training
 from unmask.tokenizers.published import PUBLISHED, build
 from unmask.train.optim import adamw
-from unmask.train.settings import Training
 
 LIMIT, CLASSES = 0.10, 1000
 

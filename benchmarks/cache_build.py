@@ -25,8 +25,8 @@ from torch import Tensor
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.draws import keyed_generator
-from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
+from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 LIMIT = 0.9
 

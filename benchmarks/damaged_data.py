@@ -20,7 +20,7 @@ from pathlib import Path
 from report import markdown_table, write_report
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "walks")]  # where the walk is
+sys.path[:0] = [str(TESTS / "toys"), str(TESTS / "walks")]  # where the walk is
 
 from damaged_files import KINDS, Attempt, calls, warm  # noqa: E402
 from forked import FAILED, MEMORY, REFUSED, SECONDS, SLOW, STARTED, Answer, answers  # noqa: E402

@@ -18,7 +18,7 @@ from pathlib import Path
 from report import markdown_table, write_report
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "walks")]  # where the toys and the walk are
+sys.path[:0] = [str(TESTS / "toys"), str(TESTS / "walks")]  # where the toys and the walk are
 
 from damaged_weights import KINDS, RAN, Attempt, build, walk, warm  # noqa: E402
 from forked import FAILED, MEMORY, REFUSED, SECONDS, SLOW, STARTED  # noqa: E402

@@ -21,7 +21,7 @@ from report import markdown_table, write_report
 
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, keyed_generator
-from unmask.model import MaskedModel, initialize
+from unmask.nn.model import MaskedModel, initialize
 from unmask.recipes import get
 from unmask.types import Canvas
 

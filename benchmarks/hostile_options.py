@@ -19,7 +19,7 @@ from pathlib import Path
 from report import markdown_table, write_report
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "walks")]  # where the toys and the walk are
+sys.path[:0] = [str(TESTS / "toys"), str(TESTS / "walks")]  # where the toys and the walk are
 
 from forked import FAILED, MEMORY, REFUSED, SECONDS, SLOW, STARTED, Answer  # noqa: E402
 from options import VALUES, Trial, trials, walk, warm  # noqa: E402

@@ -20,12 +20,12 @@ from report import markdown_table, write_report
 
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.scores import class_accuracy
+from unmask.files.serial import read_yaml
 from unmask.generation import generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.recipes import get
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.serial import read_yaml
 from unmask.tokenizers.folder import load_any_tokenizer
 from unmask.train.state import read_checkpoint
 

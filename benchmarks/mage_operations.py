@@ -28,10 +28,10 @@ from unmask.counts import FixedCounts
 from unmask.decode import blank_canvas
 from unmask.draws import Draws, keyed_generator
 from unmask.masking import NormalMasking
-from unmask.model import MaskedModel, initialize
-from unmask.nn.attention import Attention
+from unmask.networks.mage import MageNetwork
+from unmask.nn.block import Attention
 from unmask.nn.categorical import CategoricalHead, FixedTableHead
-from unmask.nn.mage_network import MageNetwork
+from unmask.nn.model import MaskedModel, initialize
 from unmask.objectives.masked import MaskedObjective, locate
 from unmask.recipes import get
 from unmask.types import MaskedBatch

@@ -31,9 +31,9 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan, decode
 from unmask.draws import Draws, keyed_generator
 from unmask.guidance import Guidance
-from unmask.model import MaskedModel, initialize
+from unmask.networks.latent import LatentNetwork
 from unmask.nn.diffusion import DiffusionDraw
-from unmask.nn.latent_network import LatentNetwork
+from unmask.nn.model import MaskedModel, initialize
 from unmask.orders import RandomOrder
 from unmask.recipes import get
 from unmask.types import Canvas

@@ -20,10 +20,9 @@ from report import markdown_table, write_report
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unmask.branches import branches
-from unmask.decode import blank_canvas
+from unmask.decode import blank_canvas, branches
 from unmask.draws import Draws, keyed_generator
-from unmask.model import MaskedModel
+from unmask.nn.model import MaskedModel
 from unmask.nn.positions import take
 from unmask.recipes import get
 from unmask.recipes.recipe import Recipe

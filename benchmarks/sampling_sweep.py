@@ -18,17 +18,16 @@ from pathlib import Path
 import torch
 from report import markdown_table, write_report
 
-from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import open_source
+from unmask.data.source import fashion_mnist_10k, open_source
 from unmask.data.transform import Transform
 from unmask.decode import Plan
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.features import EfficientNetLite0
+from unmask.evaluate.frechet import RunningStatistics
 from unmask.evaluate.image_sets import ImageBatch
 from unmask.evaluate.judgement import Judgement, generated_batches, real_batches
 from unmask.evaluate.reference import Moments
 from unmask.evaluate.scores import Manifold, class_accuracy, manifold_overlap
-from unmask.evaluate.statistics import RunningStatistics
 from unmask.pipeline import Pipeline, load
 from unmask.plan_changes import PlanChanges
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.decode import blank_canvas
-from unmask.model import MaskedModel
 from unmask.nn.feedback import FeedbackAdapter
+from unmask.nn.model import MaskedModel
 from unmask.recipes import get
 
 LIMIT = 2.1

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from report import markdown_table, write_report
 
-from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import open_source
+from unmask.data.source import fashion_mnist_10k, open_source
 from unmask.data.transform import Transform
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.pipeline import load

@@ -29,12 +29,11 @@ from unmask.draws import keyed_generator
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.image_tokenizer import channels_last
-from unmask.tokenizers.kl_vae import KLVAETokenizer
 from unmask.tokenizers.latents import to_map
-from unmask.tokenizers.published import PUBLISHED, build
-from unmask.tokenizers.published_latents import PUBLISHED_LATENTS
+from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS, build
 from unmask.tokenizers.tokenizer import from_native, to_native
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.vqgan import KLVAETokenizer
 
 HEADER = (
     *("tokenizer", "encode plain, s", "ours, s", "ratio"),

@@ -25,14 +25,14 @@ from torch.utils.data import Dataset
 
 from unmask.draws import keyed_generator
 from unmask.masking import TrainMasking
-from unmask.model import initialize
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.networks.maskgit import PreNormNetwork
+from unmask.nn.model import initialize
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
+from unmask.recipes.training import Ema, Training
 from unmask.train.ema import EmaWeights, ema_decay
+from unmask.train.log import Meter
 from unmask.train.loop import optimise_step, train
-from unmask.train.meter import Meter
 from unmask.train.optim import learning_rate, make_optimizer
-from unmask.train.settings import Ema, Training
 from unmask.types import MaskedBatch
 
 BATCH, CODES, LENGTH, CLASSES = 64, 512, 49, 10

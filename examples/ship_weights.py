@@ -18,11 +18,11 @@ import yaml
 
 from unmask.assets import HERE
 from unmask.data.classes import read_class_names
-from unmask.data.embedded import fashion_mnist_10k
+from unmask.data.source import fashion_mnist_10k
+from unmask.files.serial import read_yaml
 from unmask.pipeline import Pipeline, load
 from unmask.recipes import get
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.serial import read_yaml
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
 from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
 from unmask.train.generator import export

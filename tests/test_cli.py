@@ -20,7 +20,7 @@ from unmask.cli import COMMANDS, main
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.errors import InputError, did_you_mean
-from unmask.recipes.serial import to_dict, write_yaml
+from unmask.files.serial import to_dict, write_yaml
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train import streamed
 from unmask.train.state import is_complete

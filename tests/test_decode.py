@@ -14,9 +14,8 @@ from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.guidance import Guidance
-from unmask.model import MaskedModel, initialize
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.nn.model import MaskedModel, initialize
 from unmask.orders import Confidence, RandomOrder, StaticOrder
 from unmask.types import Canvas, Step
 

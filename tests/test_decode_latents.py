@@ -19,8 +19,8 @@ from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.guidance import Guidance
-from unmask.model import MaskedModel
 from unmask.nn.diffusion import DiffusionDraw
+from unmask.nn.model import MaskedModel
 from unmask.orders import RandomOrder, StaticOrder
 from unmask.types import Canvas, Step
 

@@ -15,9 +15,9 @@ from unmask.cli import main
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.divergence import LIMIT, divergence
 from unmask.draws import Draws, keyed_generator
-from unmask.model import MaskedModel, initialize
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw
+from unmask.nn.model import MaskedModel, initialize
 from unmask.orders import RandomOrder
 
 BY_COUNT, BY_STRIDE = DiffusionDraw(respacing="25"), DiffusionDraw(respacing="ddim25")

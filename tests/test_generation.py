@@ -13,7 +13,7 @@ from unmask.decode import blank_canvas
 from unmask.errors import InputError
 from unmask.generation import generate, generate_tokens
 from unmask.guidance import Guidance
-from unmask.nn.post_norm import PostNormNetwork
+from unmask.networks.maskgit import PostNormNetwork
 from unmask.orders import RandomOrder
 from unmask.pipeline import Pipeline
 from unmask.types import Canvas, Step

@@ -16,9 +16,9 @@ from unmask.draws import keyed_generator
 from unmask.edit import inpaint, masked_tokens
 from unmask.errors import InputError
 from unmask.generation import Images, generate
-from unmask.model import initialize
-from unmask.nn.mage_embed import CLASS_ROWS, SLOT
-from unmask.nn.mage_network import MageNetwork
+from unmask.networks.mage import MageNetwork
+from unmask.nn.embed import CLASS_ROWS, SLOT
+from unmask.nn.model import initialize
 from unmask.pipeline import Pipeline
 from unmask.recipes import get
 from unmask.types import Canvas

@@ -13,9 +13,9 @@ import tyro
 
 from unmask.commands.arguments import parse
 from unmask.errors import InputError
+from unmask.files.serial import from_dict, to_dict
 from unmask.ranges import Between, Length, Ranged, Seed, declared, ranges, shown
-from unmask.recipes.serial import from_dict, to_dict
-from unmask.train.settings import Ema, Training
+from unmask.recipes.training import Ema, Training
 
 
 @dataclass(frozen=True, kw_only=True)

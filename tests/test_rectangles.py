@@ -25,17 +25,16 @@ from unmask.edit import inpaint, masked_tokens
 from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.image_sets import open_image_set
 from unmask.evaluate.judgement import Judgement, Subject
+from unmask.files.serial import write_yaml
+from unmask.networks.maskgit import PostNormNetwork
 from unmask.nn.feedback import Feedback
-from unmask.nn.post_norm import PostNormNetwork
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
 from unmask.orders import NAMED
 from unmask.pipeline import Pipeline, load
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.serial import write_yaml
 from unmask.recipes.tokenizers import TokenizerRecipe
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
 from unmask.tokenizers.objective import TokenizerLoss
 from unmask.train.generator import train_generator

@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.branches import branches
-from unmask.decode import Plan, blank_canvas, decode
+from unmask.decode import Plan, blank_canvas, branches, decode
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.generation import check_request
 from unmask.guidance import Guidance
-from unmask.model import MaskedModel
+from unmask.networks.maskgit import PreNormNetwork
 from unmask.nn.feedback import Feedback
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.model import MaskedModel
 from unmask.types import Canvas
 
 LENGTH, CODES, CLASSES = 16, 11, 3

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from unmask.lazy import lent
+
+if TYPE_CHECKING:
+    from unmask.generation import generate
+    from unmask.pipeline import Pipeline, load
 
 __version__ = "0.1.0"
 
-_LAZY = {
+HOMES = {
     "Pipeline": "unmask.pipeline",
-    "load": "unmask.pipeline",
     "generate": "unmask.generation",
-    "recipes": "unmask.recipes",
+    "load": "unmask.pipeline",
 }
 __all__ = ["Pipeline", "__version__", "generate", "load", "recipes"]
+_lend = lent(__name__, HOMES)  # keeps `import unmask` and `unmask --help` free of torch
 
 
-def __getattr__(name: str) -> Any:  # keeps `import unmask` and `unmask --help` free of torch
-    if name not in _LAZY:
-        raise AttributeError(f"module 'unmask' has no attribute {name!r}")
-    import importlib
+def __getattr__(name: str) -> object:
+    if name == "recipes":
+        import unmask.recipes
 
-    module = importlib.import_module(_LAZY[name])
-    return module if name == "recipes" else getattr(module, name)
+        return unmask.recipes
+    return _lend(name)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
 
-from unmask import signals
+from unmask.machine import signals
 
 REFUSED, CLOSED_PIPE = 2, 141  # exit statuses; the last as shells count
 

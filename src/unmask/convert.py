@@ -6,14 +6,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from unmask.checkpoints.foreign import Foreign, Kind, load_foreign
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.write_tensors import halved
 from unmask.image_size import ImageSize, checked_size, height_width
-from unmask.nn.networks import AnyNetwork
-from unmask.nn.sizes import patch_of, token_grid, token_space
+from unmask.networks.any import AnyNetwork
+from unmask.networks.sizes import patch_of, token_grid, token_space
 from unmask.nn.skeleton import skeleton
 from unmask.pipeline import Pipeline
+from unmask.projects.foreign import Foreign, Kind, load_foreign
 from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
@@ -50,7 +50,7 @@ def convert(
     """Read a checkpoint of another project; nothing is written.
 
     Args:
-        source: see :func:`unmask.checkpoints.foreign.load_foreign`, as for the next four.
+        source: see :func:`unmask.projects.foreign.load_foreign`, as for the next four.
         kind: what it must be; None recognises it.
         heads: attention heads, where a maskgit-pytorch run has lost its config.
         classes: N of a flax file.

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
-from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import ImageSource, open_source
+from unmask.data.source import ImageSource, fashion_mnist_10k, open_source
 from unmask.data.transform import Transform
-from unmask.devices import resolve_device
 from unmask.evaluate.image_sets import gather
 from unmask.evaluate.judgement import (
     Judgement,
@@ -29,6 +27,7 @@ from unmask.evaluate.judgement import (
 )
 from unmask.evaluate.report import Report
 from unmask.film import unmasking
+from unmask.machine.devices import resolve_device
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Name, Ranged
 from unmask.recipes.maskgit import FASHION

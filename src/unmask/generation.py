@@ -13,7 +13,7 @@ from unmask.data.classes import class_labels as labels_of
 from unmask.decode import Plan, blank_canvas, check_head, decode
 from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
-from unmask.model import MaskedModel
+from unmask.nn.model import MaskedModel
 from unmask.nonfinite import nonfinite_logits
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unmask.durable import output
+from unmask.files.durable import output
 
 GREY = 0.5  # what a still masked patch shows
 
@@ -74,7 +74,7 @@ def veil(pixels: Tensor, masked: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def write_png(picture: Image.Image, path: Path, *, one_of_many: bool = False) -> None:
-    """A picture as a file, whole or not there; see :func:`unmask.durable.output`.
+    """A picture as a file, whole or not there; see :func:`unmask.files.durable.output`.
 
     Raises:
         InputError: if the disk is full or refuses.

@@ -21,17 +21,17 @@ from unmask.checkpoints.store import (
 )
 from unmask.data.classes import Classes, class_labels
 from unmask.decode import Plan
-from unmask.devices import resolve_device
 from unmask.draws import Seeds
 from unmask.errors import InputError
-from unmask.folders import as_place, check_folder
+from unmask.files.folders import as_place, check_folder
+from unmask.files.json_files import read_json
+from unmask.files.serial import from_dict, to_dict
 from unmask.generation import Images, Tokens, generate, generate_tokens
-from unmask.json_files import read_json
-from unmask.model import MaskedModel
-from unmask.nn.sizes import token_space
+from unmask.machine.devices import resolve_device
+from unmask.networks.sizes import token_space
+from unmask.nn.model import MaskedModel
 from unmask.nn.skeleton import skeleton
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.serial import from_dict, to_dict
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, saved_tokenizer
 
 FORMAT = "unmask-model"

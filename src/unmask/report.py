@@ -18,9 +18,9 @@ from PIL import Image
 
 from unmask import __version__
 from unmask.demo import DemoResult
-from unmask.durable import output
+from unmask.files.durable import output
+from unmask.files.serial import to_dict
 from unmask.pictures import sheet
-from unmask.recipes.serial import to_dict
 
 ZOOM = 2
 

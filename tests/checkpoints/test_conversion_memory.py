@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unmask.checkpoints.foreign import TABLES, load_foreign
 from unmask.checkpoints.lazy import LazyTensors
 from unmask.checkpoints.names import to_source
 from unmask.nn.skeleton import skeleton
+from unmask.projects.foreign import TABLES, load_foreign
 from unmask.recipes import get
 
 LARGEST = 4 * 4 * 768**2  # bytes of the largest tensor of these networks, an inner layer

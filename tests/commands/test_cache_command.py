@@ -19,9 +19,9 @@ from unmask.cli import main
 from unmask.commands.cache import Convert
 from unmask.data import write_cache
 from unmask.data.cache import LatentCache, verify
-from unmask.data.embedded import fashion_mnist_10k
 from unmask.data.foreign_cache import FORMATS
 from unmask.data.idx import read_idx
+from unmask.data.source import fashion_mnist_10k
 from unmask.draws import keyed_generator
 
 

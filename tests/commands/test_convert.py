@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toy_system import TOKENIZER
 
-from unmask.checkpoints.foreign import Foreign
 from unmask.cli import main
 from unmask.convert import convert, matching_recipe
 from unmask.guidance import Guidance
 from unmask.pipeline import Pipeline, load
+from unmask.projects.foreign import Foreign
 from unmask.recipes import get, maskgit, self_guidance
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvVQTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.types import Canvas
 

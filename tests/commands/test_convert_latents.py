@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unmask.checkpoints.mar import TABLE
 from unmask.checkpoints.names import to_own
 from unmask.cli import main
 from unmask.decode import Plan
@@ -19,7 +18,8 @@ from unmask.masking import BernoulliMasking, NormalMasking
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder
 from unmask.pipeline import load
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
+from unmask.projects.mar import TABLE
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 from unmask.types import Canvas

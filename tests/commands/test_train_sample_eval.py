@@ -17,11 +17,11 @@ from toy_system import TOKENIZER, TOY, toy_pipeline, write_images
 
 from unmask.cli import main
 from unmask.data.cache import LatentCache
+from unmask.files.serial import write_yaml
 from unmask.pipeline import load
-from unmask.recipes.serial import write_yaml
 from unmask.recipes.tokenizers import TokenizerRecipe
+from unmask.recipes.training import Training
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.train.settings import Training
 from unmask.train.state import latest, read_checkpoint
 
 STEPS = 6

@@ -13,12 +13,12 @@ from toy_system import TOY, toy_pipeline, toy_tokenizer, write_images
 
 from unmask.cli import main
 from unmask.errors import InputError
+from unmask.files.serial import write_yaml
 from unmask.guidance import Guidance
 from unmask.nn.feedback import Feedback
 from unmask.objectives.substitution import Substitution
 from unmask.pipeline import Pipeline, load
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.serial import write_yaml
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train.state import latest, read_checkpoint
 

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from unmask.data.augment import FILL, OPERATIONS, Augment, erase_box
-from unmask.data.resized_crop import Box, clipped_box, cut_box, inner_crop, tried_box
-from unmask.data.transform import Transform
+from unmask.data.transform import Box, Transform, clipped_box, cut_box, inner_crop, tried_box
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 

@@ -17,8 +17,8 @@ from unmask.data.cache import Encoding, LatentCache, verify
 from unmask.data.decoding import decode_image
 from unmask.data.transform import CachedCrop, Transform
 from unmask.draws import keyed_generator
-from unmask.durable import aside_of
 from unmask.errors import InputError
+from unmask.files.durable import aside_of
 
 
 class Changed(ListSource):

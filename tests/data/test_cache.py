@@ -15,9 +15,9 @@ from unmask.data.cache import CacheIndex, LatentCache, digest_of, read_record, t
 from unmask.data.verified import LIST
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.patches import Patches
 from unmask.tokenizers.patches import PatchTokenizer as PixelTokenizer
+from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 VALUES = [7, 100, 3, 250, 61, 9, 18, 77]
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1]

@@ -3,8 +3,7 @@ import pytest
 from forks import as_nobody, as_root, let_others_in
 from tiny_data import pixels, png, write_files, write_idx, write_shards, write_tar
 
-from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import open_source, told
+from unmask.data.source import fashion_mnist_10k, open_source, told
 from unmask.errors import InputError
 
 

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 from tiny_data import pixels
 
-from unmask.data.resized_crop import tried_box
-from unmask.data.transform import BOXES, RANDOM, STILL, Crop, Transform
+from unmask.data.transform import BOXES, RANDOM, STILL, Crop, Transform, tried_box
 from unmask.errors import InputError
 
 

@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import open_source
+from unmask.data.source import fashion_mnist_10k, open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError

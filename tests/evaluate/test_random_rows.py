@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.evaluate.random_rows import RandomRows
+from unmask.evaluate.scores import RandomRows
 
 
 def sample(count, most, batch):

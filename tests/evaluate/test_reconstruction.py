@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unmask.draws import keyed_generator
-from unmask.evaluate.reconstruction import psnr, ssim
+from unmask.evaluate.lpips import psnr, ssim
 
 
 def pictures(count: int = 2) -> Tensor:

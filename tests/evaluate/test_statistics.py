@@ -3,7 +3,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate.statistics import RunningStatistics
+from unmask.evaluate.frechet import RunningStatistics
 
 
 def normal(*shape, key="statistics"):

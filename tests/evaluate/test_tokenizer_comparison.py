@@ -11,24 +11,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from unmask.results import Result
 
 from unmask.data.decoding import UnreadableImageError
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate import reconstruction
+from unmask.evaluate import lpips as reconstruction
 from unmask.evaluate.features import Features
 from unmask.evaluate.inception import Inception
 from unmask.evaluate.tokenizer_comparison import (
     Comparison,
     Meters,
+    TokenizerReport,
+    TokenizerRow,
     compare_tokenizers,
     distance_title,
     perplexity,
+    side_by_side,
 )
-from unmask.evaluate.tokenizer_report import TokenizerReport, TokenizerRow, side_by_side
-from unmask.recipes.recipe import Result
-from unmask.tokenizers.published import PUBLISHED
-from unmask.tokenizers.published_latents import PUBLISHED_LATENTS
+from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS
 
 SIZE = 8
 SMALL = Comparison(count=10, image_size=SIZE, batch_size=4)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.draws import keyed_generator
-from unmask.nn.attention import Attention
-from unmask.nn.block import FeedForward, PostNormBlock, PreNormBlock
+from unmask.nn.block import Attention, FeedForward, PostNormBlock, PreNormBlock
 
 
 def random_input(*shape: int) -> Tensor:

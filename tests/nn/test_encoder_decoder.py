@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from unmask.draws import keyed_generator
 from unmask.nn.block import PreNormBlock
-from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.encoder_decoder import Blocks, EncoderDecoder
 from unmask.nn.positions import first_positions, put, take
-from unmask.nn.trunk import Blocks
 from unmask.types import Canvas
 
 LENGTH, PREFIX, WIDTH, INNER = 6, 2, 8, 4

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.model import MaskedModel
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
 from unmask.nn.feedback import Feedback, FeedbackAdapter
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.model import MaskedModel
+from unmask.recipes.training import Ema
 from unmask.train.ema import EmaWeights
-from unmask.train.settings import Ema
 from unmask.types import Canvas, Hidden
 
 LENGTH, CODES, CLASSES = 9, 12, 5

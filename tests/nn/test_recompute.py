@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from unmask.draws import keyed_generator
-from unmask.nn.block import PreNormBlock
+from unmask.nn.block import PreNormBlock, recompute_blocks
 from unmask.nn.diffusion import DiffusionHead
-from unmask.nn.recompute import recompute_blocks
-from unmask.nn.trunk import Blocks
+from unmask.nn.encoder_decoder import Blocks
 
 
 def kept_bytes(network: torch.nn.Module, *inputs: Tensor) -> tuple[int, list[Tensor]]:

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.networks.any import AnyNetwork
+from unmask.networks.latent import LatentNetwork
+from unmask.networks.mage import MageNetwork
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
 from unmask.nn.feedback import Feedback
-from unmask.nn.latent_network import LatentNetwork
-from unmask.nn.mage_network import MageNetwork
-from unmask.nn.networks import AnyNetwork
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
 from unmask.types import Canvas
 
 PRE = PreNormNetwork(codes=11, width=16, depth=2, heads=4, length=15, classes=3, grid=(3, 5))

@@ -16,12 +16,12 @@ from toy_mage import toy_generator
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.model import initialize
+from unmask.nn.model import initialize
 from unmask.objectives.contrastive import Contrastive, ContrastiveObjective, info_nce
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
+from unmask.recipes.training import Training
 from unmask.train.loop import accumulate_gradients
-from unmask.train.settings import Training
-from unmask.train.two_views import TwoViewBatches
+from unmask.train.masked_batches import TwoViewBatches
 from unmask.types import Canvas
 
 SMOOTHING = 0.1

@@ -9,10 +9,9 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.model import MaskedModel, initialize
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
 from unmask.nn.feedback import Feedback
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.model import MaskedModel, initialize
 from unmask.objectives.substitution import (
     Substitution,
     SubstitutionBatch,

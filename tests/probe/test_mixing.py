@@ -7,10 +7,11 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.probe.batches import MixedBatches, StoredBatches
 from unmask.probe.mixing import (
+    MixedBatches,
     Mixing,
     MixPlan,
+    StoredBatches,
     beta,
     cut_box,
     draw_mixing,

@@ -9,7 +9,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.probe.neighbours import knn_accuracy
+from unmask.probe.extract import knn_accuracy
 
 
 def on_circle(*degrees: float) -> torch.Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from toy_mage import toy_subject
 
-from unmask.probe.lars import LARS
-from unmask.probe.layer_decay import layer_decay_groups
+from unmask.probe.finetune import layer_decay_groups
+from unmask.probe.linear import LARS
+from unmask.recipes.training import Training
 from unmask.train.optim import adamw, set_learning_rate
-from unmask.train.settings import Training
 
 
 def stepped(start: torch.Tensor, gradients: list[torch.Tensor], **options: float) -> torch.Tensor:

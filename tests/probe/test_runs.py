@@ -12,12 +12,11 @@ from toy_mage import save_toy, toy_encoder, toy_subject, write_labelled
 
 from unmask.data.source import open_source
 from unmask.errors import InputError
-from unmask.probe import judge as judging
+from unmask.probe import run as judging
 from unmask.probe.finetune import finetune, judge
-from unmask.probe.judge import score
 from unmask.probe.linear import probe
 from unmask.probe.mixing import Mixing
-from unmask.probe.run import LabelledData
+from unmask.probe.run import LabelledData, score
 from unmask.probe.settings import FINETUNE, PROBE, FinetuneOptions, ProbeOptions
 from unmask.probe.subject import open_subject
 from unmask.train.state import latest, read_checkpoint

@@ -9,7 +9,7 @@ import pytest
 from unmask.errors import InputError
 from unmask.recipes.maskgit import PYTORCH_FFHQ256, PYTORCH_IMAGENET256
 from unmask.recipes.maskgit_pytorch_run import with_settings
-from unmask.train.settings import Ema
+from unmask.recipes.training import Ema
 
 CONFIG: dict[str, Any] = {
     "seed": 7,

@@ -14,18 +14,18 @@ from unmask.data.transform import BOXES, RANDOM
 from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.files.serial import from_dict, read_yaml, to_dict, write_yaml
 from unmask.guidance import Guidance
 from unmask.masking import AnyMasking, BernoulliMasking, NormalMasking, TrainMasking
-from unmask.model import initialize
-from unmask.nn.latent_network import LatentNetwork
-from unmask.nn.mage_network import MageNetwork
-from unmask.nn.post_norm import PostNormNetwork
+from unmask.networks.latent import LatentNetwork
+from unmask.networks.mage import MageNetwork
+from unmask.networks.maskgit import PostNormNetwork
+from unmask.nn.model import initialize
 from unmask.objectives.masked import MaskedObjective, locate
 from unmask.orders import RandomOrder
 from unmask.pipeline import Pipeline, load
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import NamedPlan, Recipe
-from unmask.recipes.serial import from_dict, read_yaml, to_dict, write_yaml
 from unmask.types import MaskedBatch
 
 # parameters as published (the JAX ones tie the output matrix), or counted when the recipe was made

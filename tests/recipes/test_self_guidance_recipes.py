@@ -12,8 +12,8 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.guidance import Guidance
-from unmask.model import initialize
 from unmask.nn.feedback import Feedback
+from unmask.nn.model import initialize
 from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pictures import to_uint8
 from unmask.pipeline import load

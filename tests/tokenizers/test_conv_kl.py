@@ -14,11 +14,11 @@ from unmask.data.source import open_source
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.recipes.tokenizers import TokenizerRecipe
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
+from unmask.recipes.training import Training
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.folder import load_latent_tokenizer
 from unmask.tokenizers.latents import ContinuousTokenizer, posterior
 from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
-from unmask.train.settings import Training
 from unmask.train.tokenizer import train_tokenizer
 
 TINY = ConvKL(image_channels=1, widths=(8, 16), blocks=(0, 1), channels=3)

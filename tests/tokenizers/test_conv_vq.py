@@ -8,7 +8,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 
 TINY = ConvVQ(image_channels=3, widths=(8, 16, 24), blocks=(1, 0, 1), codes=32, code_dim=4)

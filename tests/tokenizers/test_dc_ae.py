@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers import published_latents
+from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer, sizes_of
 from unmask.tokenizers.folder import load_any_tokenizer, load_latent_tokenizer, save_tokenizer
 from unmask.tokenizers.latents import ContinuousTokenizer, to_tokens
-from unmask.tokenizers.published_latents import PUBLISHED_LATENTS, load_published_latents
+from unmask.tokenizers.published import PUBLISHED_LATENTS, load_published_latents
 
 TOY = DCAE(
     widths=(8, 8, 16),

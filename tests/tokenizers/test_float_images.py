@@ -6,7 +6,7 @@ import pytest
 import torch
 from toy_system import toy_tokenizer
 
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from unmask.draws import keyed_generator
-from unmask.nn.sizes import patch_of
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.networks.sizes import patch_of
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
 from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.tokenizers.patches import Patches, PatchTokenizer

@@ -10,15 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.kl_vae import LAYOUT
 from unmask.checkpoints.names import to_source
-from unmask.checkpoints.vqgan import autoencoder_table
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers import published_latents
-from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
+from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.latents import ContinuousTokenizer, to_tokens
-from unmask.tokenizers.published_latents import PUBLISHED_LATENTS, load_published_latents
+from unmask.tokenizers.names import LAYOUT, autoencoder_table
+from unmask.tokenizers.published import PUBLISHED_LATENTS, load_published_latents
+from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 TOY = KLVAE(stem=8, widths=(8, 8, 16), blocks=1, attention=(2,), channels=3, groups=4)
 FILE = KLVAE(stem=32, widths=(32, 64), blocks=1, attention=(1,), channels=2)

@@ -7,7 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from unmask.draws import keyed_generator
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.objective import TokenizerObjective
 
 TINY = ConvVQ(image_channels=1, widths=(8, 8), blocks=(0, 0), codes=64, code_dim=4)

@@ -14,8 +14,7 @@ from toy_tokenizers import make
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import (
     FAMILIES,
     AnyTokenizer,
@@ -24,9 +23,9 @@ from unmask.tokenizers.folder import (
     load_tokenizer,
     save_tokenizer,
 )
-from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 from unmask.tokenizers.published import load_published
+from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 
 def toys(fixtures: Path, folder: Path) -> dict[str, AnyTokenizer]:

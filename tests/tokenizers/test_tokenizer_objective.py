@@ -8,9 +8,14 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.discriminator import PatchDiscriminator, fooling_loss, judging_loss
-from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
+from unmask.tokenizers.conv_stack import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.objective import (
+    PatchDiscriminator,
+    TokenizerLoss,
+    TokenizerObjective,
+    fooling_loss,
+    judging_loss,
+)
 from unmask.tokenizers.quantizer import perplexity
 
 TINY = ConvVQ(image_channels=1, widths=(8, 16), blocks=(0, 1), codes=16, code_dim=4)

@@ -8,16 +8,14 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
-from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 from unmask.tokenizers.published import build
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import VQGAN
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, KLVAETokenizer
 
 Made = VQTokenizer | LatentTokenizer
 VQ = {"codes": 16, "code_dim": 4}

@@ -11,15 +11,14 @@ from accelerate import Accelerator
 
 from unmask.draws import keyed_generator
 from unmask.masking import TrainMasking
-from unmask.model import initialize
+from unmask.networks.maskgit import PreNormNetwork
 from unmask.nn.feedback import Feedback
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.nn.model import initialize
 from unmask.objectives.substitution import Substitution, SubstitutionObjective
+from unmask.recipes.training import Ema, Training
 from unmask.train.loop import train
-from unmask.train.masked_batches import MaskedBatches
-from unmask.train.settings import Ema, Training
+from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
 from unmask.train.state import latest, read_checkpoint
-from unmask.train.substitution_batches import SubstitutionBatches
 
 NETWORK = PreNormNetwork(
     codes=12, width=16, depth=2, heads=2, length=16, classes=4, feedback=Feedback(factor=4)

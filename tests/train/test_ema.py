@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 from toy_run import ToyModel
 
+from unmask.recipes.training import Ema
 from unmask.train.ema import EmaWeights, ema_decay
-from unmask.train.settings import Ema
 
 
 @pytest.mark.parametrize(

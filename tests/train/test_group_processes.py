@@ -12,8 +12,8 @@ from test_mask_groups import latent_batches
 from toy_latents import NETWORKS, latent_model
 
 from unmask.objectives.masked import MaskedObjective
+from unmask.recipes.training import Ema
 from unmask.train.loop import train
-from unmask.train.settings import Ema
 from unmask.train.state import latest, read_checkpoint
 
 RUNS = {

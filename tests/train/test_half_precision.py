@@ -18,12 +18,12 @@ from toy_system import write_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
-from unmask.recipes.serial import to_dict
+from unmask.files.serial import to_dict
+from unmask.recipes.training import Ema
 from unmask.tokenizers.folder import load_any_tokenizer
 from unmask.train.generator import make_batches, make_task
 from unmask.train.loop import train
 from unmask.train.run import Preview
-from unmask.train.settings import Ema
 
 STEPS, STOP, SAVED = 14, 11, 8
 RECIPE = replace(

@@ -15,12 +15,11 @@ from toy_mage import toy_generator
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.masking import AnyMasking, BernoulliMasking, NormalMasking, TrainMasking
-from unmask.model import initialize
+from unmask.nn.model import initialize
 from unmask.objectives.contrastive import Contrastive, ContrastiveObjective
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
-from unmask.train.masked_batches import MaskedBatches
-from unmask.train.settings import Training
-from unmask.train.two_views import TwoViewBatches
+from unmask.recipes.training import Training
+from unmask.train.masked_batches import MaskedBatches, TwoViewBatches
 
 MAR = NormalMasking(mean=1.0, least=0.4)
 MAGE = NormalMasking(mean=0.55, least=0.5, drop="least")

@@ -8,8 +8,8 @@ import torch
 from unmask.errors import InputError
 from unmask.masking import TrainMasking
 from unmask.objectives.masked import LocatedBatch
+from unmask.recipes.training import Training
 from unmask.train.masked_batches import MaskedBatches
-from unmask.train.settings import Training
 
 CLASSES, LENGTH, IMAGES = 10, 16, 40
 

@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from torch import nn
 from toy_run import ToyModel, toy_settings
 
+from unmask.recipes.training import Training
 from unmask.train.optim import (
     learning_rate,
     make_optimizer,
     parameter_groups,
     set_learning_rate,
 )
-from unmask.train.settings import Training
 
 
 @pytest.mark.parametrize(

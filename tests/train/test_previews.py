@@ -28,10 +28,10 @@ from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.pipeline import load
 from unmask.recipes.recipe import Recipe
+from unmask.recipes.training import Training
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.train import previews
 from unmask.train.generator import train_generator
-from unmask.train.settings import Training
 
 IMAGES, STEPS = 6, 6
 FIGURES = ["eval/fd", "eval/is", "eval/accuracy"]

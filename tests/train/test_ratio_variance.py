@@ -9,8 +9,7 @@ import torch
 from test_masked_batches import Moments
 from torch import Tensor
 
-from unmask.data.embedded import fashion_mnist_10k
-from unmask.data.source import open_source
+from unmask.data.source import fashion_mnist_10k, open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.masking import lowest

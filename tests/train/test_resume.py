@@ -13,7 +13,7 @@ import torch
 from toy_run import ToyBatches, ToyObjective, outcome, toy_settings, toy_train
 
 from unmask.errors import InputError
-from unmask.lock import locked
+from unmask.files.lock import locked
 from unmask.train import loop, state
 from unmask.train.loop import TrainResult
 

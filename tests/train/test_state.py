@@ -17,8 +17,8 @@ import pytest
 import torch
 from toy_run import outcome, toy_settings, toy_train
 
-from unmask import durable
 from unmask.errors import InputError
+from unmask.files import durable
 from unmask.train import log, run_folder, streamed
 from unmask.train.state import (
     Checkpoint,

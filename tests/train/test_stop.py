@@ -18,8 +18,8 @@ import pytest
 import torch
 from toy_run import ToyBatches, log_lines, outcome, toy_accelerator, toy_settings, toy_train
 
-from unmask import signals
 from unmask.errors import InputError
+from unmask.machine import signals
 from unmask.train.agreement import Agreement, Wish
 from unmask.train.run import Preview
 from unmask.train.state import latest

@@ -8,9 +8,8 @@ from test_masked_batches import CLASSES, LENGTH, Codes
 
 from unmask.masking import TrainMasking
 from unmask.objectives.substitution import Substitution, SubstitutionBatch
-from unmask.train.masked_batches import MaskedBatches
-from unmask.train.settings import Training
-from unmask.train.substitution_batches import SubstitutionBatches
+from unmask.recipes.training import Training
+from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
 
 
 def batches(*, rank: int = 0, world: int = 1, dynamic: bool = False, **options: object):

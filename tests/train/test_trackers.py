@@ -11,8 +11,8 @@ import pytest
 from tensorboard.summary.writer.event_file_writer import _AsyncWriter
 
 from unmask.errors import InputError
+from unmask.train.log import hush_writers
 from unmask.train.run_folder import check_place
-from unmask.train.trackers import hush_writers
 
 
 class FullDisk:

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from unmask.errors import InputError
 from unmask.masking import NormalMasking
-from unmask.train.masked_batches import MaskedBatches
-from unmask.train.settings import Training
-from unmask.train.two_views import TwoViewBatches
+from unmask.recipes.training import Training
+from unmask.train.masked_batches import MaskedBatches, TwoViewBatches
 
 MASKING = NormalMasking(mean=0.55, least=0.5, drop="least")
 

@@ -30,7 +30,6 @@ from safetensors.torch import load_file, save_file
 from toy_tokenizers import write_amused, write_lightning
 
 import unmask
-from unmask.checkpoints.foreign import TABLES
 from unmask.checkpoints.names import to_source
 from unmask.cli import main
 from unmask.errors import InputError
@@ -39,8 +38,9 @@ from unmask.evaluate.inception import load_inception
 from unmask.evaluate.lpips import LPIPS, load_lpips
 from unmask.evaluate.lpips import TABLE as LPIPS_TABLE
 from unmask.evaluate.reference import open_reference
-from unmask.nn.latent_network import LatentNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.networks.latent import LatentNetwork
+from unmask.networks.maskgit import PreNormNetwork
+from unmask.projects.foreign import TABLES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 JUDGE = Path(unmask.__file__).parent / "assets" / "fashion_classifier.safetensors"

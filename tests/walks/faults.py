@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path += [str(Path(__file__).parents[1] / "toys"), str(Path(__file__).parent)]
 
 from forks import forked, status
 from toy_mage import save_toy, toy_generator, write_labelled
@@ -47,9 +47,9 @@ import unmask.commands.sample
 import unmask.commands.tokenizer
 import unmask.commands.train  # noqa: F401 - loaded before the forks
 from unmask.cli import main
-from unmask.recipes.serial import write_yaml
+from unmask.files.serial import write_yaml
 from unmask.recipes.tokenizers import FASHION_VQ
-from unmask.tokenizers.conv_vq import ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvVQTokenizer
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train.log import TIMING
 from unmask.train.run_folder import TRACKER

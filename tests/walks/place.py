@@ -17,17 +17,17 @@ from toy_system import NETWORK, TOKENIZER, TOY, toy_pipeline, toy_tokenizer
 from unmask.counts import AncestralCounts
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
+from unmask.files.serial import write_yaml
 from unmask.guidance import Guidance
 from unmask.masking import BernoulliMasking
 from unmask.nn.feedback import Feedback
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.serial import write_yaml
 from unmask.recipes.tokenizers import TokenizerRecipe
-from unmask.tokenizers.conv_kl import ConvKL
+from unmask.recipes.training import Training
+from unmask.tokenizers.conv_stack import ConvKL
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train.settings import Training
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OWN = "def rows(images):\n    return images.flatten(2).mean(2)\nrows.identity = 'rows'\n"

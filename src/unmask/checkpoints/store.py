@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from unmask.checkpoints.write_tensors import HALF, halved, write_tensors
-from unmask.durable import outputs
 from unmask.errors import InputError
-from unmask.folders import check_readable
-from unmask.json_files import parse_json
+from unmask.files.durable import outputs
+from unmask.files.folders import check_readable
+from unmask.files.json_files import parse_json
 
 Entry = TypeVar("Entry")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

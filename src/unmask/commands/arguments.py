@@ -22,7 +22,7 @@ from tyro.constructors import (
 )
 
 from unmask.errors import InputError
-from unmask.folders import as_place
+from unmask.files.folders import as_place
 from unmask.image_size import ImageSize, Sides, size_words
 from unmask.ranges import declared
 

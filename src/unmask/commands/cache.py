@@ -15,10 +15,10 @@ from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache
 from unmask.data.write_cache import CacheReport
-from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, size_text, size_words
-from unmask.nn.sizes import Grid
+from unmask.machine.devices import resolve_device
+from unmask.networks.sizes import Grid
 from unmask.ranges import Name, Place, Ranged
 from unmask.recipes.trained_size import trained_size
 from unmask.text import say

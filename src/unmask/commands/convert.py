@@ -9,18 +9,17 @@ from typing import Annotated
 
 import tyro
 
-from unmask.checkpoints.foreign import Kind, holds_network
 from unmask.commands.arguments import parse
 from unmask.convert import convert
 from unmask.errors import InputError
-from unmask.nn.sizes import ClassCount, Grid, Heads
+from unmask.networks.sizes import ClassCount, Grid, Heads
 from unmask.pipeline import check_place
+from unmask.projects.foreign import Kind, holds_network
 from unmask.ranges import Place, Ranged
 from unmask.text import say
 from unmask.tokenizers.folder import FORMAT as TOKENIZER_FORMAT
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.tokenizers.published import holds_tokenizer, load_published, weights_file
-from unmask.tokenizers.published_latents import holds_latents
+from unmask.tokenizers.published import holds_latents, holds_tokenizer, load_published, weights_file
 
 # What is said about a source beside its kind, where there is anything.
 SAID = {

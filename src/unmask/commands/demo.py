@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unmask.commands.arguments import parse
 from unmask.demo import DemoOptions, run_demo
-from unmask.folders import check_file, check_folder
+from unmask.files.folders import check_file, check_folder
 from unmask.ranges import Name, Ranged
 from unmask.report import write_report
 from unmask.text import say

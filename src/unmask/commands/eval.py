@@ -16,14 +16,14 @@ from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
-from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
-from unmask.folders import check_file
+from unmask.files.folders import check_file
+from unmask.machine.devices import resolve_device
+from unmask.machine.processes import launched, part
 from unmask.pipeline import load
 from unmask.ranges import Place, Ranged
 from unmask.text import say
-from unmask.train.processes import launched, part
 
 
 @dataclass(frozen=True, kw_only=True)

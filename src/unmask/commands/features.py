@@ -13,14 +13,13 @@ from unmask.commands.arguments import parse
 from unmask.commands.sources import open_images
 from unmask.data.source import open_source
 from unmask.data.transform import StillCrop, Transform
-from unmask.devices import resolve_device
 from unmask.errors import InputError
-from unmask.folders import check_file
+from unmask.files.folders import check_file
 from unmask.image_size import ImageSize
+from unmask.machine.devices import resolve_device
 from unmask.probe.encoder import Pool
-from unmask.probe.extract import BATCH, labels_beside, write_features
+from unmask.probe.extract import BATCH, knn_accuracy, labels_beside, write_features
 from unmask.probe.linear import Frozen
-from unmask.probe.neighbours import knn_accuracy
 from unmask.probe.run import fit_size
 from unmask.probe.subject import open_subject
 from unmask.ranges import Between, Name, Place, Ranged

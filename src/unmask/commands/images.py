@@ -16,7 +16,7 @@ from unmask.data.transform import StillCrop, Transform
 from unmask.data.walk import some
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.evaluate.real_images import real_batches
-from unmask.folders import check_file, check_folder
+from unmask.files.folders import check_file, check_folder
 from unmask.image_size import ImageSize
 from unmask.ranges import Between, Ranged
 from unmask.text import say

@@ -13,13 +13,13 @@ from unmask.commands.arguments import parse
 from unmask.commands.sources import open_images
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
+from unmask.machine.processes import launched, part
 from unmask.probe.linear import probe
 from unmask.probe.run import LabelledData
 from unmask.probe.settings import ProbeOptions
 from unmask.probe.subject import Subject, open_subject
 from unmask.ranges import Place, Ranged, Workers
 from unmask.text import say
-from unmask.train.processes import launched, part
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ import tyro
 
 from unmask.commands.arguments import parse
 from unmask.errors import InputError
+from unmask.machine.processes import launched
 from unmask.recipes.named_plans import follow
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
-from unmask.train.processes import launched
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from unmask.commands.arguments import parse
+from unmask.files.serial import to_dict
 from unmask.ranges import Length, Ranged
 from unmask.recipes import RECIPES, get
-from unmask.recipes.serial import to_dict
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
 from unmask.text import cell
 

@@ -17,12 +17,12 @@ from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
 from unmask.commands.sample_results import Format, Results
 from unmask.decode import Plan
-from unmask.devices import resolve_device
 from unmask.divergence import divergence
 from unmask.evaluate.image_sets import ImageBatch
 from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.image_size import height_width
+from unmask.machine.devices import resolve_device
 from unmask.memory import check_memory
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from unmask.decode import Plan
-from unmask.durable import clear_leftovers, output
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
-from unmask.folders import check_file, check_folder, claim, shown, told
+from unmask.files.durable import clear_leftovers, output
+from unmask.files.folders import check_file, check_folder, claim, shown, told
+from unmask.files.serial import to_dict
 from unmask.pictures import sheet, to_pil, usual_zoom, write_gif, write_png
 from unmask.pipeline import Pipeline
-from unmask.recipes.serial import to_dict
 from unmask.tokenizers.tokenizer import weights_identity
 from unmask.train.run_folder import flat_config
 

@@ -17,19 +17,24 @@ from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.commands.sources import TrainingSide, open_images
 from unmask.data.source import open_source
 from unmask.data.split import Split
-from unmask.devices import resolve_device
 from unmask.errors import InputError, did_you_mean
 from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
 from unmask.evaluate.inception import load_inception
 from unmask.evaluate.lpips import load_lpips
-from unmask.evaluate.tokenizer_comparison import Comparison, Meters, compare_tokenizers
-from unmask.evaluate.tokenizer_report import FILES, TokenizerReport
-from unmask.folders import check_file, check_folder, shown, told
+from unmask.evaluate.tokenizer_comparison import (
+    FILES,
+    Comparison,
+    Meters,
+    TokenizerReport,
+    compare_tokenizers,
+)
+from unmask.files.folders import check_file, check_folder, shown, told
+from unmask.machine.devices import resolve_device
+from unmask.machine.processes import launched, part
 from unmask.ranges import Length, Name, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.text import cell, say
 from unmask.tokenizers.folder import load_any_tokenizer
-from unmask.train.processes import launched, part
 from unmask.train.tokenizer import train_tokenizer
 
 HELP = """\

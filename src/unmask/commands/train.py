@@ -16,7 +16,8 @@ from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import Check, LatentCache
 from unmask.data.source import open_source
 from unmask.errors import InputError
-from unmask.folders import beside
+from unmask.files.folders import beside
+from unmask.machine.processes import launched, part
 from unmask.memory import check_fits
 from unmask.ranges import Ranged, Workers
 from unmask.recipes import RECIPES, get
@@ -33,7 +34,6 @@ from unmask.train.generator import (
     train_generator,
 )
 from unmask.train.live_images import live_images
-from unmask.train.processes import launched, part
 from unmask.train.run_folder import RECIPE, check_place
 
 

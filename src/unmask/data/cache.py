@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.damage import DAMAGE, reason
 from unmask.data.cache_records import (
     UNKNOWN,
     CacheIndex,
@@ -36,6 +35,7 @@ from unmask.data.origin import read_origin
 from unmask.data.reader import file_stamp
 from unmask.data.verified import Verified
 from unmask.errors import InputError
+from unmask.files.damage import DAMAGE, reason
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
 __all__ = [

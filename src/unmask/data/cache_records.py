@@ -14,11 +14,11 @@ from typing import Literal, TypeVar
 import cattrs
 import numpy as np
 
-from unmask.damage import DAMAGE
 from unmask.data.digests import digest_of, total
 from unmask.errors import InputError
+from unmask.files.damage import DAMAGE
+from unmask.files.json_files import read_json
 from unmask.image_size import ImageSize, accept_sizes
-from unmask.json_files import read_json
 
 UNKNOWN = "unknown"  # how the identity begins of a tokenizer that nobody named
 Kind = Literal["codes", "moments"]

@@ -10,7 +10,7 @@ from typing import NamedTuple, SupportsIndex
 
 from unmask.draws import as_integer
 from unmask.errors import InputError, did_you_mean
-from unmask.json_files import read_json
+from unmask.files.json_files import read_json
 
 CLASSES_FILE = "classes.json"
 NULL = "none"  # what people call the class of no class

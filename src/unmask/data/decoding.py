@@ -12,9 +12,9 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from unmask.damage import DAMAGE, reason
 from unmask.data.modes import flattened, is_grey
 from unmask.errors import InputError
+from unmask.files.damage import DAMAGE, reason
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.damage import DAMAGE, reason
 from unmask.data.build_cache import MOST_CODES, CacheLayout, encoding_of, plan_cache
 from unmask.data.cache_records import UNKNOWN, CachePlan, Encoding, Kind
 from unmask.data.classes import names_for
@@ -21,7 +20,8 @@ from unmask.data.npz import read_arrays
 from unmask.data.reader import file_stamp
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError, did_you_mean
-from unmask.nn.sizes import stated_grid, token_grid
+from unmask.files.damage import DAMAGE, reason
+from unmask.networks.sizes import stated_grid, token_grid
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 

@@ -13,11 +13,11 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image
 
-from unmask.damage import DAMAGE, reason
 from unmask.data.classes import join_classes, read_class_names
 from unmask.data.reader import Reader, file_stamp
 from unmask.data.split import Split
 from unmask.errors import InputError
+from unmask.files.damage import DAMAGE, reason
 
 # As in train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte, emnist-letters-test-images-idx3-ubyte.
 NAME = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")

@@ -11,9 +11,9 @@ from unmask.data.cache_records import CacheIndex, CachePlan, Shard, read_record,
 from unmask.data.origin import Difference, Origin, compare, difference, read_origin
 from unmask.data.reader import EncodedImages
 from unmask.data.verified import LIST, Verified
-from unmask.durable import explained, output, write_file
 from unmask.errors import InputError
-from unmask.folders import check_folder
+from unmask.files.durable import explained, output, write_file
+from unmask.files.folders import check_folder
 
 WAYS_OUT = "name another folder (--out, of unmask train --cache-folder), or give --rebuild-cache"
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.damage import DAMAGE, reason
 from unmask.errors import InputError
+from unmask.files.damage import DAMAGE, reason
 
 HEADER = 128
 MATRIX, COMPRESSED, UTF8 = 14, 15, 16  # types of elements

@@ -22,7 +22,7 @@ def read_arrays(content: bytes, names: Sequence[str]) -> list[np.ndarray | None]
 
     Raises:
         ValueError: an array states more than it holds or than :data:`MOST_BYTES`, or it is none of
-            numbers. Whatever else a zip file's reader raises is in :data:`unmask.damage.DAMAGE`.
+            numbers. What else a zip file's reader raises is in :data:`unmask.files.damage.DAMAGE`.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         there = set(archive.namelist())

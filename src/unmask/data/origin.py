@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from unmask.damage import DAMAGE
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.digests import digest_of, total
 from unmask.data.reader import EncodedImages, Listed
 from unmask.errors import InputError
-from unmask.json_files import parse_json
+from unmask.files.damage import DAMAGE
+from unmask.files.json_files import parse_json
 
 MOST_BYTES = 1 << 30  # of the JSON of one shard; a million keys take a tenth
 NAMED = 3  # keys that a message repeats

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from unmask.errors import InputError
-from unmask.json_files import parse_json
+from unmask.files.json_files import parse_json
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")  # the first that is there
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")  # likewise

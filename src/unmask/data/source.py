@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import unmask
 from unmask.data.folder import FolderImages
 from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
@@ -21,6 +22,16 @@ from unmask.data.tar_index import COMPRESSED
 from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages
 from unmask.errors import InputError
+
+
+def fashion_mnist_10k() -> Path:
+    """Folder of 8,000 training and 2,000 validation images of Fashion-MNIST, 28 x 28 grey.
+
+    The first rows of the original files (github.com/zalandoresearch/fashion-mnist, MIT licence
+    beside them); give the folder to :func:`unmask.data.source.open_source`.
+    """
+    return Path(unmask.__file__).parent / "assets" / "fashion_mnist_10k"
+
 
 __all__ = ["ImageSource", "Listed", "open_source", "told"]
 

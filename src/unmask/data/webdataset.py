@@ -20,7 +20,7 @@ from unmask.data.reader import ShardReader, file_stamp
 from unmask.data.split import Split
 from unmask.data.tar_index import COMPRESSED, Entry, index_files
 from unmask.errors import InputError
-from unmask.json_files import parse_json
+from unmask.files.json_files import parse_json
 
 LABELS = ("cls", "json")
 MOST_LABEL = 1 << 24  # bytes of a label file; more is something else under its name

@@ -43,8 +43,8 @@ from unmask.data.origin import (
 )
 from unmask.data.reader import EncodedImages
 from unmask.data.verified import Verified
-from unmask.durable import clear_leftovers
 from unmask.errors import InputError
+from unmask.files.durable import clear_leftovers
 
 AHEAD = 2  # batches that are read while one is encoded
 

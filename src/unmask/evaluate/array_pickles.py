@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unmask.damage import DAMAGE, reason
 from unmask.errors import InputError
+from unmask.files.damage import DAMAGE, reason
 
 FROM_BUFFER: Callable = np.zeros(1).__reduce_ex__(5)[0]  # type: ignore[assignment]
 

@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from unmask.checkpoints.write_tensors import write_tensors
-from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.evaluation import Measured, limited
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.folders import claim
+from unmask.files.durable import output
+from unmask.files.folders import claim
 
 SETTINGS = "settings.json"
 BATCHES = 4  # in a chunk

@@ -23,10 +23,10 @@ from unmask.checkpoints.store import load_state, single
 from unmask.checkpoints.write_tensors import write_tensors
 from unmask.data.batches import epoch_rows
 from unmask.draws import keyed_generator
-from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.scores import check_labels, class_accuracy
-from unmask.json_files import parse_json
+from unmask.files.durable import output
+from unmask.files.json_files import parse_json
 from unmask.nn.skeleton import skeleton
 from unmask.ranges import Between, Ranged, Seed
 

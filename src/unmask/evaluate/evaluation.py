@@ -13,13 +13,12 @@ from torch import Tensor
 from unmask.errors import InputError
 from unmask.evaluate.classifier import TrainedClassifier
 from unmask.evaluate.features import FeatureExtractor
+from unmask.evaluate.frechet import RunningStatistics
 from unmask.evaluate.image_sets import ImageBatch, as_batches
 from unmask.evaluate.inception import Inception
-from unmask.evaluate.random_rows import RandomRows
 from unmask.evaluate.reference import Moments, ReferenceStatistics
 from unmask.evaluate.report import SCORES, Choices, Report, Row
-from unmask.evaluate.scores import InceptionScore, Manifold, correct, manifold_overlap
-from unmask.evaluate.statistics import RunningStatistics
+from unmask.evaluate.scores import InceptionScore, Manifold, RandomRows, correct, manifold_overlap
 from unmask.ranges import Between
 
 Batches = Iterable[Tensor | ImageBatch]

@@ -12,12 +12,12 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from unmask.durable import output, output_folder
 from unmask.errors import InputError
 from unmask.evaluate.folder_set import FolderSet
 from unmask.evaluate.image_batch import ImageBatch, as_batches, gather
 from unmask.evaluate.npz_set import NpzSet
-from unmask.folders import check_folder
+from unmask.files.durable import output, output_folder
+from unmask.files.folders import check_folder
 from unmask.pictures import to_pil
 
 __all__ = [

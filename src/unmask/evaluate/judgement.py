@@ -19,7 +19,6 @@ from torch import Tensor
 from unmask.data.reader import file_stamp
 from unmask.data.walk import Walk
 from unmask.decode import Plan
-from unmask.devices import resolve_device
 from unmask.errors import InputError
 from unmask.evaluate.chunks import Chunks, NumberedSet
 from unmask.evaluate.classifier import (
@@ -42,12 +41,13 @@ from unmask.evaluate.real_images import BATCH, RealImages, real_batches, real_se
 from unmask.evaluate.reference import Reference, open_reference
 from unmask.evaluate.report import Report
 from unmask.generation import check_request, generate
+from unmask.machine.devices import resolve_device
+from unmask.machine.processes import launched
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.ranges import Between, Length, Name, Ranged, Seed
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.tokenizer import weights_identity
-from unmask.train.processes import launched
 
 ROUNDING = "255 v + 0.5, cut off, of v in [0, 1]"
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.damage import DAMAGE, reason
-from unmask.durable import explained
 from unmask.errors import InputError
 from unmask.evaluate.image_batch import ImageBatch
+from unmask.files.damage import DAMAGE, reason
+from unmask.files.durable import explained
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 MOST_PACKED = 100  # times that a file may grow by unpacking, beyond what is small anyway

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from unmask.checkpoints.file_kinds import kind_of
 from unmask.checkpoints.pickles import load_pickle
-from unmask.damage import DAMAGE, reason
-from unmask.durable import output
 from unmask.errors import InputError
 from unmask.evaluate.array_pickles import read_arrays
-from unmask.evaluate.frechet import frechet_distance
+from unmask.evaluate.frechet import RunningStatistics, frechet_distance
 from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH
-from unmask.evaluate.statistics import RunningStatistics
+from unmask.files.damage import DAMAGE, reason
+from unmask.files.durable import output
 
 POOLED = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from unmask.durable import output
+from unmask.files.durable import output
 from unmask.ranges import Between, Ranged
 
 FID_IMAGES = 50_000

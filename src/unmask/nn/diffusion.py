@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unmask.draws import Draws
 from unmask.errors import InputError
+from unmask.nn.block import Recomputable
 from unmask.nn.dpm_solver import dpm_solver_stages
 from unmask.nn.gaussian import (
     STEPS,
@@ -28,7 +29,6 @@ from unmask.nn.gaussian import (
     variational_bits,
 )
 from unmask.nn.guided import guided
-from unmask.nn.recompute import Recomputable
 from unmask.ranges import Between, Length, Ranged
 from unmask.types import Drawn
 

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.nn.positions import first_positions, put, take
-from unmask.nn.trunk import Blocks
 from unmask.types import Canvas
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after another; the last one works only where its result is read."""
+
+    def forward(self, x: Tensor, read: Tensor | None = None) -> Tensor:
+        """``(B, S, D)`` to the same, or to ``(B, N, D)`` at the ``(B, N)`` positions ``read``."""
+        for block in self[:-1]:
+            x = block(x)
+        return self[-1](x, read)
+
+
+class Trunk(nn.Module):
+    """Every block sees every position."""
+
+    drops: ClassVar[bool] = False
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = Blocks(blocks)
+
+    def forward(self, x: Tensor, canvas: Canvas, read: Tensor | None = None) -> Tensor:
+        """See :class:`Blocks`; the canvas is not looked at."""
+        return self.blocks(x, read)
+
 
 NORM_EPS = 1e-6  # of all three systems
 

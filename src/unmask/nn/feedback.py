@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.nn.block import Block
+from unmask.nn.encoder_decoder import Trunk
 from unmask.nn.precision import full_precision
-from unmask.nn.trunk import Trunk
 from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Hidden
 
 if TYPE_CHECKING:
-    from unmask.model import MaskedModel
+    from unmask.nn.model import MaskedModel
 
 
 @dataclass(frozen=True, kw_only=True)

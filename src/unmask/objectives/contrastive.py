@@ -16,10 +16,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.model import MaskedModel
+from unmask.networks.sizes import Width
 from unmask.nn.encoder_decoder import EncoderDecoder
+from unmask.nn.model import MaskedModel
 from unmask.nn.positions import take
-from unmask.nn.sizes import Width
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
 from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Hidden

@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
-from unmask.model import MaskedModel
 from unmask.nn.diffusion import DiffusionHead
+from unmask.nn.model import MaskedModel
 from unmask.types import Canvas, Hidden, MaskedBatch
 
 
@@ -50,7 +50,7 @@ class MaskedObjective(nn.Module):
     """Weighted sum of the token losses at masked positions, where alone the head is applied.
 
     Args:
-        model: an :class:`unmask.model.MaskedModel`.
+        model: an :class:`unmask.nn.model.MaskedModel`.
         label_smoothing: share of the target spread over all codes, in [0, 1); of categorical heads.
     """
 

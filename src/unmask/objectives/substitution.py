@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from unmask.draws import invert_cdf
 from unmask.errors import InputError
 from unmask.masking import lowest
-from unmask.model import MaskedModel
 from unmask.nn.categorical import CategoricalHead
 from unmask.nn.embed import IdEmbed, JointEmbed
 from unmask.nn.feedback import FeedbackAdapter
+from unmask.nn.model import MaskedModel
 from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, MaskedBatch
 

@@ -10,18 +10,49 @@ from torch.optim import AdamW
 from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.probe.batches import MixedBatches
-from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
+from unmask.machine.processes import launched
+from unmask.probe.encoder import TokenClassifier, build_head, initialize_head
 from unmask.probe.extract import labelled
-from unmask.probe.judge import Score, score
-from unmask.probe.layer_decay import layer_decay_groups
+from unmask.probe.mixing import MixedBatches
 from unmask.probe.objective import ClassifierObjective
-from unmask.probe.run import Bench, LabelledData, fit_size
+from unmask.probe.run import Bench, LabelledData, Score, fit_size, score
 from unmask.probe.settings import Course, FinetuneOptions
 from unmask.probe.subject import Subject
+from unmask.recipes.training import Training
 from unmask.train.optim import adamw
-from unmask.train.processes import launched
-from unmask.train.settings import Training
+
+
+def layer_decay_groups(
+    model: TokenClassifier, *, layer_decay: float, weight_decay: float
+) -> list[dict[str, object]]:
+    """Trainable parameters by learning rate and weight decay (BEiT; MAGE, ``util/lr_decay.py``).
+
+    With N blocks, layer i of 0 (the embedding) to N + 1 (last norm and head) has the factor
+    ``layer_decay ** (N + 1 - i)``. One-dimensional tensors are not decayed; tables are.
+
+    Args:
+        model: with a head.
+        layer_decay: factor from one layer to the one before it; 1 means equal rates.
+        weight_decay: of matrices and tables.
+
+    Returns:
+        Groups with ``lr_scale`` and ``weight_decay``, in order of first appearance.
+    """
+    encoder, head = model.encoder, model.head
+    assert head is not None, "what names no classes is not trained"
+    layers: list[list[nn.Module]] = [[encoder.embed], *([block] for block in encoder.blocks)]
+    layers.append([encoder.norm, head])
+    groups: list[dict[str, object]] = []
+    for index, modules in enumerate(layers):
+        found = [p for module in modules for p in module.parameters() if p.requires_grad]
+        scale = layer_decay ** (len(layers) - 1 - index)
+        for decay, params in (
+            (0.0, [p for p in found if p.ndim == 1]),
+            (weight_decay, [p for p in found if p.ndim > 1]),
+        ):
+            if params:
+                groups.append({"params": params, "lr_scale": scale, "weight_decay": decay})
+    return groups
 
 
 def finetune(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unmask.probe.mixing import MixPlan, mix, mix_targets, soft_targets
-from unmask.train.settings import Training
+from unmask.recipes.training import Training
 
 Represent = Callable[[Tensor], Tensor]
 """From what a batch holds to what the trained part reads: nothing is trained in it."""

@@ -19,7 +19,7 @@ from unmask.image_size import ImageSize, checked_size
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
 from unmask.ranges import Between, Name, Ranged, Seed
-from unmask.train.settings import Training
+from unmask.recipes.training import Training
 
 STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
 
@@ -67,7 +67,7 @@ class Course(Ranged):
     seed: Seed = 0
     """Batch k is a pure function of (seed, k)."""
     tracker: Name = "tensorboard"
-    """See :class:`unmask.train.settings.Training`."""
+    """See :class:`unmask.recipes.training.Training`."""
 
     def __post_init__(self) -> None:
         """Reject lengths that no run can have."""

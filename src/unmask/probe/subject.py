@@ -12,17 +12,16 @@ import torch
 from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.store import CONFIG, Saved, entry, load_state, load_weights, save_together
 from unmask.checkpoints.tensor_files import read_tensors
-from unmask.checkpoints.vit import MARKS, load_vit
 from unmask.errors import InputError
-from unmask.json_files import read_json
+from unmask.files.json_files import read_json
+from unmask.files.serial import from_dict, to_dict
 from unmask.nn.block import PreNormBlock
+from unmask.nn.embed import MageEmbed
 from unmask.nn.encoder_decoder import EncoderDecoder
-from unmask.nn.mage_embed import MageEmbed
 from unmask.nn.skeleton import skeleton
 from unmask.pipeline import TOKENIZER, Pipeline
-from unmask.probe.classifier import TokenClassifier, build_head
-from unmask.probe.encoder import Encoder, EncoderSizes, Pool
-from unmask.recipes.serial import from_dict, to_dict
+from unmask.probe.encoder import Encoder, EncoderSizes, Pool, TokenClassifier, build_head
+from unmask.probe.mage_files import MARKS, load_vit
 from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 

@@ -1,31 +1,21 @@
-"""Every recipe by name."""
+"""Every published system and small one as plain data."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from unmask.errors import InputError, did_you_mean
-from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
-from unmask.recipes.recipe import Recipe, Result
-from unmask.recipes.serial import read_yaml
+from unmask.lazy import lent
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for family in (maskgit, self_guidance, mage, mar, emigm)
-    for recipe in family.RECIPES
+if TYPE_CHECKING:
+    from unmask.recipes.catalogue import RECIPES, get
+    from unmask.recipes.recipe import Recipe
+    from unmask.results import Result
+
+HOMES = {
+    "RECIPES": "unmask.recipes.catalogue",
+    "Recipe": "unmask.recipes.recipe",
+    "Result": "unmask.results",
+    "get": "unmask.recipes.catalogue",
 }
-
 __all__ = ["RECIPES", "Recipe", "Result", "get"]
-
-
-def get(name: str | Path) -> Recipe:
-    """The recipe of that name, or the one in that YAML file.
-
-    Raises:
-        InputError: for a name that is neither.
-    """
-    if str(name) in RECIPES:
-        return RECIPES[str(name)]
-    if str(name).endswith((".yaml", ".yml")):
-        return read_yaml(Recipe, Path(name))
-    raise InputError(f"unknown recipe {str(name)!r}; {did_you_mean(str(name), RECIPES)}")
+__getattr__ = lent(__name__, HOMES)

@@ -17,7 +17,8 @@ from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import RandomOrder
 from unmask.recipes import mar
 from unmask.recipes.mar import Sizes, epochs, training_at
-from unmask.recipes.recipe import NamedPlan, Recipe, Result
+from unmask.recipes.recipe import NamedPlan, Recipe
+from unmask.results import Result
 
 PAPER = "arXiv 2503.07197"
 Interval = tuple[float, float]

@@ -7,12 +7,13 @@ from dataclasses import replace
 from unmask.counts import FixedCounts
 from unmask.decode import Plan
 from unmask.masking import NormalMasking
-from unmask.nn.mage_network import MageNetwork
+from unmask.networks.mage import MageNetwork
 from unmask.objectives.contrastive import Contrastive
 from unmask.orders import Confidence
 from unmask.recipes.mar import epochs
-from unmask.recipes.recipe import NamedPlan, Recipe, Result
-from unmask.train.settings import Ema, Training
+from unmask.recipes.recipe import NamedPlan, Recipe
+from unmask.recipes.training import Ema, Training
+from unmask.results import Result
 
 README, PAPER = "LTH14/mage, README", "arXiv 2211.09117"
 MASKING = NormalMasking(mean=0.55, std=0.25, least=0.5, drop="least", group=64)

@@ -13,11 +13,12 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan
 from unmask.guidance import Guidance
 from unmask.masking import NormalMasking
+from unmask.networks.latent import LatentNetwork
 from unmask.nn.diffusion import DiffusionDraw
-from unmask.nn.latent_network import LatentNetwork
 from unmask.orders import RandomOrder
-from unmask.recipes.recipe import NamedPlan, Recipe, Result
-from unmask.train.settings import Ema, Training
+from unmask.recipes.recipe import NamedPlan, Recipe
+from unmask.recipes.training import Ema, Training
+from unmask.results import Result
 
 README, PAPER = "LTH14/mar, README", "arXiv 2406.11838"
 IMAGENET = 1_281_167  # training images

@@ -12,11 +12,11 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan
 from unmask.guidance import Guidance
 from unmask.masking import TrainMasking
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
 from unmask.orders import Confidence
-from unmask.recipes.recipe import NamedPlan, Recipe, Result
-from unmask.train.settings import Ema, Training
+from unmask.recipes.recipe import NamedPlan, Recipe
+from unmask.recipes.training import Ema, Training
+from unmask.results import Result
 
 PYTORCH_README = "xyfJASON/maskgit-pytorch, README"
 JAX_README = "google-research/maskgit, README"

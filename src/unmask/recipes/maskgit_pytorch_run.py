@@ -13,8 +13,8 @@ from unmask.errors import InputError
 from unmask.masking import TrainMasking
 from unmask.orders import Confidence
 from unmask.recipes.recipe import Recipe
+from unmask.recipes.training import Ema, Training
 from unmask.tokenizers.published import SOURCE_NAMES
-from unmask.train.settings import Ema, Training
 
 SCALE, TEMPERATURE = 1.0, 4.5  # of its sampling scripts, where no option is given
 SCHEDULES = {

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 from unmask.data.transform import CachedCrop
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import ImageSize, checked_size
 from unmask.masking import AnyMasking, NormalMasking, TrainMasking
-from unmask.nn.mage_network import MageNetwork
-from unmask.nn.networks import AnyNetwork
-from unmask.nn.sizes import token_space
+from unmask.networks.any import AnyNetwork
+from unmask.networks.mage import MageNetwork
+from unmask.networks.sizes import token_space
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
-from unmask.ranges import Between, Length, Name, Place, Ranged
-from unmask.train.settings import Training
-
-Text = Annotated[str, Length(0, 1000)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(Ranged):
-    """A score and where it comes from."""
-
-    metric: Text
-    """For example "FID-50k (ADM)" or "class accuracy"."""
-    value: Annotated[float, Between()]
-    """As printed by the source."""
-    setting: Text
-    """What of the sampling plan or the data it depends on."""
-    source: Text
-    """Paper, repository or report file."""
+from unmask.ranges import Name, Place, Ranged
+from unmask.recipes.training import Training
+from unmask.results import Result, Text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,15 @@ from dataclasses import replace
 
 from unmask.decode import Plan
 from unmask.guidance import Guidance
+from unmask.networks.any import AnyNetwork
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
 from unmask.nn.feedback import Feedback
-from unmask.nn.networks import AnyNetwork
-from unmask.nn.post_norm import PostNormNetwork
-from unmask.nn.pre_norm import PreNormNetwork
 from unmask.objectives.substitution import Substitution
 from unmask.orders import Confidence
 from unmask.recipes import maskgit
-from unmask.recipes.recipe import NamedPlan, Recipe, Result
-from unmask.train.settings import Ema, Training
+from unmask.recipes.recipe import NamedPlan, Recipe
+from unmask.recipes.training import Ema, Training
+from unmask.results import Result
 
 # Its four processes did not exchange gradients, and the first one's weights were published: 64 is
 # the batch behind them, 256 the one that the configuration files say.

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from unmask.errors import InputError, did_you_mean
+from unmask.files.serial import read_yaml
 from unmask.image_size import ImageSize, checked_size
 from unmask.ranges import Name, Ranged
-from unmask.recipes.recipe import Result, Text
-from unmask.recipes.serial import read_yaml
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.recipes.training import Ema, Training
+from unmask.results import Result, Text
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.objective import TokenizerLoss
 from unmask.tokenizers.tokenizer import grid_of
-from unmask.train.settings import Ema, Training
 
 
 @dataclass(frozen=True, kw_only=True)

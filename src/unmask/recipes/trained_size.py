@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from unmask.checkpoints.locate import EXPORT
-from unmask.damage import DAMAGE
+from unmask.files.damage import DAMAGE
 from unmask.image_size import ImageSize, checked_size
 from unmask.recipes import RECIPES
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from unmask.errors import InputError
-from unmask.nn.sizes import Channels
-from unmask.recipes.serial import from_dict
+from unmask.files.serial import from_dict
+from unmask.networks.sizes import Channels
 from unmask.tokenizers.image_tokenizer import BlockCounts, LevelConfig, Levels, Widths
 from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
 

@@ -10,29 +10,25 @@ from typing import Any, TypeVar
 from unmask.checkpoints.locate import EXPORT, check_path, find_folder
 from unmask.checkpoints.store import WEIGHTS, Saved, entry, load_weights, save_together
 from unmask.errors import InputError, did_you_mean
-from unmask.recipes.serial import from_dict, to_dict
-from unmask.tokenizers.conv_kl import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.conv_vq import ConvVQ, ConvVQTokenizer
+from unmask.files.serial import from_dict, to_dict
+from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
 from unmask.tokenizers.image_tokenizer import filled
-from unmask.tokenizers.kl_vae import KLVAE, KLVAETokenizer
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer, named_patches
 from unmask.tokenizers.published import (
     PUBLISHED,
-    load_published,
-    published_name,
-    weights_file,
-)
-from unmask.tokenizers.published_latents import (
     PUBLISHED_LATENTS,
     check_efficientvit,
     holds_latents,
+    load_published,
     load_published_latents,
+    published_name,
+    weights_file,
 )
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import VQGAN, VQGANTokenizer
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, KLVAETokenizer, VQGANTokenizer
 
 FORMAT = "unmask-tokenizer"
 AnyTokenizer = VQTokenizer | LatentTokenizer
@@ -72,7 +68,7 @@ def load_any_tokenizer(name: str | Path) -> AnyTokenizer:
         name: a folder or run of this library, a shipped name, a hub repository in this library's
             form, ``patches-<pixels>-grey`` or ``-rgb``, or anything that
             :func:`unmask.tokenizers.published.load_published` or
-            :func:`unmask.tokenizers.published_latents.load_published_latents` takes.
+            :func:`unmask.tokenizers.published.load_published_latents` takes.
 
     Raises:
         InputError: when there is none.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.errors import InputError
-from unmask.nn.sizes import patch_of
+from unmask.networks.sizes import patch_of
 from unmask.ranges import Between
 from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, filled
 from unmask.tokenizers.latents import Posterior, posterior, to_map, to_tokens

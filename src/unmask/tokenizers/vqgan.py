@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from unmask.errors import InputError
-from unmask.nn.sizes import Channels
+from unmask.networks.sizes import Channels
 from unmask.ranges import Between, Length
 from unmask.tokenizers.image_tokenizer import MOST_LEVELS
+from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
 from unmask.tokenizers.quantizer import Codebook, VectorQuantizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan_blocks import check_widths
-from unmask.tokenizers.vqgan_stack import StackConfig, stacked_decoder, stacked_encoder
+from unmask.tokenizers.vqgan_blocks import (
+    StackConfig,
+    check_widths,
+    stacked_decoder,
+    stacked_encoder,
+)
 
 Pixels = Literal["signed", "unit"]
 
@@ -77,3 +82,31 @@ class VQGANTokenizer(VQTokenizer):
         )
         upward = replace(config, widths=config.upward, decoder_widths=())
         self.decoder = stacked_decoder(upward, *channels, middle_attention=attends)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLVAE(Grouped, StackConfig):
+    """Shape of a :class:`KLVAETokenizer`; the defaults are KL-16.
+
+    Levels with attention are those of the encoder; the decoder has it in its middle only.
+    """
+
+    channels: Channels = 16
+    """C, numbers a place of the encoder's map."""
+    scale: Scale = 0.2325
+    """Of latents to tokens (MAR and eMIGM: 1 over the spread of KL-16's on ImageNet)."""
+
+
+class KLVAETokenizer(LatentTokenizer):
+    """A ``ContinuousTokenizer``: VQGAN's stacks around a Gaussian instead of a codebook.
+
+    As in CompVis/latent-diffusion's ``AutoencoderKL`` (arXiv 2112.10752) and mar: models/vae.py.
+    """
+
+    family = "kl_vae"
+
+    def __init__(self, config: KLVAE) -> None:
+        super().__init__(config, config.channels, scale=config.scale)
+        told, channels = 2 * config.channels, config.channels
+        self.encoder = stacked_encoder(config, told, told)
+        self.decoder = stacked_decoder(replace(config, attention=()), channels, channels)

@@ -9,13 +9,13 @@ from contextlib import nullcontext
 
 import torch
 
-from unmask import signals
 from unmask.errors import InputError
+from unmask.machine import signals
+from unmask.machine.processes import by_main
 from unmask.train.agreement import Agreement, Wish
 from unmask.train.log import RunLog
 from unmask.train.optim import learning_rate
 from unmask.train.pace import LookPace, SavePace
-from unmask.train.processes import by_main
 from unmask.train.run import Preview, Run
 
 

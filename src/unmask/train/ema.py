@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from unmask.train.settings import Ema
+from unmask.recipes.training import Ema
 
 
 def ema_decay(settings: Ema, update: int) -> float:

@@ -25,24 +25,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from unmask import durable, signals
-from unmask.devices import find_accelerator
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
-from unmask.lock import Lock, locked
+from unmask.files import durable
+from unmask.files.lock import Lock, locked
+from unmask.machine import signals
+from unmask.machine.devices import find_accelerator
+from unmask.machine.environment import check_arithmetic, check_launcher, plain_arguments
+from unmask.machine.processes import by_main, launched, without_accelerator
+from unmask.recipes.training import Training
 from unmask.text import say
 from unmask.train.agreement import Agreement
 from unmask.train.conduct import Conduct
 from unmask.train.ema import EmaWeights
-from unmask.train.environment import check_arithmetic, check_launcher, plain_arguments
-from unmask.train.log import RunLog
+from unmask.train.log import RunLog, hush_writers
 from unmask.train.optim import learning_rate, set_learning_rate
-from unmask.train.processes import by_main, launched, without_accelerator
 from unmask.train.resume import resume
 from unmask.train.run import Preview, Run
 from unmask.train.run_folder import TRACKER, check_run_folder, plain_config, write_recipe
-from unmask.train.settings import Training
-from unmask.train.trackers import hush_writers
 
 MicroBatches = Sequence[object]
 """This process's micro-batches of one step, each a nest of tensors."""
@@ -102,7 +102,7 @@ def train(
     """Train, continuing by itself what an earlier call with the same configuration left in ``out``.
 
     One process at a time trains in a folder. SIGTERM and SIGINT end the training after the step in
-    flight, which is saved (:mod:`unmask.signals`).
+    flight, which is saved (:mod:`unmask.machine.signals`).
 
     Args:
         objective: keeps :class:`unmask.train.run.Objective`.

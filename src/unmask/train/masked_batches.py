@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from torch.utils.data import Dataset
 
 from unmask.data.batches import check_batch_size, epoch_rows, share_rows
 from unmask.draws import keyed_generator
+from unmask.errors import InputError
 from unmask.masking import AnyMasking
 from unmask.nn.gaussian import STEPS as DIFFUSION_STEPS
 from unmask.objectives.masked import LocatedBatch, locate
-from unmask.train.settings import Training
+from unmask.objectives.substitution import Substitution, SubstitutionBatch
+from unmask.recipes.training import Training
 from unmask.types import MaskedBatch
 
 
@@ -226,3 +228,105 @@ class MaskedBatches(Dataset):
     def _as_one(self) -> bool:
         """Whether the whole batch is one group."""
         return len(self.groups) == 1 and self.training.normalize == "global"
+
+
+class SubstitutionBatches(Dataset):
+    """Masked batches in which some visible tokens are chosen to be replaced.
+
+    What is replaced, and by which random number, is drawn for the whole batch and then cut. Every
+    replaced token of a group of the masked batches counts equally, and a group by its images.
+
+    Args:
+        masked: this process's masked batches, of codes.
+        options: which tokens are replaced.
+    """
+
+    def __init__(self, masked: MaskedBatches, options: Substitution) -> None:
+        self.masked, self.options = masked, options
+
+    def __len__(self) -> int:
+        """Steps of the run."""
+        return len(self.masked)
+
+    def __getitem__(self, step: int) -> list[SubstitutionBatch]:
+        """This process's micro-batches of a step."""
+        masks = self.masked.masks(step)
+        hidden = masks.masked  # (B, L), of the whole batch
+        stream, size = keyed_generator(self.masked.training.seed, "replace", step), len(hidden)
+        score, uniform = torch.rand(2, *hidden.shape, generator=stream)  # (B, L) each
+        replaced = self.options.choose(hidden, score, torch.rand(size, generator=stream))
+        weights, batches = self._weights(replaced), []
+        cuts = [cut for part in self.masked.own for cut, _ in masks.pieces(part)]
+        for (batch, *_), cut in zip(self.masked[step], cuts, strict=True):
+            where = replaced[cut].flatten().nonzero().squeeze(1)  # (M,)
+            chosen = uniform[cut].flatten()[where]  # (M,)
+            weighted = batch._replace(weight=weights[cut])
+            batches.append(SubstitutionBatch(weighted, where, chosen, torch.tensor(1 / size)))
+        return batches
+
+    def _weights(self, replaced: Tensor) -> Tensor:
+        """``(B,)`` float32: what each replaced token of an image counts."""
+        weights = []
+        for rows in self.masked.groups:
+            part = replaced[rows]  # (n, L)
+            total, share = part.sum().clamp(min=1), len(replaced) / len(part)
+            weights.append((1 / (total * share)).expand(len(part)))
+        return torch.cat(weights)
+
+
+class OtherViews(MaskedBatches):
+    """The batches of the same images, each in another view and under another mask."""
+
+    def _stream(self, purpose: str, *key: int) -> torch.Generator:
+        return super()._stream(f"other {purpose}", *key)
+
+    def views(self, step: int) -> Tensor:
+        """``(B,)`` int64, none of them that of :class:`MaskedBatches`."""
+        count = (self.training.batch_size,)
+        first = torch.randint(self.cache.views, count, generator=super()._stream("view", step))
+        apart = torch.randint(1, self.cache.views, count, generator=self._stream("view", step))
+        return (first + apart) % self.cache.views
+
+
+class TwoViewBatches(Dataset):
+    """Masked batches with every image twice: rows i and b + i of 2 b are views of one image.
+
+    Each view has a mask of its own, and its masked tokens count as much as the other's.
+
+    Args:
+        arguments: of :class:`MaskedBatches`.
+
+    Raises:
+        InputError: there is only one view of each image; see also :class:`MaskedBatches`.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.first, self.second = (
+            kind(*arguments, **named) for kind in (MaskedBatches, OtherViews)
+        )
+        if self.first.cache.views < 2:
+            raise InputError(
+                "contrastive needs two views of each image, and the cache has one: build it with "
+                "--flip, or give --data and a random crop instead"
+            )
+
+    def __len__(self) -> int:
+        """Steps of the run."""
+        return len(self.first)
+
+    def __getitem__(self, step: int) -> list[LocatedBatch]:
+        """This process's micro-batches of a step."""
+        pairs = zip(self.first[step], self.second[step], strict=True)
+        return [locate(_joined(one.batch, two.batch)) for one, two in pairs]
+
+
+def _joined(one: MaskedBatch, two: MaskedBatch) -> MaskedBatch:
+    assert one.kept is not None, "MAGE's encoder sees a part"
+    assert two.kept is not None
+    return MaskedBatch(
+        torch.cat([one.tokens, two.tokens]),
+        torch.cat([one.masked, two.masked]),
+        None,
+        torch.cat([one.weight, two.weight]) / 2,
+        torch.cat([one.kept, two.kept]),
+    )

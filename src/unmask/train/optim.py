@@ -7,7 +7,7 @@ import math
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from unmask.train.settings import Training
+from unmask.recipes.training import Training
 
 
 def learning_rate(settings: Training, step: int) -> float:

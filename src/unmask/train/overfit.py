@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from unmask.errors import InputError
+from unmask.recipes.training import Training
 from unmask.text import say
 from unmask.train.loop import MicroBatches, TrainResult, train
-from unmask.train.settings import Training
 
 WORKS_BELOW = 0.3
 """Share of the first loss under which the last one must fall."""

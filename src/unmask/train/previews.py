@@ -13,7 +13,6 @@ import torch
 from accelerate.utils import gather_object
 from PIL import Image
 
-from unmask import durable
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
@@ -27,17 +26,18 @@ from unmask.evaluate.image_sets import ImageBatch
 from unmask.evaluate.judgement import Judgement
 from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import ReferenceStatistics
+from unmask.files import durable
 from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.image_size import height_width
+from unmask.machine.processes import launched
 from unmask.pictures import sheet, to_uint8, usual_zoom
 from unmask.pipeline import Pipeline
+from unmask.recipes.training import Training
 from unmask.train.live_images import LiveImages
 from unmask.train.log import lines_of
-from unmask.train.processes import launched
 from unmask.train.run import Figures, Look, Preview
 from unmask.train.run_folder import LOG, SAMPLES
-from unmask.train.settings import Training
 
 TOGETHER = 4  # images of a sheet that are decoded at once, beside a training in full memory
 SIZE_IMAGES = 256  # that tell how large the data's latents are

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from unmask import durable
 from unmask.errors import InputError
+from unmask.files import durable
+from unmask.machine.processes import any_says, by_main
 from unmask.text import plain, say
-from unmask.train.processes import any_says, by_main
 from unmask.train.run import Run
 from unmask.train.run_folder import CHECKPOINTS
 from unmask.train.state import (

@@ -12,16 +12,17 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from unmask import durable, signals
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.lock import Lock
-from unmask.nn.recompute import recompute_blocks
+from unmask.files import durable
+from unmask.files.lock import Lock
+from unmask.machine import signals
+from unmask.nn.block import recompute_blocks
+from unmask.recipes.training import Training
 from unmask.train.ema import EmaWeights
-from unmask.train.meter import Meter
+from unmask.train.log import Meter
 from unmask.train.optim import make_optimizer
 from unmask.train.run_folder import CHECKPOINTS, SAMPLES
-from unmask.train.settings import Training
 from unmask.train.state import Checkpoint, checkpoint_path, write_checkpoint
 
 Figures = Mapping[str, float | str]

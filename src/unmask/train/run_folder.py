@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from unmask import durable
 from unmask.checkpoints.locate import EXPORT
 from unmask.errors import InputError
-from unmask.folders import check_folder, shown
+from unmask.files import durable
+from unmask.files.folders import check_folder, shown
 from unmask.train import state
 
 RECIPE = "recipe.yaml"

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unmask import durable
 from unmask.errors import InputError
-from unmask.json_files import read_json
+from unmask.files import durable
+from unmask.files.json_files import read_json
 from unmask.train import streamed
 
 MANIFEST, CONFIG, STATE = "manifest.json", "config.json", "state.pt"

@@ -21,18 +21,18 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator, keyed_seed
 from unmask.errors import InputError
+from unmask.files.serial import MADE_FROM, to_dict
+from unmask.machine.processes import launched
 from unmask.memory import check_fits
 from unmask.pictures import sheet, usual_zoom
-from unmask.recipes.serial import MADE_FROM, to_dict
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.text import say
-from unmask.tokenizers.conv_kl import ConvKLTokenizer
+from unmask.tokenizers.conv_stack import ConvKLTokenizer
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
 from unmask.tokenizers.image_tokenizer import filled
 from unmask.tokenizers.objective import TokenizerObjective
 from unmask.train.loop import TrainResult, train
 from unmask.train.previews import TOGETHER, save_sheet, sheet_previews
-from unmask.train.processes import launched
 from unmask.train.run import Look
 from unmask.train.run_folder import CHECKPOINTS
 from unmask.train.state import latest, read_checkpoint

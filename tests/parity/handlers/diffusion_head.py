@@ -9,7 +9,6 @@ import torch
 from golden import Case
 from torch import Tensor
 
-from unmask.checkpoints.mar import HEAD_TABLE
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
 from unmask.draws import Tape
@@ -17,6 +16,7 @@ from unmask.nn import dpm_solver
 from unmask.nn.diffusion import DiffusionDraw, DiffusionHead, embed_waves, frequencies
 from unmask.nn.gaussian import process
 from unmask.nn.guided import guided
+from unmask.projects.mar import HEAD_TABLE
 
 
 def head_of(case: Case) -> DiffusionHead:

@@ -6,9 +6,9 @@ from golden import Case
 from torch import Tensor
 
 from unmask.checkpoints.flax import Leaf, decode_flax, flatten
-from unmask.checkpoints.maskgit_jax import TABLE
 from unmask.checkpoints.names import to_own, to_source
-from unmask.checkpoints.unlockmgm import TABLE as PORT_TABLE
+from unmask.projects.maskgit_jax import TABLE
+from unmask.projects.unlockmgm import TABLE as PORT_TABLE
 
 
 def read(case: Case, separator: str = "/") -> dict[str, Leaf]:

@@ -15,7 +15,6 @@ from golden import Case
 from handlers.mar import whole_steps
 from torch import Tensor, nn
 
-from unmask.checkpoints.mage import TABLE, network_of, split_tokenizer
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
@@ -23,18 +22,19 @@ from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, Tape
 from unmask.image_size import checked_size, height_width
 from unmask.masking import Masks, NormalMasking, lowest
-from unmask.model import MaskedModel
-from unmask.nn.attention import Attention
-from unmask.nn.mage_embed import CLASS_ROWS, SLOT
+from unmask.nn.block import Attention
+from unmask.nn.embed import CLASS_ROWS, SLOT
+from unmask.nn.model import MaskedModel
 from unmask.nn.positions import take
 from unmask.objectives.masked import MaskedObjective
 from unmask.orders import KNOWN, Confidence, Progress
+from unmask.projects.mage import TABLE, network_of, split_tokenizer
 from unmask.recipes.mage import TRAINING
+from unmask.recipes.training import Training
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer, parameter_groups
-from unmask.train.settings import Training
 from unmask.types import Canvas, MaskedBatch
 
 

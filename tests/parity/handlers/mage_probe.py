@@ -14,25 +14,32 @@ from handlers.mage import check_mask_rates, check_pretrain_groups, check_remask_
 from handlers.mar import whole_steps
 from torch import Tensor, nn
 
-from unmask.checkpoints.mage import split_tokenizer
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
-from unmask.checkpoints.vit import sizes_of, table_of
-from unmask.data.resized_crop import clipped_box
+from unmask.data.transform import clipped_box
 from unmask.image_size import checked_size, height_width
-from unmask.nn.mage_embed import SLOT
-from unmask.probe.classifier import TokenClassifier, build_head, initialize_head
-from unmask.probe.encoder import Encoder, EncoderSizes, Pool, resize_positions
-from unmask.probe.lars import LARS
-from unmask.probe.layer_decay import layer_decay_groups
+from unmask.nn.embed import SLOT
+from unmask.probe.encoder import (
+    Encoder,
+    EncoderSizes,
+    Pool,
+    TokenClassifier,
+    build_head,
+    initialize_head,
+    resize_positions,
+)
+from unmask.probe.finetune import layer_decay_groups
+from unmask.probe.linear import LARS
+from unmask.probe.mage_files import sizes_of, table_of
 from unmask.probe.mixing import MixPlan, mix, mix_targets, soft_targets
 from unmask.probe.objective import ClassifierObjective
+from unmask.projects.mage import split_tokenizer
 from unmask.recipes import RECIPES
+from unmask.recipes.training import Training
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate
-from unmask.train.settings import Training
 
 OTHER_NORM = {"mean": "norm.", "class": "fc_norm."}  # the file holds both variants
 

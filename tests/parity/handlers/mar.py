@@ -14,7 +14,6 @@ from golden import Case
 from handlers.diffusion_head import process_tables
 from torch import Tensor, nn
 
-from unmask.checkpoints.mar import TABLE, network_of, settle_tie
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
@@ -23,16 +22,17 @@ from unmask.draws import Draws, Tape
 from unmask.guidance import Guidance
 from unmask.image_size import checked_size, height_width
 from unmask.masking import Masks, NormalMasking
-from unmask.model import MaskedModel
+from unmask.networks.latent import LatentNetwork
 from unmask.nn.diffusion import DiffusionDraw, frequencies
 from unmask.nn.gaussian import STEPS, process
-from unmask.nn.latent_network import LatentNetwork
+from unmask.nn.model import MaskedModel
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.orders import RandomOrder
+from unmask.projects.mar import TABLE, network_of, settle_tie
+from unmask.recipes.training import Ema, Training
 from unmask.train.ema import EmaWeights
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer, parameter_groups
-from unmask.train.settings import Ema, Training
 from unmask.types import Canvas, MaskedBatch
 
 RAMPS = {"constant": "constant", "linear": "revealed"}

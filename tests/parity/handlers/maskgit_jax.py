@@ -9,12 +9,12 @@ from golden import Case
 from torch import Tensor
 
 from unmask.checkpoints.flax import decode_flax, flatten
-from unmask.checkpoints.maskgit_jax import TABLE, network_of
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
-from unmask.checkpoints.unlockmgm import TABLE as PORT_TABLE
-from unmask.model import MaskedModel
 from unmask.nn.block import Gelu
+from unmask.nn.model import MaskedModel
+from unmask.projects.maskgit_jax import TABLE, network_of
+from unmask.projects.unlockmgm import TABLE as PORT_TABLE
 from unmask.types import Canvas
 
 

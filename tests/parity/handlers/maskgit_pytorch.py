@@ -10,18 +10,18 @@ from accelerate import Accelerator
 from golden import Case
 from torch import Tensor
 
-from unmask.checkpoints.maskgit_pytorch import TABLE
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.data.batches import share_rows
 from unmask.masking import TrainMasking, lowest
-from unmask.model import MaskedModel
-from unmask.nn.pre_norm import PreNormNetwork
+from unmask.networks.maskgit import PreNormNetwork
+from unmask.nn.model import MaskedModel
 from unmask.objectives.masked import MaskedObjective
+from unmask.projects.maskgit_pytorch import TABLE
+from unmask.recipes.training import Ema, Training
 from unmask.train.ema import EmaWeights, ema_decay
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer
-from unmask.train.settings import Ema, Training
 from unmask.types import Canvas, MaskedBatch
 
 SCHEDULERS = {

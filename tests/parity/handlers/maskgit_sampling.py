@@ -11,17 +11,17 @@ from handlers.maskgit_pytorch import curve_of
 from handlers.unlockmgm import check_told
 from torch import Tensor
 
-from unmask.checkpoints import maskgit_pytorch, unlockmgm
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Tape, gumbel_from_uniform
 from unmask.guidance import Guidance
-from unmask.model import MaskedModel
+from unmask.networks.maskgit import PostNormNetwork
 from unmask.nn.categorical import CategoricalDraw
-from unmask.nn.post_norm import PostNormNetwork
+from unmask.nn.model import MaskedModel
 from unmask.orders import Confidence, RandomOrder
+from unmask.projects import maskgit_pytorch, unlockmgm
 from unmask.types import Canvas
 
 PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "revealed"}

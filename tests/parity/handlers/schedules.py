@@ -15,9 +15,9 @@ from unmask.draws import Draws
 from unmask.guidance import Guidance
 from unmask.masking import TrainMasking
 from unmask.orders import Confidence, Progress
+from unmask.recipes.training import Ema, Training
 from unmask.train.ema import ema_decay
 from unmask.train.optim import learning_rate
-from unmask.train.settings import Ema, Training
 
 PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "revealed"}
 

@@ -8,16 +8,16 @@ from handlers.unlockmgm import network, read_ids
 from torch import Tensor
 
 from unmask.checkpoints.names import to_source
-from unmask.checkpoints.unlockmgm import TABLE
 from unmask.curves import masked_share
 from unmask.masking import TrainMasking, lowest
-from unmask.model import MaskedModel
 from unmask.nn.feedback import FeedbackAdapter
+from unmask.nn.model import MaskedModel
 from unmask.objectives.substitution import (
     Substitution,
     SubstitutionBatch,
     SubstitutionObjective,
 )
+from unmask.projects.unlockmgm import TABLE
 from unmask.types import Canvas, Hidden, MaskedBatch
 
 Pass = tuple[MaskedModel, Hidden, Canvas, Tensor]

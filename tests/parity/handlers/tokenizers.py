@@ -13,22 +13,22 @@ from golden import Case
 from PIL import Image
 from torch import Tensor, nn
 
-from unmask.checkpoints import flax_vqgan, vqgan
 from unmask.checkpoints.flax import decode_flax, flatten
-from unmask.checkpoints.kl_vae import translate_kl_vae
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.data.adm_crop import center_crop, covering, halved, short_sides
 from unmask.data.resizing import resized_part
-from unmask.evaluate.reconstruction import psnr, ssim
+from unmask.evaluate.lpips import psnr, ssim
 from unmask.image_size import checked_size
 from unmask.pictures import to_uint8
-from unmask.tokenizers.kl_vae import KLVAETokenizer
+from unmask.tokenizers import names as flax_vqgan
+from unmask.tokenizers import names as vqgan
 from unmask.tokenizers.latents import posterior, to_map
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from unmask.tokenizers.names import translate_kl_vae
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import VQGAN
+from unmask.tokenizers.vqgan import VQGAN, KLVAETokenizer
 
 
 def tokenizer(case: Case) -> VQTokenizer:
@@ -134,7 +134,7 @@ def mage(case: Case) -> dict[str, Tensor]:
 def flax(case: Case) -> dict[str, Tensor]:
     leaves = flatten(decode_flax(case.file().read_bytes(), case.name))
     source = {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
-    table = flax_vqgan.table_of(source, case.name)
+    table = flax_vqgan.flax_table(source, case.name)
     own = to_own(source, table, case.name)
     again = to_source(own, table)
     assert again.keys() == source.keys()

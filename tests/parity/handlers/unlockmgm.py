@@ -8,9 +8,9 @@ from torch import Tensor
 
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
-from unmask.checkpoints.unlockmgm import TABLE, network_of
-from unmask.model import MaskedModel
-from unmask.nn.post_norm import PostNormNetwork
+from unmask.networks.maskgit import PostNormNetwork
+from unmask.nn.model import MaskedModel
+from unmask.projects.unlockmgm import TABLE, network_of
 from unmask.types import Canvas
 
 

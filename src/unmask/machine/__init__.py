@@ -1,0 +1,1 @@
+"""The machine a process runs on: its devices, its signals, its launcher and the other processes."""

@@ -1,0 +1,1 @@
+"""Networks of the published systems, each put together from its sizes."""

@@ -1,0 +1,9 @@
+"""Every kind of network that a recipe may have."""
+
+from __future__ import annotations
+
+from unmask.networks.latent import LatentNetwork
+from unmask.networks.mage import MageNetwork
+from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+
+AnyNetwork = PreNormNetwork | PostNormNetwork | LatentNetwork | MageNetwork

@@ -1,0 +1,1 @@
+"""Name tables of source projects: what their checkpoints call the parts of our networks."""

@@ -1,0 +1,384 @@
+"""The published VQ tokenizers: how each project names the same skeleton's parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from unmask.checkpoints.names import (
+    Cast,
+    Rule,
+    Table,
+    drop,
+    match,
+    ours,
+    rename,
+    rename_layer,
+    rename_module,
+    to_own,
+)
+from unmask.checkpoints.store import single
+from unmask.errors import InputError
+from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from unmask.tokenizers.vqgan import KLVAE, VQGAN
+from unmask.tokenizers.vqgan_blocks import GROUPS
+
+CODEBOOK = "quantize.embedding.weight"
+OWN_CODEBOOK, OWN_IDLE = "quantizer.codebook", "quantizer.idle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One project's names. ``{i}`` is a level, ``{j}`` a block."""
+
+    down: str
+    """A level of the encoder, finest first."""
+    up: str
+    """A level of the decoder."""
+    coarse_first: bool
+    """Whether the decoder's level 0 is the lowest resolution, which runs first."""
+    block: str
+    """A residual block inside a level."""
+    attention: str = ""
+    """An attention block inside a level; empty where there is none anywhere."""
+    halve: str = ""
+    """The convolution that ends an encoder level; empty for pooling."""
+    double: str
+    """The convolution that ends a decoder level."""
+    shortcut: str = "nin_shortcut"
+    """The 1x1 convolution inside a residual block."""
+    middle: tuple[tuple[str, str], ...]
+    """Blocks at the lowest resolution, and their places in our list."""
+    norm_out: str = "norm_out"
+    """The last normalisation."""
+    dropped: tuple[str, ...] = ()
+    """Keys of training that are left aside."""
+
+
+TAMING = Layout(
+    down="down.{i}",
+    up="up.{i}",
+    coarse_first=False,
+    block="block.{j}",
+    attention="attn.{j}",
+    halve="downsample.conv",
+    double="upsample.conv",
+    middle=(("mid.block_1", "0"), ("mid.attn_1", "1"), ("mid.block_2", "2")),
+    dropped=("loss.*",),
+)
+POOLED = replace(TAMING, attention="", halve="", dropped=())
+
+LAYOUTS: dict[str, Layout] = {
+    # fun-research/TiTok's file and UnlockMGM's folders
+    "maskgit-vqgan": replace(POOLED, middle=(("mid.{i}", "{i}"),), double="upsample_conv"),
+    "mage-vqgan": replace(POOLED, middle=(("mid.block_1", "0"), ("mid.block_2", "1"))),
+    "taming-vqgan": TAMING,
+    "llamagen-vq": Layout(
+        down="conv_blocks.{i}",
+        up="conv_blocks.{i}",
+        coarse_first=True,
+        block="res.{j}",
+        attention="attn.{j}",
+        halve="downsample.conv",
+        double="upsample.conv",
+        middle=(("mid.{i}", "{i}"),),
+        dropped=("quantize.codebook_used",),
+    ),
+    "amused-vq": Layout(
+        down="down_blocks.{i}",
+        up="up_blocks.{i}",
+        coarse_first=True,
+        block="resnets.{j}",
+        halve="downsamplers.0.conv",
+        double="upsamplers.0.conv",
+        shortcut="conv_shortcut",
+        middle=(("mid_block.resnets.{i}", "{i}"),),
+        norm_out="conv_norm_out",
+    ),
+}
+
+# A key that tells a layout, looked for in this order.
+SIGNATURES = {
+    "encoder.conv_blocks.0.res.0.norm1.weight": "llamagen-vq",
+    "encoder.down_blocks.0.resnets.0.norm1.weight": "amused-vq",
+    "encoder.mid.attn_1.norm.weight": "taming-vqgan",
+    "encoder.mid.block_1.norm1.weight": "mage-vqgan",
+    "encoder.mid.0.norm1.weight": "maskgit-vqgan",
+}
+
+# diffusers' VQModel can also be another network.
+AMUSED_FIXED: dict[str, object] = {
+    "act_fn": "silu",
+    "norm_type": "group",
+    "mid_block_add_attention": False,
+    "lookup_from_codebook": True,
+}
+
+
+def layout_of(state: Mapping[str, Tensor]) -> str | None:
+    """The key of :data:`LAYOUTS` that a state dict follows, or None."""
+    if CODEBOOK not in state:
+        return None
+    return next((layout for key, layout in SIGNATURES.items() if key in state), None)
+
+
+def count_levels(state: Mapping[str, Tensor], layout: Layout) -> int:
+    """Resolutions of a state dict by the project's keys."""
+    pattern = f"encoder.{layout.down}.{layout.block}.norm1.weight"
+    found = (match(pattern, key) for key in state)
+    return len({dict(places)["i"] for places in found if places is not None})
+
+
+def table_of(layout: Layout, levels: int) -> Table:
+    """The rules of one project for a network of so many levels."""
+    codebook = (rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE))
+    return codebook + autoencoder_table(layout, levels)
+
+
+def autoencoder_table(layout: Layout, levels: int) -> Table:
+    """The rules of encoder and decoder alone."""
+    has_projection = bool(layout.halve)
+    rules = [drop(pattern) for pattern in layout.dropped]
+    if has_projection:
+        rules += rename_layer("quant_conv", "encoder.project")
+        rules += rename_layer("post_quant_conv", "decoder.project")
+    for side in ("encoder", "decoder"):
+        rules += [rename_module(f"{side}.conv_in", f"{side}.conv_in")]
+        rules += [rename_module(f"{side}.{s}", f"{side}.middle.{o}") for s, o in layout.middle]
+        rules += rename_layer(f"{side}.{layout.norm_out}", f"{side}.norm_out")
+        rules += rename_layer(f"{side}.conv_out", f"{side}.conv_out")
+    rules += _level_rules(layout, f"encoder.{layout.down}", "encoder.levels.{i}", layout.halve)
+    for level in range(levels):
+        stored = level if layout.coarse_first else levels - 1 - level
+        source = f"decoder.{layout.up.replace('{i}', str(stored))}"
+        rules += _level_rules(layout, source, f"decoder.levels.{level}", layout.double)
+    return tuple(rules)
+
+
+def _level_rules(layout: Layout, source: str, own: str, resample: str) -> Table:
+    block, own_block = f"{source}.{layout.block}", f"{own}.blocks.{{j}}"
+    rules = [
+        rename_module(f"{block}.{layout.shortcut}", f"{own_block}.shortcut"),
+        rename_module(block, own_block),
+    ]
+    if layout.attention:
+        rules.append(rename_module(f"{source}.{layout.attention}", f"{own}.attention.{{j}}"))
+    if resample:
+        rules.append(rename_module(f"{source}.{resample}", f"{own}.resample"))
+    return tuple(rules)
+
+
+def maskgit_network(own: Mapping[str, Tensor], origin: str) -> MaskGITVQGAN:
+    """The sizes of a translated state of MaskGIT's or MAGE's tokenizer.
+
+    Raises:
+        InputError: when parts are missing.
+    """
+    conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
+    return MaskGITVQGAN(
+        image_channels=conv_in[1],
+        stem=conv_in[0],
+        widths=widths_of(own, "encoder", origin),
+        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        middle=count_of(own, "encoder.middle.{j}.conv1.weight"),
+        codes=codebook[0],
+        code_dim=codebook[1],
+    )
+
+
+def vqgan_network(
+    own: Mapping[str, Tensor], layout: str, config: Mapping[str, object], origin: str
+) -> VQGAN:
+    """The sizes of a translated state of taming's, LlamaGen's or aMUSEd's tokenizer.
+
+    Args:
+        own: by our names.
+        layout: key of :data:`LAYOUTS`.
+        config: aMUSEd's ``config.json``, which tells what shapes do not; may be empty.
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when parts are missing, or the config is of another architecture.
+    """
+    for key, value in AMUSED_FIXED.items():
+        if config.get(key, value) != value:
+            raise InputError(
+                f"{origin}: {key}={config[key]!r} is another architecture than aMUSEd's, which "
+                f"has {key}={value!r}; only aMUSEd's is supported"
+            )
+    groups = config.get("norm_num_groups", GROUPS)
+    if not isinstance(groups, int) or groups < 1:
+        raise InputError(f"{origin}: norm_num_groups={groups!r} must be a whole number from 1")
+    conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
+    down, up = widths_of(own, "encoder", origin), widths_of(own, "decoder", origin)[::-1]
+    first_q = "encoder.levels.{}.attention.0.q.weight"
+    return VQGAN(
+        image_channels=conv_in[1],
+        stem=conv_in[0],
+        widths=down,
+        decoder_widths=() if up == down else up,
+        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        attention=tuple(level for level in range(len(down)) if first_q.format(level) in own),
+        middle_attention="encoder.middle.1.q.weight" in own,
+        latent_channels=shape_of(own, "encoder.conv_out.weight", origin)[0],
+        codes=codebook[0],
+        code_dim=codebook[1],
+        l2_normalised=layout == "llamagen-vq",
+        groups=groups,
+    )
+
+
+def shape_of(own: Mapping[str, Tensor], name: str, origin: str = "") -> tuple[int, ...]:
+    """The shape of a translated tensor.
+
+    Raises:
+        InputError: when it is missing.
+    """
+    if name not in own:
+        raise InputError(f"{origin} holds no {name!r}; is it of another network?")
+    return tuple(own[name].shape)
+
+
+def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, ...]:
+    """Channels of the levels of "encoder" or "decoder", in the order in which they run.
+
+    Raises:
+        InputError: when there is none.
+    """
+    levels = count_of(own, f"{side}.levels.{{j}}.blocks.0.conv2.weight")
+    if not levels:
+        raise InputError(f"{origin} holds no {side}; is it of another network?")
+    names = [f"{side}.levels.{level}.blocks.0.conv2.weight" for level in range(levels)]
+    return tuple(shape_of(own, name, origin)[0] for name in names)
+
+
+def count_of(own: Mapping[str, Tensor], pattern: str) -> int:
+    """How many names fit a pattern of :mod:`unmask.checkpoints.names`."""
+    return sum(match(pattern, name) is not None for name in own)
+
+
+FLAX_CODEBOOK = "params/quantizer/codebook"
+PARTS = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2"}
+CONVOLUTIONS = {"Conv_0": "conv1", "Conv_1": "conv2", "Conv_2": "shortcut"}
+
+
+def is_flax_tokenizer(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict, by paths joined with "/", is of this kind."""
+    return FLAX_CODEBOOK in state
+
+
+def _to_torch(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0].permute(3, 2, 0, 1).contiguous()  # a flax kernel is (h, w, in, out)
+
+
+def _to_flax(tensor: Tensor) -> list[Tensor]:
+    return [tensor.permute(2, 3, 1, 0).contiguous()]
+
+
+def _conv(source: str, own: str, *, bias: bool) -> Table:
+    kernel = Rule((f"params/{source}/kernel",), (f"{own}.weight",), _to_torch, _to_flax)
+    return (kernel, rename(f"params/{source}/bias", f"{own}.bias")) if bias else (kernel,)
+
+
+def _norm(source: str, own: str) -> Table:
+    names = {"scale": "weight", "bias": "bias"}
+    return tuple(rename(f"params/{source}/{s}", f"{own}.{o}") for s, o in names.items())
+
+
+def _block(source: str, own: str) -> Table:
+    rules: list[Rule] = []
+    for part, name in PARTS.items():
+        rules += _norm(f"{source}/{part}", f"{own}.{name}")
+    for part, name in CONVOLUTIONS.items():
+        rules += _conv(f"{source}/{part}", f"{own}.{name}", bias=False)
+    return tuple(rules)
+
+
+def flax_table(state: Mapping[str, Tensor], origin: str) -> Table:
+    """The rules of a checkpoint, whose modules are numbered in the order of their use.
+
+    Args:
+        state: by paths joined with "/".
+        origin: file, named in errors.
+
+    Raises:
+        InputError: when it has no decoder.
+    """
+    levels = _count(state, "params/decoder/Conv_{i}/kernel") - 1
+    if levels < 1:
+        raise InputError(f"{origin} holds no decoder; is it of another network?")
+    blocks = _count(state, "params/encoder/ResBlock_{i}/GroupNorm_0/scale") // (levels + 1)
+    rules = [rename(FLAX_CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
+    rules += _conv("encoder/Conv_0", "encoder.conv_in", bias=False)
+    rules += _conv("encoder/Conv_1", "encoder.conv_out", bias=True)
+    rules += _conv("decoder/Conv_0", "decoder.conv_in", bias=True)
+    rules += _conv(f"decoder/Conv_{levels}", "decoder.conv_out", bias=True)
+    for level in range(levels - 1):
+        resample = f"decoder.levels.{level}.resample"
+        rules += _conv(f"decoder/Conv_{level + 1}", resample, bias=True)
+    for side in ("encoder", "decoder"):
+        rules += _norm(f"{side}/GroupNorm_0", f"{side}.norm_out")
+        for number, own in enumerate(_places(side, levels, blocks)):
+            rules += _block(f"{side}/ResBlock_{number}", f"{side}.{own}")
+    return tuple(rules)
+
+
+def _places(side: str, levels: int, blocks: int) -> list[str]:
+    """Our names of the residual blocks, in the order in which they run."""
+    ladder = [f"levels.{level}.blocks.{b}" for level in range(levels) for b in range(blocks)]
+    middle = [f"middle.{b}" for b in range(blocks)]
+    return ladder + middle if side == "encoder" else middle + ladder
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return sum(match(pattern, key) is not None for key in state)
+
+
+LAYOUT = TAMING
+KL_MARKS = ("encoder.mid.attn_1.norm.weight", "quant_conv.weight", "post_quant_conv.weight")
+
+
+def is_kl_vae(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the keys of a KL autoencoder."""
+    return CODEBOOK not in state and all(key in state for key in KL_MARKS)
+
+
+def translate_kl_vae(
+    state: Mapping[str, Tensor], origin: str, *, groups: int = GROUPS, cast: Cast = single
+) -> tuple[KLVAE, dict[str, Tensor]]:
+    """A checkpoint's tensors by our names, and the sizes that they have.
+
+    Args:
+        state: by the source's keys; losses of training are left aside.
+        origin: file, named in errors.
+        groups: of every normalisation, which no shape tells.
+        cast: what becomes of each tensor; see :func:`unmask.checkpoints.names.to_own`.
+
+    Raises:
+        InputError: when it is no KL autoencoder.
+    """
+    if not is_kl_vae(state):
+        some = ", ".join(sorted(state)[:3]) or "nothing"
+        raise InputError(f"{origin} is no KL autoencoder; it holds {some}")
+    table = autoencoder_table(LAYOUT, count_levels(state, LAYOUT))
+    own = to_own(state, table, origin, cast=cast)
+    return _kl_network(own, origin, groups), own
+
+
+def _kl_network(own: Mapping[str, Tensor], origin: str, groups: int) -> KLVAE:
+    conv_in, widths = (
+        shape_of(own, "encoder.conv_in.weight", origin),
+        widths_of(own, "encoder", origin),
+    )
+    first_q = "encoder.levels.{}.attention.0.q.weight"
+    return KLVAE(
+        image_channels=conv_in[1],
+        stem=conv_in[0],
+        widths=widths,
+        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
+        attention=tuple(level for level in range(len(widths)) if first_q.format(level) in own),
+        channels=shape_of(own, "decoder.project.weight", origin)[0],
+        groups=groups,
+    )

@@ -1,0 +1,165 @@
+"""YAML in and out: strict about keys and types, and it says where."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_system import TOY
+
+from unmask.errors import InputError
+from unmask.files.serial import MADE_FROM, from_dict, read_yaml, to_dict, write_yaml
+from unmask.networks.maskgit import PostNormNetwork
+from unmask.orders import RandomOrder, StaticOrder
+from unmask.recipes.recipe import Recipe
+from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe
+from unmask.results import Result
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        TOY,
+        replace(TOY, plan=replace(TOY.plan, order=RandomOrder())),
+        replace(TOY, plan=replace(TOY.plan, order=StaticOrder(path="halton"))),
+        replace(TOY, network=replace(TOY.network, grid=(2, 8))),
+        replace(TOY, training=replace(TOY.training, ema=None, clip_grad_norm=0.5)),
+        replace(TOY, results=(Result(metric="FID", value=3.5, setting="größer", source="here"),)),
+    ],
+)
+def test_a_recipe_survives(recipe: Recipe, tmp_path: Path) -> None:
+    write_yaml(recipe, tmp_path / "a.yaml")
+    assert read_yaml(Recipe, tmp_path / "a.yaml") == recipe
+    assert from_dict(Recipe, to_dict(recipe), "here") == recipe
+
+
+@pytest.mark.parametrize("name", TOKENIZER_RECIPES)
+def test_a_tokenizer_recipe_survives(name: str, tmp_path: Path) -> None:
+    write_yaml(TOKENIZER_RECIPES[name], tmp_path / "a.yaml")
+    assert read_yaml(TokenizerRecipe, tmp_path / "a.yaml") == TOKENIZER_RECIPES[name]
+
+
+def test_what_a_run_adds_is_left_aside(tmp_path: Path) -> None:
+    data = {**to_dict(TOY), MADE_FROM: {"images": 3}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(data))
+    assert read_yaml(Recipe, tmp_path / "recipe.yaml") == TOY
+
+
+def test_defaults_may_be_left_out_and_whole_numbers_are_floats_too() -> None:
+    data = to_dict(TOY)
+    del data["crop"], data["masking"], data["plan"]["steps"]
+    data["training"]["lr"] = 1
+    recipe = from_dict(Recipe, data, "here")
+    assert (recipe.crop, recipe.plan.steps) == ("center", 8)
+    assert recipe.training.lr == 1.0
+    assert isinstance(recipe.training.lr, float)
+
+
+def changed(path: str, value: object) -> dict:
+    """The toy recipe with one key set; a value of None removes it."""
+    data = to_dict(TOY)
+    *parents, key = path.split(".")
+    place = data
+    for parent in parents:
+        place = place[parent]
+    if value is None:
+        del place[key]
+    else:
+        place[key] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("sumary", "x", "unknown key 'sumary'; did you mean 'summary'"),
+        ("plan.step", 4, r"unknown key 'plan\.step'; did you mean 'steps'"),
+        ("training.learning_rate", 1.0, r"unknown key 'training\.learning_rate'"),
+        ("network.widht", 4, r"unknown key 'network\.widht'; did you mean 'width'"),
+        ("plan.order.temprature", 4, r"'plan\.order\.temprature'; did you mean 'temperature'"),
+        ("training.steps", "many", r"training\.steps: 'many' is not of type int"),
+        ("training.steps", 2.5, r"training\.steps: 2\.5 is not of type int"),
+        ("training.steps", True, r"training\.steps: True is not of type int"),
+        ("flip", "no", "flip: 'no' is not of type bool"),
+        ("crop", "centre", "crop: 'centre' is no choice; did you mean 'center'"),
+        ("network.kind", "PreNormNetwrok", r"network\.kind: unknown .* mean 'PreNormNetwork'"),
+        ("network.kind", None, r"the key 'network\.kind' is missing"),
+        ("network", None, "the key 'network' is missing"),
+        ("network.codes", None, r"the key 'network\.codes' is missing"),
+        ("plan", 3, "plan: "),
+        ("network.width", 33, r"network\.width=33 does not divide by heads=2"),
+        ("plan.steps", 99, r"plan\.steps=99 exceeds network\.length=16"),
+        ("masking.curve", "cosin", "unknown mask curve 'cosin'; did you mean 'cosine'"),
+        ("training.batch_size", 0, r"training\.batch_size=0 must be at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_where(path: str, value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        from_dict(Recipe, changed(path, value), "my.yaml")
+    assert str(error.value).startswith("my.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "is not YAML"),
+        (b"- 1\n- 2\n", "holds no mapping of keys to values"),
+        (b"", "holds no mapping of keys to values"),
+        (b"\xff\xfe\x00bad", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        read_yaml(Recipe, tmp_path / "a.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_yaml(Recipe, tmp_path / "a.yaml")
+    with pytest.raises(InputError, match="is a folder"):
+        read_yaml(Recipe, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("lr: 1e-4", "training.lr: '1e-4' is not of type float; write 1.0e-4"),
+        ("lr: 2.5e3", "training.lr: '2.5e3' is not of type float; write 2.5e+3"),
+        ("lr: -3E+4", "training.lr: '-3E+4' is not of type float; write -3.0e+4"),
+        ("lr: '0.1'", "training.lr: '0.1' is not of type float; write 0.1 without quotes"),
+        ("lr: fast", "training.lr: 'fast' is not of type float"),
+        ("lr: .nan", "training.lr=nan must lie in [0, 1000]"),
+        ("steps: '7'", "training.steps: '7' is not of type int; write 7 without quotes"),
+        ("precision: no", "training.precision: False is no choice; quote 'no'"),
+        ("precision: yes", "training.precision: True is no choice; known: bf16, fp16, no"),
+        ("tracker: no", "training.tracker: False is not of type str; quote it: 'false'"),
+        ("tracker: 3", "training.tracker: 3 is not of type str; quote it: '3'"),
+    ],
+)
+def test_what_yaml_reads_otherwise_is_told_how_to_write(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    data = to_dict(TOY)
+    key = line.split(":")[0]
+    del data["training"][key]
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump(data).replace("training:\n", f"training:\n  {line}\n"))
+    with pytest.raises(InputError) as error:
+        read_yaml(Recipe, path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+def test_the_network_class_is_part_of_the_file() -> None:
+    network = PostNormNetwork(
+        codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3
+    )
+    training = replace(TOY.training, label_dropout=0.0)
+    plan = replace(TOY.plan, guidance=replace(TOY.plan.guidance, scale=1.0))
+    recipe = replace(TOY, network=network, training=training, plan=plan)
+    assert to_dict(recipe)["network"]["kind"] == "PostNormNetwork"
+    assert from_dict(Recipe, to_dict(recipe), "here").network == network
