@@ -112,7 +112,7 @@ def _reported(words: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str]) -> None:
-    from unmask.errors import InputError, did_you_mean
+    from unmask.errors import pick
 
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
@@ -120,9 +120,8 @@ def _run(words: Sequence[str]) -> None:
         from unmask import __version__
 
         print(__version__)
-    elif words[0] not in COMMANDS:
-        raise InputError(f"unknown command {words[0]!r}; {did_you_mean(words[0], COMMANDS)}")
     else:
+        pick(COMMANDS, words[0], "command")
         with signals.postponed():  # an import that is broken off may break the interpreter
             command = importlib.import_module(f"unmask.commands.{words[0]}")
         command.main(words[1:])

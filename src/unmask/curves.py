@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import pick, unknown
 
 HALF_PI = 0.5 * math.pi
 
@@ -70,7 +70,7 @@ def find_curve(name: str, total: int | None = None) -> Callable[[Tensor], Tensor
         start, end, tau = map(float, sigmoid.groups())
         return lambda r: _sigmoid(r, start, end, tau)
     known = [*CURVES, *TOKEN_CURVES, "pow2", "sigmoid(-3,3,1)"]
-    raise InputError(f"unknown mask curve {name!r}; {did_you_mean(name, known)}")
+    raise unknown("mask curve", name, known)
 
 
 def masked_share(name: str, progress: Tensor, *, total: int, least: float = 0.0) -> Tensor:
@@ -135,6 +135,4 @@ def time_curve(name: str) -> TimeCurve:
     Raises:
         InputError: for an unknown one.
     """
-    if name not in TIME_CURVES:
-        raise InputError(f"unknown mask function {name!r}; {did_you_mean(name, TIME_CURVES)}")
-    return TIME_CURVES[name]
+    return pick(TIME_CURVES, name, "mask function")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
+T = TypeVar("T")
 MOST_NAMES = 24  # that an error lists
 
 
@@ -14,6 +16,27 @@ class InputError(ValueError):
     It names the value, the limit and the way out. The command line prints it without a traceback
     and exits with status 2; everything else that escapes is a bug.
     """
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of that name.
+
+    Args:
+        table: by name.
+        name: as a person gave it.
+        what: the kind of thing that the table lists, such as "order".
+
+    Raises:
+        InputError: the table has no such name.
+    """
+    if name not in table:
+        raise unknown(what, name, table)
+    return table[name]
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
+    """The error about a name that is not among the known ones."""
+    return InputError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.draws import Draws
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import InputError, pick
 from unmask.ranges import Between, Length, Ranged
 
 KNOWN = math.inf  # a known token's score: never masked again
@@ -228,6 +228,4 @@ def named_order(name: str) -> AnyOrder:
     Raises:
         InputError: for any other name.
     """
-    if name not in NAMED:
-        raise InputError(f"unknown order {name!r}; {did_you_mean(name, NAMED)}")
-    return NAMED[name]
+    return pick(NAMED, name, "order")

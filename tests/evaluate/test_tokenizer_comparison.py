@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from unmask.results import Result
 
 from unmask.data.decoding import UnreadableImageError
 from unmask.draws import keyed_generator
@@ -29,6 +28,7 @@ from unmask.evaluate.tokenizer_comparison import (
     perplexity,
     side_by_side,
 )
+from unmask.results import Result
 from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS
 
 SIZE = 8

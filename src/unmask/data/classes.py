@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
 from unmask.draws import as_integer
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import InputError, did_you_mean, unknown
 from unmask.files.json_files import read_json
 
 CLASSES_FILE = "classes.json"
@@ -54,7 +54,7 @@ def class_index(
         return _in_range(int(asked[:DIGITS]), len(class_names), null)
     if null is not None and _folded(asked) == NULL:
         return null
-    raise InputError(f"unknown class {asked!r}; {did_you_mean(asked, class_names)}")
+    raise unknown("class", asked, class_names)
 
 
 def class_labels(

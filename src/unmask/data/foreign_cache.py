@@ -19,7 +19,7 @@ from unmask.data.decoding import UnreadableImageError
 from unmask.data.npz import read_arrays
 from unmask.data.reader import file_stamp
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import InputError, pick
 from unmask.files.damage import DAMAGE, reason
 from unmask.networks.sizes import stated_grid, token_grid
 from unmask.tokenizers.latents import ContinuousTokenizer
@@ -190,9 +190,8 @@ def convert_cache(
         InputError: no such files there, a tokenizer that makes something else, or tokens that do
             not fill the grid.
     """
-    if name not in FORMATS:
-        raise InputError(f"unknown cache format {name!r}; {did_you_mean(name, FORMATS)}")
-    files, form = _ForeignFiles(Path(path).expanduser(), name), FORMATS[name]
+    form = pick(FORMATS, name, "cache format")
+    files = _ForeignFiles(Path(path).expanduser(), name)
     shape, views = files.first()
     made = replace(form.encoding, tokenizer=f"{UNKNOWN} (converted from {name})")
     if tokenizer is not None:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import InputError, unknown
 
 Split = Literal["train", "val", "all"]
 
@@ -44,7 +44,7 @@ def check_split(split: str, val_share: float) -> None:
         InputError: unknown name, or a share outside (0, 1).
     """
     if split not in get_args(Split):
-        raise InputError(f"unknown split {split!r}; {did_you_mean(split, get_args(Split))}")
+        raise unknown("split", split, get_args(Split))
     if not 0 < val_share < 1:
         raise InputError(f"val_share={val_share} must lie between 0 and 1, as in 0.1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import pick
 from unmask.files.serial import read_yaml
 from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
 from unmask.recipes.recipe import Recipe
@@ -22,8 +22,6 @@ def get(name: str | Path) -> Recipe:
     Raises:
         InputError: for a name that is neither.
     """
-    if str(name) in RECIPES:
-        return RECIPES[str(name)]
-    if str(name).endswith((".yaml", ".yml")):
+    if str(name) not in RECIPES and str(name).endswith((".yaml", ".yml")):
         return read_yaml(Recipe, Path(name))
-    raise InputError(f"unknown recipe {str(name)!r}; {did_you_mean(str(name), RECIPES)}")
+    return pick(RECIPES, str(name), "recipe")

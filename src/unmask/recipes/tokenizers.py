@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from unmask.errors import InputError, did_you_mean
+from unmask.errors import pick
 from unmask.files.serial import read_yaml
 from unmask.image_size import ImageSize, checked_size
 from unmask.ranges import Name, Ranged
@@ -143,9 +143,6 @@ def get_tokenizer_recipe(name: str | Path) -> TokenizerRecipe:
     Raises:
         InputError: for a name that is neither.
     """
-    if str(name) in TOKENIZER_RECIPES:
-        return TOKENIZER_RECIPES[str(name)]
-    if str(name).endswith((".yaml", ".yml")):
+    if str(name) not in TOKENIZER_RECIPES and str(name).endswith((".yaml", ".yml")):
         return read_yaml(TokenizerRecipe, Path(name))
-    known = did_you_mean(str(name), TOKENIZER_RECIPES)
-    raise InputError(f"unknown tokenizer recipe {str(name)!r}; {known}")
+    return pick(TOKENIZER_RECIPES, str(name), "tokenizer recipe")
