@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -163,3 +165,47 @@ def test_the_network_class_is_part_of_the_file() -> None:
     recipe = replace(TOY, network=network, training=training, plan=plan)
     assert to_dict(recipe)["network"]["kind"] == "PostNormNetwork"
     assert from_dict(Recipe, to_dict(recipe), "here").network == network
+
+
+class Shape(ABC):
+    """Two choices, one of which had other names."""
+
+    @abstractmethod
+    def corners(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Square(Shape):
+    formerly: ClassVar[tuple[str, ...]] = ("Quadrat", "Carré")
+    side: int = 1
+
+    def corners(self) -> int:
+        return 4
+
+
+@dataclass(frozen=True)
+class RoundedSquare(Square):
+    """Inherits, but never had its parent's names."""
+
+    def corners(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Drawing:
+    shape: Shape
+
+
+@pytest.mark.parametrize("kind", ["Square", "Quadrat", "Carré"])
+def test_a_renamed_class_is_read_by_its_former_names(kind: str) -> None:
+    drawing = from_dict(Drawing, {"shape": {"kind": kind, "side": 3}}, "here")
+    assert drawing == Drawing(Square(side=3))
+    assert to_dict(drawing) == {"shape": {"side": 3, "kind": "Square"}}
+
+
+def test_an_unknown_class_is_refused_with_the_present_names() -> None:
+    with pytest.raises(InputError) as error:
+        from_dict(Drawing, {"shape": {"kind": "Kreis"}}, "here")
+    assert str(error.value) == (
+        "here: shape.kind: unknown class 'Kreis'; known: RoundedSquare, Square"
+    )

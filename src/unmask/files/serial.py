@@ -69,19 +69,24 @@ def _finished(wanted: Any) -> Iterator[type]:
 
 
 def _structure_kind(value: Any, wanted: Any) -> Any:
-    """An object of the class that the key ``kind`` names, by default the first."""
+    """An object of the class that the key ``kind`` names, by default the first.
+
+    A renamed class lists its former names in ``formerly: ClassVar[tuple[str, ...]]``.
+    """
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is no mapping of keys to values")
-    known = {cls.__name__: cls for cls in choices(wanted)}
-    first = next(iter(known.values()))
-    needed = any(f.default is f.default_factory for f in dataclasses.fields(first))
-    kind = value.get(TAG, None if needed else first.__name__)
+    possible = choices(wanted)
+    known = {cls.__name__: cls for cls in possible}
+    former = {name: cls for cls in possible for name in vars(cls).get("formerly", ())}
+    needed = any(f.default is f.default_factory for f in dataclasses.fields(possible[0]))
+    kind = value.get(TAG, None if needed else possible[0].__name__)
     if kind is None:
         raise _of_kind(KeyError(TAG))
-    if kind not in known:
+    found = known.get(kind) or former.get(kind)
+    if found is None:
         raise _of_kind(ValueError(f"unknown class {kind!r}; {did_you_mean(str(kind), known)}"))
     others = {key: item for key, item in value.items() if key != TAG}
-    return _converter().structure(others, known[kind])
+    return _converter().structure(others, found)
 
 
 def _of_kind(error: Exception) -> Exception:
