@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint style types docs clean
 
 demo: $(READY)  ## train, sample and judge a small MaskGIT; writes demo/report.html
 	$(BIN)/unmask demo --out demo
@@ -16,9 +16,13 @@ test: $(READY)  ## the default test suite
 test-slow: $(READY)  ## the tests marked slow
 	$(PYTEST) -m slow
 
-lint: $(READY)  ## style and types
+lint: style types
+
+style: $(READY)
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/ruff format --check src tests benchmarks examples
+
+types: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)  ## the site, in docs/_build; a warning is an error

@@ -38,7 +38,7 @@ autodoc_default_options = {
 }
 napoleon_numpy_docstring = False
 myst_heading_anchors = 4
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 html_theme = "furo"
 html_title = f"unmask {release}"
 html_extra_path = ["../benchmarks/reports"]

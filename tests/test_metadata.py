@@ -42,3 +42,12 @@ def test_the_versions_that_the_suite_runs_with_are_allowed(wanted: Requirement) 
     (exact,) = pin
     assert exact.operator == "=="
     assert wanted.specifier.contains(Version(exact.version))
+
+
+def test_licences_of_what_travels_along_are_named() -> None:
+    assets = ROOT / "src" / "unmask" / "assets"
+    named = {file for glob in PROJECT["project"]["license-files"] for file in ROOT.glob(glob)}
+    assert {
+        folder / "LICENSE.txt" for folder in assets.iterdir() if list(folder.glob("*-ubyte.gz"))
+    } <= named
+    assert ROOT / "LICENSE" in named
