@@ -10,34 +10,42 @@ from unmask.masking import NormalMasking
 from unmask.networks.mage import MageNetwork
 from unmask.objectives.contrastive import Contrastive
 from unmask.orders import Confidence
-from unmask.recipes.mar import epochs
 from unmask.recipes.recipe import NamedPlan, Recipe
-from unmask.recipes.training import Ema, Training
-from unmask.results import Result
+from unmask.recipes.training import Ema, Training, imagenet_epochs
+from unmask.results import scores
 
 README, PAPER = "LTH14/mage, README", "arXiv 2211.09117"
+UNRELEASED = "weaker augmentation; weights not released"
 MASKING = NormalMasking(mean=0.55, std=0.25, least=0.5, drop="least", group=64)
 
-# What was published: 64 processes of 64 images, each with a mask ratio of its own. The script's own
-# defaults are 400 epochs at a rate of 1.6e-2.
-TRAINING = Training(
-    steps=epochs(1600, 4096),
-    batch_size=4096,
-    lr=2.4e-3,
-    schedule="cosine",
-    warmup_steps=epochs(40, 4096),
-    betas=(0.9, 0.95),
-    weight_decay=0.05,
-    decay_only_matrices=True,
-    clip_grad_norm=3.0,
-    label_smoothing=0.1,
-    precision="fp16",
-    ema=None,
-    log_every=epochs(1, 4096),
-    save_every=epochs(40, 4096),
-    keep_every=epochs(40, 4096),
-    preview_every=epochs(40, 4096),
-)
+
+def training(batch_size: int, lr: float) -> Training:
+    """1,600 epochs, of which 40 are warm-up; the script's own defaults are 400 at a rate of 1.6e-2.
+
+    What was published is 64 processes of 64 images, each with a mask ratio of its own.
+    """
+    warmup = imagenet_epochs(40, batch_size)
+    return Training(
+        steps=imagenet_epochs(1600, batch_size),
+        batch_size=batch_size,
+        lr=lr,
+        schedule="cosine",
+        warmup_steps=warmup,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        decay_only_matrices=True,
+        clip_grad_norm=3.0,
+        label_smoothing=0.1,
+        precision="fp16",
+        ema=None,
+        log_every=imagenet_epochs(1, 4096),
+        save_every=warmup,
+        keep_every=warmup,
+        preview_every=warmup,
+    )
+
+
+TRAINING = training(4096, lr=2.4e-3)
 
 
 def plan(steps: int, temperature: float) -> Plan:
@@ -47,10 +55,6 @@ def plan(steps: int, temperature: float) -> Plan:
         counts=FixedCounts(least=1),
         order=Confidence(temperature=temperature),
     )
-
-
-def _result(metric: str, value: float, setting: str, source: str) -> Result:
-    return Result(metric=metric, value=value, setting=setting, source=source)
 
 
 VIT_B = MageNetwork(
@@ -72,12 +76,10 @@ BASE = Recipe(
     plan=plan(20, 6.0),
     plans=(NamedPlan(name="script", plan=plan(12, 4.5)),),  # its script's defaults
     results=(
-        _result("FID-50k", 11.1, "published weights", README),
-        _result("IS", 81.2, "published weights", README),
-        _result("linear probe top-1", 74.7, "mean pooling", README),
-        _result("fine-tune top-1", 82.5, "100 epochs", README),
-        _result("FID-50k", 8.67, "weaker augmentation; weights not released", PAPER),
-        _result("IS", 94.8, "weaker augmentation; weights not released", PAPER),
+        *scores("published weights", README, fid_50k=11.1, inception=81.2),
+        *scores("mean pooling", README, linear_probe=74.7),
+        *scores("100 epochs", README, fine_tune=82.5),
+        *scores(UNRELEASED, PAPER, fid_50k=8.67, inception=94.8),
     ),
 )
 
@@ -87,12 +89,10 @@ LARGE = replace(
     summary="MAGE ViT-L, ImageNet 256x256, unconditional, 408 M parameters",
     network=VIT_L,
     results=(
-        _result("FID-50k", 9.10, "published weights", README),
-        _result("IS", 105.1, "published weights", README),
-        _result("linear probe top-1", 78.9, "mean pooling", README),
-        _result("fine-tune top-1", 83.9, "50 epochs", README),
-        _result("FID-50k", 7.04, "weaker augmentation; weights not released", PAPER),
-        _result("IS", 123.5, "weaker augmentation; weights not released", PAPER),
+        *scores("published weights", README, fid_50k=9.10, inception=105.1),
+        *scores("mean pooling", README, linear_probe=78.9),
+        *scores("50 epochs", README, fine_tune=83.9),
+        *scores(UNRELEASED, PAPER, fid_50k=7.04, inception=123.5),
     ),
 )
 
@@ -101,20 +101,16 @@ C_BASE = replace(
     name="mage-c-base",
     summary="MAGE-C ViT-B: MAGE with a contrastive loss between two crops",
     contrastive=Contrastive(),
-    results=(_result("linear probe top-1", 78.2, "mean pooling", PAPER),),
+    results=scores("mean pooling", PAPER, linear_probe=78.2),
 )
 
 C_LARGE = replace(
     LARGE,
     name="mage-c-large",
     summary="MAGE-C ViT-L: MAGE with a contrastive loss between two crops",
-    training=replace(  # this batch is from memory of the paper
-        TRAINING, steps=epochs(1600, 2048), batch_size=2048, lr=1.2e-3,
-        warmup_steps=epochs(40, 2048),
-        save_every=epochs(40, 2048), keep_every=epochs(40, 2048), preview_every=epochs(40, 2048),
-    ),
+    training=training(2048, lr=1.2e-3),  # this batch is from memory of the paper
     contrastive=Contrastive(),
-    results=(_result("linear probe top-1", 80.9, "mean pooling", PAPER),),
+    results=scores("mean pooling", PAPER, linear_probe=80.9),
 )  # fmt: skip
 
 FASHION = Recipe(
@@ -135,9 +131,10 @@ FASHION = Recipe(
         log_every=50, save_every=1000, keep_every=0, preview_every=1000,
     ),
     plan=plan(12, 2.0),
-    results=(
-        _result("linear probe top-1", 70.3, "shipped weights; random encoder 46.3, pixels 83.7",
-                "benchmarks/reports/fashion_mage_amd-epyc_2026-11-21.md"),
+    results=scores(
+        "shipped weights; random encoder 46.3, pixels 83.7",
+        "benchmarks/reports/fashion_mage_amd-epyc_2026-11-21.md",
+        linear_probe=70.3,
     ),
 )  # fmt: skip
 

@@ -16,10 +16,11 @@ from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
 from unmask.orders import Confidence
 from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.recipes.training import Ema, Training
-from unmask.results import Result
+from unmask.results import scores
 
 PYTORCH_README = "xyfJASON/maskgit-pytorch, README"
 JAX_README = "google-research/maskgit, README"
+FASHION_REPORT = "benchmarks/reports/shipped_weights_amd-epyc_2026-11-21.md"
 
 # maskgit-pytorch, configs/*.yaml -----------------------------------------------------------------
 
@@ -63,14 +64,10 @@ PYTORCH_IMAGENET256 = Recipe(
         preview_every=5000,
     ),
     plan=pytorch_plan(3.0, 10.0),
-    results=tuple(
-        Result(metric=metric, value=value, setting=setting, source=PYTORCH_README)
-        for setting, fid, score in (
-            ("scale 1, temperature 4", 7.25, 139.83),
-            ("scale 2, temperature 5", 5.22, 188.41),
-            ("scale 3, temperature 10", 4.86, 222.72),
-        )
-        for metric, value in (("FID", fid), ("IS", score))
+    results=(
+        *scores("scale 1, temperature 4", PYTORCH_README, fid=7.25, inception=139.83),
+        *scores("scale 2, temperature 5", PYTORCH_README, fid=5.22, inception=188.41),
+        *scores("scale 3, temperature 10", PYTORCH_README, fid=4.86, inception=222.72),
     ),
 )
 
@@ -120,8 +117,8 @@ JAX_IMAGENET256 = Recipe(
         order=Confidence(temperature=4.5),
     ),
     results=(
-        Result(metric="FID", value=6.06, setting="published weights", source=JAX_README),
-        Result(metric="FID", value=6.18, setting="8 steps; IS 182.1", source="arXiv 2202.04200"),
+        *scores("published weights", JAX_README, fid=6.06),
+        *scores("8 steps; IS 182.1", "arXiv 2202.04200", fid=6.18),
     ),
 )  # fmt: skip
 
@@ -132,7 +129,7 @@ JAX_IMAGENET512 = replace(
     tokenizer="maskgit-jax-vqgan-512",
     image_size=512,
     network=replace(JAX_IMAGENET256.network, length=1024),
-    results=(Result(metric="FID", value=7.32, setting="published weights", source=JAX_README),),
+    results=scores("published weights", JAX_README, fid=7.32),
 )
 
 # UnlockMGM converted weights and trained adapters only. This training joins the original's numbers
@@ -164,12 +161,7 @@ UNLOCKMGM_IMAGENET512 = replace(
 
 # Small ones, trained here ------------------------------------------------------------------------
 
-FASHION_PLAN = Plan(
-    steps=8,
-    counts=PYTORCH_COUNTS,
-    order=Confidence(temperature=4.5),
-    guidance=Guidance(scale=2.0, ramp="revealed"),
-)
+FASHION_PLAN = pytorch_plan(2.0, 4.5)
 FASHION = Recipe(
     name="fashion-maskgit",
     summary="Fashion-MNIST 28x28 in minutes on two CPU cores; weights shipped",
@@ -201,14 +193,7 @@ FASHION = Recipe(
             plan=replace(FASHION_PLAN, steps=4, guidance=replace(FASHION_PLAN.guidance, refresh=2)),
         ),
     ),
-    results=(
-        Result(
-            metric="class accuracy",
-            value=0.930,
-            setting="shipped weights, 3 x 2,000 images",
-            source="benchmarks/reports/shipped_weights_amd-epyc_2026-11-21.md",
-        ),
-    ),
+    results=scores("shipped weights, 3 x 2,000 images", FASHION_REPORT, accuracy=0.930),
 )
 
 SMALL_64 = Recipe(

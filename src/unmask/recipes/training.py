@@ -9,6 +9,7 @@ from unmask.errors import InputError
 from unmask.ranges import Between, Name, Place, Ranged, Seed
 
 MOST_STEPS = 10**9
+IMAGENET = 1_281_167  # training images
 Steps = Annotated[int, Between(0, MOST_STEPS)]
 
 
@@ -125,3 +126,11 @@ class Training(Ranged, path="training"):
                 f"training.micro_batch_size={self.micro_batch_size} and training.accumulate="
                 f"{self.accumulate} both say how a batch is cut; give one of them"
             )
+
+
+def imagenet_epochs(number: int, batch_size: int) -> int:
+    """Steps of so many epochs of ImageNet, each without its last, incomplete batch.
+
+    800 epochs at 2,048 images are 800 x 625 = 500,000 steps; at 1,024, 800 x 1,251 = 1,000,800.
+    """
+    return number * (IMAGENET // batch_size)
