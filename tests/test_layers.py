@@ -9,7 +9,7 @@ from pathlib import Path
 import unmask
 
 LAYERS = (
-    "lazy errors ranges text types draws curves image_size results nonfinite",
+    "lazy errors ranges text show types draws curves image_size results nonfinite",
     "assets machine files pictures",
     "nn memory networks checkpoints tokenizers",
     "masking counts orders guidance decode divergence plan_changes",

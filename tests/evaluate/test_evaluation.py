@@ -93,7 +93,7 @@ def test_precision_and_recall_keep_images_by_chance_and_not_the_first():
     options = EvaluationOptions(manifold_images=60)
     report = evaluate(half.split(7), [dark], extractor=Corners(), options=options)
     assert 0.35 < report.rows[0].precision < 0.65, "the first 60 are dark, all of them"
-    assert "of up to 60 images and 10,000 of the reference" in report.table()
+    assert "of up to 60 images and 10,000 of the reference" in str(report.table())
     options = EvaluationOptions(manifold_reference=60)
     report = evaluate([dark], half.split(7), extractor=Corners(), options=options)
     assert 0.35 < report.rows[0].recall < 0.65
@@ -158,7 +158,7 @@ def test_neighbours_must_fit():
 def test_reports_say_what_they_compare(tmp_path):
     options = EvaluationOptions(seeds="0 to 29", notes=("a demo",))
     report = evaluate([images(30)], [images(40, "b")], extractor=Corners(), options=options)
-    table = report.table()
+    table = str(report.table())
     assert "fd (corners, 30 images): corners, no weights" in table
     assert "not FID: the network is not the published Inception; no reference" in table
     assert "reference of 40" in table

@@ -59,10 +59,10 @@ def test_fid_needs_the_network_a_reference_and_50000_images():
     assert report(**full).score_name == "FID (net, 50,000 images)"
     for other in (49_999, 50_001):
         assert report(other, **full).score_name == f"fd (net, {other:,} images)"
-        assert f"not FID: {other:,} images, not 50,000\n" in report(other, **full).table()
+        assert f"not FID: {other:,} images, not 50,000\n" in str(report(other, **full).table())
     assert report(inception=True).score_name.startswith("fd ")
     assert report(statistics="stats.npz").score_name.startswith("fd ")
-    assert "statistics stats.npz" in report(**full).table()
+    assert "statistics stats.npz" in str(report(**full).table())
     assert json.loads(report(**full).to_json())["statistics"] == "stats.npz"
 
 

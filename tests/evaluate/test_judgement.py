@@ -124,7 +124,7 @@ def test_features_of_a_user(tmp_path, real, module):
     assert (report.rows[0].sfd, report.rows[0].inception_score) == (None, None)
     assert report.rows[0].precision is not None
     assert report.identity == "row means, of unknown weights, its own resize"
-    assert "not FID: the network is not the published Inception" in report.table()
+    assert "not FID: the network is not the published Inception" in str(report.table())
 
 
 def test_the_identity_of_a_module_follows_its_weights(module):
@@ -209,7 +209,7 @@ def test_repeats_are_sets_of_later_seeds(real, module):
     assert report.rows[0].spread["fd"] == pytest.approx(found.std().item())
     assert report.seeds == f"5 to {4 + 3 * COUNT}"
     assert report.rows[1:] == last.rows[1:]
-    assert f"{found.mean():.3f} ± {found.std():.3f}" in report.table()
+    assert f"{found.mean():.3f} ± {found.std():.3f}" in str(report.table())
 
 
 def test_a_range_of_samples_is_that_of_the_whole():

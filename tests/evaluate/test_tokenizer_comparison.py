@@ -184,13 +184,13 @@ def test_noise_belongs_to_the_image_and_not_to_the_batch() -> None:
 
 def test_a_table_of_several() -> None:
     report = compare({"same": Same(), "flat": Flat()})
-    titles, *lines = report.table()
+    titles, lines = report.table().titles, report.table().rows
     assert titles[:4] == ["tokenizer", "tokens", "PSNR", "SSIM"]
     assert "LPIPS" not in titles
     assert [line[0] for line in lines] == ["same", "flat"]
     assert lines[0][titles.index("perplexity")] == "-"
     assert lines[1][titles.index("latent std")] == "-"
-    text = report.markdown()
+    text = report.table().markdown()
     assert text.startswith("| tokenizer | tokens | PSNR |")
     assert text.count("\n| ") == 3
     for told in (
@@ -206,8 +206,11 @@ def test_a_table_of_several() -> None:
 
 def test_too_few_images_are_told() -> None:
     biased = "FD is biased upward: 3 images are fewer than the 4"
-    assert biased in compare({"s": Same()}, Comparison(count=3, image_size=SIZE)).markdown()
-    assert "biased" not in compare({"s": Same()}, Comparison(count=4, image_size=SIZE)).markdown()
+    assert biased in compare({"s": Same()}, Comparison(count=3, image_size=SIZE)).table().markdown()
+    assert (
+        "biased"
+        not in compare({"s": Same()}, Comparison(count=4, image_size=SIZE)).table().markdown()
+    )
 
 
 def test_published_scores_stand_in_brackets() -> None:
@@ -220,14 +223,14 @@ def test_published_scores_stand_in_brackets() -> None:
     assert row.cell("SSIM") == "10,000 (0.58)"
     assert row.cell("FD") == "-"
     report = TokenizerReport(rows=(row,), notes=(), pictures={})
-    assert report.table()[0] == ["tokenizer", "tokens", "PSNR", "SSIM", "LPIPS", "rFID"]
+    assert report.table().titles == ["tokenizer", "tokens", "PSNR", "SSIM", "LPIPS", "rFID"]
     assert all(isinstance(result, Result) for result in results)
 
 
 def test_a_published_name_brings_its_scores() -> None:
     report = compare({"amused-256": Flat()})
-    assert "(21.81)" in report.markdown()
-    assert "in brackets: published, ImageNet validation, 256x256" in report.markdown()
+    assert "(21.81)" in report.table().markdown()
+    assert "in brackets: published, ImageNet validation, 256x256" in report.table().markdown()
 
 
 def test_rfid_is_only_what_the_published_network_says() -> None:
@@ -255,7 +258,7 @@ def test_grey_and_colour_in_one_table() -> None:
     assert torch.equal(originals, colour)
     assert grey.shape[1] == 1
     assert "grey: same; grey, seen as [0, 1]" in report.notes
-    assert "rows of grey and of colour images do not compare" in report.markdown()
+    assert "rows of grey and of colour images do not compare" in report.table().markdown()
     assert side_by_side(report.pictures).mode == "RGB"
 
 

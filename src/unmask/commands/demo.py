@@ -35,6 +35,6 @@ def main(words: Sequence[str]) -> None:
     check_file(arguments.out / "report.html", "report")
     result = run_demo(arguments.out, DemoOptions(device=arguments.device))
     write_report(result, arguments.out / "report.html")
-    say(*result.scores.table().splitlines())
+    say(*str(result.scores.table()).splitlines())
     say(f"pictures and curves: {arguments.out / 'report.html'}")
     say(result.line())

@@ -63,7 +63,7 @@ def main(words: Sequence[str]) -> None:
         real = RealImages(train, held_out, transform)
     report = judge(subject, real, judgement=arguments.judgement, work=arguments.work)
     if report is not None:
-        say(*report.table().splitlines())
+        say(*str(report.table()).splitlines())
         if arguments.out is not None:
             report.write(arguments.out)
     part()

@@ -8,16 +8,13 @@ from typing import Annotated
 
 import tyro
 import yaml
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from unmask.commands.arguments import parse
 from unmask.files.serial import to_dict
 from unmask.ranges import Length, Ranged
 from unmask.recipes import RECIPES, get
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
-from unmask.text import cell
+from unmask.show import Table
 
 
 @dataclass(frozen=True)
@@ -34,17 +31,15 @@ def main(words: Sequence[str]) -> None:
     if arguments.name:
         print(yaml.safe_dump(to_dict(get(arguments.name)), sort_keys=False, allow_unicode=True))
         return
-    table = Table(title="recipes")
-    for column in ("name", "what", "steps", "published results"):
-        table.add_column(column)
-    for recipe in RECIPES.values():
-        results = [f"{r.metric} {r.value:g} ({r.setting})" for r in recipe.results]
-        table.add_row(
-            cell(recipe.name),
-            cell(recipe.summary),
-            str(recipe.plan.steps),
-            Text("\n").join(map(cell, results)),
+    systems = [
+        (
+            recipe.name,
+            recipe.summary,
+            recipe.plan.steps,
+            tuple(f"{r.metric} {r.value:g} ({r.setting})" for r in recipe.results),
         )
-    for name, tokenizer in TOKENIZER_RECIPES.items():
-        table.add_row(cell(name), cell(tokenizer.summary))
-    Console().print(table)
+        for recipe in RECIPES.values()
+    ]
+    tokenizers = [(name, made.summary, "", "") for name, made in TOKENIZER_RECIPES.items()]
+    titles = ("recipe", "what", "steps", "published results")
+    Table(titles=titles, rows=[*systems, *tokenizers]).draw()

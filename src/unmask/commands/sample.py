@@ -10,8 +10,6 @@ from typing import Annotated, NamedTuple, TypeVar
 
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
 from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
@@ -27,6 +25,7 @@ from unmask.memory import check_memory
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Between, Length, Name, Place, Ranged, Seed
+from unmask.show import Bar
 from unmask.text import say
 
 B = TypeVar("B", Images, Tokens)
@@ -149,11 +148,10 @@ def _images(asked: Asked) -> Iterator[tuple[ImageBatch, Sequence[int]]]:
 
 def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:
     """The batches, with a bar where someone looks, and a word if they have diverged."""
-    console, warning = Console(stderr=True), None
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("unmasking", total=total)
+    warning = None
+    with Bar("unmasking", total) as bar:
         for batch in batches:
-            progress.advance(task, len(batch.seeds))
+            bar.advance(len(batch.seeds))
             warning = warning or divergence(batch.tokens, plan.draw)
             yield batch
     if warning:

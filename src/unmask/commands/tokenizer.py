@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from unmask.commands.arguments import parse
 from unmask.commands.recipe_arguments import parse_with_recipe
@@ -25,7 +22,6 @@ from unmask.evaluate.tokenizer_comparison import (
     FILES,
     Comparison,
     Meters,
-    TokenizerReport,
     compare_tokenizers,
 )
 from unmask.files.folders import check_file, check_folder, shown, told
@@ -33,7 +29,8 @@ from unmask.machine.devices import resolve_device
 from unmask.machine.processes import launched, part
 from unmask.ranges import Length, Name, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
-from unmask.text import cell, say
+from unmask.show import Bar
+from unmask.text import say
 from unmask.tokenizers.folder import load_any_tokenizer
 from unmask.train.tokenizer import train_tokenizer
 
@@ -134,34 +131,20 @@ def evaluate(words: Sequence[str]) -> None:
         extractors.append(load_inception(arguments.inception, device=device))
     lpips = load_lpips(arguments.lpips).to(device) if arguments.lpips else None
     tokenizers = {name: load_any_tokenizer(name).to(device) for name in arguments.names}
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        total = len(tokenizers) * min(arguments.comparison.count, len(source))
-        task = bar.add_task("there and back", total=total)
+    total = len(tokenizers) * min(arguments.comparison.count, len(source))
+    with Bar("there and back", total) as bar:
         report = compare_tokenizers(
             tokenizers,
             source,
             meters=Meters(extractors=extractors, lpips=lpips, device=device),
             comparison=arguments.comparison,
-            on_images=lambda images: bar.advance(task, images),
+            on_images=bar.advance,
         )
-    show(report, Console())
+    report.table().turned().draw()
     if arguments.out is not None:
         before = shown(arguments.out)
         report.write(arguments.out)
         say(*told(before, FILES))
-
-
-def show(report: TokenizerReport, console: Console) -> None:
-    """Print the scores, a column a tokenizer, and the notes."""
-    names, *lines = zip(*report.table(), strict=True)
-    table = Table()
-    for name in names:
-        table.add_column(cell(name))
-    for line in lines:
-        table.add_row(*map(cell, line))
-    console.print(table)
-    say(*report.notes)
 
 
 def main(words: Sequence[str]) -> None:

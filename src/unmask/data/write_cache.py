@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import Progress
 from torch import Tensor
 
 from unmask.data.cache import INDEX_FILE, LABELS_FILE, origin_file
@@ -45,6 +44,7 @@ from unmask.data.reader import EncodedImages
 from unmask.data.verified import Verified
 from unmask.errors import InputError
 from unmask.files.durable import clear_leftovers
+from unmask.show import Bar
 
 AHEAD = 2  # batches that are read while one is encoded
 
@@ -141,8 +141,8 @@ def write_cache(
     missing = [number for number in own if number not in there]
     notes += damage(out, plan, missing)
     batches = _batches(plan, missing, rows.batch_size)
-    with Progress(disable=not progress, transient=True) as bar:
-        read = bar.track(_read_ahead(rows, batches), len(batches), description="caching batches")
+    with Bar("caching", len(batches), unit="batches", shown=progress) as bar:
+        read = bar.over(_read_ahead(rows, batches))
         for number, group in groupby(read, key=lambda pair: pair[0]):
             _write_shard(out, rows, number, (outcomes for _, outcomes in group), seen)
     shards = [*finished(out, plan, numbers, seen).values()]

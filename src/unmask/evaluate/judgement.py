@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from unmask.data.reader import file_stamp
@@ -46,6 +44,7 @@ from unmask.machine.processes import launched
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.ranges import Between, Length, Name, Ranged, Seed
+from unmask.show import Bar
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.tokenizer import weights_identity
 
@@ -303,16 +302,8 @@ def _settings(
     }
 
 
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar where someone looks, and what moves it on."""
-    console = Console(stderr=True)
-    rate = TextColumn("{task.speed!s:.6} images/s")
-    columns = [TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), rate]
-    hidden = not console.is_terminal or not launched().is_main_process
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=hidden) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
+def _bar(total: int) -> Bar:
+    return Bar("measuring", total, shown=launched().is_main_process)
 
 
 def judge(
@@ -358,7 +349,8 @@ def judge(
     chunks = _chunks(work, subject, real, judgement, (extractor, classifier))
     if work is not None and not _share(chunks, sets):
         return None
-    with _bar(sum(images.expected for images in sets)) as chunks.on_images:
+    with _bar(sum(images.expected for images in sets)) as bar:
+        chunks.on_images = bar.advance
         report = compare(
             [chunks.read(images) for images in subject.sets],
             None if reference is None else chunks.read(reference),
@@ -443,7 +435,8 @@ def _share(chunks: Chunks, sets: Sequence[NumberedSet]) -> bool:
     """Measure this process's chunks and wait for the others; whether it is the main process."""
     state = launched()
     todo = chunks.missing(sets, rank=state.process_index, processes=state.num_processes)
-    with _bar(chunks.size * len(todo)) as chunks.on_images:
+    with _bar(chunks.size * len(todo)) as bar:
+        chunks.on_images = bar.advance
         chunks.compute(todo)
     state.wait_for_everyone()
     return state.is_main_process

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from unmask.files.durable import output
 from unmask.ranges import Between, Ranged
+from unmask.show import Table
 
 FID_IMAGES = 50_000
 SCORES = ("fd", "sfd", "inception_score", "precision", "recall", "class_accuracy")
@@ -104,21 +105,14 @@ class Report(Choices):
         name = "fd" if self.not_fid else "FID"
         return f"{name} ({self.extractor}, {self.rows[0].images:,} images)"
 
-    def table(self) -> str:
-        """Plain text for a terminal or a file."""
+    def table(self) -> Table:
+        """The scores, and every choice that moves a number."""
         named = [replace(row, name=f"repeat {k}") for k, row in enumerate(self.repeats, 1)]
-        lines = [("set", "images", *TITLES), *map(_cells, (*self.rows, *named))]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        body = [
-            "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        body.insert(1, "  ".join("-" * width for width in widths))
-        notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([*body, "", *self._facts(), *notes])
+        return Table(
+            titles=("set", "images", *TITLES),
+            rows=[*map(_cells, (*self.rows, *named))],
+            notes=[*self._facts(), *(f"note: {note}" for note in self.notes)],
+        )
 
     def _facts(self) -> list[str]:
         """Every choice that moves a number, a line each."""
@@ -162,7 +156,7 @@ class Report(Choices):
             InputError: if the disk is full or refuses.
         """
         path = Path(path)
-        text = (self.to_json() if path.suffix == ".json" else self.table()) + "\n"
+        text = (self.to_json() if path.suffix == ".json" else str(self.table())) + "\n"
         with output(path) as aside:
             aside.write_text(text, encoding="utf8")
 

@@ -32,6 +32,7 @@ from unmask.image_size import ImageSize, checked_size, size_text
 from unmask.pictures import sheet, to_uint8
 from unmask.ranges import Between, Ranged
 from unmask.results import Result
+from unmask.show import Table, shown
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -64,7 +65,7 @@ class TokenizerRow:
     def cell(self, title: str) -> str:
         """What stands under a title: the score, and in brackets the published one."""
         score = self.scores.get(title)
-        own = "-" if score is None else f"{score:{',.0f' if score >= 1000 else '.4g'}}"
+        own = "-" if score is None else shown(score)
         return " ".join([own, *(f"({r.value:g})" for r in self.published if r.metric == title)])
 
 
@@ -79,18 +80,14 @@ class TokenizerReport:
     pictures: Mapping[str, Tensor]
     """By title, ``(N, C, H, W)`` uint8 of the same images: originals, then each tokenizer's."""
 
-    def table(self) -> list[list[str]]:
-        """Titles, then a line a tokenizer; columns that nobody fills are left out."""
+    def table(self) -> Table:
+        """A line a tokenizer; columns that nobody fills are left out."""
         titles = [t for t in COLUMNS if any(row.cell(t) != "-" for row in self.rows)]
-        lines = [[row.name, row.tokens, *map(row.cell, titles)] for row in self.rows]
-        return [["tokenizer", "tokens", *titles], *lines]
-
-    def markdown(self) -> str:
-        """The table, and the notes as a list."""
-        head, *lines = self.table()
-        rule = ["---", "---", *["---:"] * (len(head) - 2)]
-        table = [f"| {' | '.join(line)} |" for line in (head, rule, *lines)]
-        return "\n".join([*table, "", *(f"* {note}" for note in self.notes)]) + "\n"
+        return Table(
+            titles=["tokenizer", "tokens", *titles],
+            rows=[[row.name, row.tokens, *map(row.cell, titles)] for row in self.rows],
+            notes=self.notes,
+        )
 
     def to_json(self) -> str:
         """Rows and notes as indented JSON; a score without bound is the text "inf"."""
@@ -108,7 +105,7 @@ class TokenizerReport:
         files = [folder / name for name in FILES]
         whole = "earlier ones are whole"
         with outputs(*files, named=folder, intact=whole) as (table, scores, pictures):
-            table.write_text(self.markdown(), encoding="utf8")
+            table.write_text(self.table().markdown() + "\n", encoding="utf8")
             scores.write_text(self.to_json(), encoding="utf8")
             side_by_side(self.pictures).save(pictures, format="PNG")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -14,12 +15,12 @@ from types import TracebackType
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from unmask.files import durable
 from unmask.recipes.training import Training
+from unmask.show import Bar
+from unmask.text import say
 from unmask.train.run_folder import LOG
 
 PACKAGE = "tensorboard."  # whose writer raises again, at the next figure, what ended its thread
@@ -153,8 +154,8 @@ class RunLog:
         self.path, self.accelerator = out / LOG, accelerator
         self.start, self.total = start, settings.steps
         self.batch_size = settings.batch_size
-        self.console = Console()
-        self.bar: Progress | None = None
+        seen = accelerator.is_main_process and sys.stdout.isatty()  # else lines go there
+        self.bar = Bar("train", self.total, unit="steps", done=start, shown=seen)
         self.began = self.marked = time.monotonic()
         self.marked_step = start
 
@@ -163,8 +164,7 @@ class RunLog:
         if self.accelerator.is_main_process:
             with durable.explained(self.path, "checkpoints are whole"):
                 drop_lines_after(self.path, self.start)
-            if self.console.is_terminal:
-                self._show_bar()
+        self.bar.__enter__()
         return self
 
     def __exit__(
@@ -174,20 +174,11 @@ class RunLog:
         trace: TracebackType | None,
     ) -> None:
         """Take the bar down."""
-        if self.bar:
-            self.bar.stop()
-
-    def _show_bar(self) -> None:
-        now = TextColumn("{task.fields[now]}")
-        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), now)
-        self.bar = Progress(*columns, console=self.console)
-        self.bar.add_task("train", total=self.total, completed=self.start, now="")
-        self.bar.start()
+        self.bar.__exit__(kind, error, trace)
 
     def advance(self, step: int) -> None:
         """Move the bar to ``step`` steps done."""
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], completed=step)
+        self.bar.move(step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add a line for the interval that ends with ``step`` steps done.
@@ -221,9 +212,7 @@ class RunLog:
             self.accelerator.log(numbers, step=step)
         said = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         for line in filter(None, (said, figures.get("warning"))):
-            self.console.print(
-                f"step {step}/{self.total}  {line}", markup=False, highlight=False, soft_wrap=True
-            )
+            say(f"step {step}/{self.total}  {line}")
 
     def _timing(self, step: int) -> dict[str, float]:
         now = time.monotonic()
@@ -240,10 +229,10 @@ class RunLog:
 
     def _say(self, step: int, values: Mapping[str, float], speed: float) -> None:
         shown = [f"loss {values['loss']:.4f}", f"lr {values['lr']:.2e}", f"{speed:,.0f} images/s"]
-        if self.bar:
-            self.bar.update(self.bar.task_ids[0], now="  ".join(shown))
+        if self.bar.seen:
+            self.bar.tell("  ".join(shown))
             return
         pace = (time.monotonic() - self.began) / max(step - self.start, 1)
         left = timedelta(seconds=round(pace * (self.total - step)))
         shown = [f"step {step}/{self.total}", *shown, f"{left} left"]
-        self.console.print("  ".join(shown), highlight=False, soft_wrap=True)
+        say("  ".join(shown))
