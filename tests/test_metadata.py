@@ -47,7 +47,11 @@ def test_the_versions_that_the_suite_runs_with_are_allowed(wanted: Requirement) 
 def test_licences_of_what_travels_along_are_named() -> None:
     assets = ROOT / "src" / "unmask" / "assets"
     named = {file for glob in PROJECT["project"]["license-files"] for file in ROOT.glob(glob)}
-    assert {
-        folder / "LICENSE.txt" for folder in assets.iterdir() if list(folder.glob("*-ubyte.gz"))
-    } <= named
-    assert ROOT / "LICENSE" in named
+    data = [folder for folder in assets.iterdir() if folder.is_dir() and folder.name != "weights"]
+    texts = [folder / "LICENSE.txt" for folder in data if not folder.name.startswith("__")]
+    assert texts
+    assert named == {ROOT / "LICENSE", *texts}
+    expression = PROJECT["project"]["license"].split(" AND ")
+    told = " ".join(text.read_text() for text in texts)
+    assert expression == ["MIT", "CC-BY-4.0", "CC0-1.0"]
+    assert all(words in told for words in ("MIT License", "CC BY 4.0", "CC0 1.0"))
