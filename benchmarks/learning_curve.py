@@ -1,6 +1,6 @@
 """How good a run's samples were at each of its checkpoints.
 
-    unmask train fashion-mar --data src/unmask/assets/fashion_mnist_10k --out runs/mar
+    unmask train fashion-mar --data fashion-mnist --out runs/mar
         --training.save-every 500 --training.keep 20
     python benchmarks/learning_curve.py runs/mar runs/emigm [--count 300] [--report DIR]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from report import markdown_table, write_report
 
-from unmask.data.source import fashion_mnist_10k, open_source
+from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.decode import Plan
 from unmask.evaluate.classifier import load_fashion_classifier
@@ -38,7 +38,7 @@ class Judge:
     def __init__(self, count: int) -> None:
         self.extractor = EfficientNetLite0(resize=128)
         self.classifier = load_fashion_classifier()
-        held_out = open_source(fashion_mnist_10k(), split="val")
+        held_out = open_source("fashion-mnist", split="val")
         transform = Transform(size=28, crop="none", channels=1)
         self.reference = self.features(list(real_batches(held_out, transform, count=count)))
         self.manifold = Manifold(self.reference)

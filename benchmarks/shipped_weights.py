@@ -12,7 +12,7 @@ from pathlib import Path
 
 from report import markdown_table, write_report
 
-from unmask.data.source import fashion_mnist_10k, open_source
+from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
 from unmask.pipeline import load
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     pipeline = load(options.model)
-    train, held_out = (open_source(fashion_mnist_10k(), split=s) for s in ("train", "val"))
+    train, held_out = (open_source("fashion-mnist", split=s) for s in ("train", "val"))
     transform = Transform(size=28, crop="none", channels=1)
     rows, last = [], None
     for seed in options.seeds:

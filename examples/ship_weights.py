@@ -18,7 +18,7 @@ import yaml
 
 from unmask.assets import HERE
 from unmask.data.classes import read_class_names
-from unmask.data.source import fashion_mnist_10k
+from unmask.data.source import EMBEDDED
 from unmask.files.serial import read_yaml
 from unmask.pipeline import Pipeline, load
 from unmask.recipes import get
@@ -36,7 +36,7 @@ def ship_tokenizer(run: Path, name: str, out: Path) -> None:
 def ship_generator(run: Path, out: Path) -> None:
     """The generator of a run, with the plan and results that its recipe has by now."""
     recipe = read_yaml(Recipe, run / "recipe.yaml")
-    names = read_class_names(fashion_mnist_10k()) if recipe.network.classes else ()
+    names = read_class_names(EMBEDDED["fashion-mnist"]) if recipe.network.classes else ()
     pipeline: Pipeline = load(export(recipe, run, load_any_tokenizer(recipe.tokenizer), names))
     ours = get(recipe.name)
     pipeline.recipe = replace(

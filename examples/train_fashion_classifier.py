@@ -9,32 +9,22 @@ images only; the accuracy stored with its weights is that on the 10,000 test ima
 from __future__ import annotations
 
 import argparse
-import gzip
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.data.idx import read_idx
 from unmask.evaluate.classifier import load_classifier, train_classifier, with_test_accuracy
-
-
-def read_idx(path: Path) -> Tensor:
-    """A gzipped IDX file of bytes as a uint8 tensor of its own shape."""
-    raw = gzip.decompress(path.read_bytes())
-    dimensions = raw[3]
-    shape = np.frombuffer(raw, ">i4", dimensions, offset=4).tolist()
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).copy()).view(
-        shape
-    )
 
 
 def read_split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     """Images ``(N, 1, 28, 28)`` uint8 and labels ``(N,)`` int64 of "train" or "t10k"."""
     images = read_idx(folder / f"{split}-images-idx3-ubyte.gz")
-    return images[:, None], read_idx(folder / f"{split}-labels-idx1-ubyte.gz").long()
+    labels = read_idx(folder / f"{split}-labels-idx1-ubyte.gz", "labels")
+    return torch.tensor(images)[:, None], torch.tensor(labels).long()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
-from unmask.data.source import ImageSource, fashion_mnist_10k, open_source
+from unmask.data.source import ImageSource, open_source
 from unmask.data.transform import Transform
 from unmask.evaluate.image_sets import gather
 from unmask.evaluate.judgement import (
@@ -126,8 +126,8 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         yield
         stages.append(Stage(name, time.monotonic() - began, peak_gb()))
 
-    data = fashion_mnist_10k()
-    train, held_out = open_source(data), open_source(data, split="val")
+    train = open_source("fashion-mnist")
+    held_out = open_source("fashion-mnist", split="val")
     transform = _transform(options.recipe)
     with stage("tokenizer"):
         train_tokenizer(options.tokenizer, train, out=out / "tokenizer")

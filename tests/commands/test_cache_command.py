@@ -21,14 +21,14 @@ from unmask.data import write_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import FORMATS
 from unmask.data.idx import read_idx
-from unmask.data.source import fashion_mnist_10k
+from unmask.data.source import EMBEDDED
 from unmask.draws import keyed_generator
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a few images of two classes."""
-    pixels = read_idx(fashion_mnist_10k() / "train-images-idx3-ubyte.gz")[:20]
+    pixels = read_idx(EMBEDDED["fashion-mnist"] / "train-images-idx3-ubyte.gz")[:20]
     for row, image in enumerate(pixels):
         folder = tmp_path / "images" / ("even", "odd")[row % 2]
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from forks import as_nobody, as_root, let_others_in
 from tiny_data import pixels, png, write_files, write_idx, write_shards, write_tar
 
-from unmask.data.source import fashion_mnist_10k, open_source, told
+from unmask.data.source import EMBEDDED, open_source, told
 from unmask.errors import InputError
 
 
@@ -65,13 +67,36 @@ def test_an_empty_side_is_named(tmp_path):
 
 
 def test_embedded_data_set():
-    train, val = (open_source(fashion_mnist_10k(), split=side) for side in ("train", "val"))
+    train, val = (open_source("fashion-mnist", split=side) for side in ("train", "val"))
     assert (len(train), len(val)) == (8000, 2000)
     assert train.class_names[8] == "Bag"
     assert (train.image(0).size, train.image(0).mode) == ((28, 28), "L")
     assert [train.label(i) for i in range(6)] == [9, 0, 0, 3, 0, 2]  # the published order
     assert [val.label(i) for i in range(4)] == [9, 2, 1, 1]
-    assert (fashion_mnist_10k() / "LICENSE.txt").exists()
+    assert (EMBEDDED["fashion-mnist"] / "LICENSE.txt").exists()
+
+
+def test_a_folder_of_an_embedded_name_is_reached_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path / "fashion-mnist", ["a/0.png", "b/1.png"])
+    embedded = open_source("fashion-mnist")
+    assert (len(embedded), embedded.notes[-1]) == (
+        8000,
+        "fashion-mnist is the set that travels along, not ./fashion-mnist",
+    )
+    for own in ("./fashion-mnist", Path("fashion-mnist"), tmp_path / "fashion-mnist"):
+        assert len(open_source(own, split="all")) == 2
+
+
+@pytest.mark.parametrize("near", ["fashion-mnist-10k", "Fashion-MNIST", "mnist", "fashion"])
+def test_a_name_that_is_nearly_embedded_is_suggested(near):
+    with pytest.raises(InputError, match=f"{near} does not exist; .* 'fashion-mnist'"):
+        open_source(near)
+
+
+def test_a_path_that_does_not_exist_is_told_the_embedded_names():
+    with pytest.raises(InputError, match=r"does not exist; give a folder .*: known: fashion-mnist"):
+        open_source("/none/such")
 
 
 @as_root

@@ -1,11 +1,11 @@
 import gzip
 from dataclasses import replace
-from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
 
+from unmask.data.source import EMBEDDED
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.classifier import (
@@ -18,7 +18,6 @@ from unmask.evaluate.classifier import (
     with_test_accuracy,
 )
 
-ASSETS = files("unmask") / "assets"
 QUICK = ClassifierTraining(epochs=3, batch_size=16)
 
 
@@ -121,7 +120,7 @@ def test_bad_input_is_named(judge):
 
 
 def real_test_images():
-    folder = ASSETS / "fashion_mnist_10k"
+    folder = EMBEDDED["fashion-mnist"]
     pixels = gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
     images = torch.from_numpy(np.frombuffer(pixels, np.uint8, offset=16).copy())

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from unmask.data.source import fashion_mnist_10k, open_source
+from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
@@ -113,7 +113,7 @@ def test_absent_weights_are_named_before_any_image_is_generated(tmp_path):
     def untouched(start, stop):
         raise AssertionError("an image was generated")
 
-    data, transform = fashion_mnist_10k(), Transform(size=28, crop="none", channels=1)
+    data, transform = "fashion-mnist", Transform(size=28, crop="none", channels=1)
     real = RealImages(open_source(data), open_source(data, split="val"), transform)
     made = NumberedSet(name="generated", between=untouched, positions=2000)
     subject = Subject(sets=[made], shape=(1, 28, 28), identity="none")

@@ -9,7 +9,7 @@ import torch
 from test_masked_batches import Moments
 from torch import Tensor
 
-from unmask.data.source import fashion_mnist_10k, open_source
+from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.masking import lowest
@@ -35,7 +35,7 @@ class Many(Moments):
 
 def latents(side: int) -> tuple[Tensor, Tensor]:
     """``(N, L, C)`` of real images, each side's of its own, and their labels."""
-    source, tokenizer = open_source(fashion_mnist_10k()), load("fashion-mar").tokenizer
+    source, tokenizer = open_source("fashion-mnist"), load("fashion-mar").tokenizer
     rows = range(side * IMAGES, (side + 1) * IMAGES)
     crop = Transform(size=28, crop="none", channels=1)
     images = torch.stack([crop(source.image(row)) for row in rows]).float() / 255

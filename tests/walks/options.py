@@ -132,7 +132,7 @@ def call(trial: Trial, root: Path) -> Callable[[], int]:
 
     def run() -> int:
         sys.path.append(str(root))  # where eval finds its own features
-        with patch("unmask.demo.fashion_mnist_10k", _begin):
+        with patch("unmask.demo.open_source", _begin):
             return main(list(trial.words))
 
     return run

@@ -37,8 +37,8 @@ class Build(Ranged):
 
     tokenizer: Place
     """A tokenizer run, folder, shipped or published name."""
-    data: Path
-    """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    data: Place
+    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
     split: TrainingSide = "train"
     """Which of the images are encoded: the training side, or all, as some sources train on."""
     out: Path

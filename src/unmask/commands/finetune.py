@@ -29,8 +29,8 @@ class Arguments(Ranged):
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, a folder that a fine-tuning wrote, or a fine-tuned file of the
     MAGE project."""
-    data: Path
-    """Labelled images: a folder of class folders, WebDataset tars, IDX files or Parquet."""
+    data: Place
+    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
     out: Path | None = None
     """Run folder, as of unmask probe; without one, nothing is trained or written."""
     options: Annotated[FinetuneOptions, tyro.conf.arg(name="")] = field(

@@ -18,7 +18,7 @@ from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.evaluate.real_images import real_batches
 from unmask.files.folders import check_file, check_folder
 from unmask.image_size import ImageSize
-from unmask.ranges import Between, Ranged
+from unmask.ranges import Between, Place, Ranged
 from unmask.text import say
 
 
@@ -31,8 +31,8 @@ class Arguments(Ranged):
     MAGE's references are --crop center-bilinear of ImageNet's validation images, at 256 pixels.
     """
 
-    data: Annotated[Path, tyro.conf.Positional]
-    """Images: a folder, WebDataset tars, IDX files or Parquet."""
+    data: Annotated[Place, tyro.conf.Positional]
+    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
     out: Path
     """A new folder for PNG files, or a file that ends in .npz."""
     image_size: ImageSize = 256

@@ -31,8 +31,8 @@ class Arguments(Ranged):
 
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
-    data: Path
-    """Labelled images: a folder of class folders, WebDataset tars, IDX files or Parquet."""
+    data: Place
+    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
     out: Path
     """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table of the classes."""
     options: Annotated[ProbeOptions, tyro.conf.arg(name="")] = field(default_factory=ProbeOptions)
@@ -45,7 +45,7 @@ class Arguments(Ranged):
     """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
 
-def open_data(subject: Subject, data: Path, cache: Path | None, workers: int) -> LabelledData:
+def open_data(subject: Subject, data: str, cache: Path | None, workers: int) -> LabelledData:
     """Both sides of the data set, and the cache if there is one."""
     identity = subject.tokenizer.identity
     return LabelledData(

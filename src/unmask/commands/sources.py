@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from unmask.data.reader import Reader
@@ -13,11 +12,11 @@ TrainingSide = Literal["train", "all"]
 """What is trained on: the side that is for it, or every image."""
 
 
-def open_images(path: Path, split: TrainingSide = "train", *, speaks: bool = True) -> Reader:
+def open_images(path: str, split: TrainingSide = "train", *, speaks: bool = True) -> Reader:
     """The images to train on, after a word on how many, what is held out and what is not read.
 
     Args:
-        path: where they lie.
+        path: where they lie, or the name of a set that travels along.
         split: which of them.
         speaks: whether this process says it.
 

@@ -19,7 +19,7 @@ from unmask.errors import InputError
 from unmask.files.folders import beside
 from unmask.machine.processes import launched, part
 from unmask.memory import check_fits
-from unmask.ranges import Ranged, Workers
+from unmask.ranges import Place, Ranged, Workers
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
@@ -48,9 +48,9 @@ class Arguments(Ranged):
     """What to train; every field is an option."""
     out: Path
     """Run folder: checkpoints, samples, log.jsonl, tracker, and at the end model/."""
-    data: Path | None = None
-    """Images: a folder, WebDataset tars, IDX files or Parquet; encoded once, into OUT-cache,
-    or in every step where the recipe crops at random."""
+    data: Place | None = None
+    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist; encoded once,
+    into OUT-cache, or in every step where the recipe crops at random."""
     split: TrainingSide = "train"
     """Which of the images are trained on: the training side, or all, as some sources do."""
     cache: Path | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import unmask
+from unmask.assets import HERE
 from unmask.data.folder import FolderImages
 from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
@@ -21,19 +21,16 @@ from unmask.data.split import (
 from unmask.data.tar_index import COMPRESSED
 from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages
-from unmask.errors import InputError
+from unmask.errors import InputError, did_you_mean
 
+__all__ = ["EMBEDDED", "ImageSource", "Listed", "open_source", "told"]
 
-def fashion_mnist_10k() -> Path:
-    """Folder of 8,000 training and 2,000 validation images of Fashion-MNIST, 28 x 28 grey.
+EMBEDDED = {"fashion-mnist": HERE / "fashion_mnist_10k"}
+"""Sets of images that travel with the package, by the name that ``--data`` takes.
 
-    The first rows of the original files (github.com/zalandoresearch/fashion-mnist, MIT licence
-    beside them); give the folder to :func:`unmask.data.source.open_source`.
-    """
-    return Path(unmask.__file__).parent / "assets" / "fashion_mnist_10k"
-
-
-__all__ = ["ImageSource", "Listed", "open_source", "told"]
+fashion-mnist: the first 8,000 training and 2,000 validation images of the original files, 28 x 28
+grey (github.com/zalandoresearch/fashion-mnist, MIT licence beside them).
+"""
 
 KINDS: tuple[type[Reader], ...] = (IdxImages, TarImages, ParquetImages, FolderImages)
 SHARDS: tuple[type[ShardReader], ...] = (TarImages, ParquetImages)
@@ -48,7 +45,10 @@ WAYS_OUT: dict[Split, str] = {
 
 def _kind_of(path: Path) -> type[Reader]:
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a folder of images, shards or tables")
+        raise InputError(
+            f"{path} does not exist; give a folder of images, shards or tables, or the name of a "
+            f"set that travels along: {did_you_mean(str(path), EMBEDDED)}"
+        )
     for kind in KINDS:
         if kind.recognises(path):
             return FolderImages if _stray(kind, path) else kind
@@ -83,7 +83,8 @@ def open_source(path: str | Path, *, split: Split = "train", val_share: float = 
     """Open the images at ``path``, recognising their kind from what lies there.
 
     Args:
-        path: a folder of images or of class folders, WebDataset tars, IDX files or Parquet files.
+        path: a folder of images or of class folders, WebDataset tars, IDX files or Parquet files;
+            or a key of :data:`EMBEDDED`. A folder of that name is ``./fashion-mnist``.
         split: a side of the data set's own split, where it has one; otherwise keys decide by hash.
             "all" takes both.
         val_share: expected share of val where there is no official split, in (0, 1).
@@ -96,11 +97,15 @@ def open_source(path: str | Path, *, split: Split = "train", val_share: float = 
         InputError: nothing there, nothing of a known kind, damaged files, or an empty side.
     """
     check_split(split, val_share)
-    path = Path(path).expanduser()
+    embedded = EMBEDDED.get(path) if isinstance(path, str) else None
+    place = embedded or Path(path).expanduser()
     try:
-        return _open(path, split, val_share)
+        images = _open(place, split, val_share)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{place} cannot be read ({error.strerror or error})") from error
+    if embedded and Path(path).exists():
+        images.notes = [*images.notes, f"{path} is the set that travels along, not ./{path}"]
+    return images
 
 
 def _open(path: Path, split: Split, val_share: float) -> Reader:
