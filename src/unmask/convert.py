@@ -13,27 +13,13 @@ from unmask.networks.any import AnyNetwork
 from unmask.networks.sizes import patch_of, token_grid, token_space
 from unmask.nn.skeleton import skeleton
 from unmask.pipeline import Pipeline
-from unmask.projects.foreign import Foreign, Kind, load_foreign
-from unmask.recipes import emigm, mage, mar, maskgit, self_guidance
+from unmask.projects.foreign import PROJECTS, Foreign, Kind, load_foreign
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.tokenizers.published import tokenizer_of
 
-PRESETS: dict[str, tuple[Recipe, ...]] = {
-    "maskgit-pytorch": (maskgit.PYTORCH_IMAGENET256, maskgit.PYTORCH_FFHQ256),
-    "unlockmgm": (
-        maskgit.UNLOCKMGM_IMAGENET256,
-        maskgit.UNLOCKMGM_IMAGENET512,
-        self_guidance.IMAGENET256,
-        self_guidance.IMAGENET512,
-    ),
-    "maskgit-jax": (maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
-    "mage": (mage.BASE, mage.LARGE),
-    "mar": mar.PUBLISHED,
-    "emigm": emigm.PUBLISHED,
-}
 UNKNOWN = "unknown"  # the tokenizer of a network of other tokens than its source's presets
 
 
@@ -100,7 +86,7 @@ def matching_recipe(found: Foreign) -> Recipe:
     Dropout is no part of the comparison: it only matters for further training. The plan keeps the
     source's rules, with no more steps than tokens and, without a null class, no guidance.
     """
-    presets = PRESETS[found.details["kind"]]
+    presets = PROJECTS[found.details["kind"]].recipes
     network = found.network
     for preset in presets:
         if _without_dropout(preset.network) == _without_dropout(network):

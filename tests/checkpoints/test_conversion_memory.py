@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unmask.checkpoints.lazy import LazyTensors
 from unmask.checkpoints.names import to_source
 from unmask.nn.skeleton import skeleton
-from unmask.projects.foreign import TABLES, load_foreign
+from unmask.projects.foreign import PROJECTS, load_foreign
 from unmask.recipes import get
 
 LARGEST = 4 * 4 * 768**2  # bytes of the largest tensor of these networks, an inner layer
@@ -48,7 +48,7 @@ def mar_file(path: Path, width: int, depth: int, heads: int) -> Path:
     sizes = {"width": width, "depth": depth, "heads": heads}
     decoder = {f"decoder_{name}": value for name, value in sizes.items()}
     network = replace(get("mar-base").network, **sizes, **decoder)
-    state = to_source(random_state(network), TABLES["mar"])
+    state = to_source(random_state(network), PROJECTS["mar"].rules)
     averaged = {name: nn.Parameter(tensor + 1) for name, tensor in state.items()}
     moments = {"state": {i: {"exp_avg": t.clone()} for i, t in enumerate(state.values())}}
     torch.save({"model": state, "model_ema": averaged, "optimizer": moments}, path)
@@ -94,7 +94,7 @@ def test_the_peak_is_what_is_written(tmp_path: Path, form: str) -> None:
     elif form == "port":
         network = replace(get("maskgit-unlockmgm-imagenet256").network, depth=8)
         path = tmp_path / "pytorch_model.bin"
-        torch.save(to_source(random_state(network), TABLES["unlockmgm"]), path)
+        torch.save(to_source(random_state(network), PROJECTS["unlockmgm"].rules), path)
         sizes = {
             "codebook_size": 1024, "hidden_size": 768, "num_hidden_layers": 8,
             "num_attention_heads": 16, "intermediate_size": 3072, "num_vq_tokens": 256,
@@ -103,7 +103,7 @@ def test_the_peak_is_what_is_written(tmp_path: Path, form: str) -> None:
         (tmp_path / "config.json").write_text(json.dumps(sizes))
     else:
         network = replace(get("maskgit-pytorch-imagenet256").network, depth=8)
-        state = to_source(random_state(network), TABLES["maskgit-pytorch"])
+        state = to_source(random_state(network), PROJECTS["maskgit-pytorch"].rules)
         path, extra = tmp_path / f"model.{form}", ["--heads", "8"]
         if form == "zip":
             torch.save({"model": state}, path)

@@ -40,7 +40,7 @@ from unmask.evaluate.lpips import TABLE as LPIPS_TABLE
 from unmask.evaluate.reference import open_reference
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.maskgit import PreNormNetwork
-from unmask.projects.foreign import TABLES
+from unmask.projects.foreign import PROJECTS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 JUDGE = Path(unmask.__file__).parent / "assets" / "fashion_classifier.safetensors"
@@ -111,7 +111,7 @@ def build(root: Path) -> None:
         (root / part).mkdir()
     shutil.copy(root / "maskgit.yaml", root / "recipes")
     network = PreNormNetwork(codes=16, width=8, depth=2, heads=2, length=16, classes=3)
-    state = to_source(network.build().state_dict(), TABLES["maskgit-pytorch"])
+    state = to_source(network.build().state_dict(), PROJECTS["maskgit-pytorch"].rules)
     torch.save({"model": state, "step": 3}, root / "theirs-zip/model.pt")
     params = {"n_heads": 2, "dropout": 0.1, "mask_schedule_type": "arccos"}
     config = {"transformer": {"params": params}, "train": {"n_steps": 3, "optim": {"params": {}}}}
@@ -125,7 +125,7 @@ def build(root: Path) -> None:
         channels=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2,
         length=16, head_width=8, head_depth=1, classes=3, buffer=4,
     ).build().state_dict()  # fmt: skip
-    mar = to_source(latent, TABLES["mar"])
+    mar = to_source(latent, PROJECTS["mar"].rules)
     torch.save({"model": mar, "model_ema": mar}, root / "theirs-mar/checkpoint-last.pth")
     write_lightning(FIXTURES, root / "taming")
     made = write_amused(FIXTURES, root / "amused-all")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -80,6 +80,12 @@ def rename_layer(source: str, own: str) -> Table:
     return tuple(rename(f"{source}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
 
 
+def rename_layers(source: str, own: str, layers: Mapping[str, str]) -> Table:
+    """The weights and biases of several layers inside one module, by the source's names."""
+    pairs = [rename_layer(f"{source}.{theirs}", f"{own}.{ours}") for theirs, ours in layers.items()]
+    return tuple(rule for pair in pairs for rule in pair)
+
+
 def rename_module(source: str, own: str) -> Rule:
     """Everything inside a module whose own parameters keep their names."""
     return rename(f"{source}.{{rest}}", f"{own}.{{rest}}")
@@ -110,6 +116,22 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     for place, hole in PLACES.items():
         regex = regex.replace(rf"\{{{place}\}}", f"(?P<{place}>{hole})")
     return re.compile(regex)
+
+
+def shape_of(own: Mapping[str, Tensor], name: str, origin: str = "") -> tuple[int, ...]:
+    """The shape of a translated tensor.
+
+    Raises:
+        InputError: when it is missing.
+    """
+    if name not in own:
+        raise InputError(f"{origin} holds no {name!r}; is it of another network?")
+    return tuple(own[name].shape)
+
+
+def count_of(names: Iterable[str], pattern: str) -> int:
+    """How many names fit a pattern."""
+    return sum(match(pattern, name) is not None for name in names)
 
 
 def fill(pattern: str, found: Found) -> str:

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Rule, Table, drop, rename_layer, to_own
+from unmask.checkpoints.names import (
+    Rule,
+    Table,
+    count_of,
+    drop,
+    rename_layer,
+    shape_of,
+    to_own,
+)
 from unmask.checkpoints.store import load_state, single
 from unmask.errors import InputError
 from unmask.networks.sizes import token_grid
@@ -18,7 +26,6 @@ from unmask.nn.embed import CLASS_ROWS
 from unmask.nn.skeleton import skeleton
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, TokenClassifier, build_head
 from unmask.projects import mage
-from unmask.tokenizers.names import count_of, shape_of
 from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 

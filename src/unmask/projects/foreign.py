@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from torch import Tensor
 
-from unmask.checkpoints.find_state import State
-from unmask.checkpoints.names import Table, pick, to_own
+from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import check_state, is_ours, single
 from unmask.checkpoints.tensor_files import read_weights
 from unmask.checkpoints.write_tensors import halved
@@ -21,27 +20,24 @@ from unmask.files.json_files import read_json
 from unmask.networks.any import AnyNetwork
 from unmask.nn.skeleton import skeleton
 from unmask.projects import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
+from unmask.projects.project import Checkpoint, Project, Tensors
 
 Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax", "mage", "mar", "emigm"]
 
-TABLES: dict[str, Table] = {
-    "maskgit-pytorch": maskgit_pytorch.TABLE,
-    "unlockmgm": unlockmgm.TABLE,
-    "maskgit-jax": maskgit_jax.TABLE,
-    "mage": mage.TABLE,
-    "mar": mar.TABLE,
-    "emigm": mar.TABLE,
+PROJECTS: dict[str, Project] = {
+    project.name: project
+    for project in (
+        maskgit_pytorch.PROJECT,
+        unlockmgm.PROJECT,
+        maskgit_jax.PROJECT,
+        mage.PROJECT,
+        mar.MAR,
+        mar.EMIGM,
+    )
 }
-PUBLISHED = {**unlockmgm.PUBLISHED, **maskgit_jax.PUBLISHED, **mage.PUBLISHED, **mar.PUBLISHED}
+"""Every source of generators by name; a file is the first one's that it fits."""
+MARKS = {project.mark for project in PROJECTS.values()}
 
-# A key that only this kind has.
-SIGNATURES = {
-    "pos_emb": "maskgit-pytorch",
-    "embed.word_embeddings.weight": "unlockmgm",
-    "params/Embed_0/word_embeddings/embedding": "maskgit-jax",
-    "mlm_layer.fc.weight": "mage",
-    "diffusion_pos_embed_learned": "mar",
-}
 CLASSIFIER = "token_emb.word_embeddings.weight"  # of MAGE's encoder, if its mlm_layer is not there
 # Patterns of other systems, the more telling first.
 OTHERS = {
@@ -52,8 +48,10 @@ OTHERS = {
     r"(backbone|cls_token|patch_embed)\b": "a vision transformer",
 }
 
-STEP_FILES = ("model_ema.pt", "model.pt")  # of a step of maskgit-pytorch, averaged weights first
-STEP_FOLDERS = ("ema_model", "unwrapped_model")  # of a step of UnlockMGM, likewise
+FILES = ("pytorch_model.bin", "checkpoint-last.pth")  # that name the folder around them
+# In a step of maskgit-pytorch and of UnlockMGM, averaged weights first.
+STEP_FILES = ("model_ema.pt", "model.pt")
+STEP_FOLDERS = ("ema_model", "unwrapped_model")
 
 
 class Foreign(NamedTuple):
@@ -62,24 +60,14 @@ class Foreign(NamedTuple):
     network: AnyNetwork
     """Sizes; ``network.build()`` takes the state."""
     state: dict[str, Tensor]
-    """By our names, float32 unless asked for in float16, strictly filling the network."""
+    """Tensors by our names, float32 unless asked for in float16, strictly filling the network."""
     details: dict[str, str]
     """What was read: ``kind`` and ``file``, and where there are any ``taken`` (the entries and
     prefixes inside the file), ``aside`` (other weights in it) and ``unknown`` keys."""
     tokenizer: Mapping[str, Tensor] = MappingProxyType({})
-    """Of the same file, by its own keys; empty where there is none."""
+    """Tokenizer of the same file by its own keys; empty where there is none."""
     config: Mapping[str, Any] = MappingProxyType({})
-    """What the source's configuration says, of the file ``details["config"]``."""
-
-
-class _Raw(NamedTuple):
-    """A checkpoint as it lies on disk."""
-
-    state: Mapping[str, Tensor]
-    file: Path
-    config: dict[str, Any]
-    config_file: Path | None
-    found: State
+    """Content of the source's configuration, of the file ``details["config"]``."""
 
 
 def load_foreign(
@@ -114,47 +102,26 @@ def load_foreign(
     if not path.exists():
         raise InputError(_absent(path))
     raw = _read_folder(path) if path.is_dir() else _read_file(path)
-    found = recognise(raw.state, str(raw.file))
-    if (kind, found) == ("emigm", "mar"):
-        found = "emigm"
-    if kind is not None and found != kind:
-        raise InputError(f"{raw.file} looks like {found}, not {kind}")
-    details = {"kind": found, "file": str(raw.file)} | _told(raw.found)
-    tokenizer: Mapping[str, Tensor] = {}
-    if found == "mage":
-        raw, tokenizer, unknown = _mage_parts(raw)
-        details |= {"unknown": ", ".join(unknown)} if unknown else {}
-    state = to_own(raw.state, TABLES[found], str(raw.file), cast=halved if half else single)
-    if found in ("mar", "emigm"):
-        state = mar.settle_tie(state)
-        pair = None if heads is None else (heads, heads)
-        network: AnyNetwork = mar.network_of(state, heads=pair, grid=grid, origin=str(raw.file))
-    elif found == "mage":
-        network = mage.network_of(state, str(raw.file), heads=heads, grid=grid)
-    else:
-        network = _network(found, raw, heads=heads, classes=classes, grid=grid)
+    project = recognise(raw.state, raw.origin, kind)
+    parts = project.parts(raw.state)
+    own = to_own(parts.network, project.rules, raw.origin, cast=halved if half else single)
+    own = project.settled(own)
+    asked = raw._replace(heads=heads, classes=classes, grid=grid)
+    network = project.sizes(asked._replace(state=parts.network, own=own))
     with skeleton():
         wanted = network.build().state_dict()
-    check_state(wanted, state, str(raw.file))
-    if raw.config_file is not None:
-        details["config"] = str(raw.config_file)
-    return Foreign(network, state, details, tokenizer, raw.config)
-
-
-def _told(found: State) -> dict[str, str]:
-    """Which weights of a file were taken, and which left aside, in words."""
-    told = {"taken": found.taken, "aside": ", ".join(found.aside)}
-    if found.empty:
-        told["empty"] = ", ".join(found.empty)
-    return {what: said for what, said in told.items() if said}
-
-
-def _mage_parts(raw: _Raw) -> tuple[_Raw, Mapping[str, Tensor], list[str]]:
-    """Network, tokenizer, and the keys of neither, which MAGE-C's files may have."""
-    state, tokenizer = mage.split_tokenizer(raw.state)
-    unknown = mage.extra_keys(state)
-    kept = pick(state, {key: key for key in state if key not in unknown})
-    return raw._replace(state=kept), tokenizer, unknown
+    check_state(wanted, own, raw.origin)
+    details = {
+        "kind": project.name,
+        "file": raw.origin,
+        "taken": raw.found.taken,
+        "aside": ", ".join(raw.found.aside),
+        "empty": ", ".join(raw.found.empty),
+        "unknown": ", ".join(parts.unknown),
+        "config": str(raw.config_file or ""),
+    }
+    said = {what: told for what, told in details.items() if told}
+    return Foreign(network, own, said, parts.tokenizer, raw.config)
 
 
 def holds_network(file: Path) -> bool:
@@ -163,19 +130,26 @@ def holds_network(file: Path) -> bool:
     Raises:
         InputError: when it cannot be read.
     """
-    return not SIGNATURES.keys().isdisjoint(read_weights(file, SIGNATURES).tensors)
+    return not MARKS.isdisjoint(read_weights(file, MARKS).tensors)
 
 
-def recognise(state: Mapping[str, Tensor], origin: str) -> str:
-    """The kind of a state dict by its keys.
+def recognise(state: Tensors, origin: str, kind: Kind | None = None) -> Project:
+    """The project of a state dict by its keys.
+
+    Args:
+        state: by the source's keys.
+        origin: file, named in errors.
+        kind: what it must be; None takes the first project that it fits.
 
     Raises:
         InputError: for another system's, naming what it looks like.
     """
-    for key, kind in SIGNATURES.items():
-        if key in state:
-            tied = kind == "mar" and "mask_token" in state and state["mask_token"].ndim == 2
-            return "emigm" if tied else kind
+    fitting = [p for p in PROJECTS.values() if p.mark in state and p.fits(state)]
+    for project in fitting:
+        if kind in (None, project.name):
+            return project
+    if fitting:
+        raise InputError(f"{origin} looks like {fitting[0].name}, not {kind}")
     if CLASSIFIER in state:
         raise InputError(
             f"{origin} is a fine-tuned classifier of MAGE, which needs no conversion: "
@@ -194,94 +168,52 @@ def recognise(state: Mapping[str, Tensor], origin: str) -> str:
 
 
 def _absent(path: Path) -> str:
-    if path.name in PUBLISHED:
-        return f"{path} does not exist; download it from {PUBLISHED[path.name]} to that place"
+    published = {n: where for p in PROJECTS.values() for n, where in p.published.items()}
+    if path.name in published:
+        return f"{path} does not exist; download it from {published[path.name]} to that place"
     places: dict[str, list[str]] = {}
-    for name, where in PUBLISHED.items():
+    for name, where in published.items():
         places.setdefault(where, []).append(name)
-    published = "; ".join(f"{', '.join(names)}: {where}" for where, names in places.items())
-    return f"{path} does not exist; published files to download: {published}"
+    known = "; ".join(f"{', '.join(names)}: {where}" for where, names in places.items())
+    return f"{path} does not exist; published files to download: {known}"
 
 
-def _network(
-    kind: str, raw: _Raw, *, heads: int | None, classes: int, grid: tuple[int, int] | None
-) -> AnyNetwork:
-    origin = str(raw.file)
-    if kind == "maskgit-jax":
-        return maskgit_jax.network_of(raw.state, classes=classes, grid=grid, origin=origin)
-    if kind == "unlockmgm":
-        if not raw.config:
-            raise InputError(f"{raw.file.parent} has no config.json; put UnlockMGM's beside it")
-        config = str(raw.file.parent / "config.json")
-        return unlockmgm.network_of(raw.config, keys=raw.state, grid=grid, origin=config)
-    heads = heads if heads is not None else _number(raw, "n_heads", int)
-    dropout = _number(raw, "dropout", float) or 0.0
-    return maskgit_pytorch.network_of(
-        raw.state, heads=heads, dropout=dropout, grid=grid, origin=origin
-    )
-
-
-def _number(raw: _Raw, key: str, kind: type) -> Any:
-    """A number of a run's configuration, or None."""
-    found = _find_value(raw.config, key)
-    if found is None or type(found) is kind or (type(found) is int and kind is float):
-        return found
-    raise InputError(f"{raw.config_file}: {key}={str(found)[:40]!r} is no number for it")
-
-
-def _find_value(tree: Mapping[str, Any], key: str) -> Any:
-    """The outermost value of ``key`` in nested maps, each of them looked at once, else None."""
-    waiting, seen = [tree], {id(tree)}
-    for branch in waiting:
-        if branch.get(key) is not None:
-            return branch[key]
-        below = [v for v in branch.values() if isinstance(v, dict) and id(v) not in seen]
-        waiting += below
-        seen |= set(map(id, below))
-    return None
-
-
-def _read_folder(folder: Path) -> _Raw:
+def _read_folder(folder: Path) -> Checkpoint:
     if is_ours(folder):
         raise InputError(f"{folder} is a model in unmask's own format; no import is needed")
-    for name in ("pytorch_model.bin", "checkpoint-last.pth"):
-        if (folder / name).exists():
-            return _read_file(folder / name)
     inside = folder / "ckpt" if (folder / "ckpt").is_dir() else folder
     steps = sorted(inside.glob("step*"), key=_step_number, reverse=True)
-    for step in [folder, *steps]:
-        if found := [step / name for name in STEP_FILES if (step / name).is_file()]:
+    places = [[folder / name] for name in FILES]
+    places += [[step / name for name in STEP_FILES] for step in (folder, *steps)]
+    places += [[folder / name / FILES[0]] for name in STEP_FOLDERS]
+    for files in places:
+        if found := [file for file in files if file.is_file()]:
             return _read_first(found)
-    for name in STEP_FOLDERS:
-        if (folder / name).is_dir():
-            return _read_folder(folder / name)
     raise InputError(
         f"{folder} holds neither ckpt/step*/model_ema.pt (maskgit-pytorch) nor "
         "config.json with pytorch_model.bin (UnlockMGM) nor checkpoint-last.pth (MAGE, MAR, eMIGM)"
     )
 
 
-def _read_first(files: list[Path]) -> _Raw:
+def _read_first(files: list[Path]) -> Checkpoint:
     """The first file with weights; an average that was never taken is passed over."""
-    raws = (_read_file(file) for file in files)
-    first = next(raws)
-    if first.state:
+    first, *others = (_read_file(file) for file in files)
+    second = next((raw for raw in others if raw.state and not first.state), first)
+    if second is first:
         return first
-    second = next((raw for raw in raws if raw.state), first)
-    return second._replace(found=second.found._replace(empty=(str(first.file),)))
+    return second._replace(found=second.found._replace(empty=(first.origin,)))
 
 
 def _step_number(folder: Path) -> int:
-    digits = re.sub(r"\D", "", folder.name)
-    return int(digits) if digits else -1
+    return int(re.sub(r"\D", "", folder.name) or -1)
 
 
-def _read_file(path: Path) -> _Raw:
-    state, found = read_weights(path, SIGNATURES)
-    if path.name == "pytorch_model.bin" or (path.parent / "config.json").is_file():
-        beside = path.parent / "config.json"
-        return _Raw(state, path, _read_config(beside), beside, found)
-    return _Raw(state, path, *_run_config(path), found)
+def _read_file(path: Path) -> Checkpoint:
+    state, found = read_weights(path, MARKS)
+    beside = path.parent / "config.json"
+    if path.name == FILES[0] or beside.is_file():
+        return Checkpoint(state, path, found, _read_config(beside), beside)
+    return Checkpoint(state, path, found, *_run_config(path))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

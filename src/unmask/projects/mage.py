@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from unmask.checkpoints.names import Rule, Table, drop, pick, rename, rename_layer
+from unmask.checkpoints.names import (
+    Rule,
+    Table,
+    count_of,
+    drop,
+    pick,
+    rename,
+    rename_layer,
+    shape_of,
+)
+from unmask.errors import InputError
 from unmask.networks.mage import MageNetwork
 from unmask.networks.sizes import stated_grid
 from unmask.nn.embed import CLASS_ROWS
-from unmask.tokenizers.names import count_of, shape_of
+from unmask.projects import tokenizer_forms
+from unmask.projects.project import Parts, Project, Tensors, timm_blocks
+from unmask.recipes import mage
+from unmask.tokenizers.folder import AnyTokenizer
 
 Value = TypeVar("Value")
 
@@ -26,6 +40,8 @@ PUBLISHED = {
 TOKENIZER = "vqgan."
 HEAD_WIDTH = 64  # of both published encoders; shapes do not tell the number of heads
 DECODER_HEADS = 16  # of both published decoders
+POSITION_ROWS = 257  # of the encoder's position table, written into the source's code
+PATCH = 16  # pixels, of the layers that the source never uses
 
 # In the files, but no part of any computation: what the source's base class brings along, and
 # what its authors left behind.
@@ -45,17 +61,6 @@ def _flat(parts: Sequence[Tensor]) -> Tensor:
     return bias.flatten()
 
 
-def _blocks(source: str, own: str) -> Table:
-    return (
-        *rename_layer(f"{source}.norm1", f"{own}.attention_norm"),
-        *rename_layer(f"{source}.attn.qkv", f"{own}.attention.qkv"),
-        *rename_layer(f"{source}.attn.proj", f"{own}.attention.out"),
-        *rename_layer(f"{source}.norm2", f"{own}.feed_forward_norm"),
-        *rename_layer(f"{source}.mlp.fc1", f"{own}.feed_forward.expand"),
-        *rename_layer(f"{source}.mlp.fc2", f"{own}.feed_forward.contract"),
-    )
-
-
 EMBED: Table = (
     rename("token_emb.position_embeddings.weight", "embed.positions.weight"),
     *rename_layer("token_emb.LayerNorm", "embed.norm"),
@@ -63,11 +68,11 @@ EMBED: Table = (
 TABLE: Table = (
     Rule(("token_emb.word_embeddings.weight",), ("embed.tokens.weight", "head.out.weight")),
     *EMBED,
-    *_blocks("blocks.{i}", "trunk.encoder.{i}"),
+    *timm_blocks("blocks", "trunk.encoder"),
     *rename_layer("norm", "trunk.encoder_norm"),
     *rename_layer("decoder_embed", "trunk.join"),
     rename("decoder_pos_embed_learned", "trunk.positions"),
-    *_blocks("decoder_blocks.{i}", "trunk.decoder.{i}"),
+    *timm_blocks("decoder_blocks", "trunk.decoder"),
     *rename_layer("decoder_norm", "trunk.decoder_norm"),
     *rename_layer("mlm_layer.fc", "head.dense"),
     *rename_layer("mlm_layer.ln", "head.norm"),
@@ -109,8 +114,8 @@ def network_of(
     Args:
         own: by our names.
         origin: file, named in errors.
-        heads: of the encoder; None means heads of 64, as published.
-        decoder_heads: likewise.
+        heads: heads of the encoder; None means heads of 64 numbers, as published.
+        decoder_heads: heads of the decoder.
         grid: (h, w) tokens, which no shape tells; None means square.
 
     Raises:
@@ -131,3 +136,60 @@ def network_of(
         position_rows=shape_of(own, "embed.positions.weight", origin)[0],
         grid=stated_grid(positions - 1, grid, origin),
     )
+
+
+def _parts(state: Tensors) -> Parts:
+    """Network, tokenizer, and the keys of neither, which MAGE-C's files may have."""
+    network, tokenizer = split_tokenizer(state)
+    unknown = extra_keys(network)
+    kept = pick(network, {key: key for key in network if key not in unknown})
+    return Parts(kept, tokenizer, tuple(unknown))
+
+
+def _more(network: MageNetwork, tokenizer: AnyTokenizer | None) -> dict[str, Tensor]:
+    """The tokenizer, and zeros for what no computation reads."""
+    if tokenizer is None:
+        raise InputError(
+            "the model has no tokenizer, which MAGE's files hold; convert or train it with one "
+            "(--tokenizer mage-vqgan)"
+        )
+    form = tokenizer_forms.MAGE
+    form.check(tokenizer.config, "the model's tokenizer")
+    vqgan = form.state(tokenizer.config, tokenizer.state_dict())
+    width, inner, positions = network.width, network.decoder_width, network.length + 1
+    dead = {
+        "cls_token": (1, 1, width),
+        "mask_token": (1, 1, inner),
+        "pos_embed": (1, positions, width),
+        "decoder_pos_embed": (1, positions, inner),
+        "patch_embed.proj.weight": (width, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (width,),
+        "decoder_pred.weight": (3 * PATCH**2, inner),
+        "decoder_pred.bias": (3 * PATCH**2,),
+    }
+    return {
+        "token_emb.position_ids": torch.arange(POSITION_ROWS).unsqueeze(0),
+        **{key: torch.zeros(shape) for key, shape in dead.items()},
+        **{TOKENIZER + key: tensor for key, tensor in vqgan.items()},
+    }
+
+
+def _limits(network: MageNetwork) -> dict[str, Any]:
+    rows = network.position_rows or network.length + 1
+    return {"grid": None} | ({} if rows == POSITION_ROWS else {"position_rows": POSITION_ROWS})
+
+
+PROJECT = Project(
+    name="mage",
+    network=MageNetwork,
+    rules=TABLE,
+    mark="mlm_layer.fc.weight",
+    sizes=lambda found: network_of(found.own, found.origin, heads=found.heads, grid=found.grid),
+    parts=_parts,
+    published=PUBLISHED,
+    recipes=(mage.BASE, mage.LARGE),
+    limits=_limits,
+    more=_more,
+    files=lambda network, state: {"checkpoint-last.pth": {"model": state}},
+    untold=("heads", "decoder_heads", "dropout"),
+)

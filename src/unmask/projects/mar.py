@@ -6,15 +6,24 @@ under "model_ema".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, rename, rename_layer
+from unmask.checkpoints.names import (
+    Table,
+    count_of,
+    rename,
+    rename_layer,
+    rename_layers,
+    shape_of,
+)
 from unmask.errors import InputError
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.sizes import stated_grid
-from unmask.tokenizers.names import count_of, shape_of
+from unmask.projects.project import Checkpoint, Project, Tensors, timm_blocks
+from unmask.recipes import emigm, mar
 
 DROPBOX = "https://www.dropbox.com/scl/fi/{}/checkpoint-last.pth?rlkey={}&dl=0"
 MAR_PLACES = {
@@ -23,40 +32,44 @@ MAR_PLACES = {
     "MAR-H": ("1qmfx6fpy3k7j9vcjjs3s", "4lae281yzxb406atp32vzc83o"),
 }
 EMIGM_SIZES = ("xsmall", "small", "base", "large", "huge")
-PUBLISHED = {
+MAR_FILES = {
     "checkpoint-last.pth": ", ".join(
         f"{name} {DROPBOX.format(*place)}" for name, place in MAR_PLACES.items()
     )
-} | {
+}
+EMIGM_FILES = {
     f"eMIGM_{size}_{side}_checkpoint.pth": "https://huggingface.co/GSAI-ML/eMIGM"
     for side, sizes in ((256, EMIGM_SIZES), (512, EMIGM_SIZES[:-1]))
     for size in sizes
 }
 
 HEAD = "diffloss.net"
-HEAD_BLOCK, OWN_HEAD_BLOCK = f"{HEAD}.res_blocks.{{i}}", "head.blocks.{i}"
+OWN_HEAD_BLOCK = "head.blocks.{i}"
 
 HEAD_TABLE: Table = (
-    *rename_layer(f"{HEAD}.time_embed.mlp.0", "head.time.0"),
-    *rename_layer(f"{HEAD}.time_embed.mlp.2", "head.time.2"),
-    *rename_layer(f"{HEAD}.cond_embed", "head.condition"),
-    *rename_layer(f"{HEAD}.input_proj", "head.input"),
-    *rename_layer(f"{HEAD_BLOCK}.adaLN_modulation.1", f"{OWN_HEAD_BLOCK}.modulation"),
-    *rename_layer(f"{HEAD_BLOCK}.in_ln", f"{OWN_HEAD_BLOCK}.norm"),
-    *rename_layer(f"{HEAD_BLOCK}.mlp.0", f"{OWN_HEAD_BLOCK}.first"),
-    *rename_layer(f"{HEAD_BLOCK}.mlp.2", f"{OWN_HEAD_BLOCK}.second"),
-    *rename_layer(f"{HEAD}.final_layer.adaLN_modulation.1", "head.modulation"),
-    *rename_layer(f"{HEAD}.final_layer.linear", "head.out"),
+    *rename_layers(
+        HEAD,
+        "head",
+        {
+            "time_embed.mlp.0": "time.0",
+            "time_embed.mlp.2": "time.2",
+            "cond_embed": "condition",
+            "input_proj": "input",
+            "final_layer.adaLN_modulation.1": "modulation",
+            "final_layer.linear": "out",
+        },
+    ),
+    *rename_layers(
+        f"{HEAD}.res_blocks.{{i}}",
+        OWN_HEAD_BLOCK,
+        {
+            "adaLN_modulation.1": "modulation",
+            "in_ln": "norm",
+            "mlp.0": "first",
+            "mlp.2": "second",
+        },
+    ),
 )
-
-BLOCK_LAYERS = {
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "norm2": "feed_forward_norm",
-    "mlp.fc1": "feed_forward.expand",
-    "mlp.fc2": "feed_forward.contract",
-}
 
 TABLE: Table = (
     rename("fake_latent", "embed.null"),
@@ -70,12 +83,8 @@ TABLE: Table = (
     *rename_layer("encoder_norm", "trunk.encoder_norm"),
     *rename_layer("decoder_embed", "trunk.join"),
     *rename_layer("decoder_norm", "trunk.decoder_norm"),
-    *(
-        rule
-        for half in ("encoder", "decoder")
-        for source, own in BLOCK_LAYERS.items()
-        for rule in rename_layer(f"{half}_blocks.{{i}}.{source}", f"trunk.{half}.{{i}}.{own}")
-    ),
+    *timm_blocks("encoder_blocks", "trunk.encoder"),
+    *timm_blocks("decoder_blocks", "trunk.decoder"),
     *HEAD_TABLE,
 )
 
@@ -83,7 +92,7 @@ HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}  # of the published widths
 
 
 def network_of(
-    own: Mapping[str, Tensor],
+    own: Tensors,
     *,
     heads: tuple[int, int] | None = None,
     drops: bool = True,
@@ -138,7 +147,7 @@ def network_of(
     )
 
 
-def is_tied(own: Mapping[str, Tensor]) -> bool:
+def is_tied(own: Tensors) -> bool:
     """Whether the mask token is the null class's vector, which its shape tells (eMIGM)."""
     return own["trunk.mask_token"].ndim == 2
 
@@ -150,3 +159,41 @@ def settle_tie(own: dict[str, Tensor]) -> dict[str, Tensor]:
     the null class: under that of the mask token lies the raw one. Loading takes it last, for both.
     """
     return own | {"embed.null": own["trunk.mask_token"]} if is_tied(own) else own
+
+
+def _sizes(found: Checkpoint) -> LatentNetwork:
+    heads = None if found.heads is None else (found.heads, found.heads)
+    return network_of(found.own, heads=heads, grid=found.grid, origin=found.origin)
+
+
+def _files(network: LatentNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
+    """The entries of the published files, which have no optimiser either."""
+    return {"checkpoint-last.pth": {"model": state, "model_ema": state}}
+
+
+def _limits(network: LatentNetwork) -> dict[str, Any]:
+    return {"classes": max(1, network.classes), "grid": None}
+
+
+EMIGM = Project(
+    name="emigm",
+    network=LatentNetwork,
+    rules=TABLE,
+    mark="diffusion_pos_embed_learned",
+    sizes=_sizes,
+    settled=settle_tie,
+    published=EMIGM_FILES,
+    recipes=emigm.PUBLISHED,
+    limits=_limits,
+    files=_files,
+    untold=("heads", "decoder_heads", "drops", "tied", "dropout"),
+)
+MAR = replace(
+    EMIGM,
+    name="mar",
+    fits=lambda state: "mask_token" not in state or state["mask_token"].ndim != 2,
+    published=MAR_FILES,
+    recipes=mar.PUBLISHED,
+    limits=lambda network: _limits(network) | {"drops": True, "tied": False},
+    untold=("heads", "decoder_heads", "dropout"),
+)

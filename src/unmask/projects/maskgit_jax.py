@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.names import Rule, Table
+from unmask.checkpoints.names import Rule, Table, count_of, rename
 from unmask.errors import InputError
 from unmask.networks.maskgit import PostNormNetwork
 from unmask.networks.sizes import stated_grid
+from unmask.projects.project import Project
+from unmask.recipes import maskgit
 
 PUBLISHED = {
     name: f"https://storage.googleapis.com/maskgit-public/checkpoints/{name}"
     for name in ("maskgit_imagenet256_checkpoint", "maskgit_imagenet512_checkpoint")
 }
 
+WORDS, POSITIONS = (f"params/Embed_0/{what}_embeddings/embedding" for what in ("word", "position"))
 LAYER = "params/TransformerLayer_{i}"
 SELF = f"{LAYER}/Attention_0/self_attention"
 OWN_BLOCK = "trunk.blocks.{i}"
@@ -38,17 +41,13 @@ def _output(parts: Sequence[Tensor]) -> Tensor:
     return parts[0].flatten(0, 1).T.contiguous()  # (H, D / H, D)
 
 
-def _copy(source: str, *own: str) -> Rule:
-    return Rule((source,), own)
-
-
 def _norm(source: str, own: str) -> Table:
-    return (_copy(f"{source}/scale", f"{own}.weight"), _copy(f"{source}/bias", f"{own}.bias"))
+    return (rename(f"{source}/scale", f"{own}.weight"), rename(f"{source}/bias", f"{own}.bias"))
 
 
 def _dense(source: str, own: str) -> Table:
     kernel = Rule((f"{source}/kernel",), (f"{own}.weight",), _transposed, None)
-    return (kernel, _copy(f"{source}/bias", f"{own}.bias"))
+    return (kernel, rename(f"{source}/bias", f"{own}.bias"))
 
 
 def _three(part: str) -> tuple[str, ...]:
@@ -56,20 +55,20 @@ def _three(part: str) -> tuple[str, ...]:
 
 
 TABLE: Table = (
-    _copy("params/Embed_0/word_embeddings/embedding", "embed.tokens.weight", "head.out.weight"),
-    _copy("params/Embed_0/position_embeddings/embedding", "embed.positions.weight"),
+    Rule((WORDS,), ("embed.tokens.weight", "head.out.weight")),
+    rename(POSITIONS, "embed.positions.weight"),
     *_norm("params/Embed_0/embeddings_ln", "embed.norm"),
     Rule(_three("kernel"), (f"{OWN_BLOCK}.attention.qkv.weight",), _query_key_value, None),
     Rule(_three("bias"), (f"{OWN_BLOCK}.attention.qkv.bias",), _biases, None),
     Rule((f"{SELF}/out/kernel",), (f"{OWN_BLOCK}.attention.out.weight",), _output, None),
-    _copy(f"{SELF}/out/bias", f"{OWN_BLOCK}.attention.out.bias"),
+    rename(f"{SELF}/out/bias", f"{OWN_BLOCK}.attention.out.bias"),
     *_norm(f"{LAYER}/Attention_0/attention_output_ln", f"{OWN_BLOCK}.attention_norm"),
     *_dense(f"{LAYER}/Mlp_0/intermediate_output", f"{OWN_BLOCK}.feed_forward.expand"),
     *_dense(f"{LAYER}/Mlp_0/layer_output", f"{OWN_BLOCK}.feed_forward.contract"),
     *_norm(f"{LAYER}/Mlp_0/layer_output_ln", f"{OWN_BLOCK}.feed_forward_norm"),
     *_dense("params/MlmLayer_0/mlm_dense", "head.dense"),
     *_norm("params/MlmLayer_0/mlm_ln", "head.norm"),
-    _copy("params/MlmLayer_0/mlm_bias/bias", "head.out.bias"),
+    rename("params/MlmLayer_0/mlm_bias/bias", "head.out.bias"),
 )
 
 
@@ -91,17 +90,16 @@ def network_of(
     Raises:
         InputError: when ``classes`` leaves no codes, or the tokens do not fill the grid.
     """
-    rows, width = state["params/Embed_0/word_embeddings/embedding"].shape
+    rows, width = state[WORDS].shape
     if not 1 <= classes < rows - 1:
         raise InputError(f"{origin}: classes={classes} does not fit a vocabulary of {rows} rows")
-    length = state["params/Embed_0/position_embeddings/embedding"].shape[0] - 1
-    first = LAYER.replace("{i}", "0")
+    length = state[POSITIONS].shape[0] - 1
     return PostNormNetwork(
         codes=rows - classes - 1,
         width=width,
-        depth=sum(key.endswith("/query/kernel") for key in state),
-        heads=state[f"{first}/Attention_0/self_attention/query/kernel"].shape[1],
-        feed_forward=state[f"{first}/Mlp_0/intermediate_output/kernel"].shape[1],
+        depth=count_of(state, f"{SELF}/query/kernel"),
+        heads=state[f"{SELF}/query/kernel".format(i=0)].shape[1],
+        feed_forward=state[f"{LAYER}/Mlp_0/intermediate_output/kernel".format(i=0)].shape[1],
         length=length,
         classes=classes,
         grid=stated_grid(length, grid, origin),
@@ -109,3 +107,16 @@ def network_of(
         tie_embeddings=True,
         drop_attention_output=True,
     )
+
+
+PROJECT = Project(
+    name="maskgit-jax",
+    network=PostNormNetwork,
+    rules=TABLE,
+    mark=WORDS,
+    sizes=lambda found: network_of(
+        found.state, classes=found.classes, grid=found.grid, origin=found.origin
+    ),
+    published=PUBLISHED,
+    recipes=(maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
+)

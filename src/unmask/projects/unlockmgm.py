@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from unmask.checkpoints.names import (
     Rule,
     Table,
     rename,
     rename_layer,
+    rename_layers,
     split_rows,
     stack_rows,
 )
@@ -21,6 +24,8 @@ from unmask.errors import InputError, did_you_mean
 from unmask.networks.maskgit import PostNormNetwork
 from unmask.networks.sizes import stated_grid
 from unmask.nn.feedback import Feedback
+from unmask.projects.project import Checkpoint, Project
+from unmask.recipes import maskgit, self_guidance
 
 PUBLISHED = {
     f"UnlockMGM_imagenet_{size}.zip": (
@@ -45,11 +50,17 @@ TABLE: Table = (
     *rename_layer("embed.embeddings_ln", "embed.norm"),
     _qkv("weight"),
     _qkv("bias"),
-    *rename_layer(f"{LAYER}.attention.out", f"{OWN_BLOCK}.attention.out"),
-    *rename_layer(f"{LAYER}.attn_layer_norm", f"{OWN_BLOCK}.attention_norm"),
-    *rename_layer(f"{LAYER}.ffn.intermediate_output", f"{OWN_BLOCK}.feed_forward.expand"),
-    *rename_layer(f"{LAYER}.ffn.layer_output", f"{OWN_BLOCK}.feed_forward.contract"),
-    *rename_layer(f"{LAYER}.ffn.layer_norm", f"{OWN_BLOCK}.feed_forward_norm"),
+    *rename_layers(
+        LAYER,
+        OWN_BLOCK,
+        {
+            "attention.out": "attention.out",
+            "attn_layer_norm": "attention_norm",
+            "ffn.intermediate_output": "feed_forward.expand",
+            "ffn.layer_output": "feed_forward.contract",
+            "ffn.layer_norm": "feed_forward_norm",
+        },
+    ),
     *rename_layer("mlm_layer.mlm_dense", "head.dense"),
     *rename_layer("mlm_layer.mlm_ln", "head.norm"),
     *rename_layer("mlm_layer.to_logits", "head.out"),
@@ -62,7 +73,8 @@ TABLE: Table = (
     rename("decoders.{i}.linear.weight", "feedback.levels.{i}.down.weight"),
     rename("decoders.{i}.linear2.weight", "feedback.levels.{i}.out.weight"),
 )
-ADAPTER_KEY = "top_down_transform"  # of the weights that hold an adapter
+ADAPTER_KEY = "top_down_transform"  # only weights with an adapter have it
+ADAPTER_CODES = 1024  # written into the adapter's code
 
 SIZES = {
     "codes": "codebook_size",
@@ -145,3 +157,56 @@ def _feedback(config: Mapping[str, Any]) -> Feedback:
         factor=config.get("tg_factor", usual.factor),
         blank=bool(config.get("use_blank_second", usual.blank)),
     )
+
+
+def _sizes(found: Checkpoint) -> PostNormNetwork:
+    """The network that the configuration beside the weights describes."""
+    folder = found.file.parent
+    if not found.config:
+        raise InputError(f"{folder} has no config.json; put UnlockMGM's beside it")
+    origin = str(folder / "config.json")
+    return network_of(found.config, keys=found.state, grid=found.grid, origin=origin)
+
+
+def _limits(network: PostNormNetwork) -> dict[str, Any]:
+    """What its code fixes; its adapter counts the classes from row 1024 of the vocabulary."""
+    fixed: dict[str, Any] = {"gelu": "erf", "drop_attention_output": False}
+    return fixed if network.feedback is None else fixed | {"codes": ADAPTER_CODES}
+
+
+def _files(network: PostNormNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
+    """A folder as its ``save_pretrained`` writes it."""
+    config = FIXED | {key: getattr(network, name) for name, key in SIZES.items()}
+    rows = network.codes + network.classes + 1
+    config |= {
+        "_class_name": "MaskGitTransformer" + ("TOAST" if network.feedback else ""),
+        "vocab_size": rows,
+        "max_position_embeddings": network.length + 1,
+        "mask_token_id": rows - 1,
+        "hidden_dropout": network.dropout,
+        "attention_dropout": network.attention_dropout,
+    }
+    if network.feedback:
+        config["use_toast"] = True
+        config["tg_factor"] = network.feedback.factor
+        config["use_blank_second"] = network.feedback.blank
+    return {"config.json": config, "pytorch_model.bin": state}
+
+
+PROJECT = Project(
+    name="unlockmgm",
+    network=PostNormNetwork,
+    rules=TABLE,
+    mark="embed.word_embeddings.weight",
+    sizes=_sizes,
+    published=PUBLISHED,
+    recipes=(
+        maskgit.UNLOCKMGM_IMAGENET256,
+        maskgit.UNLOCKMGM_IMAGENET512,
+        self_guidance.IMAGENET256,
+        self_guidance.IMAGENET512,
+    ),
+    limits=_limits,
+    files=_files,
+    untold=("grid",),
+)

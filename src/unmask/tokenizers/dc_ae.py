@@ -91,7 +91,7 @@ def sizes_of(config: Mapping[str, object], origin: str) -> DCAE:
     levels = enumerate(kinds if isinstance(kinds, tuple) else ())
     own["attention"] = [level for level, kind in levels if kind != "ResBlock"]
     sizes = from_dict(DCAE, own, origin)
-    for key, value in _arguments(sizes).items():
+    for key, value in arguments(sizes).items():
         if key in said and said[key] != value:
             raise InputError(f"{origin}: {key}={said[key]} is not supported, wanted is {value}")
     return sizes
@@ -101,8 +101,8 @@ def _frozen(value: object) -> object:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _arguments(config: DCAE) -> dict[str, Any]:
-    """As diffusers calls them."""
+def arguments(config: DCAE) -> dict[str, Any]:
+    """Sizes as the arguments of diffusers' ``AutoencoderDC``."""
     attends = [level in config.attention for level in range(len(config.widths))]
     kinds = tuple("EfficientViTBlock" if yes else "ResBlock" for yes in attends)
     one_scale: tuple[tuple[int, ...], ...] = ((),) * len(attends)
@@ -129,5 +129,5 @@ def _networks(config: DCAE) -> tuple[nn.Module, nn.Module]:
     except (ImportError, RuntimeError) as error:  # diffusers wraps what its parts cannot import
         reason = str(error).splitlines()[0]
         raise InputError(f'DC-AE needs diffusers: pip install "unmask[dcae]" ({reason})') from None
-    made: Any = AutoencoderDC(**_arguments(config))
+    made: Any = AutoencoderDC(**arguments(config))
     return made.encoder, made.decoder

@@ -11,12 +11,14 @@ from unmask.checkpoints.names import (
     Cast,
     Rule,
     Table,
+    count_of,
     drop,
     match,
     ours,
     rename,
     rename_layer,
     rename_module,
+    shape_of,
     to_own,
 )
 from unmask.checkpoints.store import single
@@ -230,17 +232,6 @@ def vqgan_network(
     )
 
 
-def shape_of(own: Mapping[str, Tensor], name: str, origin: str = "") -> tuple[int, ...]:
-    """The shape of a translated tensor.
-
-    Raises:
-        InputError: when it is missing.
-    """
-    if name not in own:
-        raise InputError(f"{origin} holds no {name!r}; is it of another network?")
-    return tuple(own[name].shape)
-
-
 def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, ...]:
     """Channels of the levels of "encoder" or "decoder", in the order in which they run.
 
@@ -252,11 +243,6 @@ def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, .
         raise InputError(f"{origin} holds no {side}; is it of another network?")
     names = [f"{side}.levels.{level}.blocks.0.conv2.weight" for level in range(levels)]
     return tuple(shape_of(own, name, origin)[0] for name in names)
-
-
-def count_of(own: Mapping[str, Tensor], pattern: str) -> int:
-    """How many names fit a pattern of :mod:`unmask.checkpoints.names`."""
-    return sum(match(pattern, name) is not None for name in own)
 
 
 FLAX_CODEBOOK = "params/quantizer/codebook"
@@ -306,10 +292,10 @@ def flax_table(state: Mapping[str, Tensor], origin: str) -> Table:
     Raises:
         InputError: when it has no decoder.
     """
-    levels = _count(state, "params/decoder/Conv_{i}/kernel") - 1
+    levels = count_of(state, "params/decoder/Conv_{i}/kernel") - 1
     if levels < 1:
         raise InputError(f"{origin} holds no decoder; is it of another network?")
-    blocks = _count(state, "params/encoder/ResBlock_{i}/GroupNorm_0/scale") // (levels + 1)
+    blocks = count_of(state, "params/encoder/ResBlock_{i}/GroupNorm_0/scale") // (levels + 1)
     rules = [rename(FLAX_CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
     rules += _conv("encoder/Conv_0", "encoder.conv_in", bias=False)
     rules += _conv("encoder/Conv_1", "encoder.conv_out", bias=True)
@@ -330,10 +316,6 @@ def _places(side: str, levels: int, blocks: int) -> list[str]:
     ladder = [f"levels.{level}.blocks.{b}" for level in range(levels) for b in range(blocks)]
     middle = [f"middle.{b}" for b in range(blocks)]
     return ladder + middle if side == "encoder" else middle + ladder
-
-
-def _count(state: Mapping[str, Tensor], pattern: str) -> int:
-    return sum(match(pattern, key) is not None for key in state)
 
 
 LAYOUT = TAMING

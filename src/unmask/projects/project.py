@@ -1,0 +1,152 @@
+"""What one source project declares: how its files are recognised, read, and written again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from unmask.checkpoints.find_state import State
+from unmask.checkpoints.names import Table, rename_layers, to_source
+from unmask.errors import InputError
+from unmask.networks.any import AnyNetwork
+from unmask.recipes.recipe import Recipe
+from unmask.tokenizers.folder import AnyTokenizer
+
+Tensors = Mapping[str, Tensor]
+
+TIMM_LAYERS = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.out",
+    "norm2": "feed_forward_norm",
+    "mlp.fc1": "feed_forward.expand",
+    "mlp.fc2": "feed_forward.contract",
+}
+"""Our names of the layers of a block of timm's vision transformer."""
+
+
+def timm_blocks(source: str, own: str) -> Table:
+    """The rules of a list of timm's blocks."""
+    return rename_layers(f"{source}.{{i}}", f"{own}.{{i}}", TIMM_LAYERS)
+
+
+class Checkpoint(NamedTuple):
+    """A source's file as it was read, and what the caller knows beyond it."""
+
+    state: Tensors
+    """Tensors of the network by the source's keys."""
+    file: Path
+    """Where the tensors lie; named in errors."""
+    found: State
+    """Which of the file's state dicts was taken."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """Content of the source's configuration; empty where there is none."""
+    config_file: Path | None = None
+    """Where the configuration lies."""
+    own: Tensors = MappingProxyType({})
+    """The tensors by our names."""
+    heads: int | None = None
+    """Attention heads that the caller states; None leaves them to the source."""
+    classes: int = 1000
+    """N that the caller states, for files whose shapes do not tell it."""
+    grid: tuple[int, int] | None = None
+    """(h, w) tokens that the caller states; None means square."""
+
+    @property
+    def origin(self) -> str:
+        """The file's path as text."""
+        return str(self.file)
+
+
+class Parts(NamedTuple):
+    """What lies in one file of a source."""
+
+    network: Tensors
+    """The generator's tensors by the source's keys."""
+    tokenizer: Tensors = MappingProxyType({})
+    """The tokenizer's tensors by its own keys; empty where the file holds none."""
+    unknown: tuple[str, ...] = ()
+    """Keys that belong to neither."""
+
+
+def no_more(config: Any, tokenizer: AnyTokenizer | None) -> dict[str, Tensor]:
+    """Nothing beside the network's own tensors."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How one project stores one kind of network."""
+
+    name: str
+    """The project's name on the command line."""
+    network: type
+    """Class of our sizes that the project's code can build."""
+    limits: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """From our sizes to the fields that the project fixes, with the value that each must have."""
+    more: Callable[[Any, AnyTokenizer | None], dict[str, Tensor]] = no_more
+    """Tensors that the project's files hold beside the network's own, by the project's keys."""
+    files: Callable[[Any, dict[str, Tensor]], dict[str, Any]] | None = None
+    """From our sizes and a state dict by the project's keys to the files of one export, by their
+    path inside it; None where files of this form are read and not written."""
+    untold: tuple[str, ...] = ()
+    """Fields that these files do not tell, which the project's code must be given."""
+
+    def table(self, config: Any) -> Table:
+        """The rules from the project's keys to our names."""
+        raise NotImplementedError
+
+    def check(self, config: Any, origin: str) -> None:
+        """Refuse sizes that the project's code cannot build.
+
+        Raises:
+            InputError: naming the field, its value and the one that the project has.
+        """
+        for name, wanted in self.limits(config).items():
+            if (value := getattr(config, name)) != wanted:
+                raise InputError(
+                    f"{origin}: {name}={value!r} cannot be said to {self.name}, whose code has "
+                    f"{name}={wanted!r}; train with that, or keep the model in this library's form"
+                )
+
+    def state(
+        self, config: Any, own: Tensors, tokenizer: AnyTokenizer | None = None
+    ) -> dict[str, Tensor]:
+        """Everything that the project expects under its keys, contiguous.
+
+        Raises:
+            InputError: a tensor of ours has no place there.
+        """
+        made = to_source(own, self.table(config)) | self.more(config, tokenizer)
+        return {key: tensor.detach().contiguous() for key, tensor in made.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project(Form):
+    """A source project's generators."""
+
+    rules: Table
+    """From its keys to our names."""
+    mark: str
+    """A key that only its files have, or those of a project of the same keys."""
+    fits: Callable[[Tensors], bool] = lambda state: True
+    """Whether a state dict with the mark can be this project's."""
+    sizes: Callable[[Checkpoint], AnyNetwork]
+    """The network of a checkpoint."""
+    parts: Callable[[Tensors], Parts] = Parts
+    """What a file holds beside the network."""
+    settled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda own: own
+    """Our state dict as the project's own code would load it."""
+    published: Mapping[str, str] = field(default_factory=dict)
+    """Names of published files, and where each is to be had."""
+    recipes: tuple[Recipe, ...]
+    """Its published systems, of which a converted network takes the likest one's plan."""
+
+    def table(self, config: Any) -> Table:
+        """The rules, which are those of every size."""
+        return self.rules
