@@ -22,6 +22,7 @@ from report import write_report
 
 from unmask.data.augment import Augment
 from unmask.draws import keyed_generator
+from unmask.pictures import to_float
 from unmask.probe.encoder import (
     Encoder,
     EncoderSizes,
@@ -95,7 +96,7 @@ def main() -> None:
 
     def mixing(k: int) -> None:
         plan = draw_mixing(Mixing(group=count), (256, 256), keyed_generator("mix", k))
-        _, share = mix(pixels.float() / 255, type(plan)(*(part.to(device) for part in plan)))
+        _, share = mix(to_float(pixels), type(plan)(*(part.to(device) for part in plan)))
         mix_targets(soft_targets(labels, CLASSES), share)
 
     whole, mixed = seconds(step, device, 3), seconds(mixing, device, 50)

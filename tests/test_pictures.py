@@ -10,14 +10,16 @@ from PIL import Image
 from toy_system import TOY, toy_pipeline
 
 from unmask.film import unmasking
-from unmask.pictures import GREY, sheet, to_pil, to_uint8, veil, write_gif
+from unmask.pictures import GREY, sheet, to_float, to_pil, to_uint8, veil, write_gif
 
 
 def test_bytes_are_rounded_and_clamped() -> None:
     values = torch.tensor([-0.2, 0.0, 0.4 / 255, 0.6 / 255, 0.5, 1.0, 1.7])
     assert to_uint8(values).tolist() == [0, 0, 0, 1, 128, 255, 255]
     every = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_uint8(every.float() / 255), every)
+    assert torch.equal(to_uint8(to_float(every)), every)
+    assert (to_float(every).min(), to_float(every).max()) == (0.0, 1.0)
+    assert to_float(every).dtype == torch.float32
 
 
 def test_a_picture_has_the_pixels() -> None:

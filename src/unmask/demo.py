@@ -28,6 +28,7 @@ from unmask.evaluate.judgement import (
 from unmask.evaluate.report import Report
 from unmask.film import unmasking
 from unmask.machine.devices import resolve_device
+from unmask.pictures import to_float
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Name, Ranged
 from unmask.recipes.maskgit import FASHION
@@ -157,7 +158,7 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         samples=samples.unflatten(0, (EACH, -1)).transpose(0, 1).flatten(0, 1),
         film=film,
         originals=originals,
-        reconstructions=pipeline.tokenizer.reconstruct(pixels.float() / 255).cpu(),
+        reconstructions=pipeline.tokenizer.reconstruct(to_float(pixels)).cpu(),
     )
 
 

@@ -20,6 +20,7 @@ from unmask.decode import Plan
 from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.generation import Images, System, generate
+from unmask.pictures import to_float
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas
@@ -58,7 +59,7 @@ def soft_edge(hole: Tensor, radius: float) -> Tensor:
         picture = Image.fromarray((mask.to(torch.uint8) * 255).numpy())
         soft = picture.filter(ImageFilter.GaussianBlur(radius))
         blurred.append(torch.frombuffer(bytearray(soft.tobytes()), dtype=torch.uint8))
-    return torch.stack(blurred).view(len(hole), 1, *hole.shape[1:]).float() / 255
+    return to_float(torch.stack(blurred).view(len(hole), 1, *hole.shape[1:]))
 
 
 def inpaint(

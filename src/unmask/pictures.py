@@ -19,6 +19,11 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return (pixels.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
 
 
+def to_float(pixels: Tensor) -> Tensor:
+    """Bytes, any shape, as the float32 in [0, 1] that all networks of this library take."""
+    return pixels.float() / 255
+
+
 def to_pil(pixels: Tensor) -> Image.Image:
     """``(C, H, W)`` float in [0, 1] or uint8, C 1 or 3, as a picture."""
     data = pixels if pixels.dtype == torch.uint8 else to_uint8(pixels)

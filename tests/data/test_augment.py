@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from unmask.data.augment import FILL, OPERATIONS, Augment, erase_box
-from unmask.data.transform import Box, Transform, clipped_box, cut_box, inner_crop, tried_box
+from unmask.data.transform import Box, Transform, clipped_box, inner_crop, resized_box, tried_box
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 
@@ -62,7 +62,7 @@ def test_what_never_fits_becomes_the_central_box_of_the_nearest_shape() -> None:
 def test_a_box_is_cut_out_before_it_is_resized() -> None:
     image = Image.new("L", (8, 8), 0)
     image.paste(200, (2, 2, 6, 6))
-    cut = cut_box(image, Box(2, 2, 4, 4), 16, Image.Resampling.BICUBIC)
+    cut = resized_box(image, Box(2, 2, 4, 4), 16, Image.Resampling.BICUBIC)
     assert set(np.asarray(cut).flat) == {200}, "nothing of the surroundings leaks in"
 
 

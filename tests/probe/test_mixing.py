@@ -13,10 +13,10 @@ from unmask.probe.mixing import (
     MixPlan,
     StoredBatches,
     beta,
-    cut_box,
     draw_mixing,
     mix,
     mix_targets,
+    mixed_box,
     soft_targets,
 )
 
@@ -34,7 +34,7 @@ def test_boxes_have_the_area_asked_for_unless_cut_at_the_border() -> None:
     stream = keyed_generator("boxes")
     whole = 0
     for _ in range(300):
-        top, bottom, left, right = cut_box((40, 60), 0.75, stream)
+        top, bottom, left, right = mixed_box((40, 60), 0.75, stream)
         assert 0 <= top <= bottom <= 40
         assert 0 <= left <= right <= 60
         area = (bottom - top) * (right - left)

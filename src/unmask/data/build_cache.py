@@ -20,6 +20,7 @@ from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, checked_size
+from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -172,7 +173,7 @@ def build_cache(
     @torch.inference_mode()
     def _encode(items: list[Tensor]) -> Tensor:
         """What was read of n rows; all views of all are one batch of the encoder."""
-        images = torch.stack(items).to(device).float() / 255
+        images = to_float(torch.stack(items).to(device))
         if layout.crops:
             views = images.transpose(0, 1).flatten(0, 1)  # (views * n, C, H, W)
         else:

@@ -81,7 +81,7 @@ def _place(wide: int, high: int, width: int, height: int, generator: torch.Gener
     return Box(top, int(torch.randint(width - wide + 1, (), generator=generator)), high, wide)
 
 
-def cut_box(
+def resized_box(
     image: Image.Image, box: Box, size: ImageSize, resample: Image.Resampling
 ) -> Image.Image:
     """The box, resized to ``size``."""
@@ -201,4 +201,4 @@ class Transform(Ranged):
             return RANDOM[self.crop](image, self.size, generator)
         high, wide = height_width(self.size)
         box = BOXES[self.crop](*image.size, generator, shape=wide / high)
-        return cut_box(image, box, self.size, Image.Resampling[self.resample.upper()])
+        return resized_box(image, box, self.size, Image.Resampling[self.resample.upper()])

@@ -28,6 +28,7 @@ from unmask.evaluate.scores import check_labels, class_accuracy
 from unmask.files.durable import output
 from unmask.files.json_files import parse_json
 from unmask.nn.skeleton import skeleton
+from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged, Seed
 
 LAST_GRID = 7  # the network halves the image until about this many rows are left
@@ -284,7 +285,7 @@ def train_classifier(
     for step in range(steps):
         rows = epoch_rows(len(images), batch, options.seed, step)
         draws = keyed_generator(options.seed, "augment", step)
-        pixels = augmented(images[rows].float() / 255, options, draws).to(device)
+        pixels = augmented(to_float(images[rows]), options, draws).to(device)
         scores = network(pixels.contiguous(memory_format=torch.channels_last))
         truth, smoothing = labels[rows].to(device), options.label_smoothing
         optimizer.zero_grad()

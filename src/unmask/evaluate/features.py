@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unmask.errors import InputError
+from unmask.pictures import to_float
 from unmask.tokenizers.tokenizer import weights_identity
 
 SPATIAL_CHANNELS = 7
@@ -201,7 +202,7 @@ class UserFeatures:
         """Features of ``(B, C, H, W)`` uint8 images, C 1 or 3."""
         check_pixels(images, self.name)
         with torch.inference_mode():
-            pixels = images.to(self.device).float().expand(-1, 3, -1, -1) / 255
+            pixels = to_float(images.to(self.device)).expand(-1, 3, -1, -1)
             return Features(self._call(pixels))
 
 

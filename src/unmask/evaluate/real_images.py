@@ -15,7 +15,7 @@ from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.evaluate.chunks import NumberedSet
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.pictures import to_uint8
+from unmask.pictures import to_float, to_uint8
 from unmask.tokenizers.folder import AnyTokenizer
 
 BATCH = 64
@@ -94,7 +94,7 @@ def _real_between(
 
 def reconstructed(tokenizer: AnyTokenizer, device: torch.device, batch: ImageBatch) -> ImageBatch:
     """The same images through the tokenizer and back; of latents, through their mean."""
-    made = tokenizer.reconstruct(batch.images.to(device).float() / 255)
+    made = tokenizer.reconstruct(to_float(batch.images.to(device)))
     return batch._replace(images=to_uint8(made).cpu())
 
 

@@ -29,7 +29,7 @@ from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import Moments
 from unmask.files.durable import outputs
 from unmask.image_size import ImageSize, checked_size, size_text
-from unmask.pictures import sheet, to_uint8
+from unmask.pictures import sheet, to_float, to_uint8
 from unmask.ranges import Between, Ranged
 from unmask.results import Result
 from unmask.show import Table, shown
@@ -192,7 +192,7 @@ class _Trial:
 
     def add(self, pixels: Tensor) -> None:
         """Send ``(B, C, H, W)`` uint8 images through."""
-        images = pixels.to(self.meters.device).float() / 255
+        images = to_float(pixels.to(self.meters.device))
         encode = partial(self.tokenizer.encode, images, *self._noise(len(images)))
         tokens, encoding = _timed(encode)
         made, decoding = _timed(partial(self.tokenizer.decode, tokens, self.grid))

@@ -18,6 +18,7 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.errors import InputError
 from unmask.files.durable import ROOM, outputs
+from unmask.pictures import to_float
 from unmask.probe.objective import Represent
 
 BATCH = 16  # images at once: at 256 pixels a tokenizer's encoder wants 0.15 GB for each
@@ -50,7 +51,7 @@ def extract(
             images = zip(rows, pool.map(_read, rows), strict=True)
             whole = {row: image for row, image in images if image is not None}
             if whole:
-                pixels = torch.stack(list(whole.values())).to(device).float() / 255
+                pixels = to_float(torch.stack(list(whole.values())).to(device))
                 yield list(whole), represent(pixels).cpu()
 
 

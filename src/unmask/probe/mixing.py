@@ -79,7 +79,7 @@ def draw_mixing(options: Mixing, size: tuple[int, int], generator: torch.Generat
     if options.mixup > 0 and options.cutmix > 0:
         cut = bool(torch.rand((), generator=generator) < options.switch)
     share = beta(options.cutmix if cut else options.mixup, generator)
-    box = cut_box(size, share, generator) if cut else (0, 0, 0, 0)
+    box = mixed_box(size, share, generator) if cut else (0, 0, 0, 0)
     return MixPlan(torch.tensor([1.0 if cut else share]), torch.tensor([box]))
 
 
@@ -92,7 +92,7 @@ def beta(alpha: float, generator: torch.Generator) -> float:
             return float(pair[0]) / total
 
 
-def cut_box(
+def mixed_box(
     size: tuple[int, int], share: float, generator: torch.Generator
 ) -> tuple[int, int, int, int]:
     """Cutmix's box: sides sqrt(1 - share) of the image's, centre anywhere, cut at the borders."""

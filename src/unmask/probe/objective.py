@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from unmask.pictures import to_float
 from unmask.probe.mixing import MixPlan, mix, mix_targets, soft_targets
 from unmask.recipes.training import Training
 
@@ -51,7 +52,7 @@ class ClassifierObjective(nn.Module):
         inputs, labels, *plans = batch
         with torch.no_grad():
             if inputs.dtype == torch.uint8:
-                inputs = inputs.float() / 255  # images travel as bytes
+                inputs = to_float(inputs)  # images travel as bytes
             mixed = [mix(inputs, plan) for plan in plans]  # one or none
             inputs = self.represent(mixed[0][0] if mixed else inputs)
         scores = self.averaged(inputs).float()  # (B, K)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unmask.errors import InputError
+from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged
 from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
@@ -213,7 +214,7 @@ class TokenizerObjective(nn.Module):
         """
         bytes_, _, *more = batch
         assert bytes_ is not None, "a batch begins with images"
-        images = bytes_.float() / 255
+        images = to_float(bytes_)
         output = self.averaged(images, *more)
         parts = self._picture_terms(output.images.float(), images)
         for name, penalty in output.penalties.items():

@@ -16,6 +16,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.objectives.masked import LocatedBatch
 from unmask.objectives.substitution import SubstitutionBatch
+from unmask.pictures import to_float
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
@@ -123,5 +124,5 @@ class EncodeFirst(nn.Module):
         Args:
             batch: its tokens are ``(B, C, H, W)`` uint8 images.
         """
-        codes = self.tokenizer.encode(batch.batch.tokens.float() / 255)  # (B, L)
+        codes = self.tokenizer.encode(to_float(batch.batch.tokens))  # (B, L)
         return self.objective(batch._replace(batch=batch.batch._replace(tokens=codes)))

@@ -24,7 +24,7 @@ from unmask.errors import InputError
 from unmask.files.serial import MADE_FROM, to_dict
 from unmask.machine.processes import launched
 from unmask.memory import check_fits
-from unmask.pictures import sheet, usual_zoom
+from unmask.pictures import sheet, to_float, usual_zoom
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.text import say
 from unmask.tokenizers.conv_stack import ConvKLTokenizer
@@ -102,7 +102,7 @@ def train_tokenizer(
     if isinstance(tokenizer, ConvKLTokenizer):
         inputs = NoisyBatches(batches, (tokenizer.channels, *recipe.grid))
     shown = max(1, min(MOST_SHOWN, recipe.training.preview_images))
-    examples = _examples(source, transform, range(len(source)), shown).float() / 255
+    examples = to_float(_examples(source, transform, range(len(source)), shown))
     result = train(
         TokenizerObjective(tokenizer, recipe.loss, batch_size=recipe.training.batch_size),
         inputs,
@@ -194,7 +194,7 @@ def _measured_scale(
     transform = Transform(size=recipe.image_size, crop=recipe.crop, channels=recipe.channels)
     every = -(-len(source) // SCALE_IMAGES)
     images = _examples(source, transform, range(0, len(source), every), SCALE_IMAGES)
-    moments = torch.cat([tokenizer.moments(part.float() / 255) for part in images.split(64)])
+    moments = torch.cat([tokenizer.moments(to_float(part)) for part in images.split(64)])
     shape = (len(moments), tokenizer.channels, *recipe.grid)
     noise = torch.randn(shape, generator=keyed_generator("scale"))
     return float(f"{tokenizer.scale / tokenizer.sample(moments, noise).std():.4g}")
