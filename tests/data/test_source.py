@@ -76,6 +76,15 @@ def test_embedded_data_set():
     assert (EMBEDDED["fashion-mnist"] / "LICENSE.txt").exists()
 
 
+def test_embedded_avatars() -> None:
+    train, val = (open_source("avatars", split=side) for side in ("train", "val"))
+    assert (len(train), len(val), len(train.class_names)) == (5000, 500, 10)
+    assert (train.class_names[8], val.class_names) == ("pixel art", train.class_names)
+    assert (train.image(0).size, train.image(0).mode) == ((64, 64), "RGB")
+    assert [train.label(i) for i in range(12)] == [*range(10), 0, 1]  # a seed of each class in turn
+    assert val.split_rule.startswith("official")
+
+
 def test_a_folder_of_an_embedded_name_is_reached_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path / "fashion-mnist", ["a/0.png", "b/1.png"])
@@ -95,7 +104,7 @@ def test_a_name_that_is_nearly_embedded_is_suggested(near):
 
 
 def test_a_path_that_does_not_exist_is_told_the_embedded_names():
-    with pytest.raises(InputError, match=r"does not exist; give a folder .*: known: fashion-mnist"):
+    with pytest.raises(InputError, match=r"does not exist; give a folder .*: known: avatars, fashion-mnist"):
         open_source("/none/such")
 
 

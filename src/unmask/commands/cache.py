@@ -38,7 +38,7 @@ class Build(Ranged):
     tokenizer: Place
     """A tokenizer run, folder, shipped or published name."""
     data: Place
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
+    """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: TrainingSide = "train"
     """Which of the images are encoded: the training side, or all, as some sources train on."""
     out: Path

@@ -37,7 +37,7 @@ class Arguments(Ranged):
     subject: Annotated[Place, tyro.conf.Positional]
     """A model folder, run or shipped name; or a folder of image files, or an .npz of samples."""
     data: Place | None = None
-    """Real images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist, with a
+    """Real images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist, with a
     held-out split. Not needed beside --reference; then there are no floors."""
     judgement: Annotated[Judgement, tyro.conf.arg(name="")] = field(default_factory=Judgement)
     """How much is judged, and by what."""

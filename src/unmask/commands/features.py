@@ -37,7 +37,7 @@ class Arguments(Ranged):
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
     data: Place
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
+    """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     out: Path
     """The .npy file of the training side, (N, D) float32 in the order of the data. Beside it go
     .labels.npy, and both again of the held-out side, under .val.npy."""

@@ -32,7 +32,7 @@ class Arguments(Ranged):
     """
 
     data: Annotated[Place, tyro.conf.Positional]
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
+    """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     out: Path
     """A new folder for PNG files, or a file that ends in .npz."""
     image_size: ImageSize = 256

@@ -53,7 +53,7 @@ class Train(Ranged):
     out: Path
     """Run folder: checkpoints, samples (originals above reconstructions), log.jsonl, model/."""
     data: Place
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
+    """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: TrainingSide = "train"
     """Which of the images are trained on: the training side, or all of them."""
     workers: Workers = 0
@@ -74,7 +74,7 @@ class Eval(Ranged):
     names: Annotated[tuple[Place, ...], tyro.conf.Positional, Length(0, 1000)] = ()
     """Tokenizer runs or folders, shipped or published names, downloaded files."""
     data: Place
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist."""
+    """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: Split = "val"
     """The side of the images; what a tokenizer was trained on flatters it."""
     comparison: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
