@@ -30,7 +30,8 @@ class Arguments(Ranged):
     """A MAGE model folder or run, a folder that a fine-tuning wrote, or a fine-tuned file of the
     MAGE project."""
     data: Place
-    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
+    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or
+    fashion-mnist."""
     out: Path | None = None
     """Run folder, as of unmask probe; without one, nothing is trained or written."""
     options: Annotated[FinetuneOptions, tyro.conf.arg(name="")] = field(

@@ -32,7 +32,8 @@ class Arguments(Ranged):
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
     data: Place
-    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
+    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or
+    fashion-mnist."""
     out: Path
     """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table of the classes."""
     options: Annotated[ProbeOptions, tyro.conf.arg(name="")] = field(default_factory=ProbeOptions)
