@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from unmask.draws import keyed_generator
 from unmask.masking import TrainMasking
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.model import initialize
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.recipes.training import Ema, Training
@@ -42,7 +42,7 @@ LIMIT = 0.05
 
 def demo_objective() -> MaskedObjective:
     """Width 128, depth 6, 49 tokens, 512 codes, dropout as trained."""
-    network = PreNormNetwork(
+    network = MaskGITVitNetwork(
         codes=CODES, width=128, depth=6, heads=4, length=LENGTH, classes=CLASSES, dropout=0.1
     )
     model = network.build()

@@ -14,7 +14,7 @@ from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.guidance import Guidance
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.model import MaskedModel, initialize
 from unmask.orders import Confidence, RandomOrder, StaticOrder
 from unmask.types import Canvas, Step
@@ -50,7 +50,7 @@ GRID = list(product(ORDERS, COUNTS, GUIDANCES))
 
 def pre_norm(**changes: int) -> MaskedModel:
     sizes = {"codes": CODES, "width": 16, "depth": 2, "heads": 2, "length": LENGTH}
-    model = PreNormNetwork(**{**sizes, "classes": CLASSES, **changes}).build()
+    model = MaskGITVitNetwork(**{**sizes, "classes": CLASSES, **changes}).build()
     initialize(model, keyed_generator("weights"))
     for parameter in model.parameters():  # away from near-uniform predictions
         parameter.data.mul_(4)
@@ -58,7 +58,7 @@ def pre_norm(**changes: int) -> MaskedModel:
 
 
 def post_norm() -> MaskedModel:
-    network = PostNormNetwork(
+    network = MaskGITBertNetwork(
         codes=CODES, width=16, depth=2, heads=2, feed_forward=32, length=LENGTH, classes=CLASSES
     )
     model = network.build()

@@ -13,7 +13,7 @@ from unmask.decode import blank_canvas
 from unmask.errors import InputError
 from unmask.generation import generate, generate_tokens
 from unmask.guidance import Guidance
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.orders import RandomOrder
 from unmask.pipeline import Pipeline
 from unmask.types import Canvas, Step
@@ -79,7 +79,7 @@ def test_known_tokens_stay_and_every_step_is_shown() -> None:
 
 def original() -> Pipeline:
     """The original's network, which has no null class."""
-    network = PostNormNetwork(
+    network = MaskGITBertNetwork(
         codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3
     )
     training = replace(TOY.training, label_dropout=0.0)

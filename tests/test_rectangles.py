@@ -26,7 +26,7 @@ from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.image_sets import open_image_set
 from unmask.evaluate.judgement import Judgement, Subject
 from unmask.files.serial import write_yaml
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.feedback import Feedback
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
@@ -46,7 +46,7 @@ OTHERS = [("random crops", (5, 3)), ("mage", (1, 6)), ("emigm", (5, 3))]
 STRIDE = 4
 SIZES = [(16, 24), (24, 16), (30, 21), (13, 40), (17, 17)]  # of the pictures on disk
 
-POST_NORM = PostNormNetwork(
+POST_NORM = MaskGITBertNetwork(
     codes=16, width=32, depth=2, heads=2, feed_forward=64, length=16, classes=3
 )
 SURE = replace(

@@ -11,14 +11,14 @@ from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.generation import check_request
 from unmask.guidance import Guidance
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.nn.model import MaskedModel
 from unmask.types import Canvas
 
 LENGTH, CODES, CLASSES = 16, 11, 3
 LABELS = torch.tensor([0, 1, 2, 0])
-NETWORK = PreNormNetwork(
+NETWORK = MaskGITVitNetwork(
     codes=CODES,
     width=16,
     depth=2,
@@ -29,7 +29,7 @@ NETWORK = PreNormNetwork(
 )
 
 
-def built(network: PreNormNetwork = NETWORK) -> MaskedModel:
+def built(network: MaskGITVitNetwork = NETWORK) -> MaskedModel:
     model = network.build()
     generator = keyed_generator("self-guidance")
     for name, parameter in model.named_parameters():
@@ -101,7 +101,7 @@ def test_both_scales_alone_ask_for_the_same() -> None:
 
 
 def test_an_unconditional_network_can_guide_itself_too() -> None:
-    model = built(PreNormNetwork(**{**vars(NETWORK), "classes": 0}))
+    model = built(MaskGITVitNetwork(**{**vars(NETWORK), "classes": 0}))
     plan = Plan(steps=4, guidance=Guidance(weak="self", scale=2.0))
     check_request(model, plan, None, [1, 2])
     *_, last = decode(model, None, plan, Draws([1, 2]), blank_canvas(2, LENGTH))
@@ -110,7 +110,7 @@ def test_an_unconditional_network_can_guide_itself_too() -> None:
 
 def test_guidance_without_an_adapter_and_foreign_classes_are_refused() -> None:
     plan = Plan(steps=4, guidance=Guidance(weak="self", scale=2.0))
-    bare = PreNormNetwork(**{**vars(NETWORK), "feedback": None}).build()
+    bare = MaskGITVitNetwork(**{**vars(NETWORK), "feedback": None}).build()
     with pytest.raises(InputError, match="needs a feedback adapter"):
         check_request(bare, plan, [0], [1])
     with pytest.raises(InputError, match=r"class label 4 is outside 0\.\.2"):

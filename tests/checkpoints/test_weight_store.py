@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from unmask.checkpoints.store import check_state, load_state, load_weights, save_weights
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.model import initialize
 
-TIED = PostNormNetwork(
+TIED = MaskGITBertNetwork(
     codes=5, width=8, depth=1, heads=2, feed_forward=12, length=4, classes=3, tie_embeddings=True
 )
 

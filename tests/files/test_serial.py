@@ -13,7 +13,7 @@ from toy_system import TOY
 
 from unmask.errors import InputError
 from unmask.files.serial import MADE_FROM, from_dict, read_yaml, to_dict, write_yaml
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.orders import RandomOrder, StaticOrder
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe
@@ -86,7 +86,11 @@ def changed(path: str, value: object) -> dict:
         ("training.steps", True, r"training\.steps: True is not of type int"),
         ("flip", "no", "flip: 'no' is not of type bool"),
         ("crop", "centre", "crop: 'centre' is no choice; did you mean 'center'"),
-        ("network.kind", "PreNormNetwrok", r"network\.kind: unknown .* mean 'PreNormNetwork'"),
+        (
+            "network.kind",
+            "MaskGITVitNetwrok",
+            r"network\.kind: unknown .* mean 'MaskGITVitNetwork'",
+        ),
         ("network.kind", None, r"the key 'network\.kind' is missing"),
         ("network", None, "the key 'network' is missing"),
         ("network.codes", None, r"the key 'network\.codes' is missing"),
@@ -157,13 +161,13 @@ def test_what_yaml_reads_otherwise_is_told_how_to_write(
 
 
 def test_the_network_class_is_part_of_the_file() -> None:
-    network = PostNormNetwork(
+    network = MaskGITBertNetwork(
         codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3
     )
     training = replace(TOY.training, label_dropout=0.0)
     plan = replace(TOY.plan, guidance=replace(TOY.plan.guidance, scale=1.0))
     recipe = replace(TOY, network=network, training=training, plan=plan)
-    assert to_dict(recipe)["network"]["kind"] == "PostNormNetwork"
+    assert to_dict(recipe)["network"]["kind"] == "MaskGITBertNetwork"
     assert from_dict(Recipe, to_dict(recipe), "here").network == network
 
 

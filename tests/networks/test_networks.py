@@ -9,15 +9,17 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.model import MaskedModel, initialize
 from unmask.types import Canvas
 
-PRE = PreNormNetwork(codes=11, width=16, depth=2, heads=4, length=9, classes=3, dropout=0.1)
-POST = PostNormNetwork(codes=11, width=16, depth=2, heads=4, feed_forward=24, length=9, classes=3)
+PRE = MaskGITVitNetwork(codes=11, width=16, depth=2, heads=4, length=9, classes=3, dropout=0.1)
+POST = MaskGITBertNetwork(
+    codes=11, width=16, depth=2, heads=4, feed_forward=24, length=9, classes=3
+)
 NETWORKS = [PRE, replace(PRE, classes=0), POST, replace(POST, tie_embeddings=True)]
 IDS = ["pre", "unconditional", "post", "tied"]
-Network = PreNormNetwork | PostNormNetwork
+Network = MaskGITVitNetwork | MaskGITBertNetwork
 
 
 def built(network: Network) -> MaskedModel:

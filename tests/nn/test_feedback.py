@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback, FeedbackAdapter
 from unmask.nn.model import MaskedModel
 from unmask.recipes.training import Ema
@@ -20,8 +20,8 @@ from unmask.types import Canvas, Hidden
 LENGTH, CODES, CLASSES = 9, 12, 5
 SIZES = {"codes": CODES, "width": 16, "depth": 3, "heads": 2, "length": LENGTH}
 ADAPTER = Feedback(factor=4)
-POST = PostNormNetwork(**SIZES, feed_forward=24, classes=CLASSES, feedback=ADAPTER)
-PRE = PreNormNetwork(**SIZES, classes=CLASSES, dropout=0.1, feedback=ADAPTER)
+POST = MaskGITBertNetwork(**SIZES, feed_forward=24, classes=CLASSES, feedback=ADAPTER)
+PRE = MaskGITVitNetwork(**SIZES, classes=CLASSES, dropout=0.1, feedback=ADAPTER)
 NETWORKS = {
     "post": POST,
     "post, seeing": replace(POST, feedback=replace(ADAPTER, blank=False)),

@@ -13,12 +13,12 @@ from unmask.errors import InputError
 from unmask.networks.any import AnyNetwork
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.mage import MageNetwork
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.types import Canvas
 
-PRE = PreNormNetwork(codes=11, width=16, depth=2, heads=4, length=15, classes=3, grid=(3, 5))
-POST = PostNormNetwork(
+PRE = MaskGITVitNetwork(codes=11, width=16, depth=2, heads=4, length=15, classes=3, grid=(3, 5))
+POST = MaskGITBertNetwork(
     codes=11, width=16, depth=2, heads=4, feed_forward=24, length=15, classes=3, grid=(3, 5)
 )
 HALVES = {"width": 16, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 2}

@@ -9,7 +9,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.nn.model import MaskedModel, initialize
 from unmask.objectives.substitution import (
@@ -22,13 +22,13 @@ from unmask.types import MaskedBatch
 LENGTH, CODES, CLASSES = 16, 12, 5
 SIZES = {"codes": CODES, "width": 16, "depth": 2, "heads": 2, "length": LENGTH}
 ADAPTER = Feedback(factor=4)
-POST = PostNormNetwork(
+POST = MaskGITBertNetwork(
     **SIZES, feed_forward=24, classes=CLASSES, feedback=ADAPTER, dropout=0.0, attention_dropout=0.0
 )
-PRE = PreNormNetwork(**SIZES, classes=CLASSES, feedback=ADAPTER)
+PRE = MaskGITVitNetwork(**SIZES, classes=CLASSES, feedback=ADAPTER)
 
 
-def built(network: PostNormNetwork | PreNormNetwork = POST) -> MaskedModel:
+def built(network: MaskGITBertNetwork | MaskGITVitNetwork = POST) -> MaskedModel:
     model = network.build()
     initialize(model, keyed_generator("weights"))
     for name, parameter in model.named_parameters():  # a network that has learnt something
@@ -123,7 +123,9 @@ def test_a_replaced_mask_is_to_be_named() -> None:
 
 
 @pytest.mark.parametrize("network", [POST, PRE, replace(PRE, classes=0)])
-def test_the_adapter_learns_and_nothing_else(network: PostNormNetwork | PreNormNetwork) -> None:
+def test_the_adapter_learns_and_nothing_else(
+    network: MaskGITBertNetwork | MaskGITVitNetwork,
+) -> None:
     options = Substitution()
     model = built(network)
     objective = SubstitutionObjective(model, options, label_smoothing=0.1).train()

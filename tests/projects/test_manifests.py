@@ -12,26 +12,26 @@ from torch import Tensor
 
 from unmask.checkpoints.names import Table, to_own, to_source
 from unmask.checkpoints.store import check_state
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.projects import maskgit_jax, maskgit_pytorch, unlockmgm
 
-IMAGENET = PreNormNetwork(
+IMAGENET = MaskGITVitNetwork(
     codes=1024, width=768, depth=24, heads=8, length=256, classes=1000, dropout=0.1
 )
-FFHQ = PreNormNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1)
+FFHQ = MaskGITVitNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1)
 
 
-def port(length: int, **changes: object) -> PostNormNetwork:
+def port(length: int, **changes: object) -> MaskGITBertNetwork:
     sizes = {"codes": 1024, "width": 768, "depth": 24, "heads": 16, "feed_forward": 3072}
-    return PostNormNetwork(**sizes, length=length, classes=1000, **changes)
+    return MaskGITBertNetwork(**sizes, length=length, classes=1000, **changes)
 
 
-def original(length: int) -> PostNormNetwork:
+def original(length: int) -> MaskGITBertNetwork:
     return port(length, gelu="tanh", tie_embeddings=True, drop_attention_output=True)
 
 
-def guided(length: int) -> PostNormNetwork:
+def guided(length: int) -> MaskGITBertNetwork:
     return port(length, feedback=Feedback())
 
 

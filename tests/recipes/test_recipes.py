@@ -19,7 +19,7 @@ from unmask.guidance import Guidance
 from unmask.masking import AnyMasking, BernoulliMasking, NormalMasking, TrainMasking
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.mage import MageNetwork
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.model import initialize
 from unmask.objectives.masked import MaskedObjective, locate
 from unmask.orders import RandomOrder
@@ -66,7 +66,7 @@ def toy_version(recipe: Recipe) -> Recipe:
     if isinstance(recipe.network, LatentNetwork):
         sizes |= {"channels": 4, "head_width": 16, "head_depth": 1}
         del sizes["codes"]
-    if isinstance(recipe.network, PostNormNetwork):
+    if isinstance(recipe.network, MaskGITBertNetwork):
         sizes["feed_forward"] = 24
     if isinstance(recipe.network, MageNetwork):
         sizes["position_rows"] = None
@@ -121,7 +121,7 @@ def test_its_toy_version_trains_and_samples(name: str) -> None:
     objective = MaskedObjective(model, label_smoothing=training.label_smoothing).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loss = objective(batch)["loss"]  # without dropout, which would hide what a step gains
-    outputs = network.codes + (network.classes + 1) * isinstance(network, PostNormNetwork)
+    outputs = network.codes + (network.classes + 1) * isinstance(network, MaskGITBertNetwork)
     assert loss.item() == pytest.approx(torch.tensor(outputs).log().item(), rel=0.1)
     loss.backward()
     read = [p for n, p in model.named_parameters() if p.grad is not None]
@@ -212,7 +212,7 @@ def test_published_plans_by_name() -> None:
 
 
 MAR = get("mar-base")
-NO_NULL = PostNormNetwork(
+NO_NULL = MaskGITBertNetwork(
     codes=16, width=32, depth=1, heads=2, feed_forward=32, length=16, classes=3
 )
 
@@ -229,7 +229,7 @@ NO_NULL = PostNormNetwork(
         (
             TOY,
             {"network": NO_NULL, "plan": Plan(steps=4)},
-            ("training.label_dropout=0.1", "PostNormNetwork"),
+            ("training.label_dropout=0.1", "MaskGITBertNetwork"),
         ),
         (
             UNCONDITIONAL,

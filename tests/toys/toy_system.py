@@ -14,7 +14,7 @@ from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.guidance import Guidance
 from unmask.masking import TrainMasking
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.training import Ema, Training
@@ -22,7 +22,7 @@ from unmask.tokenizers.conv_stack import ConvVQ, ConvVQTokenizer
 
 NAMES = ("cat", "Dog", "7")
 
-NETWORK = PreNormNetwork(codes=16, width=32, depth=2, heads=2, length=16, classes=3)
+NETWORK = MaskGITVitNetwork(codes=16, width=32, depth=2, heads=2, length=16, classes=3)
 TOKENIZER = ConvVQ(widths=(8, 8, 8), blocks=(0, 0, 0), codes=16, code_dim=4)
 
 TOY = Recipe(

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from unmask.draws import keyed_generator
 from unmask.masking import TrainMasking
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.nn.model import initialize
 from unmask.objectives.substitution import Substitution, SubstitutionObjective
@@ -20,7 +20,7 @@ from unmask.train.loop import train
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
 from unmask.train.state import latest, read_checkpoint
 
-NETWORK = PreNormNetwork(
+NETWORK = MaskGITVitNetwork(
     codes=12, width=16, depth=2, heads=2, length=16, classes=4, feedback=Feedback(factor=4)
 )
 OPTIONS = Substitution()

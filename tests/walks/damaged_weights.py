@@ -39,7 +39,7 @@ from unmask.evaluate.lpips import LPIPS, load_lpips
 from unmask.evaluate.lpips import TABLE as LPIPS_TABLE
 from unmask.evaluate.reference import open_reference
 from unmask.networks.latent import LatentNetwork
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.projects.foreign import PROJECTS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -110,7 +110,7 @@ def build(root: Path) -> None:
     for part in ("taming", "amused-all", "statistics", "lpips", "recipes"):
         (root / part).mkdir()
     shutil.copy(root / "maskgit.yaml", root / "recipes")
-    network = PreNormNetwork(codes=16, width=8, depth=2, heads=2, length=16, classes=3)
+    network = MaskGITVitNetwork(codes=16, width=8, depth=2, heads=2, length=16, classes=3)
     state = to_source(network.build().state_dict(), PROJECTS["maskgit-pytorch"].rules)
     torch.save({"model": state, "step": 3}, root / "theirs-zip/model.pt")
     params = {"n_heads": 2, "dropout": 0.1, "mask_schedule_type": "arccos"}

@@ -19,7 +19,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 from unmask.errors import InputError, did_you_mean
 from unmask.files.durable import output
 from unmask.image_size import accept_sizes
-from unmask.ranges import shown
+from unmask.ranges import Ranged, shown
 
 T = TypeVar("T")
 NUMBER = re.compile(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?)(\d+))?")
@@ -66,6 +66,12 @@ def _finished(wanted: Any) -> Iterator[type]:
         if not inspect.isabstract(heir):
             yield heir
         yield from _finished(heir)
+
+
+def former_names(kind: object) -> tuple[str, ...]:
+    """What a class was called in older files, of any that keeps its options in ranges."""
+    same = (cls for cls in _finished(Ranged) if cls.__name__ == kind)
+    return next((vars(cls).get("formerly", ()) for cls in same), ())
 
 
 def _structure_kind(value: Any, wanted: Any) -> Any:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.mage import MageNetwork
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 
-AnyNetwork = PreNormNetwork | PostNormNetwork | LatentNetwork | MageNetwork
+AnyNetwork = MaskGITVitNetwork | MaskGITBertNetwork | LatentNetwork | MageNetwork

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from unmask.networks.sizes import (
     ClassCount,
@@ -27,8 +27,10 @@ from unmask.ranges import Between, Ranged
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreNormNetwork(Ranged, path="network"):
+class MaskGITVitNetwork(Ranged, path="network"):
     """maskgit-pytorch's transformer: separate class table with a null class, linear head."""
+
+    formerly: ClassVar[tuple[str, ...]] = ("PreNormNetwork",)
 
     codes: CodeCount
     """V of the tokenizer."""
@@ -87,12 +89,14 @@ class PreNormNetwork(Ranged, path="network"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PostNormNetwork(Ranged, path="network"):
+class MaskGITBertNetwork(Ranged, path="network"):
     """MaskGIT's BERT: classes are tokens of the same vocabulary; no null class.
 
     UnlockMGM's PyTorch port is the default; ``gelu="tanh"``, ``tie_embeddings`` and
     ``drop_attention_output`` make it the JAX original.
     """
+
+    formerly: ClassVar[tuple[str, ...]] = ("PostNormNetwork",)
 
     codes: CodeCount
     """V of the tokenizer."""

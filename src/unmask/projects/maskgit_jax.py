@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmask.checkpoints.names import Rule, Table, count_of, rename
 from unmask.errors import InputError
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.networks.sizes import stated_grid
 from unmask.projects.project import Project
 from unmask.recipes import maskgit
@@ -78,7 +78,7 @@ def network_of(
     classes: int = 1000,
     grid: tuple[int, int] | None = None,
     origin: str,
-) -> PostNormNetwork:
+) -> MaskGITBertNetwork:
     """The sizes of a checkpoint, with the JAX model's own activation, tying and dropouts.
 
     Args:
@@ -94,7 +94,7 @@ def network_of(
     if not 1 <= classes < rows - 1:
         raise InputError(f"{origin}: classes={classes} does not fit a vocabulary of {rows} rows")
     length = state[POSITIONS].shape[0] - 1
-    return PostNormNetwork(
+    return MaskGITBertNetwork(
         codes=rows - classes - 1,
         width=width,
         depth=count_of(state, f"{SELF}/query/kernel"),
@@ -111,7 +111,7 @@ def network_of(
 
 PROJECT = Project(
     name="maskgit-jax",
-    network=PostNormNetwork,
+    network=MaskGITBertNetwork,
     rules=TABLE,
     mark=WORDS,
     sizes=lambda found: network_of(

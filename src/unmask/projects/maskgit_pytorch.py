@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unmask.checkpoints.names import Table, count_of, rename, rename_layer, rename_layers
 from unmask.errors import InputError
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.networks.sizes import stated_grid
 from unmask.projects.project import Checkpoint, Project
 from unmask.recipes import maskgit
@@ -42,7 +42,7 @@ def network_of(
     dropout: float = 0.0,
     grid: tuple[int, int] | None = None,
     origin: str,
-) -> PreNormNetwork:
+) -> MaskGITVitNetwork:
     """The sizes of a checkpoint.
 
     Args:
@@ -62,7 +62,7 @@ def network_of(
         )
     codes, width = state["token_emb.weight"].shape
     length = state["pos_emb"].shape[1]
-    return PreNormNetwork(
+    return MaskGITVitNetwork(
         codes=codes - 1,
         width=width,
         depth=count_of(state, "blocks.{i}.attn.qkv.weight"),
@@ -74,7 +74,7 @@ def network_of(
     )
 
 
-def _sizes(found: Checkpoint) -> PreNormNetwork:
+def _sizes(found: Checkpoint) -> MaskGITVitNetwork:
     """The network of a run, whose configuration tells heads and dropout."""
     heads = found.heads if found.heads is not None else _number(found, "n_heads", int)
     dropout = _number(found, "dropout", float) or 0.0
@@ -103,7 +103,7 @@ def _find_value(tree: Mapping[str, Any], key: str) -> Any:
     return None
 
 
-def _files(network: PreNormNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
+def _files(network: MaskGITVitNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
     """A run with one step, whose averaged weights are the weights, and its configuration."""
     sizes = {
         "vocab_size": network.codes,
@@ -124,7 +124,7 @@ def _files(network: PreNormNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
 
 PROJECT = Project(
     name="maskgit-pytorch",
-    network=PreNormNetwork,
+    network=MaskGITVitNetwork,
     rules=TABLE,
     mark="pos_emb",
     sizes=_sizes,

@@ -21,7 +21,7 @@ from unmask.checkpoints.names import (
     stack_rows,
 )
 from unmask.errors import InputError, did_you_mean
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.networks.sizes import stated_grid
 from unmask.nn.feedback import Feedback
 from unmask.projects.project import Checkpoint, Project
@@ -108,7 +108,7 @@ def network_of(
     keys: Container[str] = (),
     grid: tuple[int, int] | None = None,
     origin: str,
-) -> PostNormNetwork:
+) -> MaskGITBertNetwork:
     """The network that a ``config.json`` describes.
 
     Args:
@@ -142,7 +142,7 @@ def network_of(
                 f"{origin}: {key}={config[key]} must be {value} to fit its other sizes"
             )
     adapter = config.get("use_toast") or ADAPTER_KEY in keys
-    return PostNormNetwork(
+    return MaskGITBertNetwork(
         **sizes,
         dropout=float(config.get("hidden_dropout", 0.1)),
         attention_dropout=float(config.get("attention_dropout", 0.1)),
@@ -159,7 +159,7 @@ def _feedback(config: Mapping[str, Any]) -> Feedback:
     )
 
 
-def _sizes(found: Checkpoint) -> PostNormNetwork:
+def _sizes(found: Checkpoint) -> MaskGITBertNetwork:
     """The network that the configuration beside the weights describes."""
     folder = found.file.parent
     if not found.config:
@@ -168,13 +168,13 @@ def _sizes(found: Checkpoint) -> PostNormNetwork:
     return network_of(found.config, keys=found.state, grid=found.grid, origin=origin)
 
 
-def _limits(network: PostNormNetwork) -> dict[str, Any]:
+def _limits(network: MaskGITBertNetwork) -> dict[str, Any]:
     """What its code fixes; its adapter counts the classes from row 1024 of the vocabulary."""
     fixed: dict[str, Any] = {"gelu": "erf", "drop_attention_output": False}
     return fixed if network.feedback is None else fixed | {"codes": ADAPTER_CODES}
 
 
-def _files(network: PostNormNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
+def _files(network: MaskGITBertNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
     """A folder as its ``save_pretrained`` writes it."""
     config = FIXED | {key: getattr(network, name) for name, key in SIZES.items()}
     rows = network.codes + network.classes + 1
@@ -195,7 +195,7 @@ def _files(network: PostNormNetwork, state: dict[str, Tensor]) -> dict[str, Any]
 
 PROJECT = Project(
     name="unlockmgm",
-    network=PostNormNetwork,
+    network=MaskGITBertNetwork,
     rules=TABLE,
     mark="embed.word_embeddings.weight",
     sizes=_sizes,

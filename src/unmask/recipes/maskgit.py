@@ -12,7 +12,7 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan
 from unmask.guidance import Guidance
 from unmask.masking import TrainMasking
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.orders import Confidence
 from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.recipes.training import Ema, Training
@@ -42,7 +42,7 @@ PYTORCH_IMAGENET256 = Recipe(
     summary="maskgit-pytorch, ImageNet 256x256, class-conditional, 173 M parameters",
     tokenizer="maskgit-vqgan-imagenet-f16-256",
     image_size=256,
-    network=PreNormNetwork(
+    network=MaskGITVitNetwork(
         codes=1024, width=768, depth=24, heads=8, length=256, classes=1000, dropout=0.1
     ),
     masking=PYTORCH_MASKING,
@@ -77,7 +77,7 @@ PYTORCH_FFHQ256 = Recipe(
     tokenizer="amused-256",
     image_size=256,
     crop="whole",
-    network=PreNormNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1),
+    network=MaskGITVitNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1),
     masking=PYTORCH_MASKING,
     training=replace(
         PYTORCH_IMAGENET256.training,
@@ -97,7 +97,7 @@ JAX_IMAGENET256 = Recipe(
     summary="the original MaskGIT, ImageNet 256x256, 174 M parameters, tanh GELU",
     tokenizer="maskgit-jax-vqgan-256",
     image_size=256,
-    network=PostNormNetwork(
+    network=MaskGITBertNetwork(
         codes=1024, width=768, depth=24, heads=16, feed_forward=3072, length=256, classes=1000,
         gelu="tanh", tie_embeddings=True, drop_attention_output=True,
     ),
@@ -138,7 +138,7 @@ UNLOCKMGM_IMAGENET256 = replace(
     JAX_IMAGENET256,
     name="maskgit-unlockmgm-imagenet256",
     summary="UnlockMGM's conversion of the original, ImageNet 256x256, erf GELU",
-    network=PostNormNetwork(
+    network=MaskGITBertNetwork(
         codes=1024, width=768, depth=24, heads=16, feed_forward=3072, length=256, classes=1000
     ),
     masking=TrainMasking(),
@@ -169,7 +169,7 @@ FASHION = Recipe(
     image_size=28,
     crop="none",
     flip=False,  # every shoe of the data points the same way
-    network=PreNormNetwork(codes=256, width=128, depth=5, heads=4, length=49, classes=10),
+    network=MaskGITVitNetwork(codes=256, width=128, depth=5, heads=4, length=49, classes=10),
     masking=TrainMasking(rounding="up"),
     training=Training(
         steps=1400,
@@ -201,7 +201,7 @@ SMALL_64 = Recipe(
     summary="any folder of 64x64 colour images with classes, hours on a CPU or minutes on a GPU",
     tokenizer="small-vq-64",
     image_size=64,
-    network=PreNormNetwork(
+    network=MaskGITVitNetwork(
         codes=1024, width=256, depth=8, heads=8, length=64, classes=10, dropout=0.1
     ),
     masking=TrainMasking(rounding="up"),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from unmask.decode import Plan
 from unmask.guidance import Guidance
 from unmask.networks.any import AnyNetwork
-from unmask.networks.maskgit import PostNormNetwork, PreNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.objectives.substitution import Substitution
 from unmask.orders import Confidence
@@ -37,7 +37,7 @@ def published_plan(temperature: float) -> Plan:
 
 def with_adapter(network: AnyNetwork) -> AnyNetwork:
     """The network and a feedback adapter of its sizes."""
-    assert isinstance(network, (PreNormNetwork, PostNormNetwork)), "others have no adapter"
+    assert isinstance(network, (MaskGITVitNetwork, MaskGITBertNetwork)), "others have no adapter"
     return replace(network, feedback=Feedback())
 
 

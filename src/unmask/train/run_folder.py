@@ -12,6 +12,7 @@ from unmask.checkpoints.locate import EXPORT
 from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.folders import check_folder, shown
+from unmask.files.serial import former_names
 from unmask.train import state
 
 RECIPE = "recipe.yaml"
@@ -46,15 +47,16 @@ def differing_keys(old: Mapping[str, object], new: Mapping[str, object]) -> list
     """Dotted names whose values differ, less the training frequencies and the number of steps.
 
     An option that the older one lacks was None there: None is how a later option leaves a run of
-    an earlier revision as it is. What only one of them knows (:data:`MAY_BE_UNKNOWN`) differs from
-    nothing.
+    an earlier revision as it is. A class goes by its former names too. What only one of them knows
+    (:data:`MAY_BE_UNKNOWN`) differs from nothing.
     """
     free = MAY_CHANGE | {f"training.{name}" for name in MAY_CHANGE}
     before, after = dict(flat_config(old)), dict(flat_config(new))
     names = sorted((before.keys() | after.keys()) - free)
     gone = object()
     known = [n for n in names if n not in MAY_BE_UNKNOWN or (before.get(n) and after.get(n))]
-    return [n for n in known if before.get(n) != after.get(n, gone)]
+    same = {n: (after.get(n, gone), *former_names(after.get(n))) for n in known}
+    return [n for n in known if before.get(n) not in same[n]]
 
 
 def known_to_one(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -14,7 +14,7 @@ from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.data.batches import share_rows
 from unmask.masking import TrainMasking, lowest
-from unmask.networks.maskgit import PreNormNetwork
+from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.model import MaskedModel
 from unmask.objectives.masked import MaskedObjective
 from unmask.projects.maskgit_pytorch import TABLE
@@ -43,7 +43,7 @@ EMA_WARMUPS = {
 def network(case: Case) -> MaskedModel:
     """The case's network with its weights, in evaluation mode."""
     config = case.config
-    model = PreNormNetwork(
+    model = MaskGITVitNetwork(
         codes=config["vocab_size"],
         width=config["embed_dim"],
         depth=config["n_layers"],

@@ -17,7 +17,7 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Tape, gumbel_from_uniform
 from unmask.guidance import Guidance
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.model import MaskedModel
 from unmask.orders import Confidence, RandomOrder
@@ -169,7 +169,7 @@ def jax_model(case: Case, weights: dict[str, Tensor]) -> MaskedModel:
     """The tanh network; its sizes stand in the case that the weights come from."""
     path = case.path.with_name(f"{case.spec.get('weights_case', case.name)}.json")
     sizes = json.loads(path.read_text())
-    network = PostNormNetwork(
+    network = MaskGITBertNetwork(
         codes=sizes["codebook_size"],
         width=sizes["hidden_size"],
         depth=sizes["num_layers"],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
-from unmask.networks.maskgit import PostNormNetwork
+from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.model import MaskedModel
 from unmask.projects.unlockmgm import TABLE, network_of
 from unmask.types import Canvas
@@ -24,7 +24,7 @@ def network(case: Case) -> MaskedModel:
     return model.eval()
 
 
-def check_told(case: Case, sizes: PostNormNetwork) -> None:
+def check_told(case: Case, sizes: MaskGITBertNetwork) -> None:
     """What the configuration tells twice, and what it tells of other networks or of training."""
     case.told(mask_token_id=sizes.codes + sizes.classes)
     # of architectures that its flags exclude, of initial weights, and of the adapter's training
