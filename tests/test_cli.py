@@ -16,13 +16,13 @@ from toy_system import TOY, toy_pipeline, toy_tokenizer, write_images
 
 import unmask
 from unmask import cli
+from unmask.checkpoints import streamed
 from unmask.cli import COMMANDS, main
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.errors import InputError, did_you_mean
 from unmask.files.serial import to_dict, write_yaml
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train import streamed
 from unmask.train.state import is_complete
 
 LISTED = """

@@ -17,9 +17,10 @@ import pytest
 import torch
 from toy_run import outcome, toy_settings, toy_train
 
+from unmask.checkpoints import streamed
 from unmask.errors import InputError
 from unmask.files import durable
-from unmask.train import log, run_folder, streamed
+from unmask.train import log, run_folder
 from unmask.train.state import (
     Checkpoint,
     fault,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from unmask.errors import InputError
 
 HALF = (torch.float16, torch.bfloat16)
 PART = 1 << 20  # bytes of a tensor that are copied at a time
-NAMES = {
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -26,6 +27,14 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+"""Names of types in the safetensors format."""
+
+
+class Sink(Protocol):
+    """Where bytes go, such as an open file."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Take some more; their number."""
 
 
 def write_tensors(
@@ -35,34 +44,47 @@ def write_tensors(
     *,
     half: bool = False,
 ) -> None:
-    """Write a safetensors file; at most a megabyte, or a row, is copied at a time.
+    """:func:`put_tensors` into a file, which is written over."""
+    with path.open("wb") as file:
+        put_tensors(file, tensors, metadata, half=half)
+
+
+def put_tensors(
+    file: Sink,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    half: bool = False,
+) -> None:
+    """Write the safetensors format; at most a megabyte, or a row, is copied at a time.
+
+    The format is a header's length in 8 bytes, the header (JSON, padded to whole words) and the
+    tensors without gaps; wide types come first, so that each begins at a multiple of its width.
 
     Args:
-        path: is written over.
-        tensors: on any device, with any strides.
-        metadata: what the header also says.
+        file: open for writing, at its beginning.
+        tensors: on any device, with any strides; tied ones are written once a name.
+        metadata: what the header also says; None for nothing.
         half: floats as float16.
 
     Raises:
         InputError: for a value beyond float16.
         OSError: when the disk refuses.
     """
-    # Wide numbers first, so that each begins at a multiple of its size.
     order = sorted(tensors, key=lambda name: (-_stored(tensors[name], half).itemsize, name))
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     end = 0
     for name in order:
         dtype, shape = _stored(tensors[name], half), list(tensors[name].shape)
         start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [start, end]}
+        header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            for rows in _parts(tensors[name].detach()):
-                part = halved(name, rows) if half else rows
-                file.write(part.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        for rows in _parts(tensors[name].detach()):
+            part = halved(name, rows) if half else rows
+            file.write(part.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.checkpoints import streamed
 from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.json_files import read_json
-from unmask.train import streamed
 
 MANIFEST, CONFIG, STATE = "manifest.json", "config.json", "state.pt"
 NEEDED = frozenset({"model.safetensors", STATE, CONFIG})

@@ -11,13 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from unmask.train.streamed import (
-    DTYPES,
-    fill_json,
-    fill_state,
-    fill_tensors,
-    write_hashed,
-)
+from unmask.checkpoints.streamed import fill_json, fill_state, fill_tensors, write_hashed
+from unmask.checkpoints.write_tensors import DTYPES
 
 
 def every_kind() -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Files of tensors that are hashed while they are written, one tensor in memory at a time."""
+"""Files that are hashed while they are written, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,7 @@ from typing import IO, BinaryIO, cast
 import torch
 from torch import Tensor
 
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Names of types in the safetensors format."""
+from unmask.checkpoints.write_tensors import put_tensors
 
 Fill = Callable[["HashedFile"], None]
 """Writes the content of one file."""
@@ -100,29 +88,5 @@ def fill_state(state: Mapping[str, object]) -> Fill:
 
 
 def fill_tensors(state: Mapping[str, Tensor]) -> Fill:
-    """Write tensors in the safetensors format; tied ones are written once a name.
-
-    The format is a header's length in 8 bytes, the header (JSON, padded to whole words) and the
-    tensors without gaps; wide types come first, so that each begins at a multiple of its width.
-    """
-
-    def fill(file: HashedFile) -> None:
-        """A :data:`Fill`."""
-        order = sorted(state, key=lambda name: (-state[name].element_size(), name))
-        header, end = {}, 0
-        for name in order:
-            tensor = state[name]
-            start, end = end, end + tensor.numel() * tensor.element_size()
-            header[name] = {
-                "dtype": DTYPES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "data_offsets": [start, end],
-            }
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            flat = state[name].detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
-
-    return fill
+    """Write tensors in the safetensors format; tied ones are written once a name."""
+    return lambda file: put_tensors(file, state)
