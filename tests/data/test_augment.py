@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from unmask.data.augment import FILL, OPERATIONS, Augment, erase_box
-from unmask.data.transform import Box, Transform, clipped_box, inner_crop, resized_box, tried_box
+from unmask.data.crops import Box, clipped_box, inner_crop, resized_box, tried_box
+from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 

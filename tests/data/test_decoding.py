@@ -1,13 +1,28 @@
+"""Pictures of every mode and kind of damage."""
+
+from __future__ import annotations
+
 import contextlib
 import io
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 from tiny_data import pixels, png
 
-from unmask.data.decoding import UnreadableImageError, decode_image, is_image_name, picture_shape
+from unmask.data.decoding import (
+    UnreadableImageError,
+    decode_image,
+    flattened,
+    is_image_name,
+    picture_shape,
+)
+from unmask.data.transform import Transform
+from unmask.errors import InputError
 
 
 def test_decodes_to_the_pixels():
@@ -161,3 +176,230 @@ def test_a_file_without_a_header_has_no_shape(tmp_path):
     (tmp_path / "a.png").write_bytes(png(3)[:20])
     assert picture_shape(tmp_path / "a.png") is None
     assert picture_shape(tmp_path / "nowhere.png") is None
+
+
+COLOURS = np.array([[200, 40, 90], [30, 180, 60]], np.uint8)  # of the upper and the lower half
+FORMATS = {"PNG": 3, "BMP": 3, "TIFF": 3, "GIF": 60, "WEBP": 3, "JPEG": 12}  # levels they may lose
+OPTIONS = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+
+
+def halves() -> Image.Image:
+    return Image.fromarray(COLOURS.repeat(8, 0)[:, None].repeat(16, 1))
+
+
+def clear_on_the_right(mode: str) -> Image.Image:
+    """Opaque on the left, transparent on the right."""
+    image = halves().convert(mode)
+    image.putalpha(Image.fromarray(np.repeat(np.uint8([[255, 0]]), 8, 1).repeat(16, 0)))
+    return image
+
+
+def of_mode(mode: str) -> Image.Image:
+    grey = np.asarray(halves().convert("L"))
+    if mode in ("RGBA", "LA"):
+        return clear_on_the_right(mode)
+    if mode in ("RGBa", "La"):
+        return clear_on_the_right(mode.upper()).convert(mode)
+    if mode == "PA":
+        return clear_on_the_right("RGBA").convert(mode)
+    if mode == "P":
+        return halves().quantize(4)
+    if mode.startswith("I;16"):
+        return Image.fromarray(grey.astype("<u2") * 257)
+    if mode == "I":
+        return Image.fromarray(grey.astype(np.int32))
+    if mode == "F":
+        return Image.fromarray(grey.astype(np.float32) / 255)
+    return halves().convert(mode)
+
+
+def expected(mode: str) -> np.ndarray:
+    """What a person sees, ``(16, 16, 3)``."""
+    seen = halves()
+    if mode == "1":
+        seen = seen.convert("1")
+    if mode[0] in "1LIF" and mode != "LAB":
+        seen = seen.convert("L")
+    pixels = np.array(seen.convert("RGB")).astype(int)
+    if mode[-1] in "Aa" and mode not in ("LAB",):
+        pixels[:, 8:] = 255
+    return pixels
+
+
+def files(mode: str) -> dict[str, bytes]:
+    """By format, where Pillow writes the mode without a change of its own."""
+    found = {}
+    for name in FORMATS:
+        file = io.BytesIO()
+        # AVIF, GIF and WebP turn deep pixels into bytes before they write them, and clip.
+        if name in ("GIF", "WEBP") and mode[0] in "IF":
+            continue
+        try:
+            of_mode(mode).save(file, name, **OPTIONS.get(name, {}))
+        except (OSError, ValueError, KeyError):
+            continue
+        found[name] = file.getvalue()
+    return found
+
+
+@pytest.mark.parametrize("mode", Image.MODES)
+def test_every_mode_in_every_format_is_seen_as_a_person_sees_it(mode):
+    for name, content in files(mode).items():
+        image = decode_image(content, "a")
+        assert image.mode in ("L", "RGB")
+        flat = mode in ("RGBA", "LA") and name in ("BMP", "GIF")  # formats that lose partial alpha
+        wanted = expected(mode if not flat else mode.removesuffix("A") or mode)
+        got = np.asarray(image.convert("RGB")).astype(int)
+        left = np.abs(got - wanted)[:, :7]
+        assert left.max() <= FORMATS[name], f"{mode} in {name}"
+        if not flat:
+            assert np.abs(got - wanted)[:, 9:].max() <= FORMATS[name], f"{mode} in {name}"
+
+
+@pytest.mark.parametrize("mode", [m for m in Image.MODES if m != "I;16N"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_in_memory_is_seen_as_its_file_is(mode, channels):
+    transform = Transform(size=16, crop="none", channels=channels)
+    seen = transform(of_mode(mode))
+    for name, content in files(mode).items():
+        if FORMATS[name] == 3 and not (mode == "RGBA" and name == "BMP"):
+            other = transform(decode_image(content, "a"))
+            gap = (seen.int() - other.int()).abs().max()
+            assert gap <= 3, f"{mode} in {name}"
+
+
+def test_flattened_leaves_plain_pictures_alone():
+    for mode in ("L", "RGB"):
+        image = halves().convert(mode)
+        assert flattened(image) is image
+
+
+def test_palettes_may_be_transparent_in_two_ways():
+    image = halves().quantize(2)
+    for clear in (image.getpixel((0, 0)), bytes([0 if image.getpixel((0, 0)) == 0 else 255, 255])):
+        file = io.BytesIO()
+        image.save(file, "PNG", transparency=clear)
+        pixels = np.asarray(decode_image(file.getvalue(), "a"))
+        white = (pixels[:8] == 255).all()
+        assert white == (clear != b"\xff\xff")
+        assert np.abs(pixels[8:].astype(int) - COLOURS[1]).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_one_colour_may_be_the_transparent_one(mode):
+    image, file = of_mode(mode), io.BytesIO()
+    image.save(file, "PNG", transparency=image.getpixel((0, 0)))
+    pixels = np.asarray(decode_image(file.getvalue(), "a"))
+    assert (pixels[:8] == 255).all()
+    assert (pixels[8:] == np.asarray(flattened(image))[8:]).all()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def deep_png(pixels: np.ndarray, clear: np.ndarray | None = None) -> bytes:
+    """16-bit colour, which Pillow cannot write; ``clear`` is the transparent colour."""
+    height, width, bands = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    parts = [chunk(b"IHDR", header)]
+    if clear is not None:
+        parts.append(chunk(b"tRNS", clear.astype(">u2").tobytes()))
+    parts += [chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_sixteen_bits_a_channel_keep_their_high_byte(bands):
+    deep = np.random.default_rng(bands).integers(0, 65536, (6, 5, bands)).astype(np.uint16)
+    if bands in (2, 4):
+        deep[..., -1] = 65535
+        deep[0, 0, -1] = 0
+    image = decode_image(deep_png(deep), "a")
+    colour = deep[..., : 1 if bands < 3 else 3] >> 8
+    got = np.asarray(image).reshape(6, 5, -1)
+    assert (got.reshape(30, -1)[1:] == colour.reshape(30, -1)[1:]).all()
+    assert (got[0, 0] == (255 if bands in (2, 4) else colour[0, 0])).all()
+
+
+def test_a_transparent_colour_of_sixteen_bits():
+    deep = np.full((4, 4, 3), 0x4321, np.uint16)
+    deep[0, 0] = (0x1234, 0x5678, 0x9ABC)
+    pixels = np.asarray(decode_image(deep_png(deep, deep[0, 0]), "a"))
+    assert (pixels[0, 0] == 255).all()
+    assert (pixels.reshape(-1, 3)[1:] == 0x43).all()
+
+
+RAMP = np.linspace(0, 1, 4096).reshape(64, 64)
+
+
+def tiff(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_a_ramp_of_any_usual_depth_goes_from_black_to_white(bits, kind):
+    deep = (RAMP * (2**bits - 1)).astype(kind)
+    pixels = np.asarray(decode_image(tiff(deep), "a"))
+    assert (pixels == deep.astype(np.int64) >> (bits - 8)).all()
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("top", [1, 255])
+def test_a_ramp_of_floats_goes_from_black_to_white(top):
+    pixels = np.asarray(decode_image(tiff((RAMP * top).astype(np.float32)), "a"))
+    assert np.abs(pixels - RAMP * 255).max() <= 0.51
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+@pytest.mark.parametrize("top", [3, 90, 255, 256, 700, 4095, 5000, 16384, 40000, 65535])
+def test_no_depth_turns_a_picture_black_or_clips_it(top):
+    """What is brighter stays brighter, and the brightest is as bright as in 8 bits or 64 of 255."""
+    pixels = np.asarray(decode_image(tiff((RAMP * top).astype(np.int32)), "a")).astype(int)
+    assert (np.diff(pixels.ravel()) >= 0).all()
+    assert pixels.max() >= min(top, 64)
+    assert (pixels == 255).mean() < 0.02
+
+
+def test_a_file_that_states_its_depth_is_believed():
+    """Pillow writes no 12-bit TIFF; this one is 2 x 1 pixels, 0x123 and 0x456."""
+    tags = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 122)]
+    tags += [(277, 3, 1), (278, 3, 1), (279, 4, 3)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    content = content.ljust(122, b"\0") + bytes([0x12, 0x34, 0x56])
+    assert np.asarray(decode_image(content, "a")).tolist() == [[0x12, 0x45]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((4, 4), np.nan, np.float32), "floats from nan to nan"),
+        (np.full((4, 4), np.inf, np.float32), "floats from inf to inf"),
+        (np.float32([[0, 1.5]]), "floats from 0 to 1.5 are neither"),
+        (np.float32([[-0.5, 1]]), "floats from -0.5 to 1 are neither"),
+        (np.float32([[0, 4000]]), "floats from 0 to 4000 are neither"),
+        (np.int32([[0, 70000]]), "whole numbers from 0 to 70000 have no known white"),
+        (np.int32([[-1, 9]]), "whole numbers from -1 to 9 have no known white"),
+    ],
+)
+def test_depths_that_cannot_be_known_are_refused_by_name(pixels, reason):
+    with pytest.raises(InputError, match=f"^x/7.tif cannot be read as an image .{reason}") as said:
+        decode_image(tiff(pixels), "x/7.tif")
+    assert "convert it to 8 or 16 bits" in str(said.value)
+    with pytest.raises(InputError, match=reason):
+        Transform(size=1)(Image.fromarray(pixels))
+
+
+def test_a_transform_does_not_change_the_picture_it_is_given():
+    image = halves()
+    image.info["transparency"] = (0x1234, 0x5678, 0x9ABC)
+    before = image.info["transparency"]
+    assert torch.equal(Transform(size=4)(image), Transform(size=4)(image))
+    assert image.info["transparency"] == before

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from tiny_data import pixels
 
-from unmask.data.transform import BOXES, RANDOM, STILL, Crop, Transform, tried_box
+from unmask.data.crops import tried_box
+from unmask.data.transform import BOXES, RANDOM, STILL, Crop, Transform
 from unmask.errors import InputError
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
+from unmask.data.crops import drawn_place
 from unmask.data.transform import Transform
 from unmask.ranges import Between
 
@@ -151,7 +152,7 @@ def erase_box(pixels: Tensor, generator: torch.Generator) -> None:
             break
     else:
         return
-    top, left = _integer(generator, height - high + 1), _integer(generator, width - wide + 1)
+    top, left = drawn_place((width, height), (high, wide), generator)
     noise = torch.randn(channels, high, wide, generator=generator)
     mean, deviation = (torch.tensor(v)[:channels].view(-1, 1, 1) for v in (MEAN, DEVIATION))
     filled = ((mean + deviation * noise) * 255).round().clamp(0, 255)

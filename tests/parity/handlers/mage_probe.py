@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
-from unmask.data.transform import clipped_box
+from unmask.data.crops import clipped_box
 from unmask.image_size import checked_size, height_width
 from unmask.nn.embed import SLOT
 from unmask.probe.encoder import (

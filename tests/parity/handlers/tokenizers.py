@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from unmask.checkpoints.flax import decode_flax, flatten
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
-from unmask.data.adm_crop import center_crop, covering, halved, short_sides
-from unmask.data.resizing import resized_part
+from unmask.data.crops import center_crop, covering, halved, resized_part, short_sides
 from unmask.evaluate.lpips import psnr, ssim
 from unmask.image_size import checked_size
 from unmask.pictures import to_uint8
