@@ -24,8 +24,10 @@ from unmask.decode import Plan
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.frechet import RunningStatistics
+from unmask.evaluate.generated import generated_batches
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.evaluate.judgement import Judgement, generated_batches, real_batches
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import Moments
 from unmask.evaluate.scores import Manifold, class_accuracy, manifold_overlap
 from unmask.pipeline import Pipeline, load
@@ -63,11 +65,11 @@ class Judge:
 
 
 def one_row(
-    judge: Judge, pipeline: Pipeline, plan: Plan, seeds: list[int], judgement: Judgement
+    judge: Judge, pipeline: Pipeline, plan: Plan, seeds: list[int], how: EvaluationOptions
 ) -> list[str]:
     """Means over the seeds, with the spread of the Fréchet distance if there are several."""
     found = [
-        judge.scores(list(generated_batches(pipeline, replace(judgement, seed=seed), plan=plan)))
+        judge.scores(list(generated_batches(pipeline, replace(how, seed=seed), plan=plan)))
         for seed in seeds
     ]
     distance, *others = (statistics.fmean(column) for column in zip(*found, strict=True))
@@ -92,10 +94,9 @@ def main() -> None:
         steps, scale, temperature = choice
         changes = PlanChanges(steps=steps, guidance_scale=scale, temperature=temperature)
         plan = changes.applied(pipeline.plan)
-        judgement = Judgement(count=options.count)
+        how = EvaluationOptions(count=options.count)
         rows.append(
-            [f"{value:g}" for value in choice]
-            + one_row(judge, pipeline, plan, options.seeds, judgement)
+            [f"{value:g}" for value in choice] + one_row(judge, pipeline, plan, options.seeds, how)
         )
         print(*rows[-1], sep="\t", flush=True)
     header = ["steps", "guidance", "temperature", "fd", "class accuracy", "precision", "recall"]

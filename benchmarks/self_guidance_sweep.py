@@ -26,7 +26,8 @@ from report import markdown_table, write_report
 from sampling_sweep import Judge
 
 from unmask.evaluate.classifier import load_fashion_classifier
-from unmask.evaluate.judgement import Judgement, generated_batches
+from unmask.evaluate.generated import generated_batches
+from unmask.evaluate.options import EvaluationOptions
 from unmask.guidance import Guidance
 from unmask.pipeline import Pipeline, load
 from unmask.plan_changes import PlanChanges
@@ -87,8 +88,8 @@ class Bench:
             changes = PlanChanges(steps=cell.steps, temperature=cell.temperature)
             plan = changes.applied(self.pipeline.plan)
             plan = replace(plan, guidance=GUIDANCE[cell.guidance])
-            judgement = Judgement(count=cell.count, seed=cell.seed)
-            made = list(generated_batches(self.pipeline, judgement, plan=plan))
+            how = EvaluationOptions(count=cell.count, seed=cell.seed)
+            made = list(generated_batches(self.pipeline, how, plan=plan))
             self.known[cell] = Scores(*self.judge.scores(made))
             with self.file.open("a") as out:
                 out.write(json.dumps([cell, self.known[cell]]) + "\n")

@@ -14,7 +14,7 @@ from report import markdown_table, write_report
 
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
-from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
+from unmask.evaluate import EvaluationOptions, Generated, RealImages, evaluate
 from unmask.pipeline import load
 
 MADE_BY = """\
@@ -43,14 +43,13 @@ def main() -> None:
     transform = Transform(size=28, crop="none", channels=1)
     rows, last = [], None
     for seed in options.seeds:
-        judgement = Judgement(classifier="fashion", seed=seed)
-        subject = Subject.of_pipeline(pipeline, judgement, pipeline.plan)
+        how = EvaluationOptions(classifier="fashion", seed=seed)
+        made = Generated.of_pipeline(pipeline, how, pipeline.plan)
         if seed != options.seeds[-1]:
-            subject = replace(subject, tokenizer=None)  # its floor is the same for all
-        last = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
-        assert last is not None, "without a folder every process has a report"
-        made = last.rows[0]
-        rows.append([judgement.seeds, made.fd, made.precision, made.recall, made.class_accuracy])
+            made = replace(made, tokenizer=None)  # its floor is the same for all
+        last = evaluate(made, RealImages(train, held_out, transform), options=how)
+        row = last.rows[0]
+        rows.append([made.seeds, row.fd, row.precision, row.recall, row.class_accuracy])
         print(*rows[-1], sep="\t", flush=True)
     assert last is not None, "at least one seed"
     if len(rows) > 1:

@@ -56,7 +56,7 @@ FIELDS = [(cls, name) for cls in CLASSES for name in ranges(cls)]
 
 
 def test_the_walk_reaches_far() -> None:
-    far = {"Ema", "Guidance", "DiffusionDraw", "ConvKL", "Feedback", "Mixing", "Judgement"}
+    far = {"Ema", "Guidance", "DiffusionDraw", "ConvKL", "Feedback", "Mixing", "EvaluationOptions"}
     assert far <= {cls.__name__ for cls in CLASSES}
     assert len(FIELDS) > 250
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unmask.demo import DemoOptions, run_demo
-from unmask.evaluate.judgement import Judgement
+from unmask.evaluate.options import EvaluationOptions
 from unmask.generation import generate
 from unmask.pictures import to_uint8
 from unmask.recipes.maskgit import FASHION
@@ -33,7 +33,7 @@ def options() -> DemoOptions:
     return DemoOptions(
         tokenizer=replace(FASHION_VQ, training=tokenizer),
         recipe=replace(FASHION, training=generator, network=network),
-        judgement=Judgement(count=40, resize=64, classifier="fashion"),
+        evaluation=EvaluationOptions(count=40, resize=64, classifier="fashion"),
     )
 
 

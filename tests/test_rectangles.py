@@ -23,8 +23,9 @@ from unmask.decode import Plan
 from unmask.draws import keyed_generator
 from unmask.edit import inpaint, masked_tokens
 from unmask.evaluate.features import EfficientNetLite0
+from unmask.evaluate.generated import Generated
 from unmask.evaluate.image_sets import open_image_set
-from unmask.evaluate.judgement import Judgement, Subject
+from unmask.evaluate.options import EvaluationOptions
 from unmask.files.serial import write_yaml
 from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.feedback import Feedback
@@ -304,7 +305,7 @@ def test_an_older_run_of_another_stated_size_goes_on(root: Path) -> None:
     words = ["train", root / "older.yaml", "--cache", root / "pre_norm 3x5-cache"]
     run(*words, "--out", root / "older")
     assert main(list(map(str, [*words, "--out", root / "newer"]))) == 2
-    model = Subject.of_pipeline(load(root / "older"), Judgement(count=4), recipe.plan)
+    model = Generated.of_pipeline(load(root / "older"), EvaluationOptions(count=4), recipe.plan)
     assert model.shape == (3, 12, 20)
 
 

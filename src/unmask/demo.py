@@ -16,15 +16,11 @@ from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource, open_source
 from unmask.data.transform import Transform
-from unmask.evaluate.image_sets import gather
-from unmask.evaluate.judgement import (
-    Judgement,
-    RealImages,
-    Subject,
-    generated_batches,
-    judge,
-    real_batches,
-)
+from unmask.evaluate.evaluation import evaluate
+from unmask.evaluate.generated import Generated, generated_batches
+from unmask.evaluate.image_batch import gather
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import RealImages, real_batches
 from unmask.evaluate.report import Report
 from unmask.film import unmasking
 from unmask.machine.devices import resolve_device
@@ -50,8 +46,10 @@ class DemoOptions(Ranged):
     """First stage."""
     recipe: Recipe = FASHION
     """Second stage."""
-    judgement: Judgement = field(default_factory=lambda: Judgement(classifier="fashion"))
-    """Counts and judges."""
+    evaluation: EvaluationOptions = field(
+        default_factory=lambda: EvaluationOptions(classifier="fashion")
+    )
+    """How the samples are scored."""
     device: Name = "auto"
     """Device of sampling and scoring: cpu, cuda, mps; auto takes the machine's accelerator if it
     has one. Training goes where the launcher says."""
@@ -140,14 +138,13 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         pipeline = load(out / "generator", device=options.device)
     with stage("samples"):
         classes = range(pipeline.model.classes)
-        first = replace(options.judgement, count=EACH * len(classes))
+        first = replace(options.evaluation, count=EACH * len(classes))
         samples = gather(generated_batches(pipeline, first)).images  # the classes in turn
         film = unmasking(pipeline, classes, seeds=classes)
     with stage("scores"):
-        judgement = replace(options.judgement, device=options.device)
-        subject = Subject.of_pipeline(pipeline, judgement, pipeline.plan)
-        scores = judge(subject, RealImages(train, held_out, transform), judgement=judgement)
-        assert scores is not None, "without a folder every process has a report"
+        how = replace(options.evaluation, device=options.device)
+        made = Generated.of_pipeline(pipeline, how, pipeline.plan)
+        scores = evaluate(made, RealImages(train, held_out, transform), options=how)
     originals = next(real_batches(held_out, transform, count=20)).images
     pixels = originals.to(resolve_device(options.device))
     return DemoResult(

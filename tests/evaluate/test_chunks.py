@@ -5,10 +5,15 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate.chunks import Chunks, NumberedSet
-from unmask.evaluate.evaluation import EvaluationOptions, Tally, compare, measured
+from unmask.evaluate import evaluation
+from unmask.evaluate.chunks import Chunks
 from unmask.evaluate.features import Features
+from unmask.evaluate.generated import Generated
 from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.measure import RunningScores, measure
+from unmask.evaluate.numbered_set import NumberedSet
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.reference import Reference
 
 BATCH = 3  # so 12 images a chunk
 
@@ -54,19 +59,19 @@ def opened(folder, extractor=None, **settings):
     extractor = extractor or Sums()
     settings = {"images": "a", **settings}
     return Chunks(
-        folder, settings, batch_size=BATCH, measure=lambda batches: measured(batches, extractor)
+        folder, settings, batch_size=BATCH, measure=lambda batches: measure(batches, extractor)
     )
 
 
 def report_of(chunks, images):
     generated, floor, reference = images
-    return compare(
-        [chunks.read(generated)],
-        chunks.read(reference),
-        {"real floor": chunks.read(floor)},
-        extractor=Sums(),
-        shape=(1, 5, 5),
-        options=EvaluationOptions(),
+    return evaluation._report(
+        chunks.read,
+        Generated(sets=[generated], shape=(1, 5, 5)),
+        {"real floor": floor, "reference": reference},
+        Reference(),
+        EvaluationOptions(),
+        (Sums(), None),
     )
 
 
@@ -109,7 +114,7 @@ def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(tmp_path, expec
 
 def test_limits_and_statistics_of_a_set(tmp_path):
     images = numbered("reference", 60, {0, 4}, wanted=45)
-    found = Tally.of(opened(tmp_path).read(images))
+    found = RunningScores.of(opened(tmp_path).read(images))
     assert found.count == 45
     statistics = found.statistics("reference")
     assert (statistics.images, len(statistics.pooled.mean), len(statistics.spatial.mean)) == (
@@ -121,7 +126,7 @@ def test_limits_and_statistics_of_a_set(tmp_path):
 
 def test_a_chunk_of_unreadable_images_alone(tmp_path):
     images = numbered("reference", 30, set(range(12, 24)))
-    assert Tally.of(opened(tmp_path).read(images)).count == 18
+    assert RunningScores.of(opened(tmp_path).read(images)).count == 18
 
 
 def test_the_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path):

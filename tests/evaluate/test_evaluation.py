@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,9 +7,11 @@ import torch
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.classifier import ClassifierTraining, train_classifier
-from unmask.evaluate.evaluation import EvaluationOptions, evaluate
+from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import Features
+from unmask.evaluate.generated import Generated
 from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.options import EvaluationOptions
 
 
 class Corners:
@@ -68,8 +71,10 @@ def test_floors_stop_at_the_number_of_generated_images():
         [images(20)],
         [images(90, "b")],
         extractor=Corners(),
-        reconstructed=images(50, "c").split(8),
-        real=[images(12, "d")],
+        floors={
+            "reconstruction floor": images(50, "c").split(8),
+            "real floor": [images(12, "d")],
+        },
     )
     assert {name: row.images for name, row in rows(report).items()} == {
         "generated": 20,
@@ -111,8 +116,7 @@ def test_class_accuracy_of_labelled_rows():
         [ImageBatch(x[:16], wrong[:16]), ImageBatch(x[16:], wrong[16:])],
         [x],
         extractor=Corners(),
-        real=[ImageBatch(x, labels)],
-        reconstructed=[x],
+        floors={"reconstruction floor": [x], "real floor": [ImageBatch(x, labels)]},
         classifier=judge,
     )
     found = {name: row.class_accuracy for name, row in rows(report).items()}
@@ -123,8 +127,13 @@ def test_class_accuracy_of_labelled_rows():
 def test_shapes_are_checked_before_any_feature():
     extractor = Corners()
     with pytest.raises(InputError, match=r"'real floor' has images of shape \(1, 5, 5\)"):
-        evaluate([images(9)], [images(9)], extractor=extractor, real=[images(9, size=5)])
-    with pytest.raises(InputError, match=r"'generated' has images of shape \(3, 4, 4\)"):
+        evaluate(
+            [images(9)],
+            [images(9)],
+            extractor=extractor,
+            floors={"real floor": [images(9, size=5)]},
+        )
+    with pytest.raises(InputError, match=r"'reference' has images of shape \(1, 4, 4\)"):
         evaluate([images(9).expand(-1, 3, -1, -1)], [images(9)], extractor=extractor)
     with pytest.raises(InputError, match="'generated' holds no images"):
         evaluate([], [images(9)], extractor=extractor)
@@ -156,8 +165,9 @@ def test_neighbours_must_fit():
 
 
 def test_reports_say_what_they_compare(tmp_path):
-    options = EvaluationOptions(seeds="0 to 29", notes=("a demo",))
-    report = evaluate([images(30)], [images(40, "b")], extractor=Corners(), options=options)
+    made = Generated.of_batches([images(30)])
+    made = replace(made, seeds="0 to 29", notes=("a demo",))
+    report = evaluate(made, [images(40, "b")], extractor=Corners())
     table = str(report.table())
     assert "fd (corners, 30 images): corners, no weights" in table
     assert "not FID: the network is not the published Inception; no reference" in table

@@ -9,12 +9,14 @@ from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate.chunks import NumberedSet
-from unmask.evaluate.evaluation import EvaluationOptions, evaluate
+from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import Features
+from unmask.evaluate.generated import Generated
 from unmask.evaluate.inception import FILE
-from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
-from unmask.evaluate.reference import Moments, ReferenceStatistics
+from unmask.evaluate.numbered_set import NumberedSet
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import RealImages
+from unmask.evaluate.reference import Moments, Reference, ReferenceStatistics
 from unmask.evaluate.report import Report, Row
 
 
@@ -68,8 +70,8 @@ def test_fid_needs_the_network_a_reference_and_50000_images():
 
 def test_rows_compare_with_the_statistics_instead_of_the_reference_set():
     x = images(50)
-    options = EvaluationOptions(statistics=statistics(x, shift=3))
-    found = evaluate([x], [255 - x], extractor=Means(), real=[x], options=options)
+    reference = Reference(statistics(x, shift=3), [255 - x])
+    found = evaluate([x], reference, extractor=Means(), floors={"real floor": [x]})
     assert [row.fd for row in found.rows] == pytest.approx([2 * 3**2] * 2)
     assert found.statistics == "stats.npz"
     assert not found.inception
@@ -86,8 +88,7 @@ def test_a_small_reference_set_does_not_bias_a_distance_to_statistics():
             return Features(pooled[:, [0, 1, 0, 1, 0]], probs)
 
     def is_warned(statistics):
-        options = EvaluationOptions(statistics=statistics)
-        found = evaluate([images(60)], [images(4)], extractor=Five(), options=options)
+        found = evaluate([images(60)], Reference(statistics, [images(4)]), extractor=Five())
         return any("covariances are singular" in note for note in found.notes)
 
     mean, covariance = torch.zeros(5).double(), torch.eye(5).double()
@@ -104,9 +105,9 @@ def test_statistics_of_another_width_are_refused_before_any_image_is_read():
         raise AssertionError("an image was read")
         yield
 
-    options = EvaluationOptions(statistics=statistics(images(9)))
+    reference = Reference(statistics(images(9)), untouched())
     with pytest.raises(InputError, match=r"stats\.npz holds statistics of width 2, means gives 3"):
-        evaluate(untouched(), untouched(), extractor=Narrow(), options=options)
+        evaluate(untouched(), reference, extractor=Narrow())
 
 
 def test_absent_weights_are_named_before_any_image_is_generated(tmp_path):
@@ -116,6 +117,6 @@ def test_absent_weights_are_named_before_any_image_is_generated(tmp_path):
     data, transform = "fashion-mnist", Transform(size=28, crop="none", channels=1)
     real = RealImages(open_source(data), open_source(data, split="val"), transform)
     made = NumberedSet(name="generated", between=untouched, positions=2000)
-    subject = Subject(sets=[made], shape=(1, 28, 28), identity="none")
+    made = Generated(sets=[made], shape=(1, 28, 28), identity="none")
     with pytest.raises(InputError, match=rf"absent\.pth: download {FILE}"):
-        judge(subject, real, judgement=Judgement(inception=tmp_path / "absent.pth"))
+        evaluate(made, real, options=EvaluationOptions(inception=tmp_path / "absent.pth"))

@@ -9,10 +9,10 @@ import torch
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate import reference
-from unmask.evaluate.evaluation import measure_statistics
 from unmask.evaluate.features import Features
 from unmask.evaluate.frechet import frechet_distance
 from unmask.evaluate.image_sets import gather, write_npz
+from unmask.evaluate.measure import measure_statistics
 from unmask.evaluate.reference import (
     Moments,
     ReferenceStatistics,
@@ -115,7 +115,7 @@ def test_adm_files_with_images_beside_give_their_statistics(tmp_path):
     pixels = images(3).permute(0, 2, 3, 1).numpy()
     arrays = {"mu": given.mean.numpy(), "sigma": given.covariance.numpy(), "arr_0": pixels}
     np.savez(tmp_path / "s.npz", **arrays)
-    found, beside = open_reference(tmp_path / "s.npz", width=F)
+    found, beside, *_ = open_reference(tmp_path / "s.npz", width=F)
     assert torch.equal(found.pooled.mean, given.mean)
     assert found.images is None
     assert torch.equal(gather(beside).images, images(3))
@@ -124,7 +124,7 @@ def test_adm_files_with_images_beside_give_their_statistics(tmp_path):
 def test_files_of_images_alone_are_measured(tmp_path):
     x = images(70)
     write_npz(tmp_path / "x.npz", [x])
-    found, held = open_reference(tmp_path / "x.npz", width=F)
+    found, held, *_ = open_reference(tmp_path / "x.npz", width=F)
     assert found is None
     found = measure_statistics(held, Averages(), source="x")
     rows = x.float().mean((1, 3)).double().numpy()

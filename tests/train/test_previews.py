@@ -20,10 +20,13 @@ from unmask.data.cache import LatentCache
 from unmask.data.source import ImageSource, open_source
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.evaluate import judgement
+from unmask.evaluate import evaluation
 from unmask.evaluate.classifier import ConvClassifier, TrainedClassifier
+from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import Features
-from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
+from unmask.evaluate.generated import Generated
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import RealImages
 from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.pipeline import load
@@ -71,7 +74,7 @@ class FewFeatures:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (previews, judgement):
+    for module in (previews, evaluation):
         monkeypatch.setattr(module, "EfficientNetLite0", FewFeatures)
 
 
@@ -138,13 +141,13 @@ def test_the_last_scores_are_those_of_the_finished_model(place: Path, tmp_path: 
     real = RealImages(
         open_source(place / "images"), held_out(place), Transform(size=16, channels=3)
     )
-    options = Judgement(count=IMAGES)
+    options = EvaluationOptions(count=IMAGES)
     for kind, plan in (
         ("", replace(pipeline.plan, guidance=Guidance())),
         ("_guided", pipeline.plan),
     ):
-        subject = Subject.of_pipeline(pipeline, options, plan)
-        report = judge(subject, real, judgement=options)
+        subject = Generated.of_pipeline(pipeline, options, plan)
+        report = evaluate(subject, real, options=options)
         assert report is not None
         assert last[f"eval/fd{kind}"] == pytest.approx(report.rows[0].fd, rel=1e-9)
         assert last[f"eval/is{kind}"] == pytest.approx(report.rows[0].inception_score, rel=1e-9)

@@ -17,7 +17,10 @@ from unmask.commands.plan_arguments import PlanArguments
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.evaluate.judgement import Judgement, RealImages, Subject, judge
+from unmask.evaluate.evaluation import evaluate
+from unmask.evaluate.generated import Generated
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import RealImages
 from unmask.files.folders import check_file
 from unmask.machine.devices import resolve_device
 from unmask.machine.processes import launched, part
@@ -35,19 +38,21 @@ class Arguments(Ranged):
     """
 
     subject: Annotated[Place, tyro.conf.Positional]
-    """A model folder, run or shipped name; or a folder of image files, or an .npz of samples."""
+    """Model folder, run or shipped name; or a folder of image files, or an .npz of samples."""
     data: Place | None = None
     """Real images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist, with a
-    held-out split. Not needed beside --reference; then there are no floors."""
-    judgement: Annotated[Judgement, tyro.conf.arg(name="")] = field(default_factory=Judgement)
-    """How much is judged, and by what."""
+    held-out split. Beside --reference it can be left out; then there are no floors."""
+    options: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = field(
+        default_factory=EvaluationOptions
+    )
+    """How many images are scored, on which features, beside what."""
     how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
-    """Of a model: how its images are sampled."""
+    """Plan by which a model's images are sampled."""
     work: Path | None = None
-    """Folder for what is measured, from which a killed evaluation goes on; the processes of
-    accelerate launch or torchrun share the work through it."""
+    """Folder for what is measured. A killed evaluation goes on from it, and the processes of
+    accelerate launch or torchrun share the work through it. Without one nothing is kept."""
     out: Path | None = None
-    """Also write the report here: .json, or any other ending for the table."""
+    """File that the report is also written to: .json, or any other ending for the table."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -56,13 +61,13 @@ def main(words: Sequence[str]) -> None:
     if arguments.out is not None:
         check_file(arguments.out, "report")
     sys.path.append(str(Path.cwd()))  # where --features may lie
-    subject, transform = _subject(arguments)
+    made, transform = _generated(arguments)
     real = None
     if arguments.data is not None:
         train, held_out = open_source(arguments.data), open_source(arguments.data, split="val")
         real = RealImages(train, held_out, transform)
-    report = judge(subject, real, judgement=arguments.judgement, work=arguments.work)
-    if report is not None:
+    report = evaluate(made, real, options=arguments.options, work=arguments.work)
+    if launched().is_main_process:
         say(*str(report.table()).splitlines())
         if arguments.out is not None:
             report.write(arguments.out)
@@ -75,25 +80,25 @@ def _on_device(arguments: Arguments) -> Arguments:
     several = state.num_processes > 1
     if several and arguments.work is None:
         raise InputError(f"{state.num_processes} processes meet in a folder; give it (--work)")
-    device = resolve_device(arguments.judgement.device)
+    device = resolve_device(arguments.options.device)
     if device.type == "cpu" and arguments.work is not None:
         # Sums of several threads round differently from those of one.
         torch.set_num_threads(1)
-    return replace(arguments, judgement=replace(arguments.judgement, device=str(device)))
+    return replace(arguments, options=replace(arguments.options, device=str(device)))
 
 
-def _subject(arguments: Arguments) -> tuple[Subject, Transform]:
+def _generated(arguments: Arguments) -> tuple[Generated, Transform]:
     """What is judged, and how real images are brought to its shape."""
-    judgement, path = arguments.judgement, Path(arguments.subject)
+    options, path = arguments.options, Path(arguments.subject)
     is_images = path.is_file() or path.suffix.lower() == ".npz"
     if path.is_dir():
         is_images = not any((path / folder / CONFIG).exists() for folder in (".", "model"))
     if is_images:
         if arguments.how != PlanArguments():
             raise InputError(f"{path} holds images; leave out the options that are of sampling")
-        subject = Subject.of_files(path, judgement)
-        return subject, Transform(size=subject.shape[1:], channels=subject.shape[0])
-    pipeline = load(arguments.subject, device=judgement.device)
-    subject = Subject.of_pipeline(pipeline, judgement, arguments.how.of(pipeline))
+        made = Generated.of_files(path, options)
+        return made, Transform(size=made.shape[1:], channels=made.shape[0])
+    pipeline = load(arguments.subject, device=options.device)
+    made = Generated.of_pipeline(pipeline, options, arguments.how.of(pipeline))
     crop = pipeline.recipe.still_crop
-    return subject, Transform(size=subject.shape[1:], crop=crop, channels=subject.shape[0])
+    return made, Transform(size=made.shape[1:], crop=crop, channels=made.shape[0])

@@ -1,4 +1,8 @@
-"""How good generated images are: scores on real image features, beside their floors."""
+"""How good generated images are: scores on real image features, beside their floors.
+
+:func:`evaluate` scores images of any kind; everything chosen about it is in
+:class:`EvaluationOptions`, and what it found is a :class:`Report`.
+"""
 
 from __future__ import annotations
 
@@ -7,57 +11,30 @@ from typing import TYPE_CHECKING
 from unmask.lazy import lent
 
 if TYPE_CHECKING:
-    from unmask.evaluate.classifier import (
-        ClassifierTraining,
-        TrainedClassifier,
-        load_classifier,
-        load_fashion_classifier,
-        train_classifier,
-    )
-    from unmask.evaluate.evaluation import EvaluationOptions, evaluate
-    from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, Features
-    from unmask.evaluate.image_sets import (
-        ImageBatch,
-        open_image_set,
-        write_folder,
-        write_npz,
-    )
-    from unmask.evaluate.report import Report, Row
+    from unmask.evaluate.evaluation import evaluate
+    from unmask.evaluate.features import EfficientNetLite0
+    from unmask.evaluate.generated import Generated
+    from unmask.evaluate.options import EvaluationOptions
+    from unmask.evaluate.real_images import RealImages
+    from unmask.evaluate.reference import Reference
+    from unmask.evaluate.report import Report
 
 HOMES = {
-    "ClassifierTraining": "unmask.evaluate.classifier",
     "EfficientNetLite0": "unmask.evaluate.features",
-    "EvaluationOptions": "unmask.evaluate.evaluation",
-    "FeatureExtractor": "unmask.evaluate.features",
-    "Features": "unmask.evaluate.features",
-    "ImageBatch": "unmask.evaluate.image_sets",
+    "EvaluationOptions": "unmask.evaluate.options",
+    "Generated": "unmask.evaluate.generated",
+    "RealImages": "unmask.evaluate.real_images",
+    "Reference": "unmask.evaluate.reference",
     "Report": "unmask.evaluate.report",
-    "Row": "unmask.evaluate.report",
-    "TrainedClassifier": "unmask.evaluate.classifier",
     "evaluate": "unmask.evaluate.evaluation",
-    "load_classifier": "unmask.evaluate.classifier",
-    "load_fashion_classifier": "unmask.evaluate.classifier",
-    "open_image_set": "unmask.evaluate.image_sets",
-    "train_classifier": "unmask.evaluate.classifier",
-    "write_folder": "unmask.evaluate.image_sets",
-    "write_npz": "unmask.evaluate.image_sets",
 }
 __all__ = [
-    "ClassifierTraining",
     "EfficientNetLite0",
     "EvaluationOptions",
-    "FeatureExtractor",
-    "Features",
-    "ImageBatch",
+    "Generated",
+    "RealImages",
+    "Reference",
     "Report",
-    "Row",
-    "TrainedClassifier",
     "evaluate",
-    "load_classifier",
-    "load_fashion_classifier",
-    "open_image_set",
-    "train_classifier",
-    "write_folder",
-    "write_npz",
 ]
 __getattr__ = lent(__name__, HOMES)

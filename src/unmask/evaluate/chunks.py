@@ -9,43 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from unmask.checkpoints.write_tensors import write_tensors
 from unmask.errors import InputError
-from unmask.evaluate.evaluation import Measured, limited
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_batch import Batches
+from unmask.evaluate.measure import Measured, limited
+from unmask.evaluate.numbered_set import NumberedSet
 from unmask.files.durable import output
 from unmask.files.folders import claim
 
 SETTINGS = "settings.json"
 BATCHES = 4  # in a chunk
-
-
-@dataclass(frozen=True, kw_only=True)
-class NumberedSet:
-    """Images at numbered positions, some of which may turn out unreadable."""
-
-    name: str
-    """Of the set's files."""
-    between: Callable[[int, int], Iterable[Tensor | ImageBatch]]
-    """Batches of the images at positions ``[start, stop)``; start is a multiple of a chunk."""
-    positions: int
-    """How many there are."""
-    wanted: int | None = None
-    """Images at most; None means all."""
-    skipped: list[str] = field(default_factory=list)
-    """Unreadable images so far; ``between`` adds to it."""
-
-    @property
-    def expected(self) -> int:
-        """Positions that give the wanted images if all are readable."""
-        return self.positions if self.wanted is None else min(self.positions, self.wanted)
 
 
 class Chunks:
@@ -67,7 +45,7 @@ class Chunks:
         settings: Mapping[str, str],
         *,
         batch_size: int,
-        measure: Callable[[Iterable[Tensor | ImageBatch]], Iterator[Measured]],
+        measure: Callable[[Batches], Iterator[Measured]],
     ) -> None:
         self.folder, self.size, self.measure = folder, BATCHES * batch_size, measure
         self.on_images: Callable[[int], None] = lambda count: None
@@ -82,7 +60,7 @@ class Chunks:
         every = [
             (images, number)
             for images in sets
-            for number in range(-(-images.expected // self.size))
+            for number in range(-(-self._known(images.expected, images) // self.size))
         ]
         return [chunk for chunk in every[rank::processes] if not self._file(*chunk).exists()]
 
@@ -101,16 +79,25 @@ class Chunks:
 
     def _all(self, images: NumberedSet) -> Iterator[Measured]:
         if self.folder is None:
-            yield from self._measured(images, 0, images.positions)
+            yield from self._measured(images, 0, images.positions or 0)
             return
         # Past the wanted number of positions where some images could not be read.
-        for number in range(-(-images.positions // self.size)):
+        for number in range(-(-self._known(images.positions, images) // self.size)):
             if not self._file(images, number).exists():
                 self._write(images, number)
             yield from _load(self._file(images, number), images.skipped)
 
+    @staticmethod
+    def _known(count: int | None, images: NumberedSet) -> int:
+        if count is None:
+            raise InputError(
+                f"the set {images.name!r} can be read once only; give files or a system, or leave "
+                "out the folder (work)"
+            )
+        return count
+
     def _measured(self, images: NumberedSet, start: int, stop: int) -> Iterator[Measured]:
-        for found in self.measure(images.between(start, min(stop, images.positions))):
+        for found in self.measure(images.read(start, min(stop, images.positions or stop))):
             self.on_images(len(found.pooled))
             yield found
 

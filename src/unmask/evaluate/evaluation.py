@@ -1,343 +1,318 @@
-"""Score generated images against real ones, beside the floors that no sampler can pass."""
+"""Score images against real ones, beside the floors that no sampler can pass."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import chain
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from accelerate.utils import broadcast_object_list
 
 from unmask.errors import InputError
-from unmask.evaluate.classifier import TrainedClassifier
-from unmask.evaluate.features import FeatureExtractor
-from unmask.evaluate.frechet import RunningStatistics
-from unmask.evaluate.image_sets import ImageBatch, as_batches
-from unmask.evaluate.inception import Inception
-from unmask.evaluate.reference import Moments, ReferenceStatistics
-from unmask.evaluate.report import SCORES, Choices, Report, Row
-from unmask.evaluate.scores import InceptionScore, Manifold, RandomRows, correct, manifold_overlap
-from unmask.ranges import Between
-
-Batches = Iterable[Tensor | ImageBatch]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(Choices):
-    """How sets are compared."""
-
-    manifold_images: Annotated[int, Between(2, 10**6)] = 50_000
-    """Images of a row that precision and recall keep in memory, chosen by chance if there are
-    more."""
-    manifold_reference: Annotated[int, Between(2, 10**6)] = 10_000
-    """Images of the reference that precision and recall keep, likewise; ADM's reference files hold
-    10,000."""
-    statistics: ReferenceStatistics | None = None
-    """What fd and sfd compare with, and not the reference set; precision and recall keep that."""
-    reference: str | None = None
-    """Where the reference set came from, if that is to be stated; FID needs it or statistics."""
-
-    def __post_init__(self) -> None:
-        """Reject values without a manifold."""
-        super().__post_init__()
-        kept = min(self.manifold_images, self.manifold_reference)
-        if self.neighbours >= kept:
-            raise InputError(
-                f"neighbours={self.neighbours} must lie in [1, {kept}), the smaller of "
-                "manifold_images and manifold_reference"
-            )
-
-
-class Measured(NamedTuple):
-    """What the networks say about consecutive images; on the CPU."""
-
-    pooled: Tensor
-    """``(B, F)`` float32."""
-    probs: Tensor | None = None
-    """``(B, K)`` float32."""
-    spatial: Tensor | None = None
-    """``(B, S)`` float32."""
-    correct: Tensor | None = None
-    """``(B,)`` bool, whether the classifier names the label."""
-
-
-def measured(
-    batches: Batches, extractor: FeatureExtractor, classifier: TrainedClassifier | None = None
-) -> Iterator[Measured]:
-    """Features of images, batch by batch, each computed when it is asked for.
-
-    Args:
-        batches: uint8 ``(B, C, H, W)``, with labels where the classifier is to judge.
-        extractor: gives the features.
-        classifier: judges batches with labels.
-
-    Raises:
-        InputError: for other images, or labels out of range.
-    """
-    for images, labels in as_batches(batches):
-        images = images.contiguous()  # sums over another memory order round differently
-        found = [None if t is None else t.float().cpu() for t in extractor(images)]
-        assert found[0] is not None, "pooled features are never missing"
-        named = None
-        if classifier is not None and labels is not None:
-            named = correct(classifier.logits(images).cpu(), labels.cpu())
-        yield Measured(found[0], found[1], found[2], named)
-
-
-def limited(found: Iterable[Measured], limit: int | None) -> Iterator[Measured]:
-    """The first ``limit`` images, the last batch cut; None means all."""
-    for batch in found:
-        if limit is not None and len(batch.pooled) >= limit:
-            held = {name: t for name, t in batch._asdict().items() if t is not None}
-            yield Measured(**{name: t[:limit] for name, t in held.items()})
-            return
-        limit = None if limit is None else limit - len(batch.pooled)
-        yield batch
-
-
-class Tally:
-    """What one pass over a set leaves behind, whatever the order of its images.
-
-    Memory holds the features that are kept and all predictions; the rest is constant.
-
-    Args:
-        keep: images whose features are kept for precision and recall, chosen by chance.
-        split: images an inception score is taken over.
-    """
-
-    def __init__(self, *, keep: int = 0, split: int | None = None) -> None:
-        self.count, self.kept = 0, RandomRows(keep)
-        self.running: dict[str, RunningStatistics] = {}
-        self.score = InceptionScore(split)
-        self.judged, self.correct = 0, 0
-
-    @classmethod
-    def of(cls, found: Iterable[Measured], *, keep: int = 0, split: int | None = None) -> Tally:
-        """That of a whole set."""
-        tally = cls(keep=keep, split=split)
-        for batch in found:
-            tally.add(batch)
-        return tally
-
-    def add(self, found: Measured) -> None:
-        """Take in a batch.
-
-        Raises:
-            InputError: for features with NaN or of another width, or no probabilities.
-        """
-        for name, features in (("pooled", found.pooled), ("spatial", found.spatial)):
-            if features is not None:
-                self.running.setdefault(name, RunningStatistics(features.shape[1])).update(features)
-        if found.probs is not None:
-            self.score.update(found.probs)
-        self.kept.add(found.pooled)
-        self.count += len(found.pooled)
-        if found.correct is not None:
-            self.judged += len(found.correct)
-            self.correct += int(found.correct.sum())
-
-    def statistics(self, source: str) -> ReferenceStatistics:
-        """Means and covariances.
-
-        Raises:
-            InputError: for fewer than 2 images.
-        """
-        if self.count < 2:
-            raise InputError(f"{source}: {self.count} images have no covariance; give at least 2")
-        moments = {name: Moments.of(running) for name, running in self.running.items()}
-        return ReferenceStatistics(source=source, images=self.count, **moments)
-
-    def accuracy(self) -> float | None:
-        """Class accuracy if every image was judged."""
-        return self.correct / self.count if self.judged == self.count else None
-
-
-def measure_statistics(
-    batches: Batches, extractor: FeatureExtractor, *, source: str
-) -> ReferenceStatistics:
-    """The statistics of a set of images, read once.
-
-    Args:
-        batches: uint8 ``(B, C, H, W)``.
-        extractor: the network.
-        source: name of the set, for a report.
-
-    Raises:
-        InputError: for fewer than 2 images or features with NaN.
-    """
-    return Tally.of(measured(batches, extractor)).statistics(source)
+from unmask.evaluate.chunks import Chunks
+from unmask.evaluate.classifier import (
+    TrainedClassifier,
+    load_fashion_classifier,
+    train_classifier,
+    with_test_accuracy,
+)
+from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor, load_features
+from unmask.evaluate.generated import Generated, files_identity
+from unmask.evaluate.image_batch import Batches, gather
+from unmask.evaluate.image_sets import ImageSet
+from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
+from unmask.evaluate.measure import Measured, RunningScores, limited, measure
+from unmask.evaluate.numbered_set import NumberedSet, check_shape
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import RealImages, real_batches
+from unmask.evaluate.reference import Reference, ReferenceStatistics, open_reference
+from unmask.evaluate.report import SCORES, Report, Row
+from unmask.evaluate.scores import Manifold, manifold_overlap
+from unmask.machine.processes import launched
+from unmask.show import Bar
 
 
 def evaluate(
-    generated: Batches,
-    reference: Batches | None,
+    generated: Generated | Batches,
+    reference: RealImages | Reference | Batches | None = None,
     *,
-    extractor: FeatureExtractor,
-    reconstructed: Batches | None = None,
-    real: Batches | None = None,
+    floors: Mapping[str, Batches] | None = None,
+    extractor: FeatureExtractor | None = None,
     classifier: TrainedClassifier | None = None,
     options: EvaluationOptions | None = None,
+    work: Path | None = None,
 ) -> Report:
-    """Scores of generated images and, where given, of the floors.
+    """Score images against real ones, beside the floors.
 
     Sets are read once, batch by batch, so a sampler can be given as a generator. Floors stop at
     the number of generated images, because every score depends on the count.
 
     Args:
-        generated: batches of uint8 ``(B, C, H, W)``, or :class:`ImageBatch` with labels.
-        reference: real images that every row is compared with; None leaves out precision and
-            recall and needs ``options.statistics``.
-        extractor: whose features and predictions are compared.
-        reconstructed: real images through the tokenizer and back: what the sampler could reach.
-        real: real images that are not in the reference: what the score says of reality.
-        classifier: judges the rows that have labels.
-        options: the same for all rows.
+        generated: batches of uint8 ``(B, C, H, W)`` or :class:`ImageBatch` with labels; or what a
+            system generates or files hold, see :class:`Generated`.
+        reference: what every row is compared with: batches; both sides of a data set, which give
+            the floors too (training images as they are, and held-out ones through the system's
+            tokenizer and back); or statistics. None takes ``options.reference``, which takes the
+            place of any other reference as well.
+        floors: more real images by name, scored like the generated ones.
+        extractor: feature network; None takes that of the options.
+        classifier: judges the rows that have labels; None takes that of the options.
+        options: everything else; what is measured already makes no use of some of them.
+        work: folder for what is measured. An evaluation that is killed goes on from it, and the
+            processes of a launcher share the work and meet in it.
 
     Returns:
-        The report; its notes name what biases the numbers.
+        The report, in every process; its notes name what biases the numbers.
 
     Raises:
-        InputError: for shapes that differ between sets or change within one, fewer than 2 images
-            (or too few for the neighbours), labels out of range, features with NaN, or statistics
-            of another width. Shapes of the first batches are checked before any feature is
-            computed.
+        InputError: sizes or channels that differ, too few images, weights, statistics or a folder
+            that are missing or do not fit.
     """
     options = options or EvaluationOptions()
-    check_width(options.statistics, extractor)
-    given = {"reference": reference, "generated": generated}
-    given |= {"reconstruction floor": reconstructed, "real floor": real}
-    opened = {name: _opened(name, b) for name, b in given.items() if b is not None}
-    channels, height, width = next(iter(opened.values()))[0].images.shape[1:]
-    shape = (channels, height, width)
-    for name, (first, _) in opened.items():
-        list(of_shape(name, [first], shape))
-    found = {
-        name: measured(of_shape(name, batches, shape), extractor, classifier)
-        for name, (_, batches) in opened.items()
-    }
-    return compare(
-        [found.pop("generated")],
-        found.pop("reference", None),
-        found,
-        extractor=extractor,
-        shape=shape,
-        classifier=None if classifier is None else classifier.describe(),
-        options=options,
-    )
+    if isinstance(reference, Reference) and extractor is not None:
+        reference.check_width(extractor.width, extractor.name)
+    made = generated if isinstance(generated, Generated) else Generated.of_batches(generated)
+    real = reference if isinstance(reference, RealImages) else None
+    extractor = extractor or choose_extractor(options, made.shape)
+    known = _reference(reference, options, extractor, made.shape)
+    sides = {name: NumberedSet.of(name, batches) for name, batches in (floors or {}).items()}
+    sides |= {} if real is None else real.sets(options, made.tokenizer)
+    if known.statistics is not None or known.images is not None:
+        sides.pop("reference", None)
+    if known.images is not None:
+        sides["reference"] = NumberedSet.of("reference", known.images)
+    sets = [*made.sets, *sides.values()]
+    for images in sets:
+        check_shape(images.name, images.shape or made.shape, made.shape)
+        check_enough(images.name, images.expected, options.neighbours)
+    if classifier is None:
+        # Trained where the result is the same in every process and after a restart.
+        classifier = choose_classifier(replace(options, device="cpu") if work else options, real)
+    networks = extractor, classifier
+    chunks = _chunks(work, made, real, options, networks)
+    if work is not None:
+        _share(chunks, sets)
+
+    def report() -> Report:
+        """Fold what is measured, and measure what is not."""
+        counts = [images.expected for images in sets]
+        with _bar(None if None in counts else sum(filter(None, counts))) as bar:
+            chunks.on_images = bar.advance
+            return _report(chunks.read, made, sides, known, options, networks)
+
+    return _met(report, shared=work is not None)
 
 
-def compare(
-    generated: Sequence[Iterable[Measured]],
-    reference: Iterable[Measured] | None,
-    floors: Mapping[str, Iterable[Measured]],
-    *,
+def _reference(
+    given: RealImages | Reference | Batches | None,
+    options: EvaluationOptions,
     extractor: FeatureExtractor,
     shape: tuple[int, int, int],
-    options: EvaluationOptions,
-    classifier: str | None = None,
-) -> Report:
-    """:func:`evaluate` of features that are measured already, or are when they are read.
-
-    Args:
-        generated: one set, or several of other seeds, whose mean and spread are reported.
-        reference: real images, or None.
-        floors: rows under the generated ones, by name.
-        extractor: what measured them all.
-        shape: channels, height and width of the images.
-        options: the same for all rows.
-        classifier: who judged the classes.
-    """
-    split, counts = options.inception_split, {}
-    known, manifold = options.statistics, None
-    if reference is not None:
-        tally = Tally.of(reference, keep=options.manifold_reference, split=split)
-        counts["reference"] = check_enough("reference", tally.count, options.neighbours)
-        manifold = Manifold(tally.kept.kept(), k=options.neighbours)
-        known = known or tally.statistics("reference")
-    if known is None:
-        raise InputError("nothing to compare with; give reference images or statistics")
-
-    def row(name: str, found: Iterable[Measured], limit: int | None = None) -> Row:
-        """Measure one set and compare it."""
-        tally = Tally.of(limited(found, limit), keep=options.manifold_images, split=split)
-        counts[name] = check_enough(name, tally.count, options.neighbours)
-        return _row(name, tally, known, manifold)
-
-    made = [row("generated", found) for found in generated]
-    rows = (_mean(made), *(row(name, f, counts["generated"]) for name, f in floors.items()))
-    stated = options.reference if options.statistics is None else options.statistics.source
-    choices = {field.name: getattr(options, field.name) for field in fields(Choices)}
-    choices["notes"] = (*_notes(counts, extractor, options), *options.notes)
-    return Report(
-        **choices,
-        rows=rows,
-        repeats=tuple(made) if len(made) > 1 else (),
-        extractor=extractor.name,
-        identity=extractor.identity,
-        reference_images=counts.get("reference", 0),
-        image_shape=shape,
-        manifold_images=(options.manifold_images, options.manifold_reference),
-        classifier=classifier,
-        statistics=stated,
-        inception=isinstance(extractor, Inception) and extractor.published,
+) -> Reference:
+    """What the rows compare with; that of the options goes before any other."""
+    if options.reference is None:
+        if given is None:
+            raise InputError("nothing to compare with; give real images (--data) or --reference")
+        if isinstance(given, RealImages):
+            return Reference(notes=given.notes)
+        return given if isinstance(given, Reference) else Reference(images=given)
+    found = open_reference(
+        options.reference,
+        width=extractor.width,
+        spatial_width=SPATIAL_WIDTH if isinstance(extractor, Inception) else None,
+        batch_size=options.batch_size,
     )
+    if isinstance(found.images, ImageSet):
+        check_shape(str(options.reference), found.images.shape, shape)
+    rule = given.notes if isinstance(given, RealImages) else ()
+    return found._replace(notes=(*rule, *found.notes))
 
 
-def check_width(statistics: ReferenceStatistics | None, extractor: FeatureExtractor) -> None:
-    """Refuse statistics of another network than the extractor.
+def choose_extractor(
+    options: EvaluationOptions, shape: tuple[int, int, int] = (3, 32, 32)
+) -> FeatureExtractor:
+    """The feature network that the options name, for images of ``shape`` (C, H, W).
 
     Raises:
-        InputError: naming both widths.
+        InputError: weights that are missing, or a callable that does not fit.
     """
-    if statistics is not None and len(statistics.pooled.mean) != extractor.width:
-        raise InputError(
-            f"{statistics.source} holds statistics of width {len(statistics.pooled.mean)}, "
-            f"{extractor.name} gives {extractor.width}; use statistics of the same network"
+    if options.features is not None:
+        return load_features(options.features, size=shape[1:], device=options.place)
+    if options.inception is not None:
+        return load_inception(options.inception, device=options.place)
+    return EfficientNetLite0(resize=options.resize, device=options.place)
+
+
+def choose_classifier(
+    options: EvaluationOptions, real: RealImages | None
+) -> TrainedClassifier | None:
+    """The judge of classes; one trained now states its accuracy on the held-out images.
+
+    Raises:
+        InputError: when there are no images with labels to train on.
+    """
+    if options.classifier == "none":
+        return None
+    if options.classifier == "fashion":
+        return load_fashion_classifier()
+    if real is None or not real.train.class_names:
+        name = "nothing" if real is None else real.train.name
+        raise InputError(f"{name} has no labels: a classifier cannot be trained on it")
+    known, test = (
+        gather(real_batches(side, real.still, count=len(side)))
+        for side in (real.train, real.held_out)
+    )
+    assert known.labels is not None, "named classes mean labels"
+    assert test.labels is not None, "named classes mean labels"
+    judge = train_classifier(
+        known.images,
+        known.labels,
+        classes=len(real.train.class_names),
+        name=f"a classifier trained on {real.train.name}",
+        device=options.place,
+    )
+    return with_test_accuracy(judge, test.images, test.labels)
+
+
+def _chunks(
+    work: Path | None,
+    made: Generated,
+    real: RealImages | None,
+    options: EvaluationOptions,
+    networks: tuple[FeatureExtractor, TrainedClassifier | None],
+) -> Chunks:
+    """Where what is measured is kept: in the folder, or nowhere without one."""
+    extractor, classifier = networks
+    reference = options.reference
+    settings = (
+        {}
+        if work is None
+        else {
+            "images": made.identity,
+            "seeds": str(made.seeds),
+            "count": f"{options.count} x {options.repeats}",
+            "batch size": str(options.batch_size),
+            "network": extractor.identity,
+            "classifier": "none" if classifier is None else classifier.describe(),
+            "real images": "none" if real is None else real.identity,
+            "reference": "none" if reference is None else files_identity(reference),
+            "device": options.place.type,
+            "torch": torch.__version__,
+        }
+    )
+    with nullcontext() if work is None else launched().main_process_first():
+        return Chunks(
+            work,
+            settings,
+            batch_size=options.batch_size,
+            measure=lambda batches: measure(batches, *networks),
         )
 
 
-def _opened(name: str, source: Batches) -> tuple[ImageBatch, Iterator[ImageBatch]]:
-    """The first batch, and all batches including it."""
-    batches = (batch for batch in as_batches(source) if len(batch.images))
-    first = next(batches, None)
-    if first is None:
-        raise InputError(f"the set {name!r} holds no images; give at least 2")
-    return first, chain([first], batches)
+def _bar(total: int | None) -> Bar:
+    return Bar("measuring", total, shown=launched().is_main_process)
 
 
-def of_shape(name: str, batches: Batches, shape: tuple[int, int, int]) -> Iterator[ImageBatch]:
-    """The batches, each checked.
-
-    Raises:
-        InputError: naming the set, for images of another shape.
-    """
-    for batch in as_batches(batches):
-        if tuple(batch.images.shape[1:]) != shape:
-            raise InputError(
-                f"the set {name!r} has images of shape {tuple(batch.images.shape[1:])}, wanted is "
-                f"{shape} (channels, height, width) throughout; resize or convert them"
-            )
-        yield batch
+def _share(chunks: Chunks, sets: Sequence[NumberedSet]) -> None:
+    """Measure this process's chunks and wait for the others."""
+    state = launched()
+    todo = chunks.missing(sets, rank=state.process_index, processes=state.num_processes)
+    with _bar(chunks.size * len(todo)) as bar:
+        chunks.on_images = bar.advance
+        chunks.compute(todo)
+    state.wait_for_everyone()
 
 
-def check_enough(name: str, count: int, neighbours: int) -> int:
-    """The number of images of a set, if the scores can be taken of so many.
+def _met(make: Callable[[], Report], *, shared: bool) -> Report:
+    """The report in every process: its own, or where they share a folder the main one's."""
+    if not shared or launched().num_processes == 1:
+        return make()
+    (report,) = broadcast_object_list([make() if launched().is_main_process else None])
+    assert report is not None, "the main process made it"
+    return report
+
+
+def _report(
+    read: Callable[[NumberedSet], Iterable[Measured]],
+    made: Generated,
+    sides: Mapping[str, NumberedSet],
+    known: Reference,
+    options: EvaluationOptions,
+    networks: tuple[FeatureExtractor, TrainedClassifier | None],
+) -> Report:
+    """Read every set and compare it."""
+    extractor, classifier = networks
+    counts: dict[str, int] = {}
+
+    def totals(name: str, images: NumberedSet, keep: int, limit: int | None) -> RunningScores:
+        """Those of a whole set."""
+        found = limited(read(images), limit)
+        scores = RunningScores.of(found, keep=keep, split=options.inception_split)
+        counts[name] = check_enough(name, scores.count, options.neighbours)
+        return scores
+
+    target, manifold = known.statistics, None
+    if "reference" in sides:
+        real = totals("reference", sides["reference"], options.manifold_reference, None)
+        manifold = Manifold(real.kept.kept(), k=options.neighbours)
+        target = target or real.statistics("reference")
+    assert target is not None, "a reference holds statistics or images"
+
+    def row(name: str, images: NumberedSet) -> Row:
+        """The scores of a set, at most as many images as were generated."""
+        limit = counts["generated"] if name != "generated" else None
+        return _row(name, totals(name, images, options.manifold_images, limit), target, manifold)
+
+    rows = [row("generated", images) for images in made.sets]
+    floors = [row(name, images) for name, images in sides.items() if name != "reference"]
+    fitted = counts if known.statistics is None else counts | {"reference": extractor.width + 1}
+    skipped = _unreadable("real images", sides.values()), _unreadable("files", made.sets)
+    return Report(
+        rows=(_mean(rows), *floors),
+        repeats=tuple(rows) if len(rows) > 1 else (),
+        extractor=extractor.name,
+        identity=extractor.identity,
+        reference_images=counts.get("reference", 0),
+        image_shape=made.shape,
+        neighbours=options.neighbours,
+        inception_split=options.inception_split,
+        manifold_images=(options.manifold_images, options.manifold_reference),
+        classifier=None if classifier is None else classifier.describe(),
+        statistics=known.stated,
+        inception=isinstance(extractor, Inception) and extractor.published,
+        seeds=made.seeds,
+        quantisation=made.quantisation,
+        notes=(
+            *_warnings(fitted, extractor),
+            *known.notes,
+            *made.notes,
+            *filter(None, skipped),
+        ),
+    )
+
+
+def check_enough(name: str, count: int | None, neighbours: int) -> int:
+    """The number of images of a set, if the scores can be taken of so many; 0 for None, unknown.
 
     Raises:
         InputError: when they are too few.
     """
     least = max(2, neighbours + 1)
-    if count < least:
+    if count is not None and count < least:
         raise InputError(
             f"the set {name!r} holds {count} images, the scores need at least {least}; "
             "give more images"
         )
-    return count
+    return count or 0
 
 
-def _row(name: str, found: Tally, target: ReferenceStatistics, real: Manifold | None) -> Row:
+def _row(
+    name: str, found: RunningScores, target: ReferenceStatistics, real: Manifold | None
+) -> Row:
     measured = found.statistics(name)
     overlap = None
     if real is not None:
@@ -362,32 +337,30 @@ def _mean(rows: Sequence[Row]) -> Row:
         return rows[0]
     columns = {score: [getattr(row, score) for row in rows] for score in SCORES}
     known = {score: column for score, column in columns.items() if None not in column}
-    return replace(
-        rows[0],
-        **{score: statistics.fmean(column) for score, column in known.items()},  # type: ignore
-        spread={score: statistics.stdev(column) for score, column in known.items()},
-    )
+    means: dict[str, Any] = {score: statistics.fmean(column) for score, column in known.items()}
+    spread = {score: statistics.stdev(column) for score, column in known.items()}
+    return replace(rows[0], **means, spread=spread)
 
 
-def _notes(
-    counts: dict[str, int], extractor: FeatureExtractor, options: EvaluationOptions
-) -> list[str]:
-    """Warnings about counts."""
-    notes = []
-    unfitted = "reference" if options.statistics is not None else None
-    few = {k: n for k, n in counts.items() if n < extractor.width + 1 and k != unfitted}
+def _warnings(counts: dict[str, int], extractor: FeatureExtractor) -> Iterator[str]:
+    """What is to be said about numbers of images that move a score."""
+    few = {name: count for name, count in counts.items() if count < extractor.width + 1}
     if few:
         named = ", ".join(f"{name} {count:,}" for name, count in few.items())
-        notes.append(
+        yield (
             f"fewer images ({named}) than the {extractor.width + 1:,} that the {extractor.width:,} "
             "features need: covariances are singular and fd is biased upward; compare only rows "
             "of equal count"
         )
     generated = counts["generated"]
-    notes += [
-        f"the {name} has {count:,} images, fewer than the {generated:,} generated: its fd is "
-        "biased upward beside theirs"
-        for name, count in counts.items()
-        if name not in ("generated", "reference") and count < generated
-    ]
-    return notes
+    for name, count in counts.items():
+        if name not in ("generated", "reference") and count < generated:
+            yield (
+                f"the {name} has {count:,} images, fewer than the {generated:,} generated: its fd "
+                "is biased upward beside theirs"
+            )
+
+
+def _unreadable(what: str, sets: Iterable[NumberedSet]) -> str:
+    skipped = sorted({key for images in sets for key in images.skipped})
+    return f"{len(skipped)} unreadable {what} skipped: {', '.join(skipped[:5])}" * bool(skipped)

@@ -121,7 +121,6 @@ class EfficientNetLite0:
 
     name = "EfficientNet-lite0"
     width = 1280
-    classes = 1000
 
     def __init__(self, *, resize: int = 128, device: torch.device | str = "cpu") -> None:
         if resize < 32:

@@ -20,7 +20,10 @@ class ImageBatch(NamedTuple):
     """``(B,)`` int64."""
 
 
-def as_batches(source: Iterable[Tensor | ImageBatch]) -> Iterator[ImageBatch]:
+Batches = Iterable[Tensor | ImageBatch]
+
+
+def as_batches(source: Batches) -> Iterator[ImageBatch]:
     """Bare tensors become batches without labels.
 
     Raises:
@@ -36,7 +39,7 @@ def as_batches(source: Iterable[Tensor | ImageBatch]) -> Iterator[ImageBatch]:
         yield batch
 
 
-def gather(source: Iterable[Tensor | ImageBatch]) -> ImageBatch:
+def gather(source: Batches) -> ImageBatch:
     """A whole set in memory; labels only if every batch has them.
 
     Raises:

@@ -254,7 +254,6 @@ class Inception:
 
     name = "Inception-v3 2015"
     width = WIDTH
-    classes = CLASSES
 
     def __init__(
         self, network: InceptionV3, digest: str, *, device: torch.device | str = "cpu"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,16 +13,15 @@ from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
-from unmask.evaluate.chunks import NumberedSet
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_batch import ImageBatch
+from unmask.evaluate.numbered_set import NumberedSet
+from unmask.evaluate.options import BATCH, EvaluationOptions
 from unmask.pictures import to_float, to_uint8
 from unmask.tokenizers.folder import AnyTokenizer
 
-BATCH = 64
-
 
 class RealImages(NamedTuple):
-    """What the images are compared with."""
+    """Both sides of a data set that generated images are compared with."""
 
     train: ImageSource
     """Images that a model may have seen: the real floor."""
@@ -33,14 +32,58 @@ class RealImages(NamedTuple):
 
     @property
     def still(self) -> Transform:
-        """The same without mirroring."""
+        """The transform without mirroring."""
         return replace(self.transform, flip=False)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """The rule by which images are held out, and what the source says of them."""
+        return self.held_out.split_rule, *self.held_out.notes
+
+    @property
     def identity(self) -> str:
-        """Stands for names and labels of the images and what is done to them."""
+        """Names and labels of the images, hashed, and what is done to them."""
         sides = [f"{side.name} {source_hash(side)}" for side in (self.train, self.held_out)]
         return f"{'; '.join(sides)}; {self.still}"
+
+    def sets(
+        self, options: EvaluationOptions, tokenizer: AnyTokenizer | None
+    ) -> dict[str, NumberedSet]:
+        """By name the floors, that of the tokenizer if there is one, and the reference."""
+        sides = {
+            "reconstruction floor": (self.held_out, tokenizer),
+            "real floor": (self.train, None),
+            "reference": (self.held_out, None),
+        }
+        if tokenizer is None:
+            del sides["reconstruction floor"]
+        return {name: self._set(name, *side, options) for name, side in sides.items()}
+
+    def _set(
+        self,
+        name: str,
+        source: ImageSource,
+        tokenizer: AnyTokenizer | None,
+        options: EvaluationOptions,
+    ) -> NumberedSet:
+        """Images in the order of :func:`real_batches`, at random access."""
+        skipped: list[str] = []
+
+        def between(start: int, stop: int) -> Iterable[ImageBatch]:
+            """Those at positions ``[start, stop)``, through the tokenizer if there is one."""
+            size = options.batch_size
+            found = _real_between((start, stop), source, self.still, size, skipped)
+            if tokenizer is None:
+                return found
+            return (reconstructed(tokenizer, options.place, batch) for batch in found)
+
+        return NumberedSet(
+            name=name,
+            between=between,
+            positions=len(source),
+            wanted=options.count,
+            skipped=skipped,
+        )
 
 
 def real_batches(
@@ -61,7 +104,7 @@ def real_batches(
         skipped: collects the keys of unreadable images.
     """
     unread = [] if skipped is None else skipped
-    for images, labels in _real_between(0, len(source), source, transform, batch_size, unread):
+    for images, labels in _real_between((0, len(source)), source, transform, batch_size, unread):
         yield ImageBatch(images[:count], None if labels is None else labels[:count])
         count -= len(images)
         if count <= 0:
@@ -69,8 +112,7 @@ def real_batches(
 
 
 def _real_between(
-    start: int,
-    stop: int,
+    ends: tuple[int, int],
     source: ImageSource,
     transform: Transform,
     batch_size: int,
@@ -78,7 +120,7 @@ def _real_between(
 ) -> Iterator[ImageBatch]:
     """Those at positions of the order; keys of unreadable ones, not in a batch, to ``skipped``."""
     order = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
-    for rows in order[start:stop].split(batch_size):
+    for rows in order[slice(*ends)].split(batch_size):
         images, labels = [], []
         for row in rows.tolist():
             try:
@@ -96,34 +138,3 @@ def reconstructed(tokenizer: AnyTokenizer, device: torch.device, batch: ImageBat
     """The same images through the tokenizer and back; of latents, through their mean."""
     made = tokenizer.reconstruct(to_float(batch.images.to(device)))
     return batch._replace(images=to_uint8(made).cpu())
-
-
-def real_set(
-    name: str,
-    source: ImageSource,
-    transform: Transform,
-    *,
-    wanted: int,
-    batch_size: int,
-    through: Callable[[ImageBatch], ImageBatch] | None = None,
-) -> NumberedSet:
-    """Real images in the order of :func:`real_batches`, at random access.
-
-    Args:
-        name: of the set.
-        source: the images.
-        transform: brings them to one size.
-        wanted: images at most.
-        batch_size: images a batch.
-        through: what is done to each batch.
-    """
-    skipped: list[str] = []
-
-    def between(start: int, stop: int) -> Iterable[ImageBatch]:
-        """Those at positions ``[start, stop)``."""
-        found = _real_between(start, stop, source, transform, batch_size, skipped)
-        return found if through is None else map(through, found)
-
-    return NumberedSet(
-        name=name, between=between, positions=len(source), wanted=wanted, skipped=skipped
-    )

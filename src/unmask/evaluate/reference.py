@@ -25,6 +25,7 @@ from unmask.checkpoints.pickles import load_pickle
 from unmask.errors import InputError
 from unmask.evaluate.array_pickles import read_arrays
 from unmask.evaluate.frechet import RunningStatistics, frechet_distance
+from unmask.evaluate.image_batch import Batches
 from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.inception import SPATIAL_WIDTH, WIDTH
 from unmask.files.damage import DAMAGE, reason
@@ -226,10 +227,34 @@ def _moments_of(
 
 
 class Reference(NamedTuple):
-    """What a reference path holds; not both are None."""
+    """What rows are compared with."""
 
-    statistics: ReferenceStatistics | None
-    images: ImageSet | None
+    statistics: ReferenceStatistics | None = None
+    """What fd and sfd compare with; None measures the images."""
+    images: ImageSet | Batches | None = None
+    """Real images that precision and recall compare with; None leaves both out."""
+    source: str | None = None
+    """Where images came from, if that is to be stated; FID needs a stated reference."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know of it."""
+
+    @property
+    def stated(self) -> str | None:
+        """Name of the statistics, else of the images, for a report."""
+        return self.source if self.statistics is None else self.statistics.source
+
+    def check_width(self, width: int, name: str) -> None:
+        """Refuse statistics of another network than the extractor ``name``.
+
+        Raises:
+            InputError: naming both widths.
+        """
+        if self.statistics is not None and len(self.statistics.pooled.mean) != width:
+            raise InputError(
+                f"{self.statistics.source} holds statistics of width "
+                f"{len(self.statistics.pooled.mean)}, {name} gives {width}; use statistics of the "
+                "same network"
+            )
 
 
 def open_reference(
@@ -257,7 +282,7 @@ def open_reference(
         images = open_image_set(path, batch_size=batch_size)
     if statistics is None and images is None:
         raise InputError(f"{path} holds no mu and sigma and no images (arr_0); name another file")
-    return Reference(statistics, images)
+    return Reference(statistics, images, str(path), () if images is None else tuple(images.notes))
 
 
 def _has_images(path: Path) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 from unmask.files.durable import output
-from unmask.ranges import Between, Ranged
 from unmask.show import Table
 
 FID_IMAGES = 50_000
@@ -44,31 +42,15 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices(Ranged):
-    """What was the same for all rows, and moves or explains their numbers."""
-
-    neighbours: Annotated[int, Between(1, 10**6)] = 3
-    """k of precision and recall; 3 as published."""
-    inception_split: Annotated[int, Between(1, 10**9)] = 5000
-    """Images whose inception score is taken together, as in ADM's evaluator."""
-    seeds: str | None = None
-    """Seeds of the generated images."""
-    quantisation: str | None = None
-    """How generated pixels became bytes."""
-    notes: tuple[str, ...] = ()
-    """What a reader must know before comparing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report(Choices):
-    """Rows and the circumstances under which they hold."""
+class Report:
+    """What an evaluation found: rows of scores, and the circumstances under which they hold."""
 
     rows: tuple[Row, ...]
     """Generated images first, then the floors."""
     extractor: str
-    """Its short name."""
+    """Short name of the feature network."""
     identity: str
-    """Its name, weights and resize: only scores of equal identity compare."""
+    """Name, weights and resize of the feature network: only scores of equal identity compare."""
     reference_images: int
     """Size of the set that every row is compared with."""
     image_shape: tuple[int, int, int]
@@ -83,6 +65,16 @@ class Report(Choices):
     """File that fd compares with; None means real images beside, which are no published set."""
     inception: bool = False
     """Whether the features are those of the published 2015 Inception network."""
+    neighbours: int = 3
+    """Neighbour whose distance is a ball's radius in precision and recall."""
+    inception_split: int = 5000
+    """Images whose inception score is taken together."""
+    seeds: str | None = None
+    """Seeds of the generated images, if known."""
+    quantisation: str | None = None
+    """How generated pixels became bytes, if known."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know before comparing."""
 
     @property
     def not_fid(self) -> str:
@@ -140,10 +132,6 @@ class Report(Choices):
             f"class accuracy by {self.classifier}" if self.classifier else "",
         ]
         return [fact for fact in facts if fact]
-
-    def noted(self, *notes: str) -> Report:
-        """The same report with more notes; empty ones are left out."""
-        return replace(self, notes=(*self.notes, *filter(None, notes)))
 
     def to_json(self) -> str:
         """Every field and the score's full name as indented JSON."""

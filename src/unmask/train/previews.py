@@ -20,10 +20,10 @@ from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.errors import InputError
 from unmask.evaluate.classifier import TrainedClassifier, load_classifier, load_fashion_classifier
-from unmask.evaluate.evaluation import EvaluationOptions, Tally, measure_statistics, measured
 from unmask.evaluate.features import EfficientNetLite0
 from unmask.evaluate.image_sets import ImageBatch
-from unmask.evaluate.judgement import Judgement
+from unmask.evaluate.measure import RunningScores, measure, measure_statistics
+from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import ReferenceStatistics
 from unmask.files import durable
@@ -154,7 +154,7 @@ class OnlineScores:
     @cached_property
     def extractor(self) -> EfficientNetLite0:
         """The feature network, on this process's device."""
-        return EfficientNetLite0(resize=Judgement().resize, device=launched().device)
+        return EfficientNetLite0(resize=EvaluationOptions().resize, device=launched().device)
 
     @cached_property
     def reference(self) -> ReferenceStatistics:
@@ -170,14 +170,14 @@ class OnlineScores:
         """Generate, measure, meet the other processes; the main one has the figures."""
         figures: dict[str, float | str] = {}
         for kind, plan in self.plans.items():
-            found = measured(self._share(plan, figures), self.extractor, self.classifier)
+            found = measure(self._share(plan, figures), self.extractor, self.classifier)
             own = [part._replace(spatial=None) for part in found]
             every = chain(*gather_object([own]))
             if launched().is_main_process:
-                tally = Tally.of(every, split=EvaluationOptions().inception_split)
-                accuracy = tally.accuracy()
-                figures[f"eval/fd{kind}"] = tally.statistics("generated").fid(self.reference)
-                figures[f"eval/is{kind}"] = tally.score.value()
+                scores = RunningScores.of(every, split=EvaluationOptions().inception_split)
+                accuracy = scores.accuracy()
+                figures[f"eval/fd{kind}"] = scores.statistics("generated").fid(self.reference)
+                figures[f"eval/is{kind}"] = scores.score.value()
                 if accuracy is not None:
                     figures[f"eval/accuracy{kind}"] = accuracy
         return figures if launched().is_main_process else {}
@@ -189,7 +189,7 @@ class OnlineScores:
         seeds = range(*ends)
         self.pipeline.tokenizer.to(state.device)
         labels = [seed % classes for seed in seeds] if classes else None
-        size = Judgement().batch_size
+        size = EvaluationOptions().batch_size
         for made in generate(self.pipeline, labels, seeds=seeds, plan=plan, batch_size=size):
             warning = divergence(made.tokens, plan.draw, usual=self.usual)
             figures |= {"warning": warning} if warning else {}

@@ -13,19 +13,15 @@ from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate import judgement as judgements
-from unmask.evaluate.evaluation import measure_statistics
+from unmask.evaluate import evaluation
+from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import EfficientNetLite0, Features, UserFeatures, load_features
 from unmask.evaluate.frechet import frechet_distance
+from unmask.evaluate.generated import Generated, generated_batches
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
-from unmask.evaluate.judgement import (
-    Judgement,
-    RealImages,
-    Subject,
-    generated_batches,
-    judge,
-    real_batches,
-)
+from unmask.evaluate.measure import measure_statistics
+from unmask.evaluate.options import EvaluationOptions
+from unmask.evaluate.real_images import RealImages, real_batches
 from unmask.evaluate.reference import write_statistics
 
 COUNT = 18
@@ -86,15 +82,15 @@ def images(count=COUNT):
     return torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
 
 
-def of_file(tmp_path, judgement, x=None):
+def of_file(tmp_path, options, x=None):
     write_npz(tmp_path / "made.npz", [images() if x is None else x])
-    return Subject.of_files(tmp_path / "made.npz", judgement)
+    return Generated.of_files(tmp_path / "made.npz", options)
 
 
 def test_every_score_on_the_network_of_the_package(tmp_path):
     write_npz(tmp_path / "reference.npz", [images(30)])
-    judgement = Judgement(count=COUNT, resize=32, reference=tmp_path / "reference.npz")
-    row = judge(of_file(tmp_path, judgement), judgement=judgement).rows[0]
+    options = EvaluationOptions(count=COUNT, resize=32, reference=tmp_path / "reference.npz")
+    row = evaluate(of_file(tmp_path, options), options=options).rows[0]
     extractor = EfficientNetLite0(resize=32)
     assert extractor(images(2)).spatial.shape == (2, 2 * 2 * 7)
     assert None not in (row.fd, row.sfd, row.inception_score, row.precision, row.recall)
@@ -105,17 +101,17 @@ def test_every_score_on_the_network_of_the_package(tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_too_few_images_are_refused_before_any_is_measured(tmp_path, real, monkeypatch, count):
-    judgement = Judgement(count=count, classifier="train")
-    monkeypatch.setattr(judgements, "_extractor", lambda *_: Narrow())
+    options = EvaluationOptions(count=count, classifier="train")
+    monkeypatch.setattr(evaluation, "choose_extractor", lambda *_: Narrow())
     monkeypatch.setattr(Narrow, "__call__", lambda *_: pytest.fail("measured"))
-    monkeypatch.setattr(judgements, "choose_classifier", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(evaluation, "choose_classifier", lambda *_: pytest.fail("trained"))
     with pytest.raises(InputError, match=f"holds {count} images, the scores need at least 4"):
-        judge(of_file(tmp_path, judgement), real, judgement=judgement)
+        evaluate(of_file(tmp_path, options), real, options=options)
 
 
 def test_features_of_a_user(tmp_path, real, module):
-    judgement = Judgement(count=COUNT, features=f"{module}:rows")
-    report = judge(of_file(tmp_path, judgement), real, judgement=judgement)
+    options = EvaluationOptions(count=COUNT, features=f"{module}:rows")
+    report = evaluate(of_file(tmp_path, options), real, options=options)
     rows = images().double().mean((1, 3)) / 255
     others = torch.cat([b.images for b in real_batches(real[1], real[2], count=COUNT)])
     others = others.double().mean((1, 3)) / 255
@@ -155,14 +151,14 @@ def test_features_that_are_none(module, attribute, message):
 @pytest.mark.parametrize("kind", ["statistics", "images", "both"])
 def test_a_reference_instead_of_data(tmp_path, module, kind):
     path = tmp_path / "reference.npz"
-    judgement = Judgement(count=COUNT, features=f"{module}:rows", reference=path)
+    options = EvaluationOptions(count=COUNT, features=f"{module}:rows", reference=path)
     found = measure_statistics([images(30)], Narrow(), source="x").pooled
     moved = {"mu": found.mean.numpy() + 1, "sigma": found.covariance.numpy()}
     pixels = {"arr_0": images(30).permute(0, 2, 3, 1).numpy()}
     np.savez(
         path, **(moved if kind != "images" else {}), **(pixels if kind != "statistics" else {})
     )
-    report = judge(of_file(tmp_path, judgement), judgement=judgement)
+    report = evaluate(of_file(tmp_path, options), options=options)
     assert report.statistics == str(path)
     own = measure_statistics([images()], Narrow(), source="made").pooled
     mean = found.mean + (kind != "images")
@@ -176,12 +172,12 @@ def test_what_does_not_fit_is_refused_before_an_image_is_made(tmp_path, real):
     def untouched(start, stop):
         raise AssertionError("an image was generated")
 
-    def refused(message, **options):
-        judgement = Judgement(count=COUNT, **{"resize": 32, **options})
-        subject = of_file(tmp_path, judgement)
-        subject = replace(subject, sets=[replace(subject.sets[0], between=untouched)])
+    def refused(message, **changes):
+        options = EvaluationOptions(count=COUNT, **{"resize": 32, **changes})
+        made = of_file(tmp_path, options)
+        made = replace(made, sets=[replace(made.sets[0], between=untouched)])
         with pytest.raises(InputError, match=message):
-            judge(subject, judgement=judgement)
+            evaluate(made, options=options)
 
     refused("nothing to compare with")
     write_npz(tmp_path / "large.npz", [torch.zeros(5, 3, 20, 20, dtype=torch.uint8)])
@@ -190,18 +186,18 @@ def test_what_does_not_fit_is_refused_before_an_image_is_made(tmp_path, real):
     write_statistics(tmp_path / "narrow.npz", narrow)
     refused("mu is of width 16, the extractor gives 1280", reference=tmp_path / "narrow.npz")
     with pytest.raises(InputError, match="give one network"):
-        Judgement(features="a:b", inception=tmp_path)
+        EvaluationOptions(features="a:b", inception=tmp_path)
     with pytest.raises(InputError, match="repeats=2 needs a model"):
-        of_file(tmp_path, Judgement(repeats=2))
+        of_file(tmp_path, EvaluationOptions(repeats=2))
 
 
 def test_repeats_are_sets_of_later_seeds(real, module):
     pipeline, features = toy_pipeline(), f"{module}:rows"
-    judgement = Judgement(count=COUNT, features=features, repeats=3, seed=5)
-    subject = Subject.of_pipeline(pipeline, judgement, pipeline.plan)
-    report = judge(subject, real, judgement=judgement)
-    alone = Judgement(count=COUNT, features=features, seed=5 + 2 * COUNT)
-    last = judge(Subject.of_pipeline(pipeline, alone, pipeline.plan), real, judgement=alone)
+    options = EvaluationOptions(count=COUNT, features=features, repeats=3, seed=5)
+    made = Generated.of_pipeline(pipeline, options, pipeline.plan)
+    report = evaluate(made, real, options=options)
+    alone = EvaluationOptions(count=COUNT, features=features, seed=5 + 2 * COUNT)
+    last = evaluate(Generated.of_pipeline(pipeline, alone, pipeline.plan), real, options=alone)
     assert report.repeats[2] == last.rows[0]
     found = torch.tensor([row.fd for row in report.repeats], dtype=torch.float64)
     assert len(found.unique()) == 3
@@ -213,9 +209,9 @@ def test_repeats_are_sets_of_later_seeds(real, module):
 
 
 def test_a_range_of_samples_is_that_of_the_whole():
-    pipeline, judgement = toy_pipeline(), Judgement(count=20, batch_size=4)
-    whole = list(generated_batches(pipeline, judgement))
-    parts = list(generated_batches(pipeline, judgement, 8, 16))
+    pipeline, options = toy_pipeline(), EvaluationOptions(count=20, batch_size=4)
+    whole = list(generated_batches(pipeline, options))
+    parts = list(generated_batches(pipeline, options, 8, 16))
     for one, other in zip(whole[2:4], parts, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
@@ -223,12 +219,12 @@ def test_a_range_of_samples_is_that_of_the_whole():
 
 @pytest.mark.parametrize("labels", [[3, 3, 0, 0, 0, 7], [10, 2, 2]])
 def test_a_set_in_class_order_is_reported_in_one_line(tmp_path, labels):
-    judgement = Judgement(count=4)
+    options = EvaluationOptions(count=4)
     batch = ImageBatch(images(len(labels)), torch.tensor(labels))
     write_npz(tmp_path / "made.npz", [batch])
     write_folder(tmp_path / "made", [batch])
     for path in (tmp_path / "made.npz", tmp_path / "made"):
-        note = Subject.of_files(path, judgement).notes[-1]
+        note = Generated.of_files(path, options).notes[-1]
         assert f"{path} is sorted by class" in note
         assert "\n" not in note
 
@@ -238,5 +234,5 @@ def test_other_sets_have_no_word_about_their_order(tmp_path, labels):
     count = 3 if labels is None else len(labels)
     batch = ImageBatch(images(count), None if labels is None else torch.tensor(labels))
     write_npz(tmp_path / "made.npz", [batch])
-    notes = Subject.of_files(tmp_path / "made.npz", Judgement(count=4)).notes
+    notes = Generated.of_files(tmp_path / "made.npz", EvaluationOptions(count=4)).notes
     assert "sorted" not in " ".join(notes)
