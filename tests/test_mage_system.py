@@ -162,6 +162,6 @@ def test_sizes_that_make_no_network(sizes: dict, message: str) -> None:
 
 def test_a_contrastive_loss_wants_an_encoder() -> None:
     contrastive = get("mage-c-base").contrastive
-    with pytest.raises(InputError, match="contrastive is for the encoder of MAGE, and PreNorm"):
+    with pytest.raises(InputError, match="contrastive is for the encoder of MAGE, and MaskGITVit"):
         replace(get("fashion-maskgit"), contrastive=contrastive)
     assert isinstance(get("mage-c-base").network, MageNetwork)

@@ -9,9 +9,9 @@ from typing import Any
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.write_tensors import halved
 from unmask.image_size import ImageSize, checked_size, height_width
+from unmask.memory import skeleton
 from unmask.networks.any import AnyNetwork
 from unmask.networks.sizes import patch_of, token_grid, token_space
-from unmask.nn.skeleton import skeleton
 from unmask.pipeline import Pipeline
 from unmask.projects.foreign import PROJECTS, Foreign, Kind, load_foreign
 from unmask.recipes.maskgit_pytorch_run import with_settings
@@ -93,11 +93,11 @@ def matching_recipe(found: Foreign) -> Recipe:
             return replace(preset, network=network)
     tokens = token_space(network)
     likely = [p for p in presets if token_space(p.network) == tokens] or list(presets)
-    feedback = getattr(network, "feedback", None)
+    feedback = network.feedback
     base = min(
         likely,
         key=lambda preset: (
-            (getattr(preset.network, "feedback", None) is None) != (feedback is None),
+            (preset.network.feedback is None) != (feedback is None),
             (preset.network.classes > 0) != (network.classes > 0),
             preset.network.length != network.length,
         ),

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from unmask.errors import InputError
-from unmask.nn.skeleton import skeleton
 
 GIB = 1 << 30
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # what Linux grants the container
+
+
+class _NoInit(TorchFunctionMode):
+    """Leaves out ``torch.nn.init``, which on the meta device imports PyTorch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def skeleton() -> Iterator[None]:
+    """What is built inside has names and shapes but no memory, on the meta device."""
+    with torch.device("meta"), _NoInit():
+        yield
 
 
 def most_memory() -> int:

@@ -28,9 +28,9 @@ from unmask.files.json_files import read_json
 from unmask.files.serial import from_dict, to_dict
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.machine.devices import resolve_device
+from unmask.memory import skeleton
 from unmask.networks.sizes import token_space
 from unmask.nn.model import MaskedModel
-from unmask.nn.skeleton import skeleton
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, saved_tokenizer
 

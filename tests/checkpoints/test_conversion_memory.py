@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unmask.checkpoints.lazy import LazyTensors
 from unmask.checkpoints.names import to_source
-from unmask.nn.skeleton import skeleton
+from unmask.memory import skeleton
 from unmask.projects.foreign import PROJECTS, load_foreign
 from unmask.recipes import get
 

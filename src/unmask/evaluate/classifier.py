@@ -27,7 +27,7 @@ from unmask.errors import InputError
 from unmask.evaluate.scores import check_labels, class_accuracy
 from unmask.files.durable import output
 from unmask.files.json_files import parse_json
-from unmask.nn.skeleton import skeleton
+from unmask.memory import skeleton
 from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged, Seed
 

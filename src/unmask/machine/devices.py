@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -60,3 +61,9 @@ def _own_share(here: torch.device, count: int) -> torch.device:
     if count > 1 and rank.isdecimal():
         return torch.device(here.type, int(rank) % count)
     return here
+
+
+def full_precision(device_type: str) -> AbstractContextManager:
+    """Inside, autocast is off: what is float32 is computed in float32."""
+    available = torch.amp.is_autocast_available(device_type)  # not on the meta device
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()

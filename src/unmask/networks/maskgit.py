@@ -1,69 +1,37 @@
-"""The pre-norm network of maskgit-pytorch, put together from its sizes."""
+"""Both networks of MaskGIT, put together from their sizes: maskgit-pytorch's and the original's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from unmask.networks.sizes import (
-    ClassCount,
-    CodeCount,
-    Depth,
-    Dropout,
-    Grid,
-    Heads,
-    TokenCount,
-    Width,
-    check_heads,
-    token_grid,
-)
+from unmask.networks.network import Network
+from unmask.networks.sizes import ClassCount, CodeCount, Dropout, Width
 from unmask.nn.block import Gelu, PostNormBlock, PreNormBlock
 from unmask.nn.categorical import LinearHead, MlmHead
 from unmask.nn.embed import IdEmbed, JointEmbed
 from unmask.nn.encoder_decoder import Trunk
-from unmask.nn.feedback import Feedback, make_adapter
-from unmask.nn.model import MaskedModel
-from unmask.ranges import Between, Ranged
+from unmask.nn.feedback import Feedback
+from unmask.ranges import Between
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskGITVitNetwork(Ranged, path="network"):
-    """maskgit-pytorch's transformer: separate class table with a null class, linear head."""
+class MaskGITVitNetwork(Network):
+    """maskgit-pytorch's ViT: separate class table with a null class, linear head."""
 
     formerly: ClassVar[tuple[str, ...]] = ("PreNormNetwork",)
 
     codes: CodeCount
-    """V of the tokenizer."""
-    width: Width
-    """D, divisible by heads."""
-    depth: Depth
-    """Blocks."""
-    heads: Heads
-    """Attention heads a block."""
-    length: TokenCount
-    """L, tokens of an image."""
+    """V, codes of the tokenizer."""
     classes: ClassCount = 0
-    """N; 0 for an unconditional model."""
+    """N, classes of images; 0 for an unconditional model."""
     dropout: Dropout = 0.0
-    """Of embeddings, attention probabilities and both branches of a block."""
-    grid: Grid | None = None
-    """(h, w) tokens; None means square."""
+    """Dropout rate on embeddings, attention weights and the results of a block's branches."""
     feedback: Feedback | None = None
-    """A self-guidance adapter of these sizes; None for none."""
+    """Sizes of the self-guidance adapter; None for none."""
 
-    def __post_init__(self) -> None:
-        """Reject sizes that make no network."""
-        super().__post_init__()
-        check_heads(self.width, self.heads)
-        token_grid(self.length, self.grid)
-
-    @property
-    def has_null_class(self) -> bool:
-        """Whether a label can be dropped, which guidance needs."""
-        return self.classes > 0
-
-    def build(self) -> MaskedModel:
-        """The network, with torch's own initial weights until initialised or loaded."""
+    def parts(self) -> tuple[IdEmbed, Trunk, LinearHead]:
+        """Embed, trunk and head, with torch's own initial weights."""
         blocks = [
             PreNormBlock(self.width, self.heads, feed_forward=4 * self.width, dropout=self.dropout)
             for _ in range(self.depth)
@@ -75,21 +43,11 @@ class MaskGITVitNetwork(Ranged, path="network"):
             classes=self.classes,
             dropout=self.dropout,
         )
-        return MaskedModel(
-            embed,
-            Trunk(blocks),
-            LinearHead(self.codes, self.width),
-            length=self.length,
-            grid=token_grid(self.length, self.grid),
-            classes=self.classes,
-            feedback=make_adapter(
-                self.feedback, self.width, depth=self.depth, classes=self.classes
-            ),
-        )
+        return embed, Trunk(blocks), LinearHead(self.codes, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskGITBertNetwork(Ranged, path="network"):
+class MaskGITBertNetwork(Network):
     """MaskGIT's BERT: classes are tokens of the same vocabulary; no null class.
 
     UnlockMGM's PyTorch port is the default; ``gelu="tanh"``, ``tie_embeddings`` and
@@ -97,49 +55,29 @@ class MaskGITBertNetwork(Ranged, path="network"):
     """
 
     formerly: ClassVar[tuple[str, ...]] = ("PostNormNetwork",)
+    has_null_class: ClassVar[bool] = False
 
     codes: CodeCount
-    """V of the tokenizer."""
-    width: Width
-    """D, divisible by heads."""
-    depth: Depth
-    """Blocks."""
-    heads: Heads
-    """Attention heads a block."""
+    """V, codes of the tokenizer."""
     feed_forward: Width
     """Hidden width of a block's two linear layers."""
-    length: TokenCount
-    """L, tokens of an image."""
-    classes: Annotated[int, Between(1, 10**6)]
-    """N."""
+    classes: Annotated[int, Between(1, 10**6)] = 1000
+    """N, classes of images, at least 1; ImageNet has 1000."""
     dropout: Dropout = 0.1
-    """Of embeddings and feed-forward results."""
+    """Dropout rate on embeddings and on the results of feed-forward layers."""
     attention_dropout: Dropout = 0.1
-    """Of attention probabilities."""
+    """Dropout rate on attention weights."""
     gelu: Gelu = "erf"
     """Activation: exact as in UnlockMGM, or JAX's "tanh" approximation."""
     tie_embeddings: bool = False
     """Whether the output layer's matrix is the word table."""
     drop_attention_output: bool = False
     """Whether dropout also hits the attention's result before the residual sum."""
-    grid: Grid | None = None
-    """(h, w) tokens; None means square."""
     feedback: Feedback | None = None
-    """A self-guidance adapter of these sizes; None for none."""
+    """Sizes of the self-guidance adapter; None for none."""
 
-    def __post_init__(self) -> None:
-        """Reject sizes that make no network."""
-        super().__post_init__()
-        check_heads(self.width, self.heads)
-        token_grid(self.length, self.grid)
-
-    @property
-    def has_null_class(self) -> bool:
-        """Never: no row of the table means "no class"."""
-        return False
-
-    def build(self) -> MaskedModel:
-        """The network, with torch's own initial weights until initialised or loaded."""
+    def parts(self) -> tuple[JointEmbed, Trunk, MlmHead]:
+        """Embed, trunk and head, with torch's own initial weights."""
         embed = JointEmbed(
             self.codes,
             self.width,
@@ -151,17 +89,7 @@ class MaskGITBertNetwork(Ranged, path="network"):
         head = MlmHead(self.codes, self.width, outputs=outputs, gelu=self.gelu)
         if self.tie_embeddings:
             head.out.weight = embed.tokens.weight
-        return MaskedModel(
-            embed,
-            Trunk(self._block() for _ in range(self.depth)),
-            head,
-            length=self.length,
-            grid=token_grid(self.length, self.grid),
-            classes=self.classes,
-            feedback=make_adapter(
-                self.feedback, self.width, depth=self.depth, classes=self.classes
-            ),
-        )
+        return embed, Trunk(self._block() for _ in range(self.depth)), head
 
     def _block(self) -> PostNormBlock:
         return PostNormBlock(

@@ -1,4 +1,4 @@
-"""Transformer blocks: normalised before each branch, or after each sum."""
+"""Transformer blocks: normalised before each branch (ViT), or after each sum (BERT)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unmask.nn.positions import take
+
+VIT_EPS, BERT_EPS = 1e-6, 1e-12  # of the LayerNorms of ViT (MAE, MAGE, MAR) and of BERT (MaskGIT)
+Gelu = Literal["erf", "tanh"]
+
+
+def gelu_module(gelu: Gelu) -> nn.GELU:
+    """The exact activation ("erf") or JAX's default approximation ("tanh")."""
+    return nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
 
 
 class Recomputable(nn.Module):
@@ -71,11 +79,13 @@ class Attention(nn.Module):
         v = v if extra is None else v + extra
         q, k, v = map(self.split, (q, k, v))  # (B, H, N or S, D / H) each
         dropout = self.dropout if self.training else 0.0
-        return self.merge(F.scaled_dot_product_attention(q, k, v, dropout_p=dropout))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, H, N or S, D / H)
+        return self.merge(mixed)  # (B, N or S, D)
 
     def merge(self, mixed: Tensor) -> Tensor:
         """Mixed values, ``(B, H, N, D / H)``, through the output projection, ``(B, N, D)``."""
-        return self.output_dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        x = mixed.transpose(1, 2).flatten(2)  # (B, N, D)
+        return self.output_dropout(self.out(x))
 
     @property
     def value_projection(self) -> tuple[Tensor, Tensor | None]:
@@ -85,23 +95,15 @@ class Attention(nn.Module):
         return self.qkv.weight[rows], None if bias is None else bias[rows]
 
     def _project(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, ...]:
-        """Query, key and value, the query only where it is read."""
+        """Query, key and value; the query only at the positions read."""
         if read is None:
-            return self.qkv(x).chunk(3, dim=-1)
-        width, bias = x.shape[-1], self.qkv.bias
-        first, rest = slice(width), slice(width, None)
-        q = F.linear(take(x, read), self.qkv.weight[first], None if bias is None else bias[first])
-        kv = F.linear(x, self.qkv.weight[rest], None if bias is None else bias[rest])
-        return q, *kv.chunk(2, dim=-1)
-
-
-Gelu = Literal["erf", "tanh"]
-POST_NORM_EPS = 1e-12  # BERT's
-
-
-def gelu_module(gelu: Gelu) -> nn.GELU:
-    """The exact activation ("erf") or JAX's default approximation ("tanh")."""
-    return nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+            return self.qkv(x).chunk(3, dim=-1)  # (B, S, D) each
+        width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+        parts = (width, 2 * width)
+        of_q, of_kv = weight.split(parts)
+        bias_q, bias_kv = (None, None) if bias is None else bias.split(parts)
+        q = F.linear(take(x, read), of_q, bias_q)  # (B, N, D)
+        return q, *F.linear(x, of_kv, bias_kv).chunk(2, dim=-1)  # (B, S, D) each
 
 
 class FeedForward(nn.Module):
@@ -133,7 +135,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., D)`` to ``(..., D)``."""
-        return self.dropout(self.contract(self.inner_dropout(self.gelu(self.expand(x)))))
+        x = self.inner_dropout(self.gelu(self.expand(x)))  # (..., hidden)
+        return self.dropout(self.contract(x))  # (..., D)
 
 
 class DropPath(nn.Dropout):
@@ -143,11 +146,11 @@ class DropPath(nn.Dropout):
         """``(B, S, D)`` to the same: a row times 0, or 1 / (1 - p) to keep the mean."""
         if not self.training or not self.p:
             return x
-        return x * super().forward(x.new_ones(len(x), 1, 1))
+        return x * super().forward(x.new_ones(len(x), 1, 1))  # (B, S, D)
 
 
 class Block(Recomputable):
-    """What both kinds share: a subclass says where it normalises."""
+    """Attention and feed-forward layers with residual sums; a subclass says where it normalises."""
 
     attention: Attention
 
@@ -159,8 +162,8 @@ class Block(Recomputable):
             read: ``(B, N)`` int64; None means all.
             extra: ``(B, S, D)``, added to the attention's values (self-guidance).
         """
-        residual = x if read is None else take(x, read)
-        return self.complete(residual, self.attention(self.attended(x), read, extra))
+        mixed = self.attention(self.attended(x), read, extra)  # (B, N or S, D)
+        return self.complete(x if read is None else take(x, read), mixed)
 
     def attended(self, x: Tensor) -> Tensor:
         """``(B, S, D)``, what attention sees of the input."""
@@ -249,9 +252,9 @@ class PostNormBlock(Block):
             dropout=attention_dropout,
             output_dropout=attention_output_dropout,
         )
-        self.attention_norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
+        self.attention_norm = nn.LayerNorm(width, eps=BERT_EPS)
         self.feed_forward = FeedForward(width, feed_forward, gelu=gelu, dropout=dropout)
-        self.feed_forward_norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=BERT_EPS)
 
     def attended(self, x: Tensor) -> Tensor:
         """``(B, S, D)``, as it is."""

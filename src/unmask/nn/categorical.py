@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.draws import TINY, Draws
-from unmask.nn.block import POST_NORM_EPS, Gelu, gelu_module
+from unmask.nn.block import BERT_EPS, Gelu, gelu_module
 from unmask.nn.guided import guided
 from unmask.ranges import Between, Ranged
 from unmask.types import Drawn
@@ -155,7 +155,7 @@ class MlmHead(CategoricalHead):
         super().__init__(codes, width, outputs=outputs)
         self.dense = nn.Linear(width, width)
         self.gelu = gelu_module(gelu)
-        self.norm = nn.LayerNorm(width, eps=POST_NORM_EPS)
+        self.norm = nn.LayerNorm(width, eps=BERT_EPS)
 
     def transform(self, features: Tensor) -> Tensor:
         """``(..., D)``: dense, GELU, LayerNorm."""

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unmask.machine.devices import full_precision
 from unmask.nn.block import Block
 from unmask.nn.encoder_decoder import Trunk
-from unmask.nn.precision import full_precision
 from unmask.ranges import Between, Ranged
 from unmask.types import Canvas, Hidden
 
@@ -262,15 +262,6 @@ class FeedbackAdapter(nn.Module):
                 ]
             self._folded = _Folded(key, weights, matrices, first)
         return self._folded
-
-
-def make_adapter(
-    options: Feedback | None, width: int, *, depth: int, classes: int
-) -> FeedbackAdapter | None:
-    """The adapter of a network, if it has one; arguments as of :class:`FeedbackAdapter`."""
-    if options is None:
-        return None
-    return FeedbackAdapter(options, width, depth=depth, classes=classes)
 
 
 def _blocks(model: MaskedModel) -> list[Block]:

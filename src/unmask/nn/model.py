@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from unmask.nn.categorical import CategoricalHead
 from unmask.nn.diffusion import DiffusionHead
-from unmask.nn.embed import IdEmbed, JointEmbed, LatentEmbed
+from unmask.nn.embed import Embed
 from unmask.nn.encoder_decoder import EncoderDecoder, Trunk
 from unmask.nn.positions import FEWEST_ROWS, widened
+from unmask.nn.weights import fill
 from unmask.types import Canvas, Hidden
 
-AnyEmbed = IdEmbed | JointEmbed | LatentEmbed
 AnyTrunk = Trunk | EncoderDecoder
 AnyHead = CategoricalHead | DiffusionHead
 
@@ -22,7 +22,7 @@ class MaskedModel(nn.Module):
 
     Args:
         embed: canvas and class to ``(B, P + L, D)``.
-        trunk: ``(B, P + L, D)`` to the same.
+        trunk: ``(B, P + L, D)`` to ``(B, P + L, E)``; a plain trunk leaves D as it is.
         head: reads token features; applied only where it is needed, by whoever needs it.
         length: L, tokens of a full canvas.
         grid: (h, w) tokens, h w = L.
@@ -33,7 +33,7 @@ class MaskedModel(nn.Module):
 
     def __init__(
         self,
-        embed: AnyEmbed,
+        embed: Embed,
         trunk: AnyTrunk,
         head: AnyHead,
         *,
@@ -64,7 +64,7 @@ class MaskedModel(nn.Module):
     @property
     def channels(self) -> int | None:
         """C of latents; None where tokens are ids."""
-        return self.embed.project.in_features if isinstance(self.embed, LatentEmbed) else None
+        return self.embed.channels
 
     def hidden(
         self, canvas: Canvas, class_labels: Tensor | None, read: Tensor | None = None
@@ -80,42 +80,24 @@ class MaskedModel(nn.Module):
         """
         x, prefix = self.embed(canvas, class_labels)  # (B, P + L, D)
         if read is None:
-            x = self.trunk(x, canvas)
-            return Hidden(x[:, :prefix], x[:, prefix:])
-        x = self.trunk(x, canvas, widened(read + prefix, FEWEST_ROWS))
-        return Hidden(x[:, :0], x[:, : read.shape[1]])
+            x = self.trunk(x, canvas)  # (B, P + L, E)
+            return Hidden(x[:, :prefix], x[:, prefix:])  # (B, P, E) and (B, L, E)
+        x = self.trunk(x, canvas, widened(read + prefix, FEWEST_ROWS))  # (B, N or more, E)
+        return Hidden(x[:, :0], x[:, : read.shape[1]])  # (B, 0, E) and (B, N, E)
 
     forward = hidden
 
 
-@torch.no_grad()
-def initialize(model: nn.Module, generator: torch.Generator) -> None:
+def initialize(model: MaskedModel, generator: torch.Generator) -> None:
     """Fill all weights as the published trainings began.
 
-    Biases 0, norms 1 and 0. In MaskGIT matrices, tables and positions are normal with deviation
-    0.02, cut at +-2 (an absolute bound, so practically never reached). In trunks of two halves
-    (MAGE, MAR, eMIGM) matrices are uniform (Xavier), and vectors and tables normal with deviation
-    0.02; a diffusion head begins in its own way.
+    Tables, positions and, in MaskGIT, matrices are normal; in trunks of two halves (MAGE, MAR,
+    eMIGM) matrices are uniform (Xavier). A diffusion head begins in its own way.
 
     Args:
         model: on the generator's device.
         generator: read in the order of ``model.modules()``.
     """
-    halves = any(isinstance(module, EncoderDecoder) for module in model.modules())
-    tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            if halves and module.weight not in tables:  # MAGE's output layer reads a table
-                nn.init.xavier_uniform_(module.weight, generator=generator)
-            else:
-                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
-        if isinstance(module, (IdEmbed, LatentEmbed, EncoderDecoder)):
-            for vectors in module.parameters(recurse=False):
-                nn.init.trunc_normal_(vectors, std=0.02, generator=generator)
-    for module in model.modules():
-        if isinstance(module, DiffusionHead):
-            module.initialize(generator)
+    fill(model, generator, matrices=model.trunk.matrices)
+    if isinstance(model.head, DiffusionHead):
+        model.head.initialize(generator)

@@ -21,8 +21,9 @@ from unmask.networks.sizes import (
     check_heads,
     token_grid,
 )
+from unmask.nn.block import VIT_EPS as NORM_EPS
 from unmask.nn.block import PreNormBlock
-from unmask.nn.embed import NORM_EPS, MageEmbed
+from unmask.nn.embed import MageEmbed
 from unmask.nn.encoder_decoder import Blocks
 from unmask.ranges import Ranged
 from unmask.types import Canvas

@@ -21,9 +21,9 @@ from unmask.checkpoints.names import (
 )
 from unmask.checkpoints.store import load_state, single
 from unmask.errors import InputError
+from unmask.memory import skeleton
 from unmask.networks.sizes import token_grid
 from unmask.nn.embed import CLASS_ROWS
-from unmask.nn.skeleton import skeleton
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, TokenClassifier, build_head
 from unmask.projects import mage
 from unmask.tokenizers.published import build, translate

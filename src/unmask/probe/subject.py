@@ -15,10 +15,10 @@ from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
 from unmask.files.json_files import read_json
 from unmask.files.serial import from_dict, to_dict
+from unmask.memory import skeleton
 from unmask.nn.block import PreNormBlock
 from unmask.nn.embed import MageEmbed
 from unmask.nn.encoder_decoder import EncoderDecoder
-from unmask.nn.skeleton import skeleton
 from unmask.pipeline import TOKENIZER, Pipeline
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, TokenClassifier, build_head
 from unmask.probe.mage_files import MARKS, load_vit

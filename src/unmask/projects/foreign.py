@@ -17,8 +17,8 @@ from unmask.checkpoints.tensor_files import read_weights
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError
 from unmask.files.json_files import read_json
+from unmask.memory import skeleton
 from unmask.networks.any import AnyNetwork
-from unmask.nn.skeleton import skeleton
 from unmask.projects import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.projects.project import Checkpoint, Project, Tensors
 

@@ -73,8 +73,8 @@ def _with_settings(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
     if crop in ("center", "random"):
         changes["crop"] = crop
     if isinstance(_at(config, "train"), dict):
-        has_null = getattr(recipe.network, "has_null_class", False)
-        changes["training"] = _training(recipe.training, config, dropout=bool(has_null))
+        has_null = recipe.network.has_null_class
+        changes["training"] = _training(recipe.training, config, dropout=has_null)
     return replace(recipe, **changes)
 
 

@@ -83,7 +83,7 @@ class Recipe(Ranged):
         if self.substitution is not None:
             self._check_adapter()
         self._check_contrastive()
-        if self.training.label_dropout and not getattr(self.network, "has_null_class", False):
+        if self.training.label_dropout and not self.network.has_null_class:
             raise InputError(
                 f"training.label_dropout={self.training.label_dropout} needs a network with a "
                 f"null class, and {type(self.network).__name__} with "
@@ -137,7 +137,7 @@ class Recipe(Ranged):
                 "images have one ratio and one mean; leave out masking.group, or set normalize to "
                 "'global'"
             )
-        if not getattr(self.network, "drops", False):
+        if not self.network.drops:
             return
         masking = self.masking
         network = f"the encoder of {type(self.network).__name__}"
@@ -154,7 +154,7 @@ class Recipe(Ranged):
             )
 
     def _check_adapter(self) -> None:
-        if getattr(self.network, "feedback", None) is None:
+        if self.network.feedback is None:
             raise InputError(
                 "self-guidance and training by substitution need a network with a feedback "
                 f"adapter, and this {type(self.network).__name__} has none; set network.feedback"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
 from unmask.image_size import ImageSize
-from unmask.nn.skeleton import skeleton
+from unmask.memory import skeleton
 from unmask.ranges import Between, Length, Ranged
 from unmask.tokenizers.tokenizer import from_native, grid_of, to_native, weights_identity
 

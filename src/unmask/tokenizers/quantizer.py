@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
-from unmask.nn.precision import full_precision
+from unmask.machine.devices import full_precision
 from unmask.ranges import Between
 
 NEVER = 1 << 30  # steps that a code counts as idle before its first use
