@@ -4,8 +4,8 @@
     unmask train fashion-mar --data FASHION_MNIST --out runs/mar
     python examples/ship_weights.py runs/kl runs/mar
 
-A run that was stopped is shipped as of its last checkpoint. The exact commands behind the shipped
-weights stand in the reports in benchmarks/reports.
+Runs are shipped when they are complete. The exact commands behind the shipped weights stand in the
+reports in benchmarks/reports.
 """
 
 from __future__ import annotations
@@ -17,15 +17,10 @@ from pathlib import Path
 import yaml
 
 from unmask.assets import HERE
-from unmask.data.classes import read_class_names
-from unmask.data.source import EMBEDDED
-from unmask.files.serial import read_yaml
 from unmask.pipeline import Pipeline, load
 from unmask.recipes import get
-from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
 from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
-from unmask.train.generator import export
 
 
 def ship_tokenizer(run: Path, name: str, out: Path) -> None:
@@ -35,14 +30,12 @@ def ship_tokenizer(run: Path, name: str, out: Path) -> None:
 
 def ship_generator(run: Path, out: Path) -> None:
     """The generator of a run, with the plan and results that its recipe has by now."""
-    recipe = read_yaml(Recipe, run / "recipe.yaml")
-    names = read_class_names(EMBEDDED["fashion-mnist"]) if recipe.network.classes else ()
-    pipeline: Pipeline = load(export(recipe, run, load_any_tokenizer(recipe.tokenizer), names))
-    ours = get(recipe.name)
+    pipeline: Pipeline = load(run)
+    ours = get(pipeline.recipe.name)
     pipeline.recipe = replace(
         pipeline.recipe, plan=ours.plan, plans=ours.plans, results=ours.results
     )
-    pipeline.save_pretrained(out / recipe.name, half=True)
+    pipeline.save_pretrained(out / ours.name, half=True)
 
 
 def main() -> None:

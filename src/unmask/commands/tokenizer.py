@@ -32,6 +32,8 @@ from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_to
 from unmask.show import Bar
 from unmask.text import say
 from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.train.outline import tokenizer_outline
+from unmask.train.run_folder import check_place
 from unmask.train.tokenizer import train_tokenizer
 
 HELP = """\
@@ -58,6 +60,8 @@ class Train(Ranged):
     """Which of the images are trained on: the training side, or all of them."""
     workers: Workers = 0
     """Processes that read images."""
+    dry_run: bool = False
+    """Only say what the run would be: nothing is trained or written."""
     from_scratch: bool = False
     """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
@@ -100,6 +104,11 @@ def train(words: Sequence[str]) -> None:
     )
     speaks = launched().is_main_process
     source = open_images(arguments.data, arguments.split, speaks=speaks)
+    check_place(arguments.out)
+    if speaks:
+        say(*tokenizer_outline(arguments.recipe, source, arguments.out))
+    if arguments.dry_run:
+        return part()
     result = train_tokenizer(
         arguments.recipe,
         source,

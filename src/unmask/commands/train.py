@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.commands.sources import TrainingSide, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import Check, LatentCache
+from unmask.data.reader import Reader
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.files.folders import beside
@@ -27,13 +28,18 @@ from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
 from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.train.generator import (
     AnyCache,
+    Task,
     check_fit,
     check_image_size,
     check_source,
+    for_overfitting,
+    make_task,
+    objective_of,
     overfit_generator,
     train_generator,
 )
 from unmask.train.live_images import live_images
+from unmask.train.outline import Examples, outline
 from unmask.train.run_folder import RECIPE, check_place
 
 
@@ -62,6 +68,8 @@ class Arguments(Ranged):
     verify_cache: Check = "first-use"
     """When to compare the cache's files with their hashes: once for each, always, or never, which
     saves reading terabytes."""
+    dry_run: bool = False
+    """Only say what the run would be: nothing is encoded, trained or written."""
     overfit_one_batch: bool = False
     """Only check that the run can learn: fit one batch by heart and say whether it did."""
     workers: Workers = 0
@@ -73,34 +81,45 @@ class Arguments(Ranged):
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse_with_recipe(Arguments, words, command="train", known=RECIPES, find=get)
-    check_fits(arguments.recipe.network.build, "network")
+    if arguments.overfit_one_batch:
+        arguments = replace(arguments, recipe=for_overfitting(arguments.recipe))
+    recipe, out, speaks = arguments.recipe, arguments.out, launched().is_main_process
+    check_fits(recipe.network.build, "network")
     tokenizer = grouped_for(
-        load_any_tokenizer(arguments.recipe.tokenizer),
-        getattr(arguments.recipe.network, "channels", None),
+        load_any_tokenizer(recipe.tokenizer), getattr(recipe.network, "channels", None)
     )
     held_out = None
-    if arguments.recipe.training.evaluate_every and arguments.data is not None:
+    if recipe.training.evaluate_every and arguments.data is not None:
         held_out = open_source(arguments.data, split="val")
-    cache = _open_cache(arguments, tokenizer)
-    check_fit(arguments.recipe, cache, tokenizer)
-    if not (arguments.out / RECIPE).exists():  # what has begun goes on as it is
-        check_image_size(arguments.recipe, cache, tokenizer)
+    _check_options(arguments)
+    source = None if arguments.cache else _open_images(arguments, tokenizer)
+    cache = _ready(arguments, source, tokenizer)
+    task = make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
+    if speaks:
+        say(*_outline(arguments, source, cache, tokenizer, task))
+    if arguments.dry_run:
+        return part()
+    if cache is None:
+        assert source is not None, "there are images or a cache"
+        cache = _encode(arguments, source, tokenizer)
+    if not (out / RECIPE).exists():  # what has begun goes on as it is
+        check_image_size(recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
-        verdict = overfit_generator(arguments.recipe, cache, tokenizer, out=arguments.out)
-        if not verdict.works:
+        if not overfit_generator(recipe, cache, tokenizer, out=out, task=task).works:
             raise SystemExit(1)
         return
     result = train_generator(
-        arguments.recipe,
+        recipe,
         cache,
         tokenizer,
-        out=arguments.out,
+        out=out,
         held_out=held_out,
         num_workers=arguments.workers,
         from_scratch=arguments.from_scratch,
+        task=task,
     )
-    if launched().is_main_process:
-        say(f"{result.told}; next: unmask sample {arguments.out} --out samples")
+    if speaks:
+        say(f"{result.told}; next: unmask sample {out} --out samples")
     part()
 
 
@@ -109,17 +128,48 @@ def layout_of(recipe: Recipe) -> CacheLayout:
     return CacheLayout(image_size=recipe.image_size, crop=recipe.cached_crop, flip=recipe.flip)
 
 
-def _open_cache(arguments: Arguments, tokenizer: AnyTokenizer) -> AnyCache:
-    _check_options(arguments)
-    if arguments.cache is not None:
-        return _open_encoded(arguments, arguments.cache, tokenizer)
+def _open_images(arguments: Arguments, tokenizer: AnyTokenizer) -> Reader:
     if arguments.data is None:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
     source = open_images(arguments.data, arguments.split, speaks=launched().is_main_process)
     check_source(arguments.recipe, source, tokenizer)
     check_place(arguments.out)
-    if arguments.recipe.encodes_each_step:
-        return live_images(arguments.recipe, source, tokenizer)
+    return source
+
+
+def _ready(arguments: Arguments, source: Reader | None, tokenizer: AnyTokenizer) -> AnyCache | None:
+    """What batches are read from; None where the images are yet to be encoded."""
+    recipe = arguments.recipe
+    if arguments.cache is not None:
+        cache = _open_encoded(arguments, arguments.cache, tokenizer)
+        check_fit(recipe, cache, tokenizer)
+        return cache
+    if source is not None and recipe.encodes_each_step:
+        return live_images(recipe, source, tokenizer)
+    return None
+
+
+def _outline(
+    arguments: Arguments,
+    source: Reader | None,
+    cache: AnyCache | None,
+    tokenizer: AnyTokenizer,
+    task: Task,
+) -> list[str]:
+    recipe, objective = arguments.recipe, task.objective
+    if cache is not None:
+        objective = objective_of(task, cache, tokenizer)
+    if source is not None:
+        grid = tokenizer.grid(recipe.image_size)
+        held_out = source.total - len(source)
+        examples = Examples(len(source), len(source.class_names), grid, held_out)
+    else:
+        assert cache is not None, "there are images or a cache"
+        examples = Examples(len(cache), len(cache.class_names), cache.grid)
+    return outline(objective, examples, recipe.training, arguments.out)
+
+
+def _encode(arguments: Arguments, source: Reader, tokenizer: AnyTokenizer) -> LatentCache:
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
     folder = arguments.cache_folder or beside(arguments.out, "-cache")
     state = launched()
@@ -162,6 +212,6 @@ def _open_encoded(arguments: Arguments, folder: Path, tokenizer: AnyTokenizer) -
     return LatentCache.open(
         folder,
         tokenizer_identity=tokenizer.identity,
-        check=arguments.verify_cache,
+        check="never" if arguments.dry_run else arguments.verify_cache,
         tell=say if launched().is_main_process else lambda line: None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -37,8 +37,6 @@ from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches, TwoV
 from unmask.train.overfit import Verdict, overfit_one_batch
 from unmask.train.previews import OnlineScores, sample_sheet, sheet_previews, usual_size
 from unmask.train.run import Preview
-from unmask.train.run_folder import CHECKPOINTS
-from unmask.train.state import latest, read_checkpoint
 
 UNTOLD = {"heads": "heads a block", "decoder_heads": "decoder heads a block", "gelu": "as GELU"}
 """What of a network no weight's shape tells, and what it is."""
@@ -101,16 +99,14 @@ def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
 
 
 def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -> None:
-    """The same of images that are yet to be encoded, and that they fill a batch.
+    """Refuse images, not encoded yet, that do not fit the network or do not fill a batch.
 
     Raises:
-        InputError: codes, tokens, classes, the batch or the base do not fit.
+        InputError: codes, tokens, classes or the batch do not fit.
     """
     grid = tokenizer.grid(recipe.image_size)
     check_sizes(recipe, tokenizer, grid=grid, classes=len(source.class_names))
     check_batch_size(len(source), recipe.training.batch_size)
-    if recipe.base is not None or recipe.substitution is not None:
-        make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
 
 
 def check_sizes(
@@ -257,6 +253,7 @@ def train_generator(
     held_out: ImageSource | None = None,
     num_workers: int = 0,
     from_scratch: bool = False,
+    task: Task | None = None,
 ) -> TrainResult:
     """Train, continue or just finish a run, and export ``out/model`` for sampling.
 
@@ -268,44 +265,72 @@ def train_generator(
         held_out: real images that scores during the training compare with.
         num_workers: processes that prepare batches.
         from_scratch: see :func:`unmask.train.loop.train`.
+        task: what :func:`make_task` gives for this recipe; None makes it here.
 
     Raises:
         InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`; scores wanted and
             nothing to compare with.
     """
     check_fit(recipe, cache, tokenizer)
-    task = make_task(recipe, tokenizer)
+    task = task or make_task(recipe, tokenizer)
     pipeline = Pipeline(recipe, task.model, tokenizer, cache.class_names)
-    result = train(
+    return train(
         objective_of(task, cache, tokenizer),
         make_batches(recipe, cache),
         settings=recipe.training,
         out=out,
         config=_config(recipe, cache, tokenizer, task),
-        previews=_previews(pipeline, cache, held_out),
+        previews=[*_previews(pipeline, cache, held_out), _export(pipeline)],
         num_workers=num_workers,
         from_scratch=from_scratch,
     )
-    if launched().is_main_process and result.step == result.asked:
-        export(recipe, out, tokenizer, cache.class_names, checkpoint=result.checkpoint)
-    return result
+
+
+def _export(pipeline: Pipeline) -> Preview:
+    """Writes the averaged (or else raw) weights of the last step as the run's model."""
+    return Preview(
+        lambda folder, step, averaged: pipeline.save_pretrained(folder),
+        raw=False,
+        missing=lambda out, step: True,
+        place=EXPORT,
+    )
+
+
+def for_overfitting(recipe: Recipe) -> Recipe:
+    """The recipe without what keeps a network from learning a batch by heart."""
+    return replace(recipe, training=replace(recipe.training, preview_every=0, label_smoothing=0.0))
 
 
 def overfit_generator(
-    recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer, *, out: Path
+    recipe: Recipe,
+    cache: AnyCache,
+    tokenizer: AnyTokenizer,
+    *,
+    out: Path,
+    task: Task | None = None,
 ) -> Verdict:
     """Learn one batch by heart, the first thing to try when a run does not work.
+
+    Args:
+        recipe: what to train and how.
+        cache: encoded images, or images that are encoded in every step.
+        tokenizer: that encoded them.
+        out: the run folder.
+        task: of the recipe :func:`for_overfitting`; None makes it here.
 
     Raises:
         InputError: see :func:`train_generator`.
     """
     check_fit(recipe, cache, tokenizer)
-    training = replace(recipe.training, preview_every=0, label_smoothing=0.0)
-    recipe = replace(recipe, training=training)
-    task, batches = make_task(recipe, tokenizer), make_batches(recipe, cache)
-    config = _config(recipe, cache, tokenizer, task)
-    objective = objective_of(task, cache, tokenizer)
-    return overfit_one_batch(objective, batches, settings=training, out=out, config=config)
+    recipe = for_overfitting(recipe)
+    task = task or make_task(recipe, tokenizer)
+    return overfit_one_batch(
+        objective_of(task, cache, tokenizer),
+        make_batches(recipe, cache),
+        settings=recipe.training,
+        out=out,
+        config=_config(recipe, cache, tokenizer, task),
+    )
 
 
 def _config(
@@ -335,34 +360,3 @@ def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None)
         every, missing = training.evaluate_every, scores.missing
         looks.append(Preview(scores, every, raw=False, shared=True, missing=missing))
     return looks
-
-
-def export(
-    recipe: Recipe,
-    out: Path,
-    tokenizer: AnyTokenizer,
-    class_names: tuple[str, ...],
-    *,
-    checkpoint: Path | None = None,
-) -> Path:
-    """Write a checkpoint's averaged (or else raw) weights as ``out/model``.
-
-    Args:
-        recipe: of the run.
-        out: the run folder.
-        tokenizer: goes into the export.
-        class_names: likewise.
-        checkpoint: known to be whole; None looks for the newest.
-
-    Raises:
-        InputError: when the run has no complete checkpoint yet.
-    """
-    folder = checkpoint or latest(out / CHECKPOINTS)
-    if folder is None:
-        raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
-    weights = read_checkpoint(folder).weights
-    task = make_task(recipe, tokenizer)
-    learnt = cast(nn.Module, task.objective.averaged)
-    learnt.load_state_dict(weights.get("ema", weights["model"]))
-    Pipeline(recipe, task.model, tokenizer, class_names).save_pretrained(out / EXPORT)
-    return out / EXPORT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from unmask.pictures import to_float
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.train.run import Objective
+from unmask.train.run import averaged_of
 
 
 class LiveImages:
@@ -110,7 +110,7 @@ class EncodeFirst(nn.Module):
     @property
     def averaged(self) -> nn.Module:
         """See :class:`unmask.train.run.Objective`."""
-        return cast(Objective, self.objective).averaged
+        return averaged_of(self.objective)
 
     def train(self, mode: bool = True) -> EncodeFirst:
         """Set the mode; the tokenizer stays in evaluation."""

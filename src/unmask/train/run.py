@@ -29,8 +29,8 @@ Figures = Mapping[str, float | str]
 """What there is to say about the weights of a step; a "warning" is a sentence for a person."""
 
 Look = Callable[[Path, int, bool], Figures | None]
-"""Called with the samples folder, the steps done, and whether averaged weights are in place."""
-
+"""Called with the folder for what it writes, the steps done, and whether averaged weights are in
+place."""
 
 Missing = Callable[[Path, int], bool]
 """Asked, with the run folder, whether the look after so many steps is still to be taken."""
@@ -52,6 +52,8 @@ class Preview(NamedTuple):
     or where the training is to stop. The last one is left out for memory only."""
     missing: Missing | None = None
     """Tells a continued run whether its last look was taken; None means that it was."""
+    place: str = SAMPLES
+    """Folder in the run folder that the look writes into; it is made before."""
 
 
 class Objective(Protocol):
@@ -65,6 +67,13 @@ class Objective(Protocol):
 
     averaged: nn.Module
     """What is averaged and saved as the model; the rest goes into the training state."""
+
+
+def averaged_of(objective: nn.Module) -> nn.Module:
+    """What is averaged and saved of an objective, see :class:`Objective`."""
+    averaged = objective.averaged
+    assert isinstance(averaged, nn.Module), "every objective says what is averaged"
+    return averaged
 
 
 class Run:
@@ -96,7 +105,7 @@ class Run:
         self.own = objective.train()
         if settings.recompute:
             recompute_blocks(objective)
-        self.averaged = cast(Objective, objective).averaged
+        self.averaged = averaged_of(objective)
         self.objective: nn.Module = accelerator.prepare_model(objective)
         own_optimizer = getattr(objective, "make_optimizer", partial(make_optimizer, objective))
         optimizer = own_optimizer(settings)
@@ -190,7 +199,7 @@ class Run:
         """
         found: dict[str, float | str] = {}
         if preview.shared or self.accelerator.is_main_process:
-            folder = self.out / SAMPLES
+            folder = self.out / preview.place
             with durable.explained(folder, "checkpoints are whole"):
                 folder.mkdir(parents=True, exist_ok=True)
             self.own.eval()
