@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from unmask.data.batches import check_batch_size, share_rows
 from unmask.data.reader import Reader
 from unmask.machine.processes import launched
-from unmask.memory import GIB, check_fits
-from unmask.nn.skeleton import skeleton
+from unmask.memory import GIB, check_fits, skeleton
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.objective import TokenizerObjective
