@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, contents
 
-from unmask.data import verified
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import CacheIndex, LatentCache, digest_of, read_record, to_json, verify
-from unmask.data.verified import LIST
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.files import verified
+from unmask.files.verified import LIST
 from unmask.tokenizers.patches import Patches
 from unmask.tokenizers.patches import PatchTokenizer as PixelTokenizer
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer

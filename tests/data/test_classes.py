@@ -1,6 +1,6 @@
 import pytest
 
-from unmask.data.classes import class_index, names_for, read_class_names
+from unmask.data.classes import class_index, join_classes, read_class_names
 from unmask.errors import InputError
 
 NAMES = ("T-shirt/top", "Trouser", "Bag", "7")
@@ -23,18 +23,19 @@ def test_unknown_classes_say_what_was_meant():
 
 
 def test_names_are_given_or_numbers():
-    assert names_for([0, 2], (), where="x") == ("0", "1", "2")
-    assert names_for([0, 2], ("a", "b", "c", "d"), where="x") == ("a", "b", "c", "d")
-    assert names_for([None, None], ("a",), where="x") == ()
+    given = ("a", "b", "c", "d")
+    assert join_classes([[0, 2]], (), where="x").names == ("0", "1", "2")
+    assert join_classes([[0, 2]], given, where="x").names == given
+    assert join_classes([[None, None]], ("a",), where="x").names == ()
 
 
 def test_labels_that_do_not_fit():
     with pytest.raises(InputError, match="1 of 2 images of x lack a label"):
-        names_for([None, 1], (), where="x")
+        join_classes([[None, 1]], (), where="x")
     with pytest.raises(InputError, match="label 2 but only 2 class names"):
-        names_for([2], ("a", "b"), where="x")
+        join_classes([[2]], ("a", "b"), where="x")
     with pytest.raises(InputError, match="label -1"):
-        names_for([-1, 0], (), where="x")
+        join_classes([[-1, 0]], (), where="x")
 
 
 def test_class_file(tmp_path):

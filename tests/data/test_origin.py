@@ -1,8 +1,8 @@
 import pytest
 from tiny_data import ListSource
 
-from unmask.data.digests import digest_of
 from unmask.data.origin import Origin, compare, difference, read_origin, stamp_of
+from unmask.files.digests import digest_of
 
 
 def origin_of(source):

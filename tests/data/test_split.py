@@ -6,6 +6,7 @@ from unmask.data.split import (
     TRAIN_NAMES,
     VAL_NAMES,
     check_split,
+    file_rule,
     hash_rule,
     hashed_rows,
     split_files,
@@ -44,25 +45,28 @@ def names(*names):
 def test_official_files():
     files = names("test-0.tar", "train-0.tar", "train-1.tar", "validation-0.tar", "x.tar")
     split = split_files(files)
-    assert split.files("train") == names("train-0.tar", "train-1.tar")
-    assert split.files("val") == names("validation-0.tar")
-    assert split.files("all") == names("train-0.tar", "train-1.tar", "validation-0.tar")
-    assert "train-0.tar" in split.rule
-    assert "validation-0.tar" in split.rule
+    assert split == {
+        "train": names("train-0.tar", "train-1.tar"),
+        "val": names("validation-0.tar"),
+    }
+    assert file_rule(split) == (
+        "official split by file name: train-0.tar, … and validation-0.tar, …"
+    )
 
 
 @pytest.mark.parametrize(
     "files", [("train-0.tar", "train-1.tar"), ("trainees-0.tar", "val-0.tar"), ("a.tar", "b.tar")]
 )
 def test_no_official_split_without_both_sides(files):
-    assert split_files(names(*files)) is None
+    assert split_files(names(*files)) == {}
+    assert file_rule({}) == ""
 
 
 @pytest.mark.parametrize("train", ["Train", "training", "TRAINING"])
 @pytest.mark.parametrize("val", ["VAL", "valid", "Validation", "dev", "test", "testing", "eval"])
 def test_the_usual_names_in_any_letter_case(train, val):
     files = split_files(names(f"{train}-0.tar", f"{val}-0.tar"))
-    assert files == (names(f"{train}-0.tar"), names(f"{val}-0.tar"))
+    assert files == {"train": names(f"{train}-0.tar"), "val": names(f"{val}-0.tar")}
     folders = ["extra", train, val]
     assert split_folder(folders, TRAIN_NAMES, Path("d")) == train
     assert split_folder(folders, VAL_NAMES, Path("d")) == val

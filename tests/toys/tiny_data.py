@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from unmask.data.decoding import UnreadableImageError, decode_image
-from unmask.data.verified import LIST
+from unmask.files.verified import LIST
 
 
 def pixels(value: int, size: int = 8) -> np.ndarray:

@@ -29,13 +29,12 @@ from unmask.data.cache_records import (
     read_record,
     to_json,
 )
-from unmask.data.digests import digest_of
 from unmask.data.open_files import OpenFiles
 from unmask.data.origin import read_origin
-from unmask.data.reader import file_stamp
-from unmask.data.verified import Verified
 from unmask.errors import InputError
 from unmask.files.damage import DAMAGE, reason
+from unmask.files.digests import digest_of, file_stamp
+from unmask.files.verified import Verified
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
 
 __all__ = [

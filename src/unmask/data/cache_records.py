@@ -14,9 +14,9 @@ from typing import Literal, TypeVar
 import cattrs
 import numpy as np
 
-from unmask.data.digests import digest_of, total
 from unmask.errors import InputError
 from unmask.files.damage import DAMAGE
+from unmask.files.digests import digest_of, total
 from unmask.files.json_files import read_json
 from unmask.image_size import ImageSize, accept_sizes
 

@@ -169,11 +169,11 @@ class JoinedClasses(NamedTuple):
     """Labels of a data set's parts, joined."""
 
     names: tuple[str, ...]
-    """In label order; empty if nothing is labelled."""
+    """Names of the classes in label order; empty if nothing is labelled."""
     labels: list[list[int | None]]
-    """Of each part, one an image; None throughout in a part without labels."""
+    """Labels of each part's images; None throughout in a part without labels."""
     notes: list[str]
-    """What is worth knowing of them."""
+    """Sentences on classes without images and on labels that count as none."""
 
 
 def join_classes(
@@ -210,7 +210,7 @@ def join_classes(
             f"{where} has the class {unknown[0]!r}, which {CLASSES_FILE} does not name; "
             f"{did_you_mean(unknown[0], names)}"
         )
-    every = names_for(numbers, names, where=where) if numbers else tuple(names if words else ())
+    every = _names_for(numbers, names, where) if numbers else tuple(names if words else ())
     if empty := len(every) - len(given):
         notes.append(f"{empty} of the {len(every)} classes have no image")
     return JoinedClasses(
@@ -231,42 +231,22 @@ def _labelled(part: Sequence[Found], notes: list[str], where: str) -> Sequence[F
     return [None] * len(part)
 
 
-def names_for(labels: Sequence[int | None], names: Sequence[str], *, where: str) -> tuple[str, ...]:
-    """Class names that cover ``labels``.
-
-    Args:
-        labels: one an image.
-        names: known names in label order; empty makes names of the numbers.
-        where: the data set, for messages.
-
-    Returns:
-        Empty when no image has a label.
-
-    Raises:
-        InputError: some images have a label and some do not, or a label has no name, is negative,
-            or is :data:`MOST_CLASSES` or more.
-    """
-    numbers = [label for label in labels if label is not None]
-    if not numbers:
-        return ()
-    if len(numbers) < len(labels):
-        bare = len(labels) - len(numbers)
+def _names_for(numbers: Sequence[int], names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Class names that cover labels; without names the numbers themselves."""
+    low, high = min(numbers), max(numbers)
+    if low < 0:
         raise InputError(
-            f"{bare} of {len(labels)} images of {where} lack a label; label all or none"
+            f"{where} has the label {low} beside others; labels must start at 0, and only a side "
+            "whose labels are all -1 counts as unlabelled"
         )
-    if min(numbers) < 0:
+    if names and high >= len(names):
         raise InputError(
-            f"{where} has the label {min(numbers)} beside others; labels must start at 0, and only "
-            "a side whose labels are all -1 counts as unlabelled"
+            f"{where} has the label {high} but only {len(names)} class names; add the missing "
+            f"names to {CLASSES_FILE}"
         )
-    if names and max(numbers) >= len(names):
+    if high >= MOST_CLASSES:
         raise InputError(
-            f"{where} has the label {max(numbers)} but only {len(names)} class names; "
-            f"add the missing names to {CLASSES_FILE}"
-        )
-    if max(numbers) >= MOST_CLASSES:
-        raise InputError(
-            f"{where} has the label {max(numbers)}; labels are numbers of classes, from 0 to "
+            f"{where} has the label {high}; labels are numbers of classes, from 0 to "
             f"{MOST_CLASSES - 1:,}"
         )
-    return tuple(names) or tuple(str(i) for i in range(max(numbers) + 1))
+    return tuple(names) or tuple(map(str, range(high + 1)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,17 @@ class UnreadableImageError(InputError):
     def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
         """Rebuild from both arguments when a worker process sends it."""
         return UnreadableImageError, (self.key, self.reason)
+
+
+@contextmanager
+def reading(key: str, damage: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Turn what reading one image raises into an error that names it."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except damage as error:
+        raise UnreadableImageError(key, reason(error)) from error
 
 
 def is_image_name(name: str) -> bool:

@@ -1,17 +1,178 @@
-"""Images in folders: one folder a class, or a flat folder without classes."""
+"""Images in folders: one folder a class, or a flat folder without classes; their split, and what is
+not read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-from unmask.data.classes import folder_classes
-from unmask.data.decoding import EXTENSIONS, UnreadableImageError
+from unmask.data.classes import class_name, folder_classes
+from unmask.data.decoding import EXTENSIONS, reading
 from unmask.data.devkit import find_truth, truth_labels
-from unmask.data.folder_layout import Part, class_of, layout_of, split_folders
-from unmask.data.reader import Reader, file_stamp
-from unmask.data.split import Split
-from unmask.data.walk import Walk
+from unmask.data.reader import Reader
+from unmask.data.split import TRAIN_NAMES, VAL_NAMES, Split, split_folder
+from unmask.data.walk import Walk, some
 from unmask.errors import InputError
+from unmask.files.damage import reason
+from unmask.files.digests import file_stamp
+
+
+@dataclass(frozen=True)
+class Part:
+    """One side of a split, or all of a data set without one."""
+
+    folder: str
+    """Where it lies below the data set; empty for the data set itself."""
+    files: list[str]
+    """Sorted paths below that folder, with forward slashes."""
+
+    @cached_property
+    def places(self) -> list[str]:
+        """Paths below the data set."""
+        return [f"{self.folder}/{file}" if self.folder else file for file in self.files]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Sorted names of the class folders; none in a flat part."""
+        folders = {file.partition("/")[0] for file in self.files if "/" in file}
+        return sorted(set(map(class_name, folders)))
+
+    @cached_property
+    def loose(self) -> list[str]:
+        """Images in no class folder."""
+        return [file for file in self.files if "/" not in file]
+
+
+class Layout(NamedTuple):
+    """What lies in a folder."""
+
+    parts: dict[Split, Part]
+    """Train and val if the data set has that split, else "all"."""
+    notes: list[str]
+    """What is there and is not read, a sentence a folder."""
+
+
+def class_of(file: str) -> str | None:
+    """Name of a file's class folder, None for a loose file."""
+    folder, slash, _ = file.partition("/")
+    return class_name(folder) if slash else None
+
+
+def split_folders(path: Path) -> dict[Split, str]:
+    """The folders of train and val, by any of their usual names; none unless both are there."""
+    return _sides(_top(path), path)
+
+
+def _top(path: Path) -> Walk:
+    top = Walk(path)
+    try:
+        top.here()
+    except OSError as error:
+        raise InputError(f"{path} cannot be listed ({reason(error)})") from error
+    return top
+
+
+def _sides(top: Walk, path: Path) -> dict[Split, str]:
+    train = split_folder(top.tops, TRAIN_NAMES, path)
+    val = split_folder(top.tops, VAL_NAMES, path)
+    if train is None or val is None:
+        return {}
+    if (path / train).samefile(path / val):
+        raise InputError(
+            f"{path}: {train} and {val} are one folder; hold other images out in {val}"
+        )
+    return {"train": train, "val": val}
+
+
+def layout_of(path: Path) -> Layout:
+    """List a data set.
+
+    Raises:
+        InputError: it cannot be listed, or its folders are neither classes nor a split.
+    """
+    top = _top(path)
+    sides = _sides(top, path)
+    if sides:
+        beside = sorted({*top.tops, *top.files} - {*sides.values()})
+        left = [f"{len(beside):,} beside {' and '.join(sides.values())}: {some(beside)}"]
+        notes = _left_out(path, [*left * bool(beside), *top.left_out()])
+    else:
+        sides, notes = {"all": ""}, []
+    parts = dict[Split, Part]()
+    for side, folder in sides.items():
+        walk = Walk(path / folder)
+        parts[side] = Part(folder, sorted(walk.pictures()))
+        notes += _left_out(path / folder, [*_empty(walk, parts[side]), *walk.left_out()])
+    if "all" in parts:
+        parts["all"] = _below_train(parts["all"])
+    for part in parts.values():
+        _check_part(part, path / part.folder)
+    _check_classes(list(parts.values()), path)
+    return Layout(parts, notes)
+
+
+def _empty(walk: Walk, part: Part) -> list[str]:
+    """A clause on folders beside class folders in which no image was found."""
+    known = set(part.classes)
+    empty = [name for name in walk.tops if class_name(name) not in known]
+    return [f"{len(empty):,} without images: {some(empty)}"] if part.classes and empty else []
+
+
+def _left_out(path: Path, clauses: list[str]) -> list[str]:
+    return [f"left out of {path}: {'; '.join(clauses)}"] if clauses else []
+
+
+def _below_train(part: Part) -> Part:
+    """A data set that is a training folder and nothing else, as what lies in that folder."""
+    first = {file.partition("/")[0] for file in part.files}
+    if part.loose or len(first) != 1 or not {name.lower() for name in first} & {*TRAIN_NAMES}:
+        return part
+    (train,) = first
+    return Part(train, [file.removeprefix(f"{train}/") for file in part.files])
+
+
+def _check_part(part: Part, where: Path) -> None:
+    """Refuse images beside class folders, and parts of a data set in the place of classes."""
+    loose = part.loose
+    if loose and part.classes:
+        raise InputError(
+            f"{where}: {len(loose)} images such as {loose[0]} lie beside class folders; "
+            "move them into a class folder"
+        )
+    inside: dict[str, set[str]] = {}
+    for file in part.files:
+        folder, _, rest = file.partition("/")
+        inside.setdefault(folder, set()).add(rest.partition("/")[0] if "/" in rest else "")
+    same = {frozenset(folders) for folders in inside.values()}
+    shared = next(iter(same), frozenset[str]())
+    if len(inside) > 1 and len(same) == 1 and len(shared) > 1 and "" not in shared:
+        raise InputError(
+            f"{where}: the folders {some(inside)} all hold {some(shared)}, as the parts of a data "
+            "set do; name two of them train and val, or give one of them"
+        )
+
+
+def _check_classes(parts: list[Part], path: Path) -> None:
+    """Refuse a lone class, and a flat train beside a val with classes."""
+    classes = {name for part in parts for name in part.classes}
+    train = parts[0]
+    if classes and train.loose:
+        raise InputError(
+            f"{path / train.folder} has no class folders, {path / parts[-1].folder} has; "
+            "give both sides class folders, or neither"
+        )
+    if len(classes) == 1:
+        (only,) = classes
+        below = {part.folder: [file.partition("/")[2] for file in part.files] for part in parts}
+        folder, files = next((folder, files) for folder, files in below.items() if files)
+        further = Part("", files).classes
+        use = f"which has the classes {some(further)}" if further else "for unlabelled images"
+        raise InputError(
+            f"{path} holds one class folder only, {only!r}; give {path / folder / only} {use}, "
+            "or add the other classes"
+        )
 
 
 class FolderImages(Reader[str]):
@@ -91,11 +252,8 @@ class FolderImages(Reader[str]):
         Raises:
             UnreadableImageError: gone since the folder was listed, or not to be read.
         """
-        key = self.key(row)
-        try:
-            return (self.path / key).read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(key, error.strerror or str(error)) from error
+        with reading(self.key(row)):
+            return (self.path / self.key(row)).read_bytes()
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Bytes and time of the file."""

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from unmask.data.build_cache import MOST_CODES, CacheLayout, encoding_of, plan_cache
 from unmask.data.cache_records import UNKNOWN, CachePlan, Encoding, Kind
-from unmask.data.classes import names_for
-from unmask.data.decoding import UnreadableImageError
+from unmask.data.classes import join_classes
+from unmask.data.decoding import UnreadableImageError, reading
 from unmask.data.npz import read_arrays
-from unmask.data.reader import file_stamp
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.errors import InputError, pick
-from unmask.files.damage import DAMAGE, reason
+from unmask.files.damage import DAMAGE
+from unmask.files.digests import file_stamp
 from unmask.networks.sizes import stated_grid, token_grid
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -77,7 +77,8 @@ class _ForeignFiles:
             self.labels: list[int | None] = [ranks[key.partition("/")[0]] for key in self.keys]
         else:
             self.labels = [self._own_label(row) for row in range(len(self.keys))]
-            self.class_names = names_for(self.labels, (), where=str(path))
+            classes = join_classes([self.labels], (), where=str(path))
+            self.class_names, (self.labels,) = classes.names, classes.labels
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -105,10 +106,8 @@ class _ForeignFiles:
 
     def content(self, row: int) -> bytes:
         """The bytes of a file."""
-        try:
+        with reading(self.keys[row]):
             return (self.path / self.keys[row]).read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(self.keys[row], error.strerror or str(error)) from error
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Bytes and time of a file."""
@@ -129,10 +128,8 @@ class _ForeignFiles:
 
     def _arrays(self, row: int, names: Sequence[str], content: bytes) -> list[np.ndarray | None]:
         """Arrays of one file, None for those that it has not."""
-        try:
+        with reading(self.keys[row], DAMAGE):
             return read_arrays(content, names)
-        except DAMAGE as error:
-            raise UnreadableImageError(self.keys[row], reason(error)) from error
 
     def _own_label(self, row: int) -> int | None:
         try:

@@ -14,10 +14,11 @@ import numpy as np
 from PIL import Image
 
 from unmask.data.classes import join_classes, read_class_names
-from unmask.data.reader import Reader, file_stamp
+from unmask.data.reader import Reader
 from unmask.data.split import Split
 from unmask.errors import InputError
 from unmask.files.damage import DAMAGE, reason
+from unmask.files.digests import file_stamp
 
 # As in train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte, emnist-letters-test-images-idx3-ubyte.
 NAME = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
@@ -145,8 +146,8 @@ class IdxImages(Reader[int]):
 
     def __init__(self, path: Path, split: Split) -> None:
         found = _find(path)
-        chosen = [side for side in SIDES.values() if side in found and split in (side, "all")]
-        chosen = list(dict.fromkeys(chosen))
+        sides: tuple[Split, ...] = ("train", "val")
+        chosen = [side for side in sides if side in found and split in (side, "all")]
         pixels = {side: read_idx(found[side].images) for side in chosen}
         labels = {side: self._read_labels(files) for side, files in found.items()}
         self.total = sum(len(pixels.get(side, labels[side])) for side in found)
@@ -159,11 +160,10 @@ class IdxImages(Reader[int]):
         self.places = range(len(self._keys))
         folder = path.parent if path.is_file() else path
         classes = join_classes(list(labels.values()), read_class_names(folder), where=str(path))
-        by_side = dict(zip(labels, classes.labels, strict=True))
-        unlabelled = {side: [None] * len(pixels[side]) for side in chosen}
-        self.labels = [k for side in chosen for k in by_side[side] or unlabelled[side]]
-        labelled = any(label is not None for label in self.labels)
-        self.class_names, self.notes = classes.names if labelled else (), classes.notes
+        known = dict(zip(labels, classes.labels, strict=True))
+        parts_labels = [known[side] or [None] * len(pixels[side]) for side in chosen]
+        self.set_labels([label for part in parts_labels for label in part], classes.names)
+        self.notes = classes.notes
 
     @staticmethod
     def _read_labels(files: _Files) -> list[int | None]:

@@ -10,10 +10,10 @@ from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE, origin_file
 from unmask.data.cache_records import CacheIndex, CachePlan, Shard, read_record, to_json
 from unmask.data.origin import Difference, Origin, compare, difference, read_origin
 from unmask.data.reader import EncodedImages
-from unmask.data.verified import LIST, Verified
 from unmask.errors import InputError
 from unmask.files.durable import explained, output, write_file
 from unmask.files.folders import check_folder
+from unmask.files.verified import LIST, Verified
 
 WAYS_OUT = "name another folder (--out, of unmask train --cache-folder), or give --rebuild-cache"
 

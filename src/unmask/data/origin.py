@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmask.data.decoding import UnreadableImageError
-from unmask.data.digests import digest_of, total
 from unmask.data.reader import EncodedImages, Listed
 from unmask.errors import InputError
 from unmask.files.damage import DAMAGE
+from unmask.files.digests import digest_of, total
 from unmask.files.json_files import parse_json
 
 MOST_BYTES = 1 << 30  # of the JSON of one shard; a million keys take a tenth

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unmask.data.classes import CLASSES_FILE, check_class_names, join_classes, read_class_names
-from unmask.data.decoding import UnreadableImageError
+from unmask.data.classes import CLASSES_FILE, check_class_names
+from unmask.data.decoding import UnreadableImageError, reading
 from unmask.data.open_files import OpenFiles
 from unmask.data.parquet_columns import Columns, choose_columns
-from unmask.data.reader import ShardReader, file_stamp
+from unmask.data.reader import ShardReader
 from unmask.data.split import Split
 from unmask.errors import InputError
+from unmask.files.damage import reason
 
 KEPT_GROUPS = 8  # decoded-to-memory row groups; shuffled reading of more data wants a latent cache
 # What pyarrow raises on damaged files and pages.
@@ -53,10 +54,9 @@ def _read_table(file: Path, listed: Sequence[str]) -> _Table:
     except InputError:
         raise
     except PARQUET_DAMAGE as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
         refused = isinstance(error, OSError) and error.errno is not None
         way = "check the disk and your rights" if refused else "fetch it again"
-        raise InputError(f"{file} cannot be read as Parquet ({said}); {way}") from error
+        raise InputError(f"{file} cannot be read as Parquet ({reason(error)}); {way}") from error
     try:
         names = () if columns.names is None else check_class_names(columns.names, str(file))
     except InputError as error:
@@ -137,16 +137,12 @@ class ParquetImages(ShardReader[Row]):
 
     def __init__(self, path: Path, split: Split) -> None:
         super().__init__(path, split)
-        self.stamps = [file_stamp(file) for file in self.files]
-        folder = path if path.is_dir() else path.parent
-        listed = read_class_names(folder) or read_class_names(self.files[0].parent)
-        tables = [_read_table(file, listed) for file in self.files]
-        names = _joined_names(tables, self.files, listed)
+        tables = [_read_table(file, self.listed) for file in self.files]
+        names = _joined_names(tables, self.files, self.listed)
         labels = [_renumbered(t, names, f) for t, f in zip(tables, self.files, strict=True)]
-        parts = [[label for shard in side for label in shard] for side in self.by_side(labels)]
-        places = [Row(i, *place) for i, table in enumerate(tables) for place in table.places]
-        self.take(places, join_classes(parts, names, where=str(path)))
-        self.notes = [*self.notes, *_notes(tables)]
+        places = [[Row(n, *place) for place in t.places] for n, t in enumerate(tables)]
+        self.take(places, labels, names)
+        self.notes += _notes(tables)
         self._columns = [table.columns.image for table in tables]
         self._open = OpenFiles(pq.ParquetFile)
         self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
@@ -194,11 +190,8 @@ class ParquetImages(ShardReader[Row]):
             UnreadableImageError: they are missing, or their part of the file is damaged or gone.
         """
         place = self.places[row]
-        try:
+        with reading(self.key(row), PARQUET_DAMAGE):
             value = self._group(place.file, place.group)[place.row].as_py()
-        except PARQUET_DAMAGE as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UnreadableImageError(self.key(row), said) from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             path = f", only the path {value['path']!r}" if value and value.get("path") else ""

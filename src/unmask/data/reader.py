@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from unmask.data.classes import JoinedClasses
+from unmask.data.classes import Found, JoinedClasses, join_classes, read_class_names
 from unmask.data.decoding import decode_image
-from unmask.data.split import Split, split_files
+from unmask.data.split import Split, file_rule, split_files
+from unmask.files.digests import file_stamp
 
 Place = TypeVar("Place")
-Found = TypeVar("Found")
 
 
 class Listed(Protocol):
     """A data set without its images. Rows count from 0."""
 
     name: str
-    """Of the data set and its side, for reports."""
+    """Name of the data set and its side, for reports."""
     class_names: tuple[str, ...]
-    """In label order; empty if unlabelled."""
+    """Names of the classes in label order; empty if unlabelled."""
     split_rule: str
     """A sentence that states how train and val were told apart."""
     notes: Sequence[str] = ()
@@ -65,16 +66,7 @@ class ImageSource(EncodedImages, Protocol):
         """
 
 
-def file_stamp(file: Path) -> tuple[int, int]:
-    """Bytes and time of the last change in nanoseconds of a file; zeros when it is gone."""
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_size, found.st_mtime_ns
-
-
-class Reader(ImageSource, Protocol[Place]):
+class Reader(ImageSource, ABC, Generic[Place]):
     """One kind of image files: a source once ``open_source`` has set its name and rule.
 
     A kind's ``__init__`` opens one side of the official split, or everything where there is none,
@@ -84,16 +76,20 @@ class Reader(ImageSource, Protocol[Place]):
     kind: ClassVar[str]  # what a person would call such files, for messages
     places: Sequence[Place]
     labels: Sequence[int | None]
+    notes: list[str]
     total: int
     """Images of all sides."""
 
+    @abstractmethod
     def __init__(self, path: Path, split: Split) -> None: ...
 
     @classmethod
+    @abstractmethod
     def recognises(cls, path: Path) -> bool:
         """Whether ``path`` is of this kind."""
 
     @classmethod
+    @abstractmethod
     def official_split(cls, path: Path) -> str:
         """A sentence that states the data set's own split; empty when it has none."""
 
@@ -118,54 +114,64 @@ class Reader(ImageSource, Protocol[Place]):
         self.places = [self.places[row] for row in rows]
         self.labels = [self.labels[row] for row in rows]
 
+    def set_labels(self, labels: list[int | None], names: tuple[str, ...]) -> None:
+        """The labels of this side, and their names unless it has none."""
+        self.labels = labels
+        self.class_names = names if any(label is not None for label in labels) else ()
 
-class ShardReader(Reader[Place], Protocol[Place]):
+
+class ShardReader(Reader[Place]):
     """Images of a few large files, whose names tell the official split if there is one.
 
     Both sides are indexed whichever is asked for, so that the classes never depend on the side.
     """
 
     files: list[Path]
-    """Of all sides, one side after the other; places count them."""
+    """Files of all sides, one side after the other; places count them."""
     stamps: list[tuple[int, int]]
-    """Of the files, as they were when they were indexed."""
-    _sides: list[list[Path]]
-    _chosen: list[int]  # numbers of the sides that were asked for
+    """Stamps of the files, as they were when they were indexed."""
+    listed: tuple[str, ...]
+    """Names of the classes in a file beside the shards; empty without one."""
 
     def __init__(self, path: Path, split: Split) -> None:
         found = self.find(path)
-        official = split_files(found)
-        self._sides = [official.train, official.val] if official else [found]
-        self._chosen = [n for n, side in enumerate(("train", "val")) if split in (side, "all")]
-        if not official:
-            self._chosen = [0]
-        self.files = [file for side in self._sides for file in side]
+        self.path, self.split, sides = path, split, split_files(found) or {"all": found}
+        self.files = [file for side in sides.values() for file in side]
+        self.stamps = [file_stamp(file) for file in self.files]
+        numbers = iter(range(len(self.files)))
+        self._sides = {side: [*islice(numbers, len(files))] for side, files in sides.items()}
+        folder = path if path.is_dir() else path.parent
+        self.listed = read_class_names(folder) or read_class_names(self.files[0].parent)
         self.notes = []
         if others := sorted(set(found) - set(self.files)):
             names = ", ".join(file.name for file in others[:3])
             self.notes = [f"of neither side, and not used: {len(others)} files ({names})"]
 
-    def by_side(self, found: Sequence[Found]) -> list[Sequence[Found]]:
-        """What was found in each file, in the order of the files, side by side."""
-        ends = [0, *accumulate(len(side) for side in self._sides)]
-        return [found[start:end] for start, end in pairwise(ends)]
-
-    def take(self, places: Sequence[Place], classes: JoinedClasses) -> None:
-        """Keep the chosen sides of what was found.
+    def take(
+        self,
+        places: Sequence[Sequence[Place]],
+        labels: Sequence[Sequence[Found]],
+        names: Sequence[str],
+    ) -> JoinedClasses:
+        """Keep the chosen sides of what was found in each file.
 
         Args:
-            places: of all images, in the order of the files.
-            classes: of the same images, by side.
+            places: of the images of each file.
+            labels: of the same images.
+            names: of the classes, in label order; empty makes names of the labels.
         """
-        ends = [0, *accumulate(len(labels) for labels in classes.labels)]
-        self.total = len(places)
-        self.places = [p for n in self._chosen for p in places[ends[n] : ends[n + 1]]]
-        self.labels = [label for n in self._chosen for label in classes.labels[n]]
-        labelled = any(label is not None for label in self.labels)
-        self.class_names = classes.names if labelled else ()
-        self.notes = [*self.notes, *classes.notes]
+        parts = [[k for n in side for k in labels[n]] for side in self._sides.values()]
+        classes = join_classes(parts, names, where=str(self.path))
+        known = dict(zip(self._sides, classes.labels, strict=True))
+        chosen = [side for side in self._sides if self.split in (side, "all") or side == "all"]
+        self.total = sum(map(len, places))
+        self.places = [p for side in chosen for n in self._sides[side] for p in places[n]]
+        self.set_labels([k for side in chosen for k in known[side]], classes.names)
+        self.notes += classes.notes
+        return classes
 
     @staticmethod
+    @abstractmethod
     def find(path: Path) -> list[Path]:
         """The files of a data set, sorted."""
 
@@ -176,6 +182,5 @@ class ShardReader(Reader[Place], Protocol[Place]):
 
     @classmethod
     def official_split(cls, path: Path) -> str:
-        """The rule of the data set's own split; empty when it has none."""
-        official = split_files(cls.find(path))
-        return official.rule if official else ""
+        """A sentence that states the data set's own split; empty when it has none."""
+        return file_rule(split_files(cls.find(path)))

@@ -22,6 +22,7 @@ from unmask.data.tar_index import COMPRESSED
 from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages
 from unmask.errors import InputError, did_you_mean
+from unmask.files.damage import reason
 
 __all__ = ["EMBEDDED", "ImageSource", "Listed", "open_source", "told"]
 
@@ -104,7 +105,7 @@ def open_source(path: str | Path, *, split: Split = "train", val_share: float = 
     try:
         images = _open(place, split, val_share)
     except OSError as error:
-        raise InputError(f"{place} cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{place} cannot be read ({reason(error)})") from error
     if embedded and Path(path).exists():
         images.notes = [*images.notes, f"{path} is the set that travels along, not ./{path}"]
     return images

@@ -7,10 +7,10 @@ adding or removing others never moves it from one side to the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from unmask.errors import InputError, unknown
 
@@ -19,22 +19,6 @@ Split = Literal["train", "val", "all"]
 # What the two sides are called, in any letter case; the first that exists is the one used.
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "dev", "test", "testing", "eval")
-
-
-class FileSplit(NamedTuple):
-    """An official split by file name."""
-
-    train: list[Path]
-    val: list[Path]
-
-    def files(self, split: Split) -> list[Path]:
-        """The files of one side or of both."""
-        return {"train": self.train, "val": self.val, "all": self.train + self.val}[split]
-
-    @property
-    def rule(self) -> str:
-        """A sentence that states the split."""
-        return f"official split by file name: {self.train[0].name}, … and {self.val[0].name}, …"
 
 
 def check_split(split: str, val_share: float) -> None:
@@ -49,8 +33,8 @@ def check_split(split: str, val_share: float) -> None:
         raise InputError(f"val_share={val_share} must lie between 0 and 1, as in 0.1")
 
 
-def split_files(files: Sequence[Path]) -> FileSplit | None:
-    """The official split of files named ``train-…`` and ``val-…``, or by the other names."""
+def split_files(files: Sequence[Path]) -> dict[Split, list[Path]]:
+    """The files of train and val by their names, ``train-…`` and ``val-…``; {} without both."""
 
     def _starting(names: Sequence[str]) -> list[Path]:
         for name in names:
@@ -60,7 +44,13 @@ def split_files(files: Sequence[Path]) -> FileSplit | None:
         return []
 
     train, val = _starting(TRAIN_NAMES), _starting(VAL_NAMES)
-    return FileSplit(train, val) if train and val else None
+    return {"train": train, "val": val} if train and val else {}
+
+
+def file_rule(sides: Mapping[Split, Sequence[Path]]) -> str:
+    """The sentence that states an official split by file name; empty when there is none."""
+    first = [f"{files[0].name}, …" for files in sides.values()]
+    return f"official split by file name: {' and '.join(first)}" if first else ""
 
 
 def split_folder(folders: Iterable[str], names: Sequence[str], path: Path) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmask.errors import InputError
+from unmask.files.damage import reason
 
 BLOCK = tarfile.BLOCKSIZE
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
@@ -59,11 +60,13 @@ def index_files(file: Path) -> tuple[list[Entry], list[str]]:
                     links.append((len(found), member.name, _target(member)))
                 elif not member.isdir():
                     left.append(member.name)
+    except InputError:
+        raise
     except TAR_DAMAGE as error:
-        if isinstance(error, InputError):
-            raise
+        nested = isinstance(error, RecursionError)
+        said = "its headers are nested too deeply" if nested else reason(error)
         raise InputError(
-            f"{file} cannot be read as an uncompressed tar ({_reason(error)}); fetch it again"
+            f"{file} cannot be read as an uncompressed tar ({said}); fetch it again"
         ) from error
     return _follow(found, links, left), left
 
@@ -135,9 +138,3 @@ def _follow(found: list[Entry], links: list[tuple[int, str, str]], left: list[st
         for position in range(len(found) + 1)
         for entry in (*placed.get(position, ()), *found[position : position + 1])
     ]
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "its headers are nested too deeply"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from unmask.data.classes import Found, class_name, join_classes, read_class_names
-from unmask.data.decoding import UnreadableImageError, is_image_name
+from unmask.data.classes import Found, class_name
+from unmask.data.decoding import UnreadableImageError, is_image_name, reading
 from unmask.data.open_files import Handle, OpenFiles
-from unmask.data.reader import ShardReader, file_stamp
+from unmask.data.reader import ShardReader
 from unmask.data.split import Split
 from unmask.data.tar_index import COMPRESSED, Entry, index_files
 from unmask.errors import InputError
@@ -31,9 +31,7 @@ class Member(NamedTuple):
     """Where the bytes of one image lie."""
 
     shard: int
-    key: str
-    start: int
-    size: int
+    entry: Entry
 
 
 class Sample(NamedTuple):
@@ -181,24 +179,15 @@ class TarImages(ShardReader[Member]):
 
     def __init__(self, path: Path, split: Split) -> None:
         super().__init__(path, split)
-        self.stamps = [file_stamp(file) for file in self.files]
-        found = [_index(*pair) for pair in zip(self.files, self.stamps, strict=True)]
-        folder = path if path.is_dir() else path.parent
-        parts = self.by_side(found)
-        classes = join_classes(
-            [[sample.label for content in part for sample in content.samples] for part in parts],
-            read_class_names(folder),
-            where=str(path),
+        found = list(map(_index, self.files, self.stamps))
+        classes = self.take(
+            [[Member(n, sample.entry) for sample in tar.samples] for n, tar in enumerate(found)],
+            [[sample.label for sample in tar.samples] for tar in found],
+            self.listed,
         )
-        places = [
-            Member(shard, sample.entry.name, sample.entry.start, sample.entry.size)
-            for shard, content in enumerate(found)
-            for sample in content.samples
-        ]
-        self.take(places, classes)
-        self.notes = [*self.notes, *_notes(found)]
+        self.notes += _notes(found)
         if not classes.names:
-            self.notes += _folders(places)
+            self.notes += _folders([sample.entry.name for tar in found for sample in tar.samples])
         self._open = OpenFiles(Handle)
 
     @staticmethod
@@ -211,7 +200,7 @@ class TarImages(ShardReader[Member]):
     def key(self, row: int) -> str:
         """Shard and member, as in ``train-000000.tar/cat.png``."""
         member = self.places[row]
-        return f"{self.files[member.shard].name}/{member.key}"
+        return f"{self.files[member.shard].name}/{member.entry.name}"
 
     def content(self, row: int) -> bytes:
         """The bytes of the member.
@@ -219,19 +208,17 @@ class TarImages(ShardReader[Member]):
         Raises:
             UnreadableImageError: the tar is gone, or shorter than it was.
         """
-        member = self.places[row]
-        try:
-            content = self._open(self.files[member.shard]).read(member.start, member.size)
-        except OSError as error:
-            raise UnreadableImageError(self.key(row), error.strerror or str(error)) from error
-        if len(content) < member.size:
+        shard, entry = self.places[row]
+        with reading(self.key(row)):
+            content = self._open(self.files[shard]).read(entry.start, entry.size)
+        if len(content) < entry.size:
             raise UnreadableImageError(self.key(row), "its tar is shorter than it was")
         return content
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Bytes and time of the tar as it was opened, and the member's place in it."""
-        member = self.places[row]
-        return *self.stamps[member.shard], member.start, member.size
+        shard, entry = self.places[row]
+        return *self.stamps[shard], entry.start, entry.size
 
 
 def _notes(found: Sequence[TarContent]) -> list[str]:
@@ -243,9 +230,9 @@ def _notes(found: Sequence[TarContent]) -> list[str]:
     return [f"not used of the tars: {counts}"]
 
 
-def _folders(places: Sequence[Member]) -> list[str]:
+def _folders(names: Sequence[str]) -> list[str]:
     """A sentence on folders in tars without labels, which may be meant as classes."""
-    folders = {member.key.removeprefix("./").rpartition("/")[0] for member in places} - {""}
+    folders = {name.removeprefix("./").rpartition("/")[0] for name in names} - {""}
     if len(folders) < 2:
         return []
     first, second, *_ = sorted(folders)

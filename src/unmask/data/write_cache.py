@@ -24,7 +24,6 @@ from torch import Tensor
 from unmask.data.cache import INDEX_FILE, LABELS_FILE, origin_file
 from unmask.data.cache_records import CacheIndex, CachePlan, Shard, to_json
 from unmask.data.decoding import UnreadableImageError
-from unmask.data.digests import digest_of
 from unmask.data.kept_shards import (
     claim,
     compare_images,
@@ -41,9 +40,10 @@ from unmask.data.origin import (
     stamp_of,
 )
 from unmask.data.reader import EncodedImages
-from unmask.data.verified import Verified
 from unmask.errors import InputError
+from unmask.files.digests import digest_of
 from unmask.files.durable import clear_leftovers
+from unmask.files.verified import Verified
 from unmask.show import Bar
 
 AHEAD = 2  # batches that are read while one is encoded

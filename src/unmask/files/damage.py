@@ -32,5 +32,6 @@ DAMAGE = (
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what a reader said, or the name of what it raised."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+    """What a reader said, in a line: the system's words, its first line, or the error's name."""
+    said = (isinstance(error, OSError) and error.strerror) or str(error)
+    return (said.strip().splitlines() or [type(error).__name__])[0].strip()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from unmask.errors import InputError
+from unmask.files.damage import reason
 
 
 def parse_json(content: str | bytes, where: str) -> object:
@@ -38,5 +39,5 @@ def read_json(file: Path) -> object:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{file} cannot be read ({reason(error)})") from error
     return parse_json(content, str(file))

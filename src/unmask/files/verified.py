@@ -13,8 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from unmask.data.digests import digest_of, digest_of_file
-from unmask.data.reader import file_stamp
+from unmask.files.digests import digest_of, digest_of_file, file_stamp
 
 LIST = ".verified"
 THREADS = 4  # hashing leaves Python's lock; more threads than this ask too much of a disk

@@ -3,9 +3,9 @@ import threading
 
 import pytest
 
-from unmask.data import verified
-from unmask.data.digests import digest_of, digest_of_file, total
-from unmask.data.verified import LIST, Verified
+from unmask.files import verified
+from unmask.files.digests import digest_of, digest_of_file, total
+from unmask.files.verified import LIST, Verified
 
 
 def write(folder, *contents):

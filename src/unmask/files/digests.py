@@ -1,4 +1,4 @@
-"""Hashes of bytes and of files, 128 bits of blake2b."""
+"""Hashes of bytes and of files, 128 bits of blake2b; and stamps, which change when files do."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ def digest_of_file(file: Path) -> str:
 def total(digests: Iterable[str]) -> str:
     """One hash of several, whatever their order and however they are grouped."""
     return f"{sum(int(digest, 16) for digest in digests) % 2 ** (8 * SIZE):0{2 * SIZE}x}"
+
+
+def file_stamp(file: Path) -> tuple[int, int]:
+    """Bytes and time of the last change in nanoseconds of a file; zeros when it is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
