@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unmask.data.reader import file_stamp
 from unmask.data.walk import Walk
 from unmask.decode import Plan
 from unmask.errors import InputError
@@ -17,6 +16,7 @@ from unmask.evaluate.image_batch import Batches, ImageBatch
 from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
+from unmask.files.digests import file_stamp
 from unmask.generation import check_request, generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
