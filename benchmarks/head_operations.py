@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmask.draws import Draws, keyed_generator
 from unmask.nn.diffusion import DiffusionDraw, DiffusionHead
+from unmask.types import Reading
 
 LIMIT = 1.10
 EVALUATIONS = 14  # of DPM-Solver, as published for 64 and 128 steps
@@ -58,9 +59,8 @@ def measure(depth: int, guided: bool) -> tuple[int, float, int]:
 
     def draw(options: DiffusionDraw) -> Callable[[], object]:
         where = torch.arange(3).expand(2, -1)
-        return lambda: head.draw(
-            z, weak, scales, where=where, length=3, step=0, options=options, draws=Draws([0, 1])
-        )
+        reading = Reading(z, where, 3, 0, weak, scales)
+        return lambda: head.draw(reading, options, Draws([0, 1]))
 
     x, times = torch.zeros(6, 16), torch.full((6,), 500.0)
     network = operations(lambda: head(x, times, z.flatten(0, 1)))

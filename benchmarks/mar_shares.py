@@ -20,7 +20,7 @@ from report import markdown_table, write_report
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unmask.decode import blank_canvas, branches
+from unmask.decode import Branches, blank_canvas
 from unmask.draws import Draws, keyed_generator
 from unmask.nn.model import MaskedModel
 from unmask.nn.positions import take
@@ -114,7 +114,7 @@ def sampling(recipe: Recipe, without: Without) -> int:
     def step() -> None:
         """As the decode loop does it, less what is taken away."""
         where = every if without.last_block_where_read else read
-        strong, weak = branches(model, canvas, labels, ("null",), where)
+        strong, weak = Branches(model, labels)(canvas, ("null",), where)
         parts = [take(p, read) if without.last_block_where_read else p for p in (strong, *weak)]
         features = torch.stack(parts).flatten(1, 2)  # (2, N, D)
         noise = torch.zeros(len(read[0]), 1 + len(stages), model.head.channels, device="meta")

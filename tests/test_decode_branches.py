@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from test_self_guidance import LABELS, LENGTH, MODEL
 from torch import Tensor
 from toy_latents import NETWORKS, latent_model
 
-from unmask.counts import FixedCounts
-from unmask.decode import Branches, Plan, blank_canvas, branches, decode
+from unmask.counts import Counts, FixedCounts
+from unmask.decode import Branches, Plan, blank_canvas, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.guidance import Guidance
@@ -27,11 +29,11 @@ def test_what_is_kept_stays_as_far_away() -> None:
     grown = Canvas(known.tokens + 3, torch.arange(LENGTH).expand(4, -1) > 4)
     steps = Branches(MODEL, LABELS)
     strong, weak = steps(known, WEAK, NOW, "keep")
-    once = branches(MODEL, known, LABELS, WEAK, NOW)
+    once = steps(known, WEAK, NOW)
     torch.testing.assert_close((strong, weak), once, atol=1e-5, rtol=1e-5)
     again, reused = steps(grown, WEAK, LATER, "reuse")
     torch.testing.assert_close(again, MODEL.hidden(grown, LABELS, LATER).tokens)
-    before, others = branches(MODEL, known, LABELS, WEAK, LATER)
+    before, others = steps(known, WEAK, LATER)
     for found, other in zip(reused, others, strict=True):
         torch.testing.assert_close(found - again, other - before, atol=1e-5, rtol=1e-4)
 
@@ -79,7 +81,8 @@ def test_only_those_steps_double_the_batch(
     assert not last.masked.any()
 
 
-class AsOfAll:
+@dataclass(frozen=True)
+class AsOfAll(Counts):
     """As many as if nothing had been known: a row with few hidden tokens begins late."""
 
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:

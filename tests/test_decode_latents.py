@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_latents import NETWORKS, latent_model
 
-from unmask.counts import AncestralCounts, AnyCounts, FixedCounts
+from unmask.counts import AncestralCounts, Counts, FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws
 from unmask.errors import InputError
@@ -26,7 +26,7 @@ from unmask.types import Canvas, Step
 
 LENGTH, CHANNELS, CLASSES, STEPS = 16, 6, 3, 5
 MODELS = {name: latent_model(network) for name, network in NETWORKS.items()}
-COUNTS: dict[str, AnyCounts] = {
+COUNTS: dict[str, Counts] = {
     "fixed": FixedCounts(least=1),
     "overall": FixedCounts(pace="overall"),
     "ancestral": AncestralCounts(),

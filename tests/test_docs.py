@@ -95,6 +95,26 @@ def test_what_does_not_run_says_why(page: Path) -> None:
             assert "not run" in block.above.lower(), f"{where}: say why this is not run"
 
 
+def test_the_examples_of_extending_type_check(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    page, lines = ROOT / "docs" / "extend.md", list[str]()
+    for block in blocks_of(page):
+        if block.language == "python":
+            lines += [""] * (block.line - 1 - len(lines)) + block.text.splitlines()
+    module = tmp_path / "extend.py"  # whose lines are those of the page
+    module.write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(module)]
+    found = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
 def anchors_of(page: Path) -> set[str]:
     """The fragments that headings of a page can be linked by."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf8")), re.M)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.decode import Plan, blank_canvas, branches, decode
+from unmask.decode import Branches, Plan, blank_canvas, decode
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.generation import check_request
@@ -14,7 +14,7 @@ from unmask.guidance import Guidance
 from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.nn.model import MaskedModel
-from unmask.types import Canvas
+from unmask.types import Canvas, Reading
 
 LENGTH, CODES, CLASSES = 16, 11, 3
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -65,11 +65,12 @@ def test_both_guidances_add_up() -> None:
     canvas = Canvas(tokens, torch.rand(4, LENGTH, generator=generator) < 0.6)
     read = torch.tensor([[0, 5, 9], [1, 2, 3], [15, 14, 0], [7, 8, 9]])
     a, b = 2.5, 1.7
-    strong, weak = branches(MODEL, canvas, LABELS, ("null", "self"), read)
+    branches = Branches(MODEL, LABELS)
+    strong, weak = branches(canvas, ("null", "self"), read)
     scales = [torch.full((4,), scale) for scale in (a, b)]
-    made = MODEL.head.guided_logits(strong, weak, scales)
-    alone = branches(MODEL, canvas, LABELS, ("self",), read)
-    self_alone = MODEL.head.guided_logits(*alone, scales[1:])
+    made = MODEL.head.guided_logits(Reading(strong, read, LENGTH, 0, weak, scales))
+    strong, weak = branches(canvas, ("self",), read)
+    self_alone = MODEL.head.guided_logits(Reading(strong, read, LENGTH, 0, weak, scales[1:]))
     first = MODEL.hidden(canvas, LABELS)
     null = MODEL.hidden(canvas, torch.full_like(LABELS, CLASSES)).tokens
     second = MODEL.feedback(MODEL, first, canvas, LABELS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,29 +13,47 @@ from unmask.curves import find_curve, masked_share, remaining_time, time_curve
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.ranges import Between, Name, Ranged
+from unmask.types import Moment
 
 
-class Counts(Protocol):
-    """A rule that fixes, before decoding starts, how many tokens each step leaves masked."""
+@dataclass(frozen=True)
+class Counts(Ranged, ABC, path="plan.counts"):
+    """A rule for how many tokens stay masked after each step."""
 
+    needs_density: ClassVar[bool] = False
+    """True lets :meth:`adapt` look at the probabilities of every step's tokens. Each step then
+    draws every masked token, and waits for the device to tell how many those are."""
+
+    @abstractmethod
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
-        """Tokens still masked after each step.
+        """Tokens that stay masked after each step, or at most so many if :meth:`adapt` is used.
 
         Args:
             steps: T of the whole plan.
             first_step: steps before this one are skipped (editing); their rows are not returned.
             masked: ``(B, L)`` bool on the CPU, the canvas at the start.
-            draws: used only by rules whose counts are random.
+            draws: random numbers, for rules whose counts are random.
 
         Returns:
             ``(T - first_step, B)`` int64 on the CPU, falling within each column. The source's own
             numbers: the last one may be 1, yet the decode loop reveals everything at the end.
         """
-        ...
+
+    def adapt(self, most: Tensor, at: Moment) -> Tensor:
+        """Tokens that stay masked after this step, called if the rule needs a density.
+
+        Args:
+            most: ``(B,)`` int64, this step's row of the table.
+            at: the step, with the log-probabilities of the tokens just drawn.
+
+        Returns:
+            ``(B,)`` int64; the loop cuts it to [0, most], and to what is masked before the step.
+        """
+        return most
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedCounts(Ranged, path="plan.counts"):
+class FixedCounts(Counts):
     """floor(M x curve(progress)), M tokens being masked at the start (MaskGIT, algorithm 1).
 
     A step count may be bounded so that something is revealed; the sources do it in two ways.
@@ -57,7 +76,7 @@ class FixedCounts(Ranged, path="plan.counts"):
         find_curve(self.curve, 1)
 
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
-        """See :meth:`Counts.table`."""
+        """The curve's share of what is masked at the start, within bounds."""
         dtype = torch.float32 if self.precision == "float32" else torch.float64
         start = masked.sum(1)  # (B,)
         progress = torch.arange(first_step + 1, steps + 1, dtype=torch.float64) / steps
@@ -75,7 +94,7 @@ class FixedCounts(Ranged, path="plan.counts"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AncestralCounts(Ranged, path="plan.counts"):
+class AncestralCounts(Counts):
     """Every masked token is revealed with probability 1 - gamma(s) / gamma(t) (eMIGM).
 
     From time t to s. The number is drawn once for all rows, which must hide equally many: with the
@@ -99,7 +118,7 @@ class AncestralCounts(Ranged, path="plan.counts"):
         return chance
 
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
-        """See :meth:`Counts.table`."""
+        """The same random counts for every row."""
         (left, *others) = masked.sum(1).unique().tolist()
         if others:
             raise InputError(
@@ -112,6 +131,3 @@ class AncestralCounts(Ranged, path="plan.counts"):
             left -= min(left, max(1, int((u[:left] < chance).sum())))
             rows.append(left)
         return torch.tensor(rows)[:, None].expand(-1, len(masked))
-
-
-AnyCounts = FixedCounts | AncestralCounts

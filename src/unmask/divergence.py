@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from unmask.decode import AnyDraw
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.nn.gaussian import STEPS, process
+from unmask.nn.guided import HeadDraw
 
 LIMIT = 4.0
 """Root mean square of drawn latents over the data's, from which on they count as diverged."""
 
 
-def divergence(latents: Tensor, draw: AnyDraw, *, usual: float = 1.0) -> str | None:
+def divergence(latents: Tensor, draw: HeadDraw, *, usual: float = 1.0) -> str | None:
     """One line about drawn latents that are not finite or far larger than the data's.
 
     Args:

@@ -21,7 +21,6 @@ from unmask.ranges import Between, Ranged
 Weak = Literal["null", "self"]
 Use = Literal["once", "keep", "reuse"]
 """What a step does with its weak branches: evaluates them, keeps them too, or takes the kept."""
-BY_STEP = ("constant", "steps", "power-cosine")
 
 # Ramps over the share of known tokens after the step.
 REVEALED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -110,11 +109,12 @@ class Guidance(Ranged, path="guidance"):
             guided: whether a step has weak branches at all.
             first_step: number of the first one.
         """
-        numbers = range(first_step, first_step + len(guided))
-        groups = [k // self.refresh if now else ~k for k, now in zip(numbers, guided, strict=True)]
+        steps = enumerate(guided, first_step)
+        alone = -1  # minus the step: a group that no other step is in
+        groups = [k // self.refresh if now else alone - k for k, now in steps]
         return [
             "reuse" if group in groups[:row] else "keep" if group in groups[row + 1 :] else "once"
-            for row, group in enumerate(groups)  # a step that is not guided is alone in its group
+            for row, group in enumerate(groups)
         ]
 
     def _ramp(self, remaining: Tensor, steps: int, total: int) -> Tensor:

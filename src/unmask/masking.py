@@ -7,6 +7,7 @@ A ratio is drawn, rounded to a count, and the ``count`` positions of lowest rand
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -47,8 +48,25 @@ class Masks(NamedTuple):
     """``(B,)`` float32, what a token's loss counts beyond the mean; None means 1."""
 
 
+class Masking(Ranged, ABC, path="masking"):
+    """A law of the masks of training examples."""
+
+    group: int | None
+    """Images whose hidden tokens are averaged together; None means the whole batch."""
+
+    @abstractmethod
+    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+        """Random masks.
+
+        Args:
+            batch: B, the images of a group.
+            total: L.
+            generator: the only source of random numbers, at the start of a stream of its own.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainMasking(Ranged, path="masking"):
+class TrainMasking(Masking):
     """The mask of a training batch: ratio = curve(u), u uniform, then a rounded count.
 
     MaskGIT (arXiv 2202.04200, section 3.1). maskgit-pytorch shares one ratio by the batch and
@@ -83,13 +101,7 @@ class TrainMasking(Ranged, path="masking"):
         return size.long().clamp(1, total)
 
     def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
-        """Random masks.
-
-        Args:
-            batch: B, the images of a group, which share a ratio if ``shared``.
-            total: L.
-            generator: the stream; ratios are drawn first, then ``(B, L)`` scores.
-        """
+        """Ratios, one for the group if ``shared``, and then ``(B, L)`` scores."""
         ratios = 1 if self.shared else batch
         u = torch.rand(ratios, generator=generator, dtype=torch.float64)
         score = torch.rand(batch, total, generator=generator)  # (B, L)
@@ -97,7 +109,7 @@ class TrainMasking(Ranged, path="masking"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalMasking(Ranged, path="masking"):
+class NormalMasking(Masking):
     """One ratio a group from a truncated normal distribution, rounded up (MAGE, MAR).
 
     MAGE (arXiv 2211.09117, section 3.1) hides the ``least`` share from its encoder altogether and
@@ -141,7 +153,7 @@ class NormalMasking(Ranged, path="masking"):
         return Masks(masked, kept=first_positions(~unseen, total - int(dropped)))
 
     def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
-        """See :meth:`TrainMasking.draw`."""
+        """One ratio, and then ``(B, L)`` scores."""
         u = torch.rand((), generator=generator, dtype=torch.float64)
         return self.hide(self.ratio(u), torch.rand(batch, total, generator=generator))
 
@@ -150,7 +162,7 @@ LEAST_TIME = 1e-3  # of a training mask: its loss weight stays finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class BernoulliMasking(Ranged, path="masking"):
+class BernoulliMasking(Masking):
     """Each token hidden with probability gamma(p), p = 0.999 t + 0.001, t uniform (eMIGM).
 
     arXiv 2503.07197, section 3. Shared, one mask is drawn (again, until it hides two tokens) and
@@ -184,7 +196,7 @@ class BernoulliMasking(Ranged, path="masking"):
         return time_curve(self.curve).log_derivative(time) if self.weighted else torch.ones(())
 
     def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
-        """See :meth:`TrainMasking.draw`."""
+        """Times first, and then what is hidden; a shared time is drawn until two tokens are."""
         share = time_curve(self.curve).share
         if not self.shared:
             time = self.time(torch.rand(batch, generator=generator))  # (B,)
@@ -198,6 +210,3 @@ class BernoulliMasking(Ranged, path="masking"):
         masked = lowest(score, torch.tensor(count).expand(batch))
         kept = first_positions(~masked, total - count)
         return Masks(masked, kept, self.weight(time).expand(batch))
-
-
-AnyMasking = TrainMasking | NormalMasking | BernoulliMasking

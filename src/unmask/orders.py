@@ -7,122 +7,107 @@ draws only at the chosen positions.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from unmask.draws import Draws
-from unmask.errors import InputError, pick
+from unmask.errors import InputError
 from unmask.ranges import Between, Length, Ranged
+from unmask.types import Moment
 
-KNOWN = math.inf  # a known token's score: never masked again
-
-
-class Order(Protocol):
-    """A score a position."""
-
-    needs_density: ClassVar[bool]
-
-    def start(self, grid: tuple[int, int], draws: Draws) -> Tensor | None:
-        """What the order computes once, before the first step; handed to every ``score``."""
-        ...
-
-    def score(
-        self,
-        start: Tensor | None,
-        log_prob: Tensor | None,
-        masked: Tensor,
-        at: Progress,
-        draws: Draws,
-    ) -> Tensor:
-        """Scores of one step.
-
-        Args:
-            start: what :meth:`start` returned.
-            log_prob: ``(B, L)`` of the drawn tokens, arbitrary where known; None unless the
-                order needs a density.
-            masked: ``(B, L)`` bool, unknown before this step.
-            at: which step of how many.
-            draws: random numbers, asked for under the purpose ``"order"``.
-
-        Returns:
-            ``(B, L)`` float32; the lowest n stay masked.
-        """
-        ...
+KNOWN = math.inf  # score of a token that is never masked again
+CERTAIN = math.log(torch.finfo(torch.float32).max)  # 88.7, what UnlockMGM scores a known token by
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A place in the plan."""
+class Order(Ranged, ABC, path="order"):
+    """A rule that scores every position; the lowest n stay masked."""
 
-    step: int
-    """0-based."""
-    steps: int
-    """T of the whole plan."""
+    needs_density: ClassVar[bool] = False
+    """True draws every masked token and then scores it by its probability; False chooses first, and
+    only the tokens to be revealed are drawn."""
+
+    @property
+    def hides_again(self) -> bool:
+        """Whether tokens revealed by an earlier step are scored too, so that some may be hidden.
+
+        Tokens given from outside are never hidden. Where nothing needs a density, how many tokens a
+        step draws is then known from the scores alone: each step waits for the device once.
+        """
+        return False
+
+    def start(self, grid: tuple[int, int], draws: Draws) -> Tensor | None:
+        """What the order computes once, before the first step: ``Moment.prepared`` of every step.
+
+        Args:
+            grid: rows and columns of tokens.
+            draws: random numbers, asked for under the purpose ``"order"``.
+        """
+        return None
+
+    @abstractmethod
+    def score(self, at: Moment, draws: Draws) -> Tensor:
+        """Scores of one step.
+
+        Args:
+            at: which step it is, what is masked, and what was drawn.
+            draws: random numbers, asked for under the purpose ``"order"``.
+
+        Returns:
+            ``(B, L)`` float32; the lowest n stay masked. Scores of known tokens are read only if
+            the order hides again.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Confidence(Ranged, path="order"):
+class Confidence(Order):
     """log p of the drawn token plus annealed Gumbel noise (MaskGIT, algorithm 1)."""
 
     needs_density: ClassVar[bool] = True
 
     temperature: Annotated[float, Between(0, 1e6)] = 4.5
-    """Noise scale at the start; 0 is greedy."""
+    """Scale of the Gumbel noise at the start; 0 is greedy."""
     anneal: Literal["linear", "compound"] = "linear"
     """"linear" scales by 1 - (t+1)/T; "compound" multiplies these factors up, as UnlockMGM's
     sampler does by overwriting its variable, so that the noise dies much earlier."""
     known: Literal["keep", "rescore"] = "keep"
     """"keep" never masks a known token again; "rescore" gives it log(float32 max) = 88.7 plus the
-    same noise, as UnlockMGM does, so that a hot step can mask it again."""
+    same noise, as UnlockMGM does, so that a hot step can mask it again, unless it was given."""
 
-    def temperature_at(self, at: Progress) -> float:
-        """Noise scale of a step, in float64."""
-        factors = [1 - (t + 1) / at.steps for t in range(at.step + 1)]
+    @property
+    def hides_again(self) -> bool:
+        """Whether known tokens are scored again."""
+        return self.known == "rescore"
+
+    def temperature_at(self, step: int, steps: int) -> float:
+        """Noise scale of a step of the plan's T, in float64."""
+        factors = [1 - (t + 1) / steps for t in range(step + 1)]
         return self.temperature * (math.prod(factors) if self.anneal == "compound" else factors[-1])
 
-    def start(self, grid: tuple[int, int], draws: Draws) -> None:
-        """Nothing to prepare."""
-
-    def score(
-        self,
-        start: Tensor | None,
-        log_prob: Tensor | None,
-        masked: Tensor,
-        at: Progress,
-        draws: Draws,
-    ) -> Tensor:
-        """See :meth:`Order.score`."""
-        assert log_prob is not None, "the confidence order scores drawn tokens"
-        known = KNOWN if self.known == "keep" else math.log(torch.finfo(torch.float32).max)
-        score = torch.where(masked, log_prob, known)  # (B, L)
-        temperature = self.temperature_at(at)
+    def score(self, at: Moment, draws: Draws) -> Tensor:
+        """The log-probability of what was drawn, 88.7 where known, plus noise."""
+        assert at.log_prob is not None, "the confidence order scores drawn tokens"
+        score = torch.where(at.masked, at.log_prob, CERTAIN)  # (B, L)
+        temperature = self.temperature_at(at.step, at.steps)
         if temperature == 0:
             return score
-        return score + temperature * draws.gumbel("order", at.step, masked.shape[1])
+        return score + temperature * draws.gumbel("order", at.step, at.masked.shape[1])
 
 
 @dataclass(frozen=True)
-class RandomOrder(Ranged, path="order"):
-    """Uniformly random positions (maskgit-pytorch's random sampler; MAR and eMIGM)."""
+class RandomOrder(Order):
+    """Uniformly random positions (maskgit-pytorch's random sampler; MAR and eMIGM).
 
-    needs_density: ClassVar[bool] = False
+    Fresh numbers in every step give the same law as one permutation.
+    """
 
-    def start(self, grid: tuple[int, int], draws: Draws) -> None:
-        """Nothing to prepare: fresh numbers a step give the same law as one permutation."""
-
-    def score(
-        self,
-        start: Tensor | None,
-        log_prob: Tensor | None,
-        masked: Tensor,
-        at: Progress,
-        draws: Draws,
-    ) -> Tensor:
-        """See :meth:`Order.score`."""
-        return torch.where(masked, draws.uniform("order", at.step, masked.shape[1]), KNOWN)
+    def score(self, at: Moment, draws: Draws) -> Tensor:
+        """``(B, L)`` uniform numbers."""
+        return draws.uniform("order", at.step, at.masked.shape[1])
 
 
 def radical_inverse(index: Tensor, base: int) -> Tensor:
@@ -157,15 +142,13 @@ def halton_positions(grid: tuple[int, int]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticOrder(Ranged, path="order"):
+class StaticOrder(Order):
     """A path through the grid that does not depend on the content."""
 
-    needs_density: ClassVar[bool] = False
-
     path: Literal["halton", "raster", "scripted"] = "halton"
-    """A named path, or the one in ``script``."""
+    """The path's name; "scripted" takes the one in ``script``."""
     script: Annotated[tuple[int, ...], Between(0, 2**20), Length(0, 2**20)] = ()
-    """For "scripted": every row-major position once, first revealed first."""
+    """Every row-major position once, first revealed first (path="scripted" only)."""
     roll: bool = False
     """Shift the path cyclically by a random number of positions an image (Halton-MaskGIT)."""
 
@@ -197,35 +180,16 @@ class StaticOrder(Ranged, path="order"):
             rank = (rank + (draws.uniform("order", 0, 1) * total).long()) % total  # (B, L)
         return -rank.float()
 
-    def score(
-        self,
-        start: Tensor | None,
-        log_prob: Tensor | None,
-        masked: Tensor,
-        at: Progress,
-        draws: Draws,
-    ) -> Tensor:
-        """See :meth:`Order.score`."""
-        assert start is not None, "a static order is prepared by start()"
-        return torch.where(masked, start, KNOWN)
+    def score(self, at: Moment, draws: Draws) -> Tensor:
+        """What :meth:`start` prepared, in every step."""
+        assert at.prepared is not None, "a static order is prepared by start()"
+        return at.prepared.expand(at.masked.shape)
 
 
-AnyOrder = Confidence | RandomOrder | StaticOrder
-"""Every order a plan or recipe may hold; a new one is added here."""
-
-NAMED: dict[str, AnyOrder] = {
+NAMED: dict[str, Order] = {
     "confidence": Confidence(),
     "random": RandomOrder(),
     "halton": StaticOrder(path="halton"),
     "raster": StaticOrder(path="raster"),
 }
-"""By the names that the command line knows."""
-
-
-def named_order(name: str) -> AnyOrder:
-    """The order of that name.
-
-    Raises:
-        InputError: for any other name.
-    """
-    return pick(NAMED, name, "order")
+"""Orders by the names that ``unmask sample --order`` knows."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from unmask.decode import AnyDraw, Plan
-from unmask.errors import InputError
+from unmask.decode import Plan
+from unmask.errors import InputError, pick
 from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw, Solver
-from unmask.orders import Confidence, named_order
+from unmask.nn.guided import HeadDraw
+from unmask.orders import NAMED, Confidence
 from unmask.ranges import Between, Length, Name, Ranged
 
 
@@ -45,14 +46,14 @@ class PlanChanges(Ranged):
             plan = replace(plan, steps=self.steps)
         keeps_order = self.order == "confidence" and isinstance(plan.order, Confidence)
         if self.order is not None and not keeps_order:
-            plan = replace(plan, order=named_order(self.order))
+            plan = replace(plan, order=pick(NAMED, self.order, "order"))
         if self.guidance_scale is not None:
             plan = replace(plan, guidance=replace(plan.guidance, scale=self.guidance_scale))
         if self.temperature is not None:
             plan = _at_temperature(plan, self.temperature)
         return replace(plan, draw=self._drawn(plan.draw))
 
-    def _drawn(self, draw: AnyDraw) -> AnyDraw:
+    def _drawn(self, draw: HeadDraw) -> HeadDraw:
         """How tokens are drawn, by options that one kind of head has each."""
         of_codes = _given(top_k=self.top_k, temperature=self.softmax_temperature)
         of_latents = _given(solver=self.solver, respacing=self.respacing)

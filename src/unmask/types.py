@@ -6,6 +6,7 @@ Letters: ``B`` batch, ``L`` image tokens, ``P`` prefix tokens (class slots), ``N
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,6 +33,23 @@ class Hidden(NamedTuple):
     """``(B, L, D)``, or ``(B, N, D)`` at the positions read."""
 
 
+class Reading(NamedTuple):
+    """Features at the positions that a head is to draw in one decoding step."""
+
+    strong: Tensor
+    """``(B, N, D)``."""
+    where: Tensor
+    """``(B, N)`` int64, the positions in [0, ``length``)."""
+    length: int
+    """L of the canvas."""
+    step: int = 0
+    """Decoding step, which addresses the random numbers."""
+    weak: Sequence[Tensor] = ()
+    """``(B, N, D)`` each, the branches that guidance goes away from; none without guidance."""
+    scales: Sequence[Tensor] = ()
+    """``(B,)`` each, the guidance scale of each weak branch; 1 means none."""
+
+
 class Drawn(NamedTuple):
     """Values that a head drew at N positions a row."""
 
@@ -41,8 +59,24 @@ class Drawn(NamedTuple):
     """``(B, N)``; None when the head has no density."""
 
 
+class Moment(NamedTuple):
+    """One decoding step as orders and counts see it."""
+
+    step: int
+    """Number of the step, 0-based."""
+    steps: int
+    """T, steps of the whole plan."""
+    masked: Tensor
+    """``(B, L)`` bool, true where the token is unknown before this step."""
+    prepared: Tensor | None = None
+    """What :meth:`unmask.orders.Order.start` returned."""
+    log_prob: Tensor | None = None
+    """``(B, L)`` float32 log-probabilities of the tokens just drawn, meaningless where known. None
+    unless the order or the counts need a density."""
+
+
 class MaskedBatch(NamedTuple):
-    """One training example set: what is true, what is hidden, and of which class."""
+    """Training examples: what is true, what is hidden, and the class."""
 
     tokens: Tensor
     """``(B, L)`` int64 ids or ``(B, L, C)`` latents, the truth everywhere."""
@@ -54,7 +88,7 @@ class MaskedBatch(NamedTuple):
     """Float, ``()`` or ``(B,)``: what each token loss counts, such that their sum over processes
     and micro-batches is the global mean."""
     kept: Tensor | None = None
-    """See :class:`Canvas`."""
+    """``(B, K)`` int64, the positions that the encoder sees; see :class:`Canvas`."""
 
 
 class Step(NamedTuple):

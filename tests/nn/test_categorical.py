@@ -15,7 +15,7 @@ from unmask.nn.categorical import (
     MlmHead,
     cut_to_top_k,
 )
-from unmask.types import Drawn
+from unmask.types import Drawn, Reading
 
 WIDTH, CODES, OUTPUTS = 8, 5, 9
 
@@ -45,16 +45,9 @@ def draw(
 ) -> Drawn:
     batch, positions, _ = strong.shape
     where = torch.arange(positions).expand(batch, -1) if where is None else where
-    return head.draw(
-        strong,
-        () if weak is None else (weak,),
-        () if scale is None else (scale,),
-        where=where,
-        length=positions,
-        step=0,
-        options=options or CategoricalDraw(),
-        draws=Draws(seeds or list(range(batch))),
-    )
+    branches = () if weak is None or scale is None else ((weak,), (scale,))
+    reading = Reading(strong, where, positions, 0, *branches)
+    return head.draw(reading, options or CategoricalDraw(), Draws(seeds or list(range(batch))))
 
 
 @pytest.mark.parametrize("name", ["linear", "mlm"])
@@ -98,9 +91,14 @@ def test_codes_are_drawn_with_their_probabilities() -> None:
     assert (shares - probs).abs().max() < 4 * 0.5 / count**0.5
 
 
+def beside(strong: Tensor, weak: Tensor, scales: list[float]) -> Reading:
+    where = torch.arange(strong.shape[1]).expand(len(strong), -1)
+    return Reading(strong, where, strong.shape[1], 0, [weak], [torch.tensor(scales)])
+
+
 def test_scale_1_is_no_guidance_and_scale_0_is_the_weak_branch() -> None:
     head, strong, weak = head_of("linear"), normal(2, 4, WIDTH), -normal(2, 4, WIDTH)
-    guided = head.guided_logits(strong, [weak], [torch.tensor([1.0, 0.0])])
+    guided = head.guided_logits(beside(strong, weak, [1.0, 0.0]))
     torch.testing.assert_close(guided[0], head.code_logits(strong[0]))
     torch.testing.assert_close(guided[1], head.code_logits(weak[1]))
 
@@ -108,7 +106,7 @@ def test_scale_1_is_no_guidance_and_scale_0_is_the_weak_branch() -> None:
 def test_guidance_goes_from_the_weak_branch_through_the_strong_one() -> None:
     head, strong, weak = head_of("linear"), normal(2, 4, WIDTH), -normal(2, 4, WIDTH)
     a, b = head.code_logits(strong), head.code_logits(weak)
-    guided = head.guided_logits(strong, [weak], [torch.tensor([3.0, 3.0])])
+    guided = head.guided_logits(beside(strong, weak, [3.0, 3.0]))
     torch.testing.assert_close(guided, 3 * a - 2 * b, rtol=1e-4, atol=1e-4)
 
 
@@ -139,10 +137,7 @@ def test_a_position_draws_the_same_whatever_else_is_read() -> None:
     head, x = head_of("linear"), normal(1, 20, WIDTH)
     where = torch.tensor([[3, 17, 4]])
     everything = draw(head, x).values
-    few = head.draw(
-        x[:, where[0]], (), (), where=where, length=20, step=0,
-        options=CategoricalDraw(), draws=Draws([0]),
-    ).values  # fmt: skip
+    few = head.draw(Reading(x[:, where[0]], where, 20), CategoricalDraw(), Draws([0])).values
     assert torch.equal(few, everything.gather(1, where))
 
 

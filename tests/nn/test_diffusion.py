@@ -14,6 +14,7 @@ from unmask.errors import InputError
 from unmask.nn import dpm_solver
 from unmask.nn.diffusion import DiffusionDraw, DiffusionHead
 from unmask.nn.gaussian import process
+from unmask.types import Reading
 
 CHANNELS, CONDITION, WIDTH = 4, 12, 16
 DRAWS = {
@@ -45,10 +46,8 @@ def draw(
 ) -> Tensor:
     batch, positions, _ = strong.shape
     where = torch.arange(positions).expand(batch, -1)
-    drawn = head.draw(
-        strong, weak, scales, where=where, length=positions, step=3,
-        options=options, draws=draws or Draws(list(range(batch))),
-    )  # fmt: skip
+    reading = Reading(strong, where, positions, 3, weak, scales)
+    drawn = head.draw(reading, options, draws or Draws(list(range(batch))))
     assert drawn.log_prob is None
     assert drawn.values.dtype == torch.float32
     assert drawn.values.shape == (batch, positions, head.channels)

@@ -16,7 +16,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files.serial import from_dict, read_yaml, to_dict, write_yaml
 from unmask.guidance import Guidance
-from unmask.masking import AnyMasking, BernoulliMasking, NormalMasking, TrainMasking
+from unmask.masking import BernoulliMasking, Masking, NormalMasking, TrainMasking
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.mage import MageNetwork
 from unmask.networks.maskgit import MaskGITBertNetwork
@@ -275,7 +275,7 @@ def test_parts_that_do_not_fit_are_both_named(base: Recipe, changes: dict, parts
 
 
 @pytest.mark.parametrize("masking", [TOY.masking, BernoulliMasking(), MAR.masking])
-def test_groups_are_told_by_the_masking_or_by_micro_batches(masking: AnyMasking) -> None:
+def test_groups_are_told_by_the_masking_or_by_micro_batches(masking: Masking) -> None:
     micro, masking = replace(TOY.training, normalize="micro"), replace(masking, group=None)
     assert replace(TOY, training=micro, masking=masking).masking == masking
     grouped = replace(masking, group=4)

@@ -14,7 +14,7 @@ from toy_mage import toy_generator
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.masking import AnyMasking, BernoulliMasking, NormalMasking, TrainMasking
+from unmask.masking import BernoulliMasking, Masking, NormalMasking, TrainMasking
 from unmask.nn.model import initialize
 from unmask.objectives.contrastive import Contrastive, ContrastiveObjective
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
@@ -47,7 +47,7 @@ class Latents(Moments):
 
 
 def batches(
-    masking: AnyMasking, group: int | None, *, cache: Codes | None = None, **options: object
+    masking: Masking, group: int | None, *, cache: Codes | None = None, **options: object
 ) -> MaskedBatches:
     """Batches of eight."""
     place = {name: options.pop(name) for name in ("rank", "world") if name in options}

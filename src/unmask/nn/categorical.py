@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +11,21 @@ from torch import Tensor, nn
 
 from unmask.draws import TINY, Draws
 from unmask.nn.block import BERT_EPS, Gelu, gelu_module
-from unmask.nn.guided import guided
-from unmask.ranges import Between, Ranged
-from unmask.types import Drawn
+from unmask.nn.guided import HeadDraw, guided
+from unmask.ranges import Between
+from unmask.types import Drawn, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
-class CategoricalDraw(Ranged, path="draw"):
+class CategoricalDraw(HeadDraw):
     """How a code is drawn from the logits."""
+
+    of_codes: ClassVar[bool] = True
 
     temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
     """Divides the logits; below 1 sharpens."""
     top_k: Annotated[int | None, Between(1, 2**24)] = None
-    """Only the k likeliest codes can be drawn (ties with the k-th too); None means all."""
+    """Only the k likeliest codes, and ties with the k-th, can be drawn; None means all."""
 
 
 class CategoricalHead(nn.Module):
@@ -35,8 +36,6 @@ class CategoricalHead(nn.Module):
         width: D.
         outputs: all outputs, at least V.
     """
-
-    has_density = True
 
     def __init__(self, codes: int, width: int, *, outputs: int) -> None:
         super().__init__()
@@ -75,45 +74,23 @@ class CategoricalHead(nn.Module):
         logits = self.logits(features).float()
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
 
-    def draw(
-        self,
-        strong: Tensor,
-        weak: Sequence[Tensor],
-        scales: Sequence[Tensor],
-        *,
-        where: Tensor,
-        length: int,
-        step: int,
-        options: CategoricalDraw,
-        draws: Draws,
-    ) -> Drawn:
+    def draw(self, reading: Reading, options: CategoricalDraw, draws: Draws) -> Drawn:
         """One code at each position read.
-
-        Args:
-            strong: ``(B, N, D)``.
-            weak: ``(B, N, D)`` each, the branches to go away from; none for no guidance.
-            scales: ``(B,)`` each, guidance scales, 1 meaning none; as many.
-            where: ``(B, N)`` int64, the positions in [0, ``length``).
-            length: L of the canvas.
-            step: decoding step, the randomness's address.
-            options: see :class:`CategoricalDraw`.
-            draws: one stream a row.
 
         Returns:
             ``(B, N)`` int64 codes in [0, V) and their ``(B, N)`` float32 log-probabilities.
         """
-        logits = cut_to_top_k(self.guided_logits(strong, weak, scales), options.top_k)
-        probs = (logits / options.temperature).softmax(-1)  # (B, N, V)
-        ids = draws.categorical(probs, step, where, length)
+        logits = cut_to_top_k(self.guided_logits(reading), options.top_k)  # (B, N, V)
+        probs = (logits / options.temperature).softmax(-1)
+        ids = draws.categorical(probs, reading.step, reading.where, reading.length)  # (B, N)
         drawn = probs.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
         return Drawn(ids, drawn.clamp(min=TINY).log())
 
-    def guided_logits(
-        self, strong: Tensor, weak: Sequence[Tensor], scales: Sequence[Tensor]
-    ) -> Tensor:
-        """See :func:`unmask.nn.guided.guided`, over the codes: ``(B, N, V)`` float32."""
-        logits = self.code_logits(torch.cat([strong, *weak])).split(len(strong))
-        return guided(logits[0], logits[1:], scales)
+    def guided_logits(self, reading: Reading) -> Tensor:
+        """``(B, N, V)`` float32 logits of the codes, guided (:func:`unmask.nn.guided.guided`)."""
+        branches = torch.cat([reading.strong, *reading.weak])  # (G B, N, D)
+        logits = self.code_logits(branches).split(len(reading.strong))  # G of (B, N, V)
+        return guided(logits[0], logits[1:], reading.scales)
 
 
 def cut_to_top_k(logits: Tensor, top_k: int | None) -> Tensor:

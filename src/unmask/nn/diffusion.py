@@ -28,9 +28,9 @@ from unmask.nn.gaussian import (
     loss_table,
     variational_bits,
 )
-from unmask.nn.guided import guided
-from unmask.ranges import Between, Length, Ranged
-from unmask.types import Drawn
+from unmask.nn.guided import HeadDraw, guided
+from unmask.ranges import Between, Length
+from unmask.types import Drawn, Reading
 
 NORM_EPS = 1e-6
 WAVES = 128  # frequencies of the embedding of times
@@ -41,8 +41,10 @@ SOLVERS = {"ddpm": ddpm_stages, "ddim": ddim_stages, "dpm-solver": dpm_solver_st
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionDraw(Ranged, path="draw"):
+class DiffusionDraw(HeadDraw):
     """How a token's latents are drawn from noise."""
+
+    of_codes: ClassVar[bool] = False
 
     solver: Solver = "ddpm"
     """"ddpm" adds fresh noise in every step (MAR); "ddim" none; "dpm-solver" takes few and better
@@ -114,7 +116,6 @@ class DiffusionHead(nn.Module):
         depth: blocks.
     """
 
-    has_density: ClassVar[bool] = False
     tables: Tensor
 
     def __init__(self, channels: int, condition: int, *, width: int, depth: int) -> None:
@@ -209,39 +210,19 @@ class DiffusionHead(nn.Module):
         )
         return error.square().mean(-1), bits
 
-    def draw(
-        self,
-        strong: Tensor,
-        weak: Sequence[Tensor],
-        scales: Sequence[Tensor],
-        *,
-        where: Tensor,
-        length: int,
-        step: int,
-        options: DiffusionDraw,
-        draws: Draws,
-    ) -> Drawn:
-        """Latents at each position read.
-
-        Args:
-            strong: ``(B, N, D)``.
-            weak: ``(B, N, D)`` each, the branches to go away from; none for no guidance.
-            scales: ``(B,)`` each, guidance scales, 1 meaning none; as many.
-            where: ``(B, N)`` int64, the positions in [0, ``length``).
-            length: L of the canvas.
-            step: decoding step, the randomness's address.
-            options: see :class:`DiffusionDraw`.
-            draws: one stream a row, which gives all noise of the step at once.
+    def draw(self, reading: Reading, options: DiffusionDraw, draws: Draws) -> Drawn:
+        """Latents at each position read; a row's stream gives all noise of the step at once.
 
         Returns:
             ``(B, N, C)`` float32 latents, without a density.
         """
+        where, count = reading.where, reading.where.shape[1]
         slots = 1 + sum(stage.spread > 0 for stage in options.stages())
-        noise = draws.normal_at("diffusion", step, where, slots, self.channels)
-        features = torch.stack([strong, *weak]).flatten(1, 2)  # (G, B N, D)
-        rows = [scale.repeat_interleave(where.shape[1]) for scale in scales]  # (B N,) each
-        states = self.denoise(features, rows, noise=noise.flatten(0, 1), options=options)
-        values = deque(states, maxlen=1).pop()  # the last one alone is kept
+        noise = draws.normal_at("diffusion", reading.step, where, slots, self.channels)
+        features = torch.stack([reading.strong, *reading.weak]).flatten(1, 2)  # (G, B N, D)
+        scales = [scale.repeat_interleave(count) for scale in reading.scales]  # (B N,) each
+        states = self.denoise(features, scales, noise=noise.flatten(0, 1), options=options)
+        values = deque(states, maxlen=1).pop()  # (B N, C): the last one alone is kept
         return Drawn(values.reshape(*where.shape, self.channels), None)
 
     def denoise(

@@ -1,11 +1,25 @@
-"""Guidance's one formula, wherever a head applies it: on logits, or on predicted noise."""
+"""What heads share: options that say how to draw, and guidance's one formula."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from unmask.ranges import Ranged
+
+
+@dataclass(frozen=True)
+class HeadDraw(Ranged, ABC, path="draw"):
+    """How a head draws a token."""
+
+    @property
+    @abstractmethod
+    def of_codes(self) -> bool:
+        """Whether it is for heads that give a probability to every code; else for diffusion."""
 
 
 def guided(strong: Tensor, weak: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from unmask.data.transform import CachedCrop
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import ImageSize, checked_size
-from unmask.masking import AnyMasking, NormalMasking, TrainMasking
+from unmask.masking import Masking, NormalMasking, TrainMasking
 from unmask.networks.any import AnyNetwork
 from unmask.networks.mage import MageNetwork
 from unmask.networks.sizes import token_space
@@ -55,7 +55,7 @@ class Recipe(Ranged):
     """Whether mirrored images are images too."""
     network: AnyNetwork
     """Sizes of embed, trunk and head."""
-    masking: AnyMasking = field(default_factory=TrainMasking)
+    masking: Masking = field(default_factory=TrainMasking)
     """What a training example hides."""
     training: Training
     """Optimiser, schedule, precision."""

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from unmask.data.batches import check_batch_size, epoch_rows, share_rows
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.masking import AnyMasking
+from unmask.masking import Masking
 from unmask.nn.gaussian import STEPS as DIFFUSION_STEPS
 from unmask.objectives.masked import LocatedBatch, locate
 from unmask.objectives.substitution import Substitution, SubstitutionBatch
@@ -109,7 +109,7 @@ class MaskedBatches(Dataset):
     def __init__(
         self,
         cache: TokenCache,
-        masking: AnyMasking,
+        masking: Masking,
         *,
         training: Training,
         classes: int,

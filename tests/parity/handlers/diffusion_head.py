@@ -17,6 +17,7 @@ from unmask.nn.diffusion import DiffusionDraw, DiffusionHead, embed_waves, frequ
 from unmask.nn.gaussian import process
 from unmask.nn.guided import guided
 from unmask.projects.mar import HEAD_TABLE
+from unmask.types import Reading
 
 
 def head_of(case: Case) -> DiffusionHead:
@@ -51,10 +52,8 @@ def drawn(
     strong, *weak = features.unsqueeze(2).unbind(0)
     where = torch.zeros(len(noise), 1, dtype=torch.long)
     tape = Tape({"diffusion": noise[None, :, None]}, len(noise))
-    values = head.draw(
-        strong, weak, scales, where=where, length=1, step=0, options=options, draws=tape
-    ).values
-    return values.squeeze(1)
+    reading = Reading(strong, where, 1, 0, weak, scales)
+    return head.draw(reading, options, tape).values.squeeze(1)
 
 
 @torch.inference_mode()

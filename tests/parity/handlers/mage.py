@@ -27,7 +27,7 @@ from unmask.nn.embed import CLASS_ROWS, SLOT
 from unmask.nn.model import MaskedModel
 from unmask.nn.positions import take
 from unmask.objectives.masked import MaskedObjective
-from unmask.orders import KNOWN, Confidence, Progress
+from unmask.orders import KNOWN, Confidence
 from unmask.projects.mage import TABLE, network_of, split_tokenizer
 from unmask.recipes.mage import TRAINING
 from unmask.recipes.training import Training
@@ -35,7 +35,7 @@ from unmask.tokenizers.published import build, translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer, parameter_groups
-from unmask.types import Canvas, MaskedBatch
+from unmask.types import Canvas, MaskedBatch, Moment, Reading
 
 
 def smoothing(case: Case) -> float:
@@ -333,12 +333,10 @@ def take_apart(
     """What one step of the loop computes, from its parts."""
     hidden, length = model.hidden(canvas, None).tokens, canvas.masked.shape[1]
     where = torch.arange(length).expand_as(canvas.tokens)
-    drawn = model.head.draw(
-        hidden, (), (), where=where, length=length, step=step, options=plan.draw, draws=draws
-    )
+    drawn = model.head.draw(Reading(hidden, where, length, step), plan.draw, draws)
     assert drawn.log_prob is not None
-    at = Progress(step, plan.steps)
-    score = plan.order.score(None, drawn.log_prob, canvas.masked, at, draws)
+    at = Moment(step, plan.steps, canvas.masked, None, drawn.log_prob)
+    score = plan.order.score(at, draws).masked_fill(~canvas.masked, KNOWN)
     return Seen(
         logits=model.head.code_logits(hidden),
         probs=torch.where(canvas.masked, drawn.log_prob.exp(), KNOWN),
@@ -365,7 +363,7 @@ def tape_of(token: Tensor, order: Tensor) -> Tape:
 
 def temperature(plan: Plan, step: int) -> float:
     assert isinstance(plan.order, Confidence)
-    return plan.order.temperature_at(Progress(step, plan.steps))
+    return plan.order.temperature_at(step, plan.steps)
 
 
 def gen_step(case: Case) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from unmask.curves import find_curve
 from unmask.draws import Draws
 from unmask.guidance import Guidance
 from unmask.masking import TrainMasking
-from unmask.orders import Confidence, Progress
+from unmask.orders import Confidence
 from unmask.recipes.training import Ema, Training
 from unmask.train.ema import ema_decay
 from unmask.train.optim import learning_rate
@@ -35,9 +35,7 @@ def sizes(text: str) -> tuple[int, int]:
 
 
 def temperatures(order: Confidence, steps: int) -> Tensor:
-    return torch.tensor(
-        [order.temperature_at(Progress(t, steps)) for t in range(steps)], dtype=torch.float64
-    )
+    return torch.tensor([order.temperature_at(t, steps) for t in range(steps)], dtype=torch.float64)
 
 
 def pytorch_guidance(ramp: str, scale: float, size: str) -> Tensor:
