@@ -14,7 +14,7 @@ LAYERS = (
     "nn memory networks checkpoints tokenizers",
     "masking counts orders guidance decode divergence plan_changes",
     "data objectives recipes projects",
-    "generation pipeline edit film convert",
+    "generation pipeline edit film convert export",
     "evaluate train probe",
     "demo report commands cli",
 )

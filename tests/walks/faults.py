@@ -122,6 +122,7 @@ COMMANDS = [
         older="convert older {out} --tokenizer older/vq",
         every=5,
     ),
+    Command("export", "export model {out} --to maskgit-pytorch"),
     Command(
         "cache build",
         f"cache build --tokenizer vq {IMAGES} --shard-size 12 --out {{out}}",

@@ -159,6 +159,7 @@ def commands(root: Path) -> list[Command]:
     add("images", "images {ROOT}/images", "--image-size 16 --split all --out out")
     add("features", "features {ROOT}/mage", f"{images} --out f.npy --crop none --device cpu")
     add("convert", "convert {ROOT}/port out", "")
+    add("export", "export {ROOT}/base out", "--to maskgit-pytorch")
     add("images", "images {ROOT}/images", "--out out --image-size 16")
     add("recipes", "recipes fashion-maskgit", "")
     add("demo", "demo", "--out out --device cpu")

@@ -20,7 +20,7 @@ FORMATS = ("png", "folder", "npz", "tokens")
 SAMPLE = [f"sample{form}" for form in ("", " --film", *(f" --format {f}" for f in FORMATS))]
 TOKENIZER = "tokenizer train"
 SHARES = (
-    [*SAMPLE, "convert", "cache build"],
+    [*SAMPLE, "convert", "export", "cache build"],
     ["train"],
     ["eval --out", "eval --work", "features", "tokenizer eval", "probe", "finetune", TOKENIZER],
 )

@@ -206,13 +206,20 @@ def to_source(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     """Translate our state dict to a source's keys, the reverse of :func:`to_own`.
 
     Raises:
-        InputError: for a name that the source has no key for.
+        InputError: for a name that the source has no key for, or two names that it has one key for
+            and that differ.
     """
     source: dict[str, Tensor] = {}
+    given: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in state.items():
         rule, found = _find_own(name, table)
         assert rule.split is not None, f"{name}: this table only reads"
         keys = [fill(pattern, found) for pattern in rule.source]
+        first, other = given.setdefault(keys[0], (name, tensor)) if keys else (name, tensor)
+        if other is not tensor and not (tensor.is_meta or torch.equal(other, tensor)):
+            raise InputError(
+                f"{name!r} differs from {first!r}, and the other project has one tensor for both"
+            )
         source |= dict(zip(keys, rule.split(tensor), strict=True))
     return source
 

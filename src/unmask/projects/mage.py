@@ -23,7 +23,7 @@ from unmask.networks.mage import MageNetwork
 from unmask.networks.sizes import stated_grid
 from unmask.nn.embed import CLASS_ROWS
 from unmask.projects import tokenizer_forms
-from unmask.projects.project import Parts, Project, Tensors, timm_blocks
+from unmask.projects.project import Parts, Project, Tensors, square, timm_blocks
 from unmask.recipes import mage
 from unmask.tokenizers.folder import AnyTokenizer
 
@@ -154,7 +154,7 @@ def _more(network: MageNetwork, tokenizer: AnyTokenizer | None) -> dict[str, Ten
             "(--tokenizer mage-vqgan)"
         )
     form = tokenizer_forms.MAGE
-    form.check(tokenizer.config, "the model's tokenizer")
+    form.check(tokenizer.config)
     vqgan = form.state(tokenizer.config, tokenizer.state_dict())
     width, inner, positions = network.width, network.decoder_width, network.length + 1
     dead = {
@@ -176,7 +176,7 @@ def _more(network: MageNetwork, tokenizer: AnyTokenizer | None) -> dict[str, Ten
 
 def _limits(network: MageNetwork) -> dict[str, Any]:
     rows = network.position_rows or network.length + 1
-    return {"grid": None} | ({} if rows == POSITION_ROWS else {"position_rows": POSITION_ROWS})
+    return square(network) | ({} if rows == POSITION_ROWS else {"position_rows": POSITION_ROWS})
 
 
 PROJECT = Project(

@@ -22,7 +22,7 @@ from unmask.checkpoints.names import (
 from unmask.errors import InputError
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.sizes import stated_grid
-from unmask.projects.project import Checkpoint, Project, Tensors, timm_blocks
+from unmask.projects.project import Checkpoint, Project, Tensors, square, timm_blocks
 from unmask.recipes import emigm, mar
 
 DROPBOX = "https://www.dropbox.com/scl/fi/{}/checkpoint-last.pth?rlkey={}&dl=0"
@@ -172,7 +172,7 @@ def _files(network: LatentNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _limits(network: LatentNetwork) -> dict[str, Any]:
-    return {"classes": max(1, network.classes), "grid": None}
+    return square(network) | {"classes": max(1, network.classes)}
 
 
 EMIGM = Project(

@@ -14,6 +14,7 @@ from unmask.checkpoints.find_state import State
 from unmask.checkpoints.names import Table, rename_layers, to_source
 from unmask.errors import InputError
 from unmask.networks.any import AnyNetwork
+from unmask.networks.sizes import token_grid
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import AnyTokenizer
 
@@ -101,17 +102,22 @@ class Form:
         """The rules from the project's keys to our names."""
         raise NotImplementedError
 
-    def check(self, config: Any, origin: str) -> None:
+    def check(self, config: Any) -> None:
         """Refuse sizes that the project's code cannot build.
 
         Raises:
             InputError: naming the field, its value and the one that the project has.
         """
+        if not isinstance(config, self.network):
+            raise InputError(
+                f"{self.name} stores a {self.network.__name__}, and this is a "
+                f"{type(config).__name__}; choose another project, or keep this library's form"
+            )
         for name, wanted in self.limits(config).items():
             if (value := getattr(config, name)) != wanted:
                 raise InputError(
-                    f"{origin}: {name}={value!r} cannot be said to {self.name}, whose code has "
-                    f"{name}={wanted!r}; train with that, or keep the model in this library's form"
+                    f"network.{name}={value!r} is beyond {self.name}, whose code has "
+                    f"{name}={wanted!r}; train with that, or keep this library's form"
                 )
 
     def state(
@@ -150,3 +156,9 @@ class Project(Form):
     def table(self, config: Any) -> Table:
         """The rules, which are those of every size."""
         return self.rules
+
+
+def square(network: AnyNetwork) -> dict[str, Any]:
+    """The limit of projects whose images are squares."""
+    rows, columns = token_grid(network.length, network.grid)
+    return {} if rows == columns else {"grid": None}
