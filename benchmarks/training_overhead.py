@@ -29,10 +29,9 @@ from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.model import initialize
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.recipes.training import Ema, Training
-from unmask.train.ema import EmaWeights, ema_decay
 from unmask.train.log import Meter
 from unmask.train.loop import optimise_step, train
-from unmask.train.optim import learning_rate, make_optimizer
+from unmask.train.optim import EmaWeights, ema_decay, learning_rate, make_optimizer
 from unmask.types import MaskedBatch
 
 BATCH, CODES, LENGTH, CLASSES = 64, 512, 49, 10

@@ -14,7 +14,7 @@ from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback, FeedbackAdapter
 from unmask.nn.model import MaskedModel
 from unmask.recipes.training import Ema
-from unmask.train.ema import EmaWeights
+from unmask.train.optim import EmaWeights
 from unmask.types import Canvas, Hidden
 
 LENGTH, CODES, CLASSES = 9, 12, 5

@@ -19,8 +19,7 @@ from unmask.pictures import to_uint8
 from unmask.pipeline import load
 from unmask.recipes import get, self_guidance
 from unmask.recipes.recipe import Recipe
-from unmask.train.ema import ema_decay
-from unmask.train.optim import learning_rate
+from unmask.train.optim import ema_decay, learning_rate
 
 PUBLISHED = {256: ("selfguidance-imagenet256", 25.0), 512: ("selfguidance-imagenet512", 45.0)}
 

@@ -12,7 +12,7 @@ from toy_run import ToyObjective, outcome, toy_settings, toy_train
 
 from unmask.recipes.training import Training
 from unmask.train import conduct
-from unmask.train.pace import LookPace, SavePace
+from unmask.train.conduct import LookPace, SavePace
 from unmask.train.run import Preview
 from unmask.train.state import latest
 

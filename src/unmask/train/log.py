@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -213,6 +214,13 @@ class RunLog:
         said = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
         for line in filter(None, (said, figures.get("warning"))):
             say(f"step {step}/{self.total}  {line}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of what is done inside out of the speed in the next line."""
+        began = time.monotonic()
+        yield
+        self.marked += time.monotonic() - began
 
     def _timing(self, step: int) -> dict[str, float]:
         now = time.monotonic()

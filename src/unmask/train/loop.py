@@ -37,11 +37,9 @@ from unmask.recipes.training import Training
 from unmask.text import say
 from unmask.train.agreement import Agreement
 from unmask.train.conduct import Conduct
-from unmask.train.ema import EmaWeights
 from unmask.train.log import RunLog, hush_writers
-from unmask.train.optim import learning_rate, set_learning_rate
-from unmask.train.resume import resume
-from unmask.train.run import Preview, Run
+from unmask.train.optim import EmaWeights, learning_rate, set_learning_rate
+from unmask.train.run import Preview, Run, resume
 from unmask.train.run_folder import TRACKER, check_run_folder, plain_config, write_recipe
 
 MicroBatches = Sequence[object]

@@ -30,9 +30,8 @@ from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.orders import RandomOrder
 from unmask.projects.mar import TABLE, network_of, settle_tie
 from unmask.recipes.training import Ema, Training
-from unmask.train.ema import EmaWeights
 from unmask.train.loop import optimise_step
-from unmask.train.optim import learning_rate, make_optimizer, parameter_groups
+from unmask.train.optim import EmaWeights, learning_rate, make_optimizer, parameter_groups
 from unmask.types import Canvas, MaskedBatch
 
 RAMPS = {"constant": "constant", "linear": "revealed"}

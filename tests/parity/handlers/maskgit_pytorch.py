@@ -19,9 +19,8 @@ from unmask.nn.model import MaskedModel
 from unmask.objectives.masked import MaskedObjective
 from unmask.projects.maskgit_pytorch import TABLE
 from unmask.recipes.training import Ema, Training
-from unmask.train.ema import EmaWeights, ema_decay
 from unmask.train.loop import optimise_step
-from unmask.train.optim import learning_rate, make_optimizer
+from unmask.train.optim import EmaWeights, ema_decay, learning_rate, make_optimizer
 from unmask.types import Canvas, MaskedBatch
 
 SCHEDULERS = {

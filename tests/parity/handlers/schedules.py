@@ -16,8 +16,7 @@ from unmask.guidance import Guidance
 from unmask.masking import TrainMasking
 from unmask.orders import Confidence
 from unmask.recipes.training import Ema, Training
-from unmask.train.ema import ema_decay
-from unmask.train.optim import learning_rate
+from unmask.train.optim import ema_decay, learning_rate
 
 PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "revealed"}
 

@@ -11,7 +11,7 @@ from torch import nn
 from toy_run import ToyModel
 
 from unmask.recipes.training import Ema
-from unmask.train.ema import EmaWeights, ema_decay
+from unmask.train.optim import EmaWeights, ema_decay
 
 
 @pytest.mark.parametrize(

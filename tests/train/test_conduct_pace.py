@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from unmask.train.pace import SAVING, LookPace, SavePace
+from unmask.train.conduct import SAVING, LookPace, SavePace
 
 
 class Clock:

@@ -1,0 +1,1 @@
+"""What a generator's training minimises."""

@@ -1,0 +1,1 @@
+"""Training: the loop, its runs and checkpoints, and the batches that it reads."""
