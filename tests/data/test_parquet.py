@@ -55,9 +55,9 @@ def test_few_row_groups_stay_in_memory_and_none_is_sent(tmp_path):
     images = ParquetImages(file, "all")
     for row in range(len(images)):
         images.image(row)
-    assert len(images._groups) == KEPT_GROUPS
+    assert len(images._groups.kept) == KEPT_GROUPS
     copy = pickle.loads(pickle.dumps(images))
-    assert not copy._groups
+    assert not copy._groups.kept
     assert (np.asarray(copy.image(9)) == pixels(9)).all()
 
 

@@ -28,7 +28,7 @@ def test_each_file_is_read_once(tmp_path, read):
     assert sorted(read) == sorted(digests)
     assert Verified(tmp_path).damaged(digests) == []
     assert len(read) == 3
-    assert Verified(tmp_path).damaged_anew(digests) == []
+    assert Verified(tmp_path).damaged(digests, anew=True) == []
     assert len(read) == 6
 
 

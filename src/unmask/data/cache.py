@@ -351,8 +351,7 @@ def _check_content(
         f"comparing {len(wanted)} files of {path} with their hashes, {size / 2**20:,.0f} MiB; "
         "--verify-cache never leaves it out"
     )
-    compare = seen.damaged if check == "first-use" else seen.damaged_anew
-    if damaged := compare({name: digests[name] for name in wanted}):
+    if damaged := seen.damaged({n: digests[n] for n in wanted}, anew=check == "always"):
         raise InputError(
             f"{path} holds {len(damaged)} files that are not those that were built: "
             f"{', '.join(damaged[:5])}; build it again, which encodes these anew"

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
+K = TypeVar("K")
+V = TypeVar("V")
 T = TypeVar("T")
 
 MOST = 4096  # kept open where the system allows it
@@ -34,55 +36,48 @@ def most_open() -> int:
     return MOST if soft == resource.RLIM_INFINITY else max(1, min(MOST, soft // SHARE))
 
 
-class _Pool:
-    """What is open now, least recently used first."""
+class Kept(Generic[K, V]):
+    """What was used last, by key, for any thread; another process begins with nothing."""
 
     def __init__(self) -> None:
-        self.kept: OrderedDict[tuple[int, Path], object] = OrderedDict()
+        self.kept: OrderedDict[K, V] = OrderedDict()
         self.lock = threading.RLock()  # entered anew when a collection inside frees a reader
 
-    def get(self, key: tuple[int, Path], opened: Callable[[Path], object]) -> object:
-        """What is open under a key, opened if it is not."""
+    def get(self, key: K, make: Callable[[], V], most: int) -> V:
+        """What is kept under a key, made if nothing is; the ``most`` newest stay."""
         with self.lock:
-            if key in self.kept:
-                self.kept.move_to_end(key)
-                return self.kept[key]
-        found = self._open(key[1], opened)
-        with self.lock:
-            self.kept[key] = found
-            self.shrink(most_open())
+            if key not in self.kept:
+                self.kept[key] = make()
+            found = self.kept[key]
+            self.kept.move_to_end(key)
+            self.shrink(most)
         return found
 
     def shrink(self, most: int) -> None:
-        """Let go of all but the newest; each closes when nobody reads from it any more."""
+        """Let go of all but the newest."""
         with self.lock:
             while len(self.kept) > most:
                 self.kept.popitem(last=False)
 
-    def _open(self, file: Path, opened: Callable[[Path], object]) -> object:
-        try:
-            return opened(file)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        self.shrink(0)
-        return opened(file)
-
-    def forget(self, owner: int) -> None:
-        """Let go of what one reader has open."""
+    def forget(self, keys: Callable[[K], bool]) -> None:
+        """Let go of what has such keys."""
         with self.lock:
-            for key in [key for key in self.kept if key[0] == owner]:
+            for key in filter(keys, list(self.kept)):
                 self.kept.pop(key, None)
 
+    def __reduce__(self) -> tuple[type[Kept[K, V]], tuple[()]]:
+        """Another process makes its own."""
+        return Kept, ()
 
-_pool = _Pool()
+
+_pool = Kept[tuple[int, Path], object]()
 _owners = itertools.count()
 
 
 def _start_anew() -> None:
     """In a forked child: no lock that another thread held, no file that the parent reads."""
     global _pool
-    _pool = _Pool()
+    _pool = Kept()
 
 
 if hasattr(os, "register_at_fork"):
@@ -106,7 +101,16 @@ class OpenFiles(Generic[T]):
         Raises:
             OSError: as ``opened`` does.
         """
-        return cast(T, _pool.get((self._owner, file), self._opened))
+        return cast(T, _pool.get((self._owner, file), lambda: self._open(file), most_open()))
+
+    def _open(self, file: Path) -> T:
+        try:
+            return self._opened(file)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        _pool.shrink(0)  # each closes when nobody reads from it any more
+        return self._opened(file)
 
     def __reduce__(self) -> tuple[type[OpenFiles[T]], tuple[Callable[[Path], T]]]:
         """Another process opens the files itself."""
@@ -115,7 +119,7 @@ class OpenFiles(Generic[T]):
     def __del__(self) -> None:
         """A reader that is gone keeps nothing open."""
         with suppress(AttributeError, TypeError):  # at the end of the interpreter
-            _pool.forget(self._owner)
+            _pool.forget(lambda key: key[0] == self._owner)
 
 
 class Handle:

@@ -29,13 +29,13 @@ class Origin(NamedTuple):
     """The images of one shard, those that could not be read among them."""
 
     keys: list[str]
-    """As the source calls them."""
+    """Names of the images, as the source calls them."""
     labels: list[int | None]
-    """Class of each, None if unlabelled."""
+    """Class of each image, None if unlabelled."""
     digests: list[str]
-    """Hash of the encoded bytes; empty of an image whose bytes could not be had."""
+    """Hash of each image's encoded bytes; empty where they could not be had."""
     stamps: list[str]
-    """What stands for size, time and place of the file when it was read."""
+    """What stands for size, time and place of each image's file when it was read."""
 
     @property
     def digest(self) -> str:
@@ -59,25 +59,9 @@ def read_origin(file: Path, digest: str) -> Origin | None:
         return None
 
 
-class Identity(NamedTuple):
-    """What is known of one image without decoding it."""
-
-    digest: str
-    """Of its bytes; empty when they cannot be had."""
-    stamp: str
-    """Of its file."""
-
-
 def stamp_of(source: EncodedImages, row: int) -> str:
     """A source's stamp of an image in sixteen digits."""
     return digest_of(repr(tuple(source.stamp(row))).encode())[:16]
-
-
-def _digest(source: EncodedImages, row: int) -> str:
-    try:
-        return digest_of(source.content(row))
-    except UnreadableImageError:
-        return ""
 
 
 def compare(origin: Origin, source: EncodedImages, rows: range) -> tuple[list[str], Origin]:
@@ -93,8 +77,15 @@ def compare(origin: Origin, source: EncodedImages, rows: range) -> tuple[list[st
     """
     stamps = [stamp_of(source, row) for row in rows]
     doubtful = [i for i, stamp in enumerate(stamps) if stamp != origin.stamps[i]]
+
+    def _digest(place: int) -> str:
+        try:
+            return digest_of(source.content(rows[place]))
+        except UnreadableImageError:
+            return ""
+
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda i: _digest(source, rows[i]), doubtful))
+        found = list(pool.map(_digest, doubtful))
     pairs = zip(doubtful, found, strict=True)
     altered = [origin.keys[i] for i, digest in pairs if digest != origin.digests[i]]
     return altered, origin._replace(stamps=stamps)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +11,7 @@ import pyarrow.parquet as pq
 
 from unmask.data.classes import CLASSES_FILE, check_class_names
 from unmask.data.decoding import UnreadableImageError, reading
-from unmask.data.open_files import OpenFiles
+from unmask.data.open_files import Kept, OpenFiles
 from unmask.data.parquet_columns import Columns, choose_columns
 from unmask.data.reader import ShardReader
 from unmask.data.split import Split
@@ -145,18 +143,7 @@ class ParquetImages(ShardReader[Row]):
         self.notes += _notes(tables)
         self._columns = [table.columns.image for table in tables]
         self._open = OpenFiles(pq.ParquetFile)
-        self._groups: OrderedDict[tuple[int, int], pa.ChunkedArray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, object]:
-        """Without the row groups in memory: another process reads its own."""
-        state = {**self.__dict__, "_groups": OrderedDict()}
-        del state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """Restore in another process."""
-        self.__dict__.update(state, _lock=threading.Lock())
+        self._groups = Kept[tuple[int, int], pa.ChunkedArray]()
 
     @staticmethod
     def find(path: Path) -> list[Path]:
@@ -191,7 +178,9 @@ class ParquetImages(ShardReader[Row]):
         """
         place = self.places[row]
         with reading(self.key(row), PARQUET_DAMAGE):
-            value = self._group(place.file, place.group)[place.row].as_py()
+            key = place.file, place.group
+            group = self._groups.get(key, lambda: self._group(*key), KEPT_GROUPS)
+            value = group[place.row].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             path = f", only the path {value['path']!r}" if value and value.get("path") else ""
@@ -204,16 +193,9 @@ class ParquetImages(ShardReader[Row]):
         return *self.stamps[place.file], place.group, place.row
 
     def _group(self, file: int, group: int) -> pa.ChunkedArray:
-        with self._lock:
-            if (file, group) not in self._groups:
-                column = self._columns[file]
-                opened = self._open(self.files[file])
-                table = opened.read_row_group(group, [column], use_threads=False)
-                self._groups[file, group] = table[column]
-                while len(self._groups) > KEPT_GROUPS:
-                    self._groups.popitem(last=False)
-            self._groups.move_to_end((file, group))
-            return self._groups[file, group]
+        column = self._columns[file]
+        table = self._open(self.files[file]).read_row_group(group, [column], use_threads=False)
+        return table[column]
 
 
 def _notes(tables: Sequence[_Table]) -> list[str]:

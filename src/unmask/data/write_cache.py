@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -34,11 +34,7 @@ from unmask.data.kept_shards import (
     shard_rows,
     write_whole,
 )
-from unmask.data.origin import (
-    Identity,
-    Origin,
-    stamp_of,
-)
+from unmask.data.origin import Origin, stamp_of
 from unmask.data.reader import EncodedImages
 from unmask.errors import InputError
 from unmask.files.digests import digest_of
@@ -67,8 +63,14 @@ class CacheRows(NamedTuple):
 class _Outcome(NamedTuple):
     """What became of one row."""
 
-    value: Tensor | UnreadableImageError
-    identity: Identity
+    value: Tensor | None
+    """What was read; None of a row that cannot be."""
+    error: UnreadableImageError | None
+    """Why it cannot be read."""
+    digest: str
+    """Hash of its bytes; empty when they could not be had."""
+    stamp: str
+    """What stands for its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,26 +183,19 @@ def _read_ahead(
         try:
             content = rows.source.content(row)
             digest = digest_of(content)
-            return _Outcome(rows.read(row, content), Identity(digest, stamp))
+            return _Outcome(rows.read(row, content), None, digest, stamp)
         except UnreadableImageError as error:
-            return _Outcome(error, Identity(digest, stamp))
+            return _Outcome(None, error, digest, stamp)
 
     pending: deque[tuple[int, list[Future[_Outcome]]]] = deque()
-    with ThreadPoolExecutor() as pool, _cancelled_at_the_end(pool):
+    with ThreadPoolExecutor() as pool, ExitStack() as end:
+        # A build that is broken off does not wait for what it has not begun to read.
+        end.callback(pool.shutdown, wait=False, cancel_futures=True)
         for number, batch in [*batches, *[(-1, range(0))] * AHEAD]:
             pending.append((number, [pool.submit(_read, row) for row in batch]))
             if len(pending) > AHEAD:
                 shard, futures = pending.popleft()
                 yield shard, [future.result() for future in futures]
-
-
-@contextmanager
-def _cancelled_at_the_end(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """A build that is broken off does not wait for what it has not begun to read."""
-    try:
-        yield
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _write_shard(
@@ -209,22 +204,21 @@ def _write_shard(
     """Pack one shard, then write its file, then what it was made from, then its note."""
     plan, own = rows.plan, shard_rows(rows.plan, number)
     values = np.empty((len(own), plan.views, *plan.item), plan.dtype)
-    errors: list[UnreadableImageError | None] = []
-    identities: list[Identity] = []
+    outcomes: list[_Outcome] = []
     count = 0
     for batch in batches:
-        good = [item.value for item in batch if isinstance(item.value, Tensor)]
+        good = [item.value for item in batch if item.value is not None]
         if good:
             values[count : count + len(good)] = _fitting(rows.pack(good).numpy(), plan)
-        errors += [None if isinstance(item.value, Tensor) else item.value for item in batch]
-        identities += [item.identity for item in batch]
         count += len(good)
+        outcomes += [item._replace(value=None) for item in batch]
+    errors = [item.error for item in outcomes]
     labels = [rows.source.label(row) for row in own]
     origin = Origin(
         keys=[rows.source.key(row) for row in own],
         labels=labels,
-        digests=[identity.digest for identity in identities],
-        stamps=[identity.stamp for identity in identities],
+        digests=[item.digest for item in outcomes],
+        stamps=[item.stamp for item in outcomes],
     )
     file, content = shard_name(plan, number, "npy"), _npy(values[:count])
     kept = [label for label, error in zip(labels, errors, strict=True) if error is None]

@@ -9,8 +9,9 @@ cut or copied costs another comparison and nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from unmask.files.digests import digest_of, digest_of_file, file_stamp
@@ -46,40 +47,36 @@ class Verified:
         stamp = file_stamp(self.folder / name)
         line = f"\n{stamp[0]} {stamp[1]} {digest} {name}".encode()  # after a torn line too
         for place in self._lists:
-            try:
+            with suppress(OSError):
                 place.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            except OSError:
-                continue
-            try:
-                os.write(handle, line)
+                with place.open("ab", buffering=0) as stream:
+                    stream.write(line)
                 break
-            except OSError:
-                continue
-            finally:
-                os.close(handle)
         self._known[name] = stamp, digest
 
     def unknown(self, digests: Mapping[str, str]) -> list[str]:
         """Names of the files that are still to be compared."""
         return [name for name, digest in digests.items() if not self.holds(name, digest)]
 
-    def damaged(self, digests: Mapping[str, str]) -> list[str]:
+    def damaged(self, digests: Mapping[str, str], *, anew: bool = False) -> list[str]:
         """Names of the files that have not the hash they should have.
 
-        Those that are known are not read. Processes that ask at the same time begin at different
-        places and so share the work.
+        Processes that ask at the same time begin at different places and so share the work.
 
         Args:
             digests: by name.
+            anew: whether to read those that are known, too.
         """
-        return self._compared(
-            digests, lambda n: self.holds(n, digests[n]) or self.look(n, digests[n])
-        )
 
-    def damaged_anew(self, digests: Mapping[str, str]) -> list[str]:
-        """The same where all files are read."""
-        return self._compared(digests, lambda name: self.look(name, digests[name]))
+        def _whole(name: str) -> bool:
+            known = not anew and self.holds(name, digests[name])
+            return known or self.look(name, digests[name])
+
+        start = os.getpid() % max(1, len(digests))
+        turned = [*digests][start:] + [*digests][:start]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = dict(zip(turned, pool.map(_whole, turned), strict=True))
+        return [name for name in digests if not found[name]]
 
     def look(self, name: str, digest: str) -> bool:
         """Read a file, remember what was found, and say whether it has this hash."""
@@ -89,13 +86,6 @@ class Verified:
             return False
         self.add(name, found)
         return found == digest
-
-    def _compared(self, names: Collection[str], whole: Callable[[str], bool]) -> list[str]:
-        start = os.getpid() % max(1, len(names))
-        turned = [*names][start:] + [*names][:start]
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = dict(zip(turned, pool.map(whole, turned), strict=True))
-        return [name for name in names if not found[name]]
 
     def _refresh(self) -> None:
         """Read what others have appended to the lists."""
