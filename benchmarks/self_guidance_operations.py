@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.decode import blank_canvas
-from unmask.nn.feedback import FeedbackAdapter
+from unmask.nn.feedback import FeedbackAdapter, FoldedAdapter
 from unmask.nn.model import MaskedModel
 from unmask.recipes import get
 
@@ -41,7 +41,7 @@ def count(model: MaskedModel) -> dict[str, int]:
     canvas = blank_canvas(1, model.length, "meta")
     labels = torch.zeros(1, dtype=torch.long, device="meta") if model.classes else None
     with torch.no_grad():
-        first = model.hidden(canvas, labels)
+        first, ready = model.hidden(canvas, labels), FoldedAdapter(model, canvas, labels)
 
     def ordinary() -> Tensor:
         """The network and its head."""
@@ -52,13 +52,17 @@ def count(model: MaskedModel) -> dict[str, int]:
         states = adapter.states(model, first, canvas, labels)
         return model.head.code_logits(states[-1][:, -model.length :])
 
+    def fold() -> FoldedAdapter:
+        """What one decoding makes once."""
+        return FoldedAdapter(model, canvas, labels)
+
     def folded() -> Tensor:
         """The second pass as sampling does it, and the head."""
-        return model.head.code_logits(adapter(model, first, canvas, labels))
+        return model.head.code_logits(ready(first, canvas, labels))
 
-    once = operations(folded)  # the first time everything is folded too
+    folding = operations(fold)
     found = {"pass": operations(ordinary), "plain": operations(plain), "folded": operations(folded)}
-    return found | {"folding": once - found["folded"]}
+    return found | {"folding": folding}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from unmask.errors import InputError
 from unmask.guidance import Guidance, Use, Weak
 from unmask.masking import lowest
 from unmask.nn.categorical import CategoricalDraw
+from unmask.nn.feedback import FoldedAdapter
 from unmask.nn.guided import HeadDraw
 from unmask.nn.model import MaskedModel
 from unmask.nn.positions import FEWEST_ROWS, first_positions, put, take, widened
@@ -261,6 +262,7 @@ class Branches:
     def __init__(self, model: MaskedModel, class_labels: Tensor | None) -> None:
         self.model, self.class_labels = model, class_labels
         self.differences: list[Tensor] = []  # (B, L, D) each
+        self.folded: FoldedAdapter | None = None  # the feedback adapter, ready for this decoding
 
     def __call__(
         self, canvas: Canvas, weak: Sequence[Weak], read: Tensor, use: Use = "once"
@@ -302,9 +304,9 @@ class Branches:
         if "self" not in weak:
             strong, *null = model.hidden(doubled, labels, where).tokens.split(len(read))
             return strong, null
-        assert model.feedback is not None, "self-guidance needs a feedback adapter"
+        self.folded = self.folded or FoldedAdapter(model, canvas, self.class_labels)
         every = model.hidden(doubled, labels)
         strong, *null = every.tokens.split(len(read))  # (B, L, D) each
         seen = Hidden(every.prefix[: len(read)], strong)
-        blurred = model.feedback(model, seen, canvas, self.class_labels)  # (B, L, D)
+        blurred = self.folded(seen, canvas, self.class_labels)  # (B, L, D)
         return take(strong, read), [take(part, read) for part in (*null, blurred)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +35,11 @@ class Feedback(Ranged, path="network.feedback"):
     """Sizes of the adapter beyond those of its network."""
 
     factor: Annotated[int, Between(1, 2**12)] = 16
-    """Numbers of which the class anchor mixes each of its D; UnlockMGM's ``tg_factor``."""
+    """F, how many learned vectors are mixed into one that stands for a class; UnlockMGM's
+    ``tg_factor``."""
     blank: bool = True
-    """Whether the second pass sees masks only, the class hidden too, as both published models;
-    else it sees the canvas and class again."""
+    """Whether the second pass sees masks only, with the class hidden too, as in both published
+    models; else it sees the canvas and class again."""
 
 
 class ClassAnchor(nn.Module):
@@ -68,7 +69,8 @@ class ClassAnchor(nn.Module):
             own = self.classes(class_labels.clamp(max=last))  # (B, D F)
             table = table + own * (class_labels <= last).unsqueeze(1)
         mix = self.mix.weight[0]  # (F,)
-        return self.out(self.norm(table.unflatten(-1, (-1, len(mix))) @ mix)).unsqueeze(1)
+        anchor = table.unflatten(-1, (-1, len(mix))) @ mix  # (B or 1, D)
+        return self.out(self.norm(anchor)).unsqueeze(1)  # (B or 1, 1, D)
 
 
 class Level(nn.Module):
@@ -89,22 +91,8 @@ class Level(nn.Module):
         return x, self.out(x)
 
 
-class _Folded(NamedTuple):
-    """What does not depend on the images, while the weights stay as they are."""
-
-    key: object
-    weights: list[Tensor]  # held, so that no other tensor can take their addresses
-    matrices: list[Tensor]  # (D, D) a block, from the gated state to what its values get
-    first: tuple[Tensor, Tensor, Tensor] | None  # block 0: (1, S, D), (H, S, S), (1, H, S, D / H)
-
-
 class FeedbackAdapter(nn.Module):
     """Features of the second pass; see the head of this file.
-
-    The way down is linear. So with frozen weights it is one matrix a block, and if the second input
-    is blank, the first block's attention map is a constant. Without gradients these are made once
-    and kept for as long as the weights that they are made of are the same tensors of the same
-    version, by PyTorch's own count; only writing through ``.data`` could deceive it.
 
     Args:
         options: see :class:`Feedback`.
@@ -119,17 +107,11 @@ class FeedbackAdapter(nn.Module):
         self.top = nn.Parameter(torch.eye(width))
         self.anchor = ClassAnchor(width, classes, options.factor)
         self.levels = nn.ModuleList(Level(width) for _ in range(depth))
-        self._folded: _Folded | None = None
-
-    def train(self, mode: bool = True) -> FeedbackAdapter:
-        """Set the mode; what was folded is dropped."""
-        self._folded = None
-        return super().train(mode)
 
     def forward(
         self, model: MaskedModel, hidden: Hidden, canvas: Canvas, class_labels: Tensor | None
     ) -> Tensor:
-        """The second pass.
+        """The second pass as published; :class:`FoldedAdapter` is faster, for frozen weights.
 
         Args:
             model: the network that this adapter belongs to.
@@ -140,25 +122,24 @@ class FeedbackAdapter(nn.Module):
         Returns:
             ``(B, L, D)``, for the head.
         """
-        plain = torch.is_grad_enabled() or model.training
-        weights = [] if plain else self._ingredients(model)
-        if plain or any(weight.is_inference() for weight in weights):  # those have no version
-            x = self.states(model, hidden, canvas, class_labels)[-1]
-        else:
-            x = self._steered(model, hidden, canvas, class_labels, weights)
-        return x[:, hidden.prefix.shape[1] :]
+        x = self.states(model, hidden, canvas, class_labels)[-1]  # (B, P + L, D)
+        return x[:, hidden.prefix.shape[1] :]  # (B, L, D)
 
     def gate(self, hidden: Hidden, class_labels: Tensor | None) -> Tensor:
         """``(B, P + L, 1)`` in [0, 1]: cosine of state and anchor, not below 0."""
         anchor = F.normalize(self.anchor(class_labels), dim=-1)  # (B, 1, D)
-        states = F.normalize(torch.cat([hidden.prefix, hidden.tokens], 1), dim=-1)
-        return (states * anchor).sum(-1, keepdim=True).clamp(0, 1)
+        states = F.normalize(torch.cat(hidden, 1), dim=-1)  # (B, P + L, D)
+        return (states * anchor).sum(-1, keepdim=True).clamp(0, 1)  # (B, P + L, 1)
+
+    def gated(self, hidden: Hidden, class_labels: Tensor | None) -> Tensor:
+        """``(B, P + L, D)``, the last hidden state as far as it resembles the class."""
+        return torch.cat(hidden, 1) * self.gate(hidden, class_labels)
 
     def top_down(self, gated: Tensor) -> list[Tensor]:
         """The gated state, ``(B, S, D)``, as it arrives at each block, the first block first."""
-        x, features = gated @ self.top, []
+        x, features = gated @ self.top, []  # (B, S, D)
         for level in reversed(self.levels):
-            x, feature = level(x)
+            x, feature = level(x)  # (B, S, D) each
             features.append(feature)
         return features[::-1]
 
@@ -172,11 +153,11 @@ class FeedbackAdapter(nn.Module):
         Returns:
             depth + 1 tensors ``(B, P + L, D)``.
         """
-        gated = self._gated(hidden, class_labels)
-        states = [self._embed(model, canvas, class_labels)]
+        gated = self.gated(hidden, class_labels)  # (B, P + L, D)
+        states = [self.embed(model, canvas, class_labels)]
         for block, feature in zip(_blocks(model), self.top_down(gated), strict=True):
-            extra = F.linear(feature, *block.attention.value_projection)
-            states.append(block(states[-1], extra=extra))
+            extra = F.linear(feature, *block.attention.value_projection)  # (B, P + L, D)
+            states.append(block(states[-1], extra=extra))  # (B, P + L, D)
         return states
 
     def inversion_error(self, states: Sequence[Tensor]) -> Tensor:
@@ -193,11 +174,7 @@ class FeedbackAdapter(nn.Module):
         ]
         return torch.stack(errors).sum()
 
-    def _gated(self, hidden: Hidden, class_labels: Tensor | None) -> Tensor:
-        gate = self.gate(hidden, class_labels)
-        return torch.cat([hidden.prefix, hidden.tokens], 1) * gate  # (B, P + L, D)
-
-    def _embed(self, model: MaskedModel, canvas: Canvas, class_labels: Tensor | None) -> Tensor:
+    def embed(self, model: MaskedModel, canvas: Canvas, class_labels: Tensor | None) -> Tensor:
         """The second input, ``(B, P + L, D)``; blank, label N names a row that is no class."""
         if self.blank:
             canvas = Canvas(canvas.tokens, torch.ones_like(canvas.masked))
@@ -205,63 +182,50 @@ class FeedbackAdapter(nn.Module):
                 class_labels = torch.full_like(class_labels, model.classes)
         return model.embed(canvas, class_labels)[0]
 
-    def _steered(
-        self,
-        model: MaskedModel,
-        hidden: Hidden,
-        canvas: Canvas,
-        class_labels: Tensor | None,
-        weights: list[Tensor],
-    ) -> Tensor:
-        """The last of :meth:`states`, by way of what is folded."""
-        folded = self._fold(model, canvas, class_labels, weights)
-        gated = self._gated(hidden, class_labels)
 
-        def extra(block: Block, matrix: Tensor) -> Tensor:
-            """What is added to the block's values, ``(B, S, D)``."""
-            return F.linear(gated, matrix, block.attention.value_projection[1])
+class FoldedAdapter:
+    """The second pass of an adapter, with what depends on no image made once, for one decoding.
 
-        ways = zip(_blocks(model), folded.matrices, strict=True)
-        if folded.first is None:
-            x = self._embed(model, canvas, class_labels)
+    The way down is linear, so it is one matrix a block; and if the second input is blank, the first
+    block's attention map is a constant. Weights that change later are not seen.
+
+    Args:
+        model: with an adapter, in evaluation mode.
+        canvas: ``(B, L)``, any of the decoding.
+        class_labels: ``(B,)`` int64 or None, of the decoding.
+    """
+
+    def __init__(self, model: MaskedModel, canvas: Canvas, class_labels: Tensor | None) -> None:
+        assert isinstance(model.feedback, FeedbackAdapter), "self-guidance needs an adapter"
+        adapter = self.adapter = model.feedback
+        self.model, self.blocks = model, _blocks(model)
+        self.first: tuple[Tensor, Tensor, Tensor] | None = None
+        with full_precision(adapter.top.device.type):
+            if adapter.blank:
+                one = Canvas(canvas.tokens[:1], canvas.masked[:1])  # (1, L)
+                label = None if class_labels is None else class_labels[:1]
+                self.first = _constants(self.blocks[0], adapter.embed(model, one, label))
+            identity = torch.eye(len(adapter.top)).to(adapter.top)  # (D, D)
+            self.matrices = [  # (D, D) each, from the gated state to what a block's values get
+                F.linear(feature, block.attention.value_projection[0]).T
+                for feature, block in zip(adapter.top_down(identity), self.blocks, strict=True)
+            ]
+
+    def __call__(self, hidden: Hidden, canvas: Canvas, class_labels: Tensor | None) -> Tensor:
+        """``(B, L, D)``; arguments as of a call of the adapter."""
+        gated = self.adapter.gated(hidden, class_labels)  # (B, S, D)
+        extras = (
+            F.linear(gated, matrix, block.attention.value_projection[1])  # (B, S, D)
+            for block, matrix in zip(self.blocks, self.matrices, strict=True)
+        )
+        if self.first is None:
+            x, rest = self.adapter.embed(self.model, canvas, class_labels), self.blocks
         else:
-            block, matrix = next(ways)
-            x = _from_constants(block, *folded.first, extra(block, matrix))
-        for block, matrix in ways:
-            x = block(x, extra=extra(block, matrix))
-        return x
-
-    def _ingredients(self, model: MaskedModel) -> list[Tensor]:
-        """Every weight that something folded is made of."""
-        first, *others = _blocks(model)
-        parts = [self, model.embed, first, *(block.attention.qkv for block in others)]
-        return [weight.detach() for part in parts for weight in part.parameters()]
-
-    def _fold(
-        self,
-        model: MaskedModel,
-        canvas: Canvas,
-        class_labels: Tensor | None,
-        weights: list[Tensor],
-    ) -> _Folded:
-        """What is kept if it still holds, else made anew."""
-        versions = [(weight.data_ptr(), weight._version) for weight in weights]
-        key = (versions, self.blank, canvas.masked.shape[1], class_labels is None)
-        if self._folded is None or self._folded.key != key:
-            self._folded = None  # makes room first
-            with full_precision(self.top.device.type):
-                first = None
-                if self.blank:
-                    one = Canvas(canvas.tokens[:1], canvas.masked[:1])
-                    label = None if class_labels is None else class_labels[:1]
-                    first = _constants(_blocks(model)[0], self._embed(model, one, label))
-                identity = torch.eye(len(self.top)).to(self.top)
-                matrices = [
-                    F.linear(feature, block.attention.value_projection[0]).T
-                    for feature, block in zip(self.top_down(identity), _blocks(model), strict=True)
-                ]
-            self._folded = _Folded(key, weights, matrices, first)
-        return self._folded
+            first, *rest = self.blocks
+            x = _from_constants(first, *self.first, next(extras))
+        for block, extra in zip(rest, extras, strict=True):
+            x = block(x, extra=extra)  # (B, S, D)
+        return x[:, hidden.prefix.shape[1] :]  # (B, L, D)
 
 
 def _blocks(model: MaskedModel) -> list[Block]:
@@ -275,7 +239,7 @@ def _constants(block: Block, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     parts = attention.qkv(block.attended(x)).chunk(3, dim=-1)
     q, k, v = map(attention.split, parts)  # (1, H, S, D / H) each
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (1, H, S, S)
-    return x, scores.softmax(-1)[0], v
+    return x, scores.softmax(-1)[0], v  # (1, S, D), (H, S, S), (1, H, S, D / H)
 
 
 def _from_constants(
@@ -283,5 +247,5 @@ def _from_constants(
 ) -> Tensor:
     """A block's output, ``(B, S, D)``, for what is added to its values, ``(B, S, D)``."""
     changed = values + block.attention.split(extra)  # (B, H, S, D / H)
-    mixed = torch.einsum("hst,bhtd->bhsd", weights, changed)
+    mixed = torch.einsum("hst,bhtd->bhsd", weights, changed)  # (B, H, S, D / H)
     return block.complete(x, block.attention.merge(mixed))

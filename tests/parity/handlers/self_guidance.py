@@ -10,7 +10,7 @@ from torch import Tensor
 from unmask.checkpoints.names import to_source
 from unmask.curves import masked_share
 from unmask.masking import TrainMasking, lowest
-from unmask.nn.feedback import FeedbackAdapter
+from unmask.nn.feedback import FeedbackAdapter, FoldedAdapter
 from unmask.nn.model import MaskedModel
 from unmask.objectives.substitution import (
     Substitution,
@@ -32,7 +32,7 @@ def second_pass(blank: bool, folded: bool, model: MaskedModel, *first: object) -
             return model.head.logits(adapter.states(model, *first)[-1])
         hidden, *rest = first
         whole = Hidden(hidden.tokens[:, :0], torch.cat(hidden, 1))  # the class position too
-        return model.head.logits(adapter.train(False)(model, whole, *rest))
+        return model.head.logits(FoldedAdapter(model, *rest)(whole, *rest))
 
 
 @torch.no_grad()
