@@ -66,14 +66,15 @@ def _with_ranges(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def _described(field: StructFieldSpec) -> StructFieldSpec:
+    """The field with help whose lines break where the terminal's do, and that ends with a range."""
     words, told = declared(field.type).words, field.helptext
 
-    def helptext() -> str:
-        """The field's own words, then its range."""
-        text = (told() if callable(told) else told) or ""
-        return f"{text} Range: {words}."
+    def helptext() -> str | None:
+        text = told() if callable(told) else told
+        told_on = " ".join((text or "").replace("``", "").split())
+        return f"{told_on} Range: {words}." if words else told_on or None
 
-    return dataclasses.replace(field, helptext=helptext) if words else field
+    return dataclasses.replace(field, helptext=helptext)
 
 
 @RULES.primitive_rule

@@ -22,7 +22,7 @@ class Arguments(Ranged):
     """List the systems, or print one as YAML: a file to edit and train from."""
 
     name: Annotated[str, tyro.conf.Positional, Length(0, 4096)] = ""
-    """Print this recipe as YAML instead of the list."""
+    """Name or YAML file of a recipe to print as YAML; without one, all are listed."""
 
 
 def main(words: Sequence[str]) -> None:

@@ -51,29 +51,29 @@ class Arguments(Ranged):
     """
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    """What to train; every field is an option."""
+    """Recipe to train; every field of it is an option."""
     out: Path
     """Run folder: checkpoints, samples, log.jsonl, tracker, and at the end model/."""
     data: Place | None = None
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist; encoded once,
-    into OUT-cache, or in every step where the recipe crops at random."""
+    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist. They are encoded
+    once, into OUT-cache, or in every step where the recipe crops at random."""
     split: TrainingSide = "train"
-    """Which of the images are trained on: the training side, or all, as some sources do."""
+    """Images of --data that are trained on: the training side, or all, as some sources do."""
     cache: Path | None = None
-    """A cache made by unmask cache build; --data is then only for --training.evaluate-every."""
+    """Cache made by unmask cache build; --data is then only for --training.evaluate-every."""
     cache_folder: Path | None = None
-    """Where the images of --data are encoded, in place of OUT-cache."""
+    """Folder for the encoded images of --data, in place of OUT-cache."""
     rebuild_cache: bool = False
-    """Encode the images of --data anew, in the place of a cache that is there."""
+    """Encode the images of --data anew, even if a cache of them is there."""
     verify_cache: Check = "first-use"
-    """When to compare the cache's files with their hashes: once for each, always, or never, which
-    saves reading terabytes."""
+    """Times at which files of the cache are compared with their hashes: once each, always, or
+    never, which saves reading terabytes."""
     dry_run: bool = False
     """Only say what the run would be: nothing is encoded, trained or written."""
     overfit_one_batch: bool = False
-    """Only check that the run can learn: fit one batch by heart and say whether it did."""
+    """Only check that the run can learn: fit one batch by heart, and say whether it did."""
     workers: Workers = 0
-    """Processes that prepare batches."""
+    """Processes that prepare batches; 0 prepares them in the process that trains."""
     from_scratch: bool = False
     """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 

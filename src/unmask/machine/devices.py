@@ -1,4 +1,4 @@
-"""Which device computes: the one that is asked for, or whatever this machine can really use."""
+"""The device that computes: what is asked for, or whatever this machine can really use."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PYTORCH_MASKING = TrainMasking(shared=True, rounding="up")
 
 
 def pytorch_plan(scale: float, temperature: float) -> Plan:
-    """Its 8-step plan with the linear-r ramp."""
+    """The 8-step plan of maskgit-pytorch, with its linear-r ramp."""
     return Plan(
         counts=PYTORCH_COUNTS,
         order=Confidence(temperature=temperature),

@@ -111,7 +111,7 @@ def _training(training: Training, config: Mapping[str, Any], *, dropout: bool) -
 
 
 def _ema(told: object) -> Ema | None:
-    """Its average of weights; without this entry a run takes none."""
+    """The average of weights of a run; without this entry it takes none."""
     if not isinstance(told, dict):
         return None
     kind = str(told.get("ema_warmup_type", told.get("warmup_type"))).lower()

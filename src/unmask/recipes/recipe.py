@@ -25,9 +25,9 @@ class NamedPlan(Ranged):
     """Another way to sample a system."""
 
     name: Name
-    """What ``unmask sample --plan`` calls it."""
+    """Name for ``unmask sample --plan``."""
     plan: Plan
-    """The way."""
+    """Way to sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,43 +35,44 @@ class Recipe(Ranged):
     """Everything that decides a masked image generator."""
 
     name: Name
-    """What `unmask.load` and the command line call it."""
+    """Name for `unmask.load` and the command line."""
     summary: Text
     """One line for the list of recipes."""
     tokenizer: Place
-    """A tokenizer run or folder, or the name of a shipped or published one."""
+    """Tokenizer: a run or folder, or the name of a shipped or published one."""
     image_size: ImageSize
-    """Pixels: one number for a square, or height and width."""
+    """Image size in pixels: one number for a square, or height and width."""
     crop: Literal[
         "center", "center-bilinear", "random", "random-bilinear", "resized", "whole", "none"
     ] = "center"
-    """How training images get that size: ADM's centre or random crop, the same by torchvision's
-    bilinear resize, one of random area and shape, all of the image squeezed, or none. What is
-    random is encoded anew in every step, unless a cache is given."""
+    """Crop that makes training images square: ADM's at the centre or at random, either after
+    torchvision's bilinear resize, one of random area and shape ("resized"), all of the image
+    squeezed ("whole"), or none. Random crops are encoded in every step unless --cache is given."""
     judged_crop: Literal["center", "center-bilinear", "whole", "none"] | None = None
-    """How real images get that size when samples are judged against them; None means like training
-    images, but without chance."""
+    """Crop of real images that samples are judged against; None means that of training images
+    without its randomness."""
     flip: bool = True
-    """Whether mirrored images are images too."""
+    """Train on mirrored images too."""
     network: AnyNetwork
     """Sizes of embed, trunk and head."""
     masking: Masking = field(default_factory=TrainMasking)
-    """What a training example hides."""
+    """Tokens that a training example hides."""
     training: Training
-    """Optimiser, schedule, precision."""
+    """Optimiser, schedule, precision, and how often things happen."""
     base: Place | None = None
-    """Saved model whose weights training starts from; with ``substitution`` it stays frozen."""
+    """Saved model whose weights training starts from; with ``substitution`` they stay frozen. None
+    starts anew."""
     substitution: Substitution | None = None
-    """Trains the self-guidance adapter alone, to repair replaced tokens; None trains the network
-    to predict masked ones."""
+    """Training of the self-guidance adapter alone, to repair replaced tokens; None trains the
+    network to predict hidden ones."""
     contrastive: Contrastive | None = None
-    """Adds MAGE-C's loss between two views of each image."""
+    """Loss of MAGE-C between two views of each image, added to the other; None adds none."""
     plan: Plan = field(default_factory=Plan)
-    """The default way to sample."""
+    """Default way to sample."""
     plans: tuple[NamedPlan, ...] = ()
-    """Others that were published or are worth a name."""
+    """Other ways to sample that were published or are worth a name."""
     results: tuple[Result, ...] = ()
-    """Published and measured scores."""
+    """Published and measured scores of the system."""
 
     def __post_init__(self) -> None:
         """Reject parts that do not fit each other, naming both."""

@@ -18,100 +18,101 @@ class Ema(Ranged, path="training.ema"):
     """Exponential moving average of the weights."""
 
     decay: Annotated[float, Between(0, below=1)] = 0.9999
-    """Largest decay."""
+    """Share of the average that an update keeps, at most."""
     warmup: Literal["none", "inverse", "power"] = "power"
-    """How the decay rises with the update count n: "none" is constant, "inverse" is
+    """Rise of the decay with the number n of updates: "none" is constant, "inverse" is
     (1+n)/(10+n) (TensorFlow's), "power" is 1-(1+n)^-power (k-diffusion's)."""
     power: Annotated[float, Between(above=0, at_most=10)] = 2 / 3
-    """Exponent of the "power" warm-up."""
+    """Exponent of the average's warm-up (warmup="power" only)."""
     after_step: Steps = 0
-    """Updates before this one copy the weights instead of averaging."""
+    """Updates before averaging begins; until then the average is a copy of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Ranged, path="training"):
-    """Optimiser, schedule, precision and how often things happen. Frequencies count steps."""
+    """Optimiser, schedule, precision, and how often things happen."""
 
     steps: Annotated[int, Between(1, MOST_STEPS)]
     """Optimiser steps of the whole run."""
     batch_size: Annotated[int, Between(1, 10**6)] = 256
     """Images a step over all processes and accumulated micro-batches."""
     accumulate: Annotated[int, Between(1, 10**6)] = 1
-    """Micro-batches a step on each process; where the images do not divide, the last one is
-    smaller."""
+    """Micro-batches a step on each process; the last one is smaller where images do not divide."""
     micro_batch_size: Annotated[int, Between(1, 10**6)] | None = None
-    """Images of a micro-batch on each process instead of their number, as maskgit-pytorch states
-    it."""
+    """Images of a micro-batch on each process, as maskgit-pytorch states it; None means that
+    `accumulate` says how many micro-batches there are."""
     lr: Annotated[float, Between(0, 1000)] = 1e-4
-    """Peak learning rate."""
+    """Learning rate after warm-up, the highest of the run."""
     min_lr: Annotated[float, Between(0, 1000)] = 0.0
-    """Where the cosine schedule ends."""
+    """Learning rate at the end of the run (schedule="cosine" only)."""
     schedule: Literal["constant", "cosine", "linear", "restarts"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    """Course of the learning rate after warm-up; all but "constant" fall."""
     cycles: Annotated[int, Between(1, 10**6)] = 1
-    """Of the "restarts" schedule: cosines after the warm-up, each falling to 0."""
+    """Number of cosine cycles after warm-up, each falling to 0 (schedule="restarts" only)."""
     warmup_steps: Steps = 0
-    """Steps of linear warm-up from 0; the first step then has learning rate 0, as published."""
+    """Steps in which the learning rate rises linearly from 0, its value in the first of them."""
     betas: Annotated[tuple[float, float], Between(0, below=1)] = (0.9, 0.96)
-    """AdamW's two decay rates."""
+    """Decay rates of AdamW's two moments, of the gradient and of its square."""
     eps: Annotated[float, Between(0, 1)] = 1e-8
-    """AdamW's epsilon."""
+    """Number that AdamW adds to the root of the second moment."""
     weight_decay: Annotated[float, Between(0, 1000)] = 0.0
-    """AdamW's decoupled decay."""
+    """Decoupled weight decay of AdamW, multiplied by the learning rate."""
     decay_only_matrices: bool = False
-    """Spare biases, norms and other one-dimensional parameters from weight decay."""
+    """Leave biases, norms and other one-dimensional parameters without weight decay."""
     decay_head: bool = True
-    """False also spares everything in the head (MAR)."""
+    """Give the head of the network weight decay; MAR gives it none."""
     clip_grad_norm: Annotated[float | None, Between(above=0)] = None
-    """Largest global gradient norm; None means no clipping."""
+    """Largest norm of all gradients together; None means no clipping."""
     label_smoothing: Annotated[float, Between(0, below=1)] = 0.0
-    """Share of the target spread over all codes."""
+    """Share of the target that is spread over all codes."""
     label_dropout: Annotated[float, Between(0, below=1)] = 0.0
-    """Probability that a class label becomes the null class."""
+    """Probability that an example's class label becomes the null class, which guidance needs."""
     noise_repeats: Annotated[int, Between(1, 10**4)] = 1
-    """Diffusion steps learnt of each hidden token in one go (MAR's diffusion_batch_mul); of heads
-    that diffuse."""
+    """Diffusion steps that are learnt of each hidden token in a training step, by heads that
+    diffuse (MAR's diffusion_batch_mul)."""
     normalize: Literal["global", "micro"] = "global"
-    """Mean over the masked tokens of the whole batch or, if set, of each group of the masking; or
-    of each micro-batch, which also draws its own ratio then (maskgit-pytorch)."""
+    """Tokens over which the loss is a mean: the hidden ones of the whole batch or of each group of
+    the masking ("global"), or those of each micro-batch, which then also draws a mask ratio of its
+    own ("micro", maskgit-pytorch)."""
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """Autocast type; weights stay float32."""
+    """Type of numbers in autocast regions, "no" for float32; weights stay float32."""
     recompute: bool = False
     """Compute each block's activations twice instead of keeping them (gradient checkpointing):
-    about a third more time, much less memory, the same results."""
+    about a third more time, much less memory, equal results."""
     ema: Ema | None = field(default_factory=Ema)
-    """None trains without an average; samples then come from the raw weights."""
+    """Moving average of the weights, which samples are made with; None keeps none."""
     seed: Seed = 0
-    """Batch k is a pure function of (seed, k)."""
+    """Seed of initial weights, batches, masks and dropout."""
     log_every: Steps = 50
     """Steps between log lines; 0 means only at the end."""
     preview_every: Steps = 0
     """Steps between sheets of samples; 0 means only at the end."""
     preview_images: Annotated[int, Between(0, 10**4)] = 40
-    """Images of a sheet; 0 means no sheets at all, not even at the end."""
+    """Images on a sheet of samples; 0 means no sheets at all, not even at the end."""
     preview_share: Annotated[float, Between(0, 1)] = 0.01
-    """Largest share of the time that sheets take: one that would exceed it is left out, but never
-    the one at the end. 1 leaves out none."""
+    """Largest share of the time that sheets of samples take: one that would exceed it is left out,
+    but never the one at the end. 1 leaves out none."""
     evaluate_every: Steps = 0
-    """Steps between scores of generated images beside real ones, which are also taken at the end;
-    0 means never. Of generators."""
+    """Steps between scores of a generator's images beside real ones, which are also taken at the
+    end; 0 means never."""
     evaluate_images: Annotated[int, Between(2, 10**6)] = 2000
-    """Images that are scored, with guidance and without; scores of other numbers do not compare."""
+    """Images that are scored during the training; scores of different numbers do not compare."""
     evaluate_classifier: Place | None = None
-    """Judge of their classes: "fashion", or a file of ``TrainedClassifier.save``."""
+    """Classifier that judges the classes of scored images: "fashion", or a file of
+    ``TrainedClassifier.save``; None leaves that score out."""
     save_every: Steps = 0
     """Steps between checkpoints, beside those by the clock; 0 means only the last step."""
     save_minutes: Annotated[float, Between(0, 10**6)] = 10.0
     """Minutes without a checkpoint after which one is made all the same, more where saving would
     take over 2 % of the time; 0 means never."""
     keep: Annotated[int, Between(0, 10**6)] = 2
-    """Checkpoints kept on disk: the newest, then the newest at multiples of save_every, then those
-    that a clock or a signal asked for; 0 keeps all."""
+    """Checkpoints kept on disk: the newest, then the newest at multiples of `save_every`, then
+    those that a clock or a signal asked for; 0 keeps all."""
     keep_every: Steps = 0
-    """Checkpoints at multiples of this many steps are made and kept for good; 0 means none."""
+    """Steps between checkpoints that are kept for good; 0 means none."""
     tracker: Name = "tensorboard"
-    """Where figures also go, beside log.jsonl: any name that accelerate knows ("wandb", "mlflow",
-    "comet_ml", ...), or "none"."""
+    """Tracker that figures go to beside log.jsonl: any name that accelerate knows ("wandb",
+    "mlflow", "comet_ml", ...), or "none"."""
 
     def __post_init__(self) -> None:
         """Reject values that no run can use."""

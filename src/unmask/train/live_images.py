@@ -60,7 +60,7 @@ class LiveImages:
         raise NotImplementedError
 
     def _crop(self, row: int, view: int) -> Tensor:
-        """Of the image, or of the next one of its class that can be read."""
+        """A crop of the image, or of the next one of its class that can be read."""
         for candidate in chain(range(row, len(self)), range(row)):
             if self.labels[candidate] == self.labels[row]:
                 try:

@@ -48,16 +48,16 @@ MicroBatches = Sequence[object]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to."""
+    """What became of a run."""
 
     step: int
     """Optimiser steps done, earlier tries included."""
     resumed_from: int
     """Steps that earlier tries had done."""
     first_loss: float
-    """Of the run's first step."""
+    """Loss of the run's first step."""
     last_loss: float
-    """Of its last step; NaN if this call did none."""
+    """Loss of the run's last step; NaN if this call did none."""
     seconds: float
     """Wall time of this call."""
     images: int

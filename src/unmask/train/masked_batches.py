@@ -64,7 +64,7 @@ class StepMasks(NamedTuple):
     weight: Tensor
     """``(B,)`` float32, what each hidden token of an image counts."""
     kept: list[tuple[slice, Tensor | None]]
-    """Which rows were drawn together, and the ``(n, K)`` positions that the encoder sees of them;
+    """Rows that were drawn together, and the ``(n, K)`` positions that the encoder sees of them;
     see :class:`unmask.types.Canvas`."""
 
     def pieces(self, part: slice) -> Iterator[tuple[slice, Tensor | None]]:

@@ -41,9 +41,9 @@ class Verdict:
     """Whether a run learns one batch by heart."""
 
     works: bool
-    """The last loss is below ``WORKS_BELOW`` times the first."""
+    """Whether the last loss is below ``WORKS_BELOW`` times the first."""
     line: str
-    """The same for a person."""
+    """Sentence for a person."""
     result: TrainResult
     """The run."""
 

@@ -107,7 +107,7 @@ def _intact(directory: Path, broken: Collection[int]) -> str:
 
 
 def stale_steps(steps: Iterable[int], *, keep: int, regular: int, lasting: int) -> list[int]:
-    """Which checkpoints are to be removed: neither the newest, nor regular ones before others.
+    """Steps of checkpoints to be removed: neither the newest, nor regular ones before others.
 
     Args:
         steps: of the checkpoints that there are.
