@@ -26,7 +26,7 @@ from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.recipes import get
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 from unmask.train.state import read_checkpoint
 
 HEADER = ("recipe", "step", "seconds", "class accuracy")
@@ -37,7 +37,7 @@ def accuracy(recipe: Recipe, checkpoint: Path, count: int) -> float:
     model = recipe.network.build()
     weights = read_checkpoint(checkpoint).weights
     model.load_state_dict(weights.get("ema", weights["model"]))
-    pipeline = Pipeline(recipe, model.requires_grad_(False), load_any_tokenizer(recipe.tokenizer))
+    pipeline = Pipeline(recipe, model.requires_grad_(False), load_tokenizer(recipe.tokenizer))
     labels = [seed % model.classes for seed in range(count)]
     classifier = load_fashion_classifier()
     made = generate(pipeline, labels, seeds=range(count), batch_size=50)

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
-from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.image_tokenizer import channels_last
 from unmask.tokenizers.latents import to_map
-from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS, build
+from unmask.tokenizers.published import PUBLISHED, PUBLISHED, build
 from unmask.tokenizers.tokenizer import from_native, to_native
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan import KLVAETokenizer
@@ -41,12 +41,12 @@ HEADER = (
 )
 
 
-def random_tokenizer(name: str) -> AnyTokenizer:
+def random_tokenizer(name: str) -> ImageTokenizer:
     """A published tokenizer with weights that keep the size of its maps."""
     if name in PUBLISHED:
-        made: AnyTokenizer = build(PUBLISHED[name].network)
+        made: ImageTokenizer = build(PUBLISHED[name].network)
     else:
-        network = PUBLISHED_LATENTS[name].network
+        network = PUBLISHED[name].network
         made = DCAETokenizer(network) if isinstance(network, DCAE) else KLVAETokenizer(network)
     generator = keyed_generator("benchmark", name)
     for parameter in made.requires_grad_(False).parameters():
@@ -55,7 +55,7 @@ def random_tokenizer(name: str) -> AnyTokenizer:
     return made.eval()
 
 
-def plain_encode(tokenizer: AnyTokenizer, images: Tensor) -> Tensor:
+def plain_encode(tokenizer: ImageTokenizer, images: Tensor) -> Tensor:
     """Ids or moments, by the bare network."""
     latents = tokenizer.encoder(to_native(images, tokenizer.native_range))
     if isinstance(tokenizer, VQTokenizer):
@@ -63,7 +63,7 @@ def plain_encode(tokenizer: AnyTokenizer, images: Tensor) -> Tensor:
     return latents
 
 
-def plain_decode(tokenizer: AnyTokenizer, tokens: Tensor) -> Tensor:
+def plain_decode(tokenizer: ImageTokenizer, tokens: Tensor) -> Tensor:
     """Images, by the bare network."""
     if isinstance(tokenizer, VQTokenizer):
         side = int(tokens.shape[1] ** 0.5)
@@ -74,7 +74,7 @@ def plain_decode(tokenizer: AnyTokenizer, tokens: Tensor) -> Tensor:
     return from_native(made, tokenizer.native_range).float().clamp(0, 1)
 
 
-def difference(plain: AnyTokenizer, ours: AnyTokenizer, images: Tensor) -> str:
+def difference(plain: ImageTokenizer, ours: ImageTokenizer, images: Tensor) -> str:
     """How far what both encode to is apart."""
     wanted = plain_encode(plain, images)
     if not isinstance(plain, VQTokenizer) or not isinstance(ours, VQTokenizer):
@@ -140,7 +140,7 @@ def measure(name: str, options: argparse.Namespace) -> tuple[object, ...]:
 
 def of_different_sizes() -> list[str]:
     """One name for each network; several tokenizers share one."""
-    entries = {**PUBLISHED, **PUBLISHED_LATENTS}
+    entries = {**PUBLISHED, **PUBLISHED}
     first: dict[str, str] = {}
     for name, entry in entries.items():
         first.setdefault(str(entry.network), name)
@@ -149,7 +149,7 @@ def of_different_sizes() -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    known = (*PUBLISHED, *PUBLISHED_LATENTS)
+    known = (*PUBLISHED, *PUBLISHED)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--image-size", type=int, default=256)

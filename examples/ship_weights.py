@@ -20,12 +20,12 @@ from unmask.assets import HERE
 from unmask.pipeline import Pipeline, load
 from unmask.recipes import get
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
-from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 
 
 def ship_tokenizer(run: Path, name: str, out: Path) -> None:
     """The tokenizer of a finished run."""
-    save_tokenizer(load_any_tokenizer(run), out / name, half=True)
+    save_tokenizer(load_tokenizer(run), out / name, half=True)
 
 
 def ship_generator(run: Path, out: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import unmask
 from unmask.cli import main
 from unmask.data.cache import LatentCache, verify
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 
 OLD = Path(__file__).parent / "fixtures" / "before_issue_11"
 TRAINING = "--training.tracker none --training.batch-size 8 --training.steps 6"
@@ -57,7 +57,7 @@ def test_a_model_gives_the_same_tokens(model, tokens):
     ("cache", "tokenizer"), [("codes", "vq"), ("run-cache", "vq"), ("moments", "kl")]
 )
 def test_a_cache_opens_and_is_whole(cache, tokenizer):
-    identity = load_any_tokenizer(str(OLD / tokenizer)).identity
+    identity = load_tokenizer(str(OLD / tokenizer)).identity
     opened = LatentCache.open(OLD / cache, tokenizer_identity=identity)
     assert len(opened) == 24
     assert opened.labels.tolist() == [0] * 12 + [1] * 12

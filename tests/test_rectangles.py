@@ -36,7 +36,7 @@ from unmask.pipeline import Pipeline, load
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.tokenizers.objective import TokenizerLoss
 from unmask.train.generator import train_generator
 
@@ -219,7 +219,7 @@ def test_a_cache_is_of_the_crops_that_were_asked_for(root: Path, capsys: Capsys)
     cache = LatentCache.open(root / "pre_norm 3x5-cache")
     assert (cache.plan.image_size, cache.grid, cache.length) == ((12, 20), GRID, 15)
     source, transform = open_source(root / "images"), Transform(size=(12, 20))
-    tokenizer = load_any_tokenizer(root / "toy-vq")
+    tokenizer = load_tokenizer(root / "toy-vq")
     image = transform(source.image(4)).unsqueeze(0).float() / 255
     views = torch.cat([tokenizer.encode(image), tokenizer.encode(image.flip(-1))])
     assert torch.equal(cache.codes(torch.tensor([4, 4]), torch.tensor([0, 1])), views)
@@ -301,7 +301,7 @@ def test_an_older_run_of_another_stated_size_goes_on(root: Path) -> None:
     recipe = of_grid(FAMILIES["pre_norm"], GRID)
     recipe = replace(recipe, image_size=64, tokenizer=str(root / "toy-vq"))
     write_yaml(recipe, root / "older.yaml")
-    train_generator(recipe, cache, load_any_tokenizer(root / "toy-vq"), out=root / "older")
+    train_generator(recipe, cache, load_tokenizer(root / "toy-vq"), out=root / "older")
     words = ["train", root / "older.yaml", "--cache", root / "pre_norm 3x5-cache"]
     run(*words, "--out", root / "older")
     assert main(list(map(str, [*words, "--out", root / "newer"]))) == 2

@@ -16,8 +16,8 @@ from unmask.pipeline import Pipeline
 from unmask.projects.foreign import PROJECTS, Foreign, Kind, load_foreign
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
-from unmask.tokenizers.latent_tokenizer import grouped_for
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.published import tokenizer_of
 
 UNKNOWN = "unknown"  # the tokenizer of a network of other tokens than its source's presets
@@ -52,10 +52,10 @@ def convert(
     Raises:
         InputError: for a checkpoint that cannot be read, or a tokenizer of other codes.
     """
-    decoder = None if tokenizer is None else load_any_tokenizer(tokenizer)
+    decoder = None if tokenizer is None else load_tokenizer(tokenizer)
     found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid, half=half)
     if decoder is not None:
-        decoder = grouped_for(decoder, getattr(found.network, "channels", None))
+        decoder = decoder.resized_for(token_space(found.network))
         if half:
             _halve(decoder)
     recipe = matching_recipe(found)
@@ -75,7 +75,7 @@ def convert(
     return Pipeline(recipe, model.requires_grad_(False), decoder), found.details
 
 
-def _halve(tokenizer: AnyTokenizer) -> None:
+def _halve(tokenizer: ImageTokenizer) -> None:
     for name, tensor in tokenizer.state_dict(keep_vars=True).items():
         tensor.data = halved(name, tensor.data)
 

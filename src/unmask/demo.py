@@ -31,7 +31,7 @@ from unmask.recipes.maskgit import FASHION
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import FASHION_VQ, TokenizerRecipe
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.train.generator import train_generator
 from unmask.train.tokenizer import train_tokenizer
 
@@ -167,9 +167,7 @@ def _named(recipe: Recipe, out: Path) -> Recipe:
     return replace(recipe, tokenizer=str(out / "tokenizer"))
 
 
-def _cache(
-    tokenizer: VQTokenizer, source: ImageSource, folder: Path, recipe: Recipe
-) -> LatentCache:
+def _cache(tokenizer: Tokenizer, source: ImageSource, folder: Path, recipe: Recipe) -> LatentCache:
     layout = CacheLayout(image_size=recipe.image_size, flip=recipe.flip)
     build_cache(tokenizer, source, out=folder, layout=layout)
     return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)

@@ -21,8 +21,7 @@ from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.generation import Images, System, generate
 from unmask.pictures import to_float
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer
-from unmask.tokenizers.tokenizer import Tokenizer
+from unmask.tokenizers.tokenizer import Tokenizer, noise_shape
 from unmask.types import Canvas
 
 
@@ -117,14 +116,11 @@ def inpaint(
 
 
 @torch.inference_mode()
-def _encode(tokenizer: Tokenizer | LatentTokenizer, images: Tensor, seeds: Sequence[int]) -> Tensor:
+def _encode(tokenizer: Tokenizer, images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Tokens of the given images; latents are drawn from each image's own seed."""
-    if not isinstance(tokenizer, LatentTokenizer):
-        return tokenizer.encode(images)
-    moments = tokenizer.moments(images)
-    shape = (tokenizer.channels, *moments.shape[2:])
-    noise = Draws(seeds, device=images.device).normal("posterior", 0, *shape)
-    return tokenizer.sample(moments, noise)
+    shape = noise_shape(tokenizer, tokenizer.grid((images.shape[-2], images.shape[-1])))
+    noise = Draws(seeds, device=images.device).normal("posterior", 0, *shape)  # (B, C, h, w)
+    return tokenizer.tokens(tokenizer.encode(images), noise)  # (B, L[, C])
 
 
 def _check_options(ring: int, blend_radius: float | None) -> None:

@@ -15,7 +15,6 @@ from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.nn.model import MaskedModel
 from unmask.nonfinite import nonfinite_logits
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
 
@@ -28,7 +27,7 @@ class System(Protocol):
         """The network, in evaluation mode."""
 
     @property
-    def tokenizer(self) -> Tokenizer | LatentTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """Turns tokens into images; an InputError where there is none."""
 
     @property
@@ -213,9 +212,7 @@ def generate(
     return (Images(painted(tokenizer, batch.tokens, system.model.grid), *batch) for batch in made)
 
 
-def painted(
-    tokenizer: Tokenizer | LatentTokenizer, tokens: Tensor, grid: tuple[int, int]
-) -> Tensor:
+def painted(tokenizer: Tokenizer, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """``(B, C, H, W)`` pixels of finished tokens, the same for an image whatever B is.
 
     On CPUs torch chooses between ways to convolve by the number of images, and they round

@@ -32,7 +32,8 @@ from unmask.memory import skeleton
 from unmask.networks.sizes import token_space
 from unmask.nn.model import MaskedModel
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, saved_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 FORMAT = "unmask-model"
 TOKENIZER = "tokenizer"  # the folder of the tokenizer inside a model's
@@ -55,11 +56,11 @@ class Pipeline:
         self,
         recipe: Recipe,
         model: MaskedModel,
-        tokenizer: AnyTokenizer | None,
+        tokenizer: ImageTokenizer | None,
         class_names: Sequence[str] = (),
     ) -> None:
-        if tokenizer is not None and token_space(tokenizer) != token_space(recipe.network):
-            (made, count), (what, wanted) = token_space(tokenizer), token_space(recipe.network)
+        if tokenizer is not None and tokenizer.space != token_space(recipe.network):
+            (made, count), (what, wanted) = tokenizer.space, token_space(recipe.network)
             raise InputError(
                 f"the tokenizer has {count} {made} and the network {wanted} {what}; "
                 "use the tokenizer that the network was trained with"
@@ -71,7 +72,7 @@ class Pipeline:
         self.class_names = tuple(class_names)
 
     @property
-    def tokenizer(self) -> AnyTokenizer:
+    def tokenizer(self) -> ImageTokenizer:
         """What turns ids into images.
 
         Raises:
@@ -117,7 +118,7 @@ class Pipeline:
         load_state(model, state)
         inside = folder / TOKENIZER
         wanted = config.get("has_tokenizer", True) and inside.exists()
-        tokenizer = load_any_tokenizer(inside) if wanted else None
+        tokenizer = load_tokenizer(inside) if wanted else None
         names = map(str, entry(config, "class_names", list, folder))
         pipeline = cls(recipe, model.requires_grad_(False), tokenizer, tuple(names))
         return pipeline.to(device)

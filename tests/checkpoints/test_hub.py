@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from unmask.checkpoints.hub import fetch_repository, is_repository
 from unmask.checkpoints.locate import find_folder
 from unmask.errors import InputError
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 
 ODD = [
     *("runs/my run", "runs/a@b", "a/" + "b" * 95, "a/" + "b" * 300, "../..", "a/..", "./a", "a//b"),
@@ -56,7 +56,7 @@ def test_the_rule_is_the_hubs() -> None:
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.parametrize("find", [find_folder, load_any_tokenizer])
+@pytest.mark.parametrize("find", [find_folder, load_tokenizer])
 def test_a_name_that_is_none_never_reaches_the_hub(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object, name: str, find: object
 ) -> None:

@@ -16,7 +16,7 @@ from unmask.errors import InputError
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer
-from unmask.tokenizers.folder import load_latent_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 from unmask.tokenizers.latents import ContinuousTokenizer, posterior
 from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
 from unmask.train.tokenizer import train_tokenizer
@@ -116,7 +116,7 @@ def test_training_measures_the_scale_and_depends_on_nothing_but_the_run(tmp_path
     source = open_source(stripes(tmp_path / "images"))
     result = train_tokenizer(recipe(), source, out=tmp_path / "a")
     assert result.last_loss < 0.5 * result.first_loss
-    made = load_latent_tokenizer(tmp_path / "a")
+    made = load_tokenizer(tmp_path / "a")
     assert isinstance(made, ConvKLTokenizer)
     images = torch.stack([torch.from_numpy(np.array(source.image(i))) for i in range(len(source))])
     images = images.view(-1, 1, 8, 8).float() / 255
@@ -124,9 +124,9 @@ def test_training_measures_the_scale_and_depends_on_nothing_but_the_run(tmp_path
     assert made.encode(images, noise).std().item() == pytest.approx(1, abs=0.05)
     assert made.config == replace(TINY, scale=made.scale)
     train_tokenizer(recipe(), source, out=tmp_path / "b")
-    assert load_latent_tokenizer(tmp_path / "b").identity == made.identity
+    assert load_tokenizer(tmp_path / "b").identity == made.identity
     train_tokenizer(recipe(), source, out=tmp_path / "a")  # only exports again
-    assert load_latent_tokenizer(tmp_path / "a").identity == made.identity
+    assert load_tokenizer(tmp_path / "a").identity == made.identity
 
 
 def test_the_noise_of_a_step_does_not_depend_on_how_it_is_cut(tmp_path: Path) -> None:

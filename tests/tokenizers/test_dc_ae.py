@@ -17,9 +17,9 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer, sizes_of
-from unmask.tokenizers.folder import load_any_tokenizer, load_latent_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, load_tokenizer, save_tokenizer
 from unmask.tokenizers.latents import ContinuousTokenizer, to_tokens
-from unmask.tokenizers.published import PUBLISHED_LATENTS, load_published_latents
+from unmask.tokenizers.published import PUBLISHED, load_published
 
 TOY = DCAE(
     widths=(8, 8, 16),
@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 def test_it_computes_what_diffusers_computes(folder: Path) -> None:
     import diffusers
 
-    made = load_latent_tokenizer(folder)
+    made = load_tokenizer(folder)
     assert isinstance(made, ContinuousTokenizer)
     assert made.config == TOY
     assert (made.stride, made.channels, made.moment_channels) == (4, 4, 4)
@@ -91,12 +91,12 @@ def test_it_computes_what_diffusers_computes(folder: Path) -> None:
 
 
 def test_it_is_saved_and_told_apart(folder: Path, tmp_path: Path) -> None:
-    made = load_any_tokenizer(folder)
+    made = load_tokenizer(folder)
     assert isinstance(made, DCAETokenizer)
     save_tokenizer(made, tmp_path / "own")
-    again = load_any_tokenizer(tmp_path / "own")
+    again = load_tokenizer(tmp_path / "own")
     assert (again.config, again.identity) == (made.config, made.identity)
-    assert load_published_latents(folder, scale=0.5).scale == 0.5
+    assert load_published(folder, scale=0.5).scale == 0.5
     name = next(name for name, _ in made.named_buffers() if name.endswith("running_mean"))
     made.get_buffer(name)[0] += 1e-3
     assert again.identity != made.identity, "statistics decide too"
@@ -109,7 +109,7 @@ def test_other_variants_and_damaged_files_are_refused(folder: Path) -> None:
     def refused(message: str, **changes: object) -> None:
         (folder / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(InputError, match=message):
-            load_latent_tokenizer(folder)
+            load_tokenizer(folder)
 
     refused("downsample_block_type=conv is not supported", downsample_block_type="conv")
     refused(r"widths: .*x.* not of type int", encoder_block_out_channels=["x"])
@@ -118,17 +118,17 @@ def test_other_variants_and_damaged_files_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     save_file({k: v for k, v in weights.items() if k != "encoder.conv_out.bias"}, folder / WEIGHTS)
     with pytest.raises(InputError, match=r"do not fill 'encoder\.conv_out\.bias'"):
-        load_latent_tokenizer(folder)
+        load_tokenizer(folder)
     (folder / WEIGHTS).write_bytes(b"cut")
     with pytest.raises(InputError, match="is damaged"):
-        load_latent_tokenizer(folder)
+        load_tokenizer(folder)
 
 
 def test_the_published_name_and_its_size(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "dc-ae-f32c32-in-1.0"
-    entry = PUBLISHED_LATENTS[name]
+    entry = PUBLISHED[name]
     with torch.device("meta"):
         made = DCAETokenizer(entry.network)
     assert sum(p.numel() for p in made.parameters()) == entry.parameters
@@ -136,12 +136,12 @@ def test_the_published_name_and_its_size(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dc-ae-f32c32-in-1.0-diffusers").symlink_to(folder)
     with pytest.raises(InputError, match=r"is not dc-ae-f32c32-in-1\.0: its network has other"):
-        load_any_tokenizer(name)
-    monkeypatch.setitem(published_latents.PUBLISHED_LATENTS, name, replace(entry, network=TOY))
-    wanted = load_any_tokenizer(folder).identity
-    assert load_any_tokenizer(name).identity == wanted
+        load_tokenizer(name)
+    monkeypatch.setitem(published_latents.PUBLISHED, name, replace(entry, network=TOY))
+    wanted = load_tokenizer(folder).identity
+    assert load_tokenizer(name).identity == wanted
     (folder / "config.json").unlink()  # as the hub's file comes
-    assert load_any_tokenizer(name).identity == wanted
+    assert load_tokenizer(name).identity == wanted
 
 
 def offline(*words: str) -> str:
@@ -155,12 +155,12 @@ def test_absent_files_say_what_to_download_and_where_to_put_it(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
     message = r"no network; download https://huggingface\.co/mit-han-lab/dc-ae-f32c32-in-1\.0.* put"
     with pytest.raises(InputError, match=message) as error:
-        load_any_tokenizer("dc-ae-f32c32-in-1.0")
+        load_tokenizer("dc-ae-f32c32-in-1.0")
     assert "\n" not in str(error.value)
 
 
 def test_bad_input_is_named(folder: Path) -> None:
-    made = load_latent_tokenizer(folder)
+    made = load_tokenizer(folder)
     with pytest.raises(InputError, match="images have 1 channels, this tokenizer takes 3"):
         made.moments(pictures()[:, :1])
     with pytest.raises(InputError, match="image width 10 does not divide by 4"):
@@ -203,4 +203,4 @@ def test_the_authors_own_form_is_named_with_the_one_that_is_read(tmp_path: Path)
     save_file({"encoder.project_in.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_name": "dc-ae-f32c32-in-1.0"}')
     with pytest.raises(InputError, match=r"mit-han-lab/dc-ae-f32c32-in-1\.0-diffusers"):
-        load_any_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)

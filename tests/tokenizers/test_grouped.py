@@ -11,7 +11,7 @@ import torch
 from unmask.draws import keyed_generator
 from unmask.networks.sizes import patch_of
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.folder import load_any_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.tokenizers.latent_tokenizer import grouped_for
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 
@@ -69,6 +69,6 @@ def test_what_cannot_be_grouped_is_left_as_it_is() -> None:
 def test_a_grouped_tokenizer_is_saved_as_one(tmp_path: Path) -> None:
     many = grouped_for(plain(), 12)
     save_tokenizer(many, tmp_path / "saved")
-    again = load_any_tokenizer(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")
     assert again.config == replace(PLAIN, patch_size=2)
     assert again.identity == many.identity

@@ -16,7 +16,7 @@ from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.latents import ContinuousTokenizer, to_tokens
 from unmask.tokenizers.names import LAYOUT, autoencoder_table
-from unmask.tokenizers.published import PUBLISHED_LATENTS, load_published_latents
+from unmask.tokenizers.published import PUBLISHED, load_published
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 TOY = KLVAE(stem=8, widths=(8, 8, 16), blocks=1, attention=(2,), channels=3, groups=4)
@@ -98,7 +98,7 @@ def test_the_identity_tells_weights_and_scale() -> None:
 
 def test_a_file_becomes_a_tokenizer_that_computes_the_same(tmp_path: Path) -> None:
     path, made = write_file(tmp_path, **{"loss.logvar": torch.zeros(1)})
-    loaded = load_published_latents(path)
+    loaded = load_published(path)
     assert loaded.config == FILE
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
@@ -106,7 +106,7 @@ def test_a_file_becomes_a_tokenizer_that_computes_the_same(tmp_path: Path) -> No
     latents = made.encode(images, noise)
     assert torch.equal(loaded.encode(images, noise), latents)
     assert torch.equal(loaded.decode(latents), made.decode(latents))
-    assert load_published_latents(path, scale=0.18215).scale == 0.18215, "Stable Diffusion's"
+    assert load_published(path, scale=0.18215).scale == 0.18215, "Stable Diffusion's"
 
 
 def test_a_name_is_looked_for_here_and_must_have_its_sizes(
@@ -116,24 +116,24 @@ def test_a_name_is_looked_for_here_and_must_have_its_sizes(
     with pytest.raises(
         InputError, match=r"kl16 is not here: download https://www\.dropbox\.com/.*put"
     ):
-        load_published_latents("kl16")
+        load_published("kl16")
     _, made = write_file(tmp_path)
     with pytest.raises(InputError, match=r"kl16\.ckpt is not kl16: its network has other sizes"):
-        load_published_latents("kl16")
-    entry = replace(PUBLISHED_LATENTS["kl16"], network=FILE)
-    monkeypatch.setitem(published_latents.PUBLISHED_LATENTS, "kl16", entry)
-    assert load_published_latents("kl16").identity == made.identity
+        load_published("kl16")
+    entry = replace(PUBLISHED["kl16"], network=FILE)
+    monkeypatch.setitem(published_latents.PUBLISHED, "kl16", entry)
+    assert load_published("kl16").identity == made.identity
     with pytest.raises(
         InputError, match="kl-16 is no file of autoencoder weights; did you mean 'kl16'"
     ):
-        load_published_latents("kl-16")
+        load_published("kl-16")
 
 
 def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path) -> None:
     path, _ = write_file(tmp_path)
     torch.save({**torch.load(path), "hook": write_file}, path)
     with pytest.raises(InputError, match="cannot be read as plain weights"):
-        load_published_latents(path)
+        load_published(path)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.folder import load_any_tokenizer, load_latent_tokenizer, load_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, load_tokenizer, load_tokenizer
 from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 
@@ -31,7 +31,7 @@ def test_channel_is_slowest_in_a_token_then_row_then_column() -> None:
 
 
 def test_every_byte_comes_back() -> None:
-    made = load_any_tokenizer("patches-4-grey")
+    made = load_tokenizer("patches-4-grey")
     assert isinstance(made, ContinuousTokenizer)
     assert (made.stride, made.channels, made.moment_channels, made.scale) == (4, 16, 16, 1.0)
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
@@ -46,22 +46,22 @@ def test_every_byte_comes_back() -> None:
 
 def test_names_lead_to_them_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    made = load_latent_tokenizer("patches-8-rgb")
+    made = load_tokenizer("patches-8-rgb")
     assert made.config == Patches(patch=8, image_channels=3)
-    assert made.identity != load_latent_tokenizer("patches-8-grey").identity
+    assert made.identity != load_tokenizer("patches-8-grey").identity
     with pytest.raises(InputError, match="patches-8-rgb makes latents, wanted is a tokenizer of c"):
         load_tokenizer("patches-8-rgb")
     for name in ("patches-0-rgb", "patches-8-red"):
         with pytest.raises(
             InputError, match=r"patch=0 must be at least|nothing is saved.*patches-8"
         ):
-            load_any_tokenizer(name)
+            load_tokenizer(name)
     with pytest.raises(InputError, match="image_channels=2: wanted is 1 or 3"):
         Patches(patch=2, image_channels=2)
 
 
 def test_bad_input_is_named() -> None:
-    made = load_latent_tokenizer("patches-4-rgb")
+    made = load_tokenizer("patches-4-rgb")
     with pytest.raises(InputError, match="images have 1 channels, this tokenizer takes 3; convert"):
         made.moments(torch.zeros(1, 1, 8, 8))
     with pytest.raises(InputError, match="image height 6 does not divide by 4"):

@@ -15,22 +15,16 @@ from toy_tokenizers import make
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.folder import (
-    FAMILIES,
-    AnyTokenizer,
-    load_any_tokenizer,
-    load_latent_tokenizer,
-    load_tokenizer,
-    save_tokenizer,
-)
+from unmask.tokenizers.folder import FAMILIES, load_tokenizer, load_tokenizer, load_tokenizer, save_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.patches import Patches, PatchTokenizer
 from unmask.tokenizers.published import load_published
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 
-def toys(fixtures: Path, folder: Path) -> dict[str, AnyTokenizer]:
+def toys(fixtures: Path, folder: Path) -> dict[str, ImageTokenizer]:
     """One of each family, but for DC-AE, which wants a package (test_dc_ae.py has it)."""
-    small: tuple[AnyTokenizer, ...] = (
+    small: tuple[ImageTokenizer, ...] = (
         ConvVQTokenizer(ConvVQ(widths=(8, 8), blocks=(0, 0), codes=8, code_dim=4)),
         ConvKLTokenizer(ConvKL(widths=(8, 8), blocks=(0, 0), channels=3, scale=0.7)),
         KLVAETokenizer(KLVAE(stem=4, widths=(4, 8), attention=(), channels=2, groups=4)),
@@ -45,7 +39,7 @@ def test_every_family_comes_back_the_same(fixtures: Path, tmp_path: Path) -> Non
     assert made.keys() == FAMILIES.keys() - {"dc_ae"}
     for family, tokenizer in made.items():
         save_tokenizer(tokenizer, tmp_path / family)
-        again = load_any_tokenizer(tmp_path / family)
+        again = load_tokenizer(tmp_path / family)
         assert type(again) is type(tokenizer)
         assert again.config == tokenizer.config
         assert again.identity == tokenizer.identity
@@ -98,7 +92,7 @@ def test_latents_come_back_the_same_and_are_not_taken_for_codes(
 ) -> None:
     made = KLVAETokenizer(KLVAE(stem=4, widths=(4, 8), attention=(), channels=2, groups=4))
     save_tokenizer(made, tmp_path / "kl")
-    again = load_latent_tokenizer(tmp_path / "kl")
+    again = load_tokenizer(tmp_path / "kl")
     assert (again.config, again.identity, again.training) == (made.config, made.identity, False)
     with pytest.raises(
         InputError, match="kl makes latents, wanted is a tokenizer of codes; published: mas"
@@ -109,16 +103,16 @@ def test_latents_come_back_the_same_and_are_not_taken_for_codes(
         InputError,
         match=r"vq makes codes, wanted is a tokenizer of latents; published: kl16, dc-ae",
     ):
-        load_latent_tokenizer(tmp_path / "vq")
+        load_tokenizer(tmp_path / "vq")
     monkeypatch.chdir(tmp_path / "vq")
     with pytest.raises(InputError, match=r"^kl16 makes latents, wanted is a tokenizer of codes"):
         load_tokenizer("kl16")
     with pytest.raises(InputError, match=r"^mage-vqgan makes codes, wanted is a tokenizer of lat"):
-        load_latent_tokenizer("mage-vqgan")
+        load_tokenizer("mage-vqgan")
     with pytest.raises(InputError, match=r"^kl16 is not here: download https://www\.dropbox"):
-        load_latent_tokenizer("kl16")
+        load_tokenizer("kl16")
     with pytest.raises(InputError, match=r"nothing is saved at 'kl'.*; published: .*kl16, dc-ae"):
-        load_latent_tokenizer("kl")
+        load_tokenizer("kl")
 
 
 class Bomb:
@@ -131,10 +125,10 @@ class Bomb:
         return os.mkdir, (str(self.at),)
 
 
-@pytest.mark.parametrize("load", [load_any_tokenizer, load_tokenizer, load_latent_tokenizer])
+@pytest.mark.parametrize("load", [load_tokenizer, load_tokenizer, load_tokenizer])
 @pytest.mark.parametrize("name", ["a.ckpt", "a.bin", "a.pt"])
 def test_a_pickle_that_runs_code_is_refused(
-    name: str, load: Callable[[Path], AnyTokenizer], tmp_path: Path
+    name: str, load: Callable[[Path], ImageTokenizer], tmp_path: Path
 ) -> None:
     torch.save(
         {"state_dict": {"quant_conv.weight": torch.ones(1), "x": Bomb(tmp_path / "ran")}},
@@ -150,7 +144,7 @@ def test_loaded_weights_have_channels_last_and_the_same_outcome(
 ) -> None:
     for tokenizer in toys(fixtures, tmp_path).values():
         save_tokenizer(tokenizer, tmp_path / tokenizer.family)
-        fast = load_any_tokenizer(tmp_path / tokenizer.family)
+        fast = load_tokenizer(tmp_path / tokenizer.family)
         assert all(
             p.is_contiguous(memory_format=torch.channels_last)
             for p in fast.parameters()

@@ -15,7 +15,7 @@ from unmask.errors import InputError
 from unmask.tokenizers import names as flax_vqgan
 from unmask.tokenizers import names as vqgan
 from unmask.tokenizers.names import LAYOUT, is_kl_vae, translate_kl_vae
-from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS, build, translate
+from unmask.tokenizers.published import PUBLISHED, PUBLISHED, build, translate
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 MANIFESTS = {
@@ -91,7 +91,7 @@ def test_half_a_flax_file_is_named() -> None:
 def test_kl16_fills_its_network_exactly_and_gives_its_keys_back(fixtures: Path) -> None:
     state = manifest(fixtures, "kl16_vae")
     network, own = translate_kl_vae(state, "kl16")
-    published = PUBLISHED_LATENTS["kl16"]
+    published = PUBLISHED["kl16"]
     assert network == published.network == KLVAE()
     with torch.device("meta"):
         tokenizer = KLVAETokenizer(network)

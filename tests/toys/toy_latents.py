@@ -18,7 +18,7 @@ from unmask.orders import RandomOrder
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.training import Ema, Training
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 
 DROPS = LatentNetwork(
     channels=6,
@@ -72,5 +72,5 @@ LATENT_TOY = Recipe(
 def latent_pipeline(recipe: Recipe = LATENT_TOY) -> Pipeline:
     """Patches of pixels for latents."""
     names = NAMES[: recipe.network.classes]
-    tokenizer = load_any_tokenizer(recipe.tokenizer)
+    tokenizer = load_tokenizer(recipe.tokenizer)
     return Pipeline(recipe, latent_model(recipe.network), tokenizer, names)

@@ -20,7 +20,7 @@ from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.files.serial import to_dict
 from unmask.recipes.training import Ema
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 from unmask.train.generator import make_batches, make_task
 from unmask.train.loop import train
 from unmask.train.run import Preview
@@ -40,7 +40,7 @@ RECIPE = replace(
 def cache(tmp_path_factory: pytest.TempPathFactory) -> LatentCache:
     root = tmp_path_factory.mktemp("moments")
     write_images(root / "images", 24)
-    tokenizer = load_any_tokenizer(RECIPE.tokenizer)
+    tokenizer = load_tokenizer(RECIPE.tokenizer)
     layout, out = CacheLayout(image_size=16), root / "cache"
     build_cache(tokenizer, open_source(root / "images"), out=out, layout=layout, progress=False)
     return LatentCache.open(out)
@@ -77,7 +77,7 @@ def run(out: Path, cache: LatentCache, stop: int = STEPS) -> list[float]:
     scales: list[float] = []
     assert accelerator.mixed_precision == "fp16"
     train(
-        make_task(RECIPE, load_any_tokenizer(RECIPE.tokenizer)).objective,
+        make_task(RECIPE, load_tokenizer(RECIPE.tokenizer)).objective,
         Stops(make_batches(RECIPE, cache), stop),
         settings=RECIPE.training,
         out=out,

@@ -32,7 +32,8 @@ from unmask.nn.diffusion import DiffusionDraw
 from unmask.pipeline import load
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.training import Training
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train import previews
 from unmask.train.generator import train_generator
 
@@ -78,8 +79,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EfficientNetLite0", FewFeatures)
 
 
-def patches() -> AnyTokenizer:
-    return load_any_tokenizer(LATENT_TOY.tokenizer)
+def patches() -> ImageTokenizer:
+    return load_tokenizer(LATENT_TOY.tokenizer)
 
 
 def held_out(place: Path) -> ImageSource:

@@ -22,7 +22,7 @@ from unmask.networks.sizes import Grid
 from unmask.ranges import Name, Place, Ranged
 from unmask.recipes.trained_size import trained_size
 from unmask.text import say
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 
 USUAL_SIZE: ImageSize = 256  # of published tokenizers
 
@@ -53,7 +53,7 @@ class Build(Ranged):
     def run(self) -> None:
         """Encode, then report what was skipped."""
         device = resolve_device(self.device)
-        tokenizer = load_any_tokenizer(self.tokenizer).to(device)
+        tokenizer = load_tokenizer(self.tokenizer).to(device)
         layout = sized(self.layout, self.tokenizer)
         report = build_cache(
             tokenizer,
@@ -114,7 +114,7 @@ class Convert(Ranged):
             self.source,
             self.format,
             out=self.out,
-            tokenizer=None if named is None else load_any_tokenizer(named),
+            tokenizer=None if named is None else load_tokenizer(named),
             grid=self.grid,
             precision=self.precision,
             rebuild=self.rebuild_cache,

@@ -19,7 +19,7 @@ from unmask.ranges import Place, Ranged
 from unmask.text import say
 from unmask.tokenizers.folder import FORMAT as TOKENIZER_FORMAT
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.tokenizers.published import holds_latents, holds_tokenizer, load_published, weights_file
+from unmask.tokenizers.published import holds_tokenizer, load_published, weights_file
 
 # What is said about a source beside its kind, where there is anything.
 SAID = {
@@ -36,8 +36,9 @@ class Arguments(Ranged):
     """Turn a published checkpoint into a folder of this library.
 
     A model of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM becomes a model
-    folder; a tokenizer of MaskGIT, MAGE, taming-transformers, LlamaGen or aMUSEd becomes a
-    tokenizer folder. The source is only read. What it is, is seen from its keys.
+    folder; a tokenizer of MaskGIT, MAGE, taming-transformers, LlamaGen, aMUSEd, MAR
+    (KL-16) or DC-AE becomes a tokenizer folder. The source is only read. What it is, is seen from
+    its keys.
     """
 
     source: Annotated[Path, tyro.conf.Positional]
@@ -66,15 +67,8 @@ def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask convert")
     file = weights_file(arguments.source)
-    if file is not None and holds_network(file):
-        _convert_model(arguments)
-    elif holds_tokenizer(arguments.source):
+    if (file is None or not holds_network(file)) and holds_tokenizer(arguments.source):
         _convert_tokenizer(arguments)
-    elif file is not None and holds_latents(arguments.source):
-        raise InputError(
-            f"{arguments.source} is an autoencoder of latents, which needs no conversion: give "
-            f"--tokenizer {arguments.source} to unmask convert, cache or train"
-        )
     else:
         _convert_model(arguments)
 
@@ -86,8 +80,8 @@ def _convert_tokenizer(arguments: Arguments) -> None:
     check_place(arguments.out, TOKENIZER_FORMAT)
     tokenizer = load_published(arguments.source, half=arguments.half)
     save_tokenizer(tokenizer, arguments.out, half=arguments.half)
-    size = sum(p.numel() for p in tokenizer.parameters())
-    say(f"tokenizer of {arguments.source}: {size:,} parameters, {tokenizer.codes} codes")
+    (kind, count), size = tokenizer.space, sum(p.numel() for p in tokenizer.parameters())
+    say(f"tokenizer of {arguments.source}: {size:,} parameters, {count} {kind}")
     say(f"next: give --tokenizer {arguments.out} to unmask convert, cache or train")
 
 

@@ -31,7 +31,7 @@ from unmask.ranges import Length, Name, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.show import Bar
 from unmask.text import say
-from unmask.tokenizers.folder import load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
 from unmask.train.outline import tokenizer_outline
 from unmask.train.run_folder import check_place
 from unmask.train.tokenizer import train_tokenizer
@@ -139,7 +139,7 @@ def evaluate(words: Sequence[str]) -> None:
     if arguments.inception is not None:
         extractors.append(load_inception(arguments.inception, device=device))
     lpips = load_lpips(arguments.lpips).to(device) if arguments.lpips else None
-    tokenizers = {name: load_any_tokenizer(name).to(device) for name in arguments.names}
+    tokenizers = {name: load_tokenizer(name).to(device) for name in arguments.names}
     total = len(tokenizers) * min(arguments.comparison.count, len(source))
     with Bar("there and back", total) as bar:
         report = compare_tokenizers(

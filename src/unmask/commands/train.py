@@ -20,12 +20,13 @@ from unmask.errors import InputError
 from unmask.files.folders import beside
 from unmask.machine.processes import launched, part
 from unmask.memory import check_fits
+from unmask.networks.sizes import token_space
 from unmask.ranges import Place, Ranged, Workers
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
-from unmask.tokenizers.latent_tokenizer import grouped_for
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train.generator import (
     AnyCache,
     Task,
@@ -85,9 +86,7 @@ def main(words: Sequence[str]) -> None:
         arguments = replace(arguments, recipe=for_overfitting(arguments.recipe))
     recipe, out, speaks = arguments.recipe, arguments.out, launched().is_main_process
     check_fits(recipe.network.build, "network")
-    tokenizer = grouped_for(
-        load_any_tokenizer(recipe.tokenizer), getattr(recipe.network, "channels", None)
-    )
+    tokenizer = load_tokenizer(recipe.tokenizer).resized_for(token_space(recipe.network))
     held_out = None
     if recipe.training.evaluate_every and arguments.data is not None:
         held_out = open_source(arguments.data, split="val")
@@ -128,7 +127,7 @@ def layout_of(recipe: Recipe) -> CacheLayout:
     return CacheLayout(image_size=recipe.image_size, crop=recipe.cached_crop, flip=recipe.flip)
 
 
-def _open_images(arguments: Arguments, tokenizer: AnyTokenizer) -> Reader:
+def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:
     if arguments.data is None:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
     source = open_images(arguments.data, arguments.split, speaks=launched().is_main_process)
@@ -137,7 +136,7 @@ def _open_images(arguments: Arguments, tokenizer: AnyTokenizer) -> Reader:
     return source
 
 
-def _ready(arguments: Arguments, source: Reader | None, tokenizer: AnyTokenizer) -> AnyCache | None:
+def _ready(arguments: Arguments, source: Reader | None, tokenizer: ImageTokenizer) -> AnyCache | None:
     """What batches are read from; None where the images are yet to be encoded."""
     recipe = arguments.recipe
     if arguments.cache is not None:
@@ -153,7 +152,7 @@ def _outline(
     arguments: Arguments,
     source: Reader | None,
     cache: AnyCache | None,
-    tokenizer: AnyTokenizer,
+    tokenizer: ImageTokenizer,
     task: Task,
 ) -> list[str]:
     recipe, objective = arguments.recipe, task.objective
@@ -169,7 +168,7 @@ def _outline(
     return outline(objective, examples, recipe.training, arguments.out)
 
 
-def _encode(arguments: Arguments, source: Reader, tokenizer: AnyTokenizer) -> LatentCache:
+def _encode(arguments: Arguments, source: Reader, tokenizer: ImageTokenizer) -> LatentCache:
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
     folder = arguments.cache_folder or beside(arguments.out, "-cache")
     state = launched()
@@ -208,7 +207,7 @@ def _check_options(arguments: Arguments) -> None:
             raise InputError(f"{option} is for encoding --data once, and {what}; leave it out")
 
 
-def _open_encoded(arguments: Arguments, folder: Path, tokenizer: AnyTokenizer) -> LatentCache:
+def _open_encoded(arguments: Arguments, folder: Path, tokenizer: ImageTokenizer) -> LatentCache:
     return LatentCache.open(
         folder,
         tokenizer_identity=tokenizer.identity,

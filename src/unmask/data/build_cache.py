@@ -22,7 +22,6 @@ from unmask.errors import InputError
 from unmask.image_size import ImageSize, checked_size
 from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged
-from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 
 MOST_CODES = 1 << 16  # codes are stored as uint16
@@ -34,8 +33,9 @@ class CacheLayout(Ranged):
     """What is encoded and how it lies on disk."""
 
     image_size: ImageSize | None = None
-    """Of the crop that is encoded, in pixels: one number for a square, or height and width. None:
-    the size at which the tokenizer was trained, if its run or the recipes tell it, else 256."""
+    """Size of the crop that is encoded, in pixels: one number for a square, or height and width.
+    None takes the size at which the tokenizer was trained, if its run or the recipes tell it, else
+    256."""
     crop: CachedCrop = "center"
     """How images get that size: ADM's centre crop, the same by torchvision's bilinear resize, or
     all of the image, squeezed."""
@@ -44,7 +44,7 @@ class CacheLayout(Ranged):
     flip: bool = True
     """Also encode the mirror image of each crop; of random ones, mirror half."""
     precision: Literal["float32", "float16"] = "float32"
-    """Of moments; codes are whole numbers."""
+    """Stored type of moments; codes are whole numbers."""
     shard_size: Annotated[int | None, Between(1, 10**6)] = None
     """Images a shard, which is held in memory; None: 64 MiB of them, at most 65536."""
     batch_size: Annotated[int, Between(1, 2**16)] = 32
@@ -76,26 +76,26 @@ def source_hash(source: Listed) -> str:
     return digest.hexdigest()
 
 
-def encoding_of(tokenizer: Tokenizer | ContinuousTokenizer) -> Encoding:
+def encoding_of(tokenizer: Tokenizer) -> Encoding:
     """What a tokenizer makes of an image.
 
     Raises:
         InputError: more codes than uint16 holds.
     """
-    if isinstance(tokenizer, ContinuousTokenizer):
-        return Encoding(
-            kind="moments",
-            tokenizer=tokenizer.identity,
-            channels=tokenizer.channels,
-            moment_channels=tokenizer.moment_channels,
-            scale=tokenizer.scale,
-        )
-    if tokenizer.codes > MOST_CODES:
+    kind, count = tokenizer.space
+    if kind == "codes" and count > MOST_CODES:
         raise InputError(
-            f"the tokenizer has {tokenizer.codes} codes, a cache stores at most {MOST_CODES}; "
+            f"the tokenizer has {count} codes, a cache stores at most {MOST_CODES}; "
             "train from the images"
         )
-    return Encoding(kind="codes", tokenizer=tokenizer.identity, codes=tokenizer.codes)
+    return Encoding(
+        kind="codes" if kind == "codes" else "moments",
+        tokenizer=tokenizer.identity,
+        codes=count if kind == "codes" else 0,
+        channels=count if kind == "channels" else 0,
+        moment_channels=tokenizer.moment_channels,
+        scale=tokenizer.scale,
+    )
 
 
 def plan_cache(
@@ -123,7 +123,7 @@ def plan_cache(
 
 
 def build_cache(
-    tokenizer: Tokenizer | ContinuousTokenizer,
+    tokenizer: Tokenizer,
     source: ImageSource,
     *,
     out: str | Path,
@@ -162,7 +162,6 @@ def build_cache(
     plan = plan_cache(encoding_of(tokenizer), source, layout, grid=grid)
     transform = Transform(size=layout.size, crop=layout.crop, channels=tokenizer.image_channels)
     random = replace(transform, crop="resized", resample="bilinear", flip=layout.flip)
-    encode = tokenizer.moments if isinstance(tokenizer, ContinuousTokenizer) else tokenizer.encode
 
     def _read(row: int, content: bytes) -> Tensor:
         """``(C, H, W)`` uint8, or ``(views, C, H, W)`` of random crops."""
@@ -178,7 +177,7 @@ def build_cache(
             views = images.transpose(0, 1).flatten(0, 1)  # (views * n, C, H, W)
         else:
             views = torch.cat([images, images.flip(-1)][: plan.views])  # likewise
-        return encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)
+        return tokenizer.encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)
 
     rows = CacheRows(
         plan=plan,

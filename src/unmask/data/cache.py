@@ -35,7 +35,7 @@ from unmask.errors import InputError
 from unmask.files.damage import DAMAGE, reason
 from unmask.files.digests import digest_of, file_stamp
 from unmask.files.verified import Verified
-from unmask.tokenizers.latents import posterior, to_map, to_tokens
+from unmask.tokenizers.latents import drawn, to_map
 
 __all__ = [
     "INDEX_FILE",
@@ -225,72 +225,56 @@ class LatentCache:
         """Key and reason of each image that could not be read when the cache was built."""
         return [pair for shard in self.index.shards for pair in shard.skipped]
 
-    def codes(self, rows: Tensor, views: Tensor) -> Tensor:
-        """The codes of some images.
+    def stored(self, rows: Tensor, views: Tensor) -> Tensor:
+        """What the tokenizer's ``encode`` gave of some images.
 
         Args:
             rows: ``(n,)`` int64 in [0, N), any order, repeats allowed.
             views: ``(n,)`` int64, 0 for the image, 1 for its mirror image; or numbers of crops.
 
         Returns:
-            ``(n, L)`` int64 in [0, V).
-
-        Raises:
-            InputError: the cache holds moments.
+            ``(n, L)`` int64 codes in [0, V), or ``(n, M, h, w)`` float32 moments, neither scaled
+            nor clamped.
         """
-        return torch.from_numpy(self._read("codes", rows, views).astype(np.int64))
-
-    def moments(self, rows: Tensor, views: Tensor) -> Tensor:
-        """What the tokenizer's ``moments`` said of some images, arguments as of :meth:`codes`.
-
-        Returns:
-            ``(n, M, h, w)`` float32, neither scaled nor clamped.
-
-        Raises:
-            InputError: the cache holds codes.
-        """
-        return torch.from_numpy(self._read("moments", rows, views)).float()
-
-    def latents(self, rows: Tensor, views: Tensor, noise: Tensor) -> Tensor:
-        """Latents as the tokenizer's ``sample`` makes them, to the bit.
-
-        Args:
-            rows: as of :meth:`codes`.
-            views: as of :meth:`codes`.
-            noise: ``(n, L, C)`` standard normal; not looked at where the encoder is deterministic.
-
-        Returns:
-            ``(n, L, C)`` float32, scaled.
-
-        Raises:
-            InputError: the cache holds codes, or noise of another shape.
-        """
-        moments = self.moments(rows, views)
-        encoding = self.plan.encoding
-        if encoding.moment_channels != encoding.channels:
-            drawn = to_map(noise, encoding.channels, self.grid)
-            moments = posterior(moments).sample(drawn)
-        return to_tokens(moments * encoding.scale).contiguous()
-
-    def _read(self, kind: Kind, rows: Tensor, views: Tensor) -> np.ndarray:
-        """``(n, *item)`` of the stored type."""
-        if kind != self.kind:
-            raise InputError(f"{self.path} is a cache of {self.kind}, not of {kind}; build another")
         wanted = rows.numpy()
         which = np.searchsorted(self._starts, wanted, side="right") - 1  # (n,) the shard
         local = (wanted - self._starts[which]) * self.views + views.numpy()
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         out = np.empty((len(wanted), *self.plan.item), self.plan.dtype)
+        codes = self.plan.encoding.codes
         for number in np.unique(which):
             here = np.flatnonzero(which == number)
             out[here] = self._shard(number).take(local[here], axis=0)
-            if kind == "codes" and out[here].max(initial=0) >= self.plan.encoding.codes:
+            if codes and out[here].max(initial=0) >= codes:
                 raise InputError(
                     f"{self.path / self._kept[number].file} holds the code {out[here].max()}, the "
-                    f"tokenizer has {self.plan.encoding.codes}; build the cache again"
+                    f"tokenizer has {codes}; build the cache again"
                 )
-        return out
+        return torch.from_numpy(out.astype(np.int64 if codes else np.float32, copy=False))
+
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Tokens as the tokenizer's ``tokens`` makes them of what is stored, to the bit.
+
+        Args:
+            rows: ``(n,)`` int64, see :meth:`stored`.
+            views: ``(n,)`` int64, see :meth:`stored`.
+            noise: ``(n, L, C)`` standard normal, with which latents are drawn; None takes their
+                mean. Not looked at where there is no chance.
+
+        Returns:
+            ``(n, L)`` int64 codes, or ``(n, L, C)`` float32 scaled latents.
+
+        Raises:
+            InputError: noise of another shape.
+        """
+        stored, made = self.stored(rows, views), self.plan.encoding
+        if not made.channels:
+            return stored
+        placed = None
+        if noise is not None and made.moment_channels != made.channels:
+            placed = to_map(noise, made.channels, self.grid)  # (n, C, h, w)
+        return drawn(stored, placed, channels=made.channels, scale=made.scale).contiguous()
 
     def _shard(self, number: int) -> np.ndarray:
         """``(rows * views, *item)``, mapped."""

@@ -22,7 +22,6 @@ from unmask.errors import InputError, pick
 from unmask.files.damage import DAMAGE
 from unmask.files.digests import file_stamp
 from unmask.networks.sizes import stated_grid, token_grid
-from unmask.tokenizers.latents import ContinuousTokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
 
 
@@ -159,7 +158,7 @@ def convert_cache(
     name: str,
     *,
     out: str | Path,
-    tokenizer: Tokenizer | ContinuousTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     grid: tuple[int, int] | None = None,
     precision: Literal["float32", "float16"] = "float32",
     shard_size: int | None = None,

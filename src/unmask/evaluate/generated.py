@@ -20,7 +20,7 @@ from unmask.files.digests import file_stamp
 from unmask.generation import check_request, generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
-from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.tokenizer import weights_identity
 
 ROUNDING = "255 v + 0.5, cut off, of v in [0, 1]"
@@ -36,7 +36,7 @@ class Generated:
     """Channels, height and width of the images."""
     identity: str = ""
     """Text that is equal only for equal images."""
-    tokenizer: AnyTokenizer | None = None
+    tokenizer: ImageTokenizer | None = None
     """Tokenizer of the system, for the reconstruction floor; None leaves that floor out."""
     seeds: str | None = None
     """Seeds of the images, if known."""

@@ -17,7 +17,7 @@ from unmask.evaluate.image_batch import ImageBatch
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import BATCH, EvaluationOptions
 from unmask.pictures import to_float, to_uint8
-from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 
 class RealImages(NamedTuple):
@@ -47,7 +47,7 @@ class RealImages(NamedTuple):
         return f"{'; '.join(sides)}; {self.still}"
 
     def sets(
-        self, options: EvaluationOptions, tokenizer: AnyTokenizer | None
+        self, options: EvaluationOptions, tokenizer: ImageTokenizer | None
     ) -> dict[str, NumberedSet]:
         """By name the floors, that of the tokenizer if there is one, and the reference."""
         sides = {
@@ -63,7 +63,7 @@ class RealImages(NamedTuple):
         self,
         name: str,
         source: ImageSource,
-        tokenizer: AnyTokenizer | None,
+        tokenizer: ImageTokenizer | None,
         options: EvaluationOptions,
     ) -> NumberedSet:
         """Images in the order of :func:`real_batches`, at random access."""
@@ -134,7 +134,7 @@ def _real_between(
             yield ImageBatch(torch.stack(images), known)
 
 
-def reconstructed(tokenizer: AnyTokenizer, device: torch.device, batch: ImageBatch) -> ImageBatch:
+def reconstructed(tokenizer: ImageTokenizer, device: torch.device, batch: ImageBatch) -> ImageBatch:
     """The same images through the tokenizer and back; of latents, through their mean."""
     made = tokenizer.reconstruct(to_float(batch.images.to(device)))
     return batch._replace(images=to_uint8(made).cpu())

@@ -33,9 +33,8 @@ from unmask.pictures import sheet, to_float, to_uint8
 from unmask.ranges import Between, Ranged
 from unmask.results import Result
 from unmask.show import Table, shown
-from unmask.tokenizers.latents import ContinuousTokenizer
-from unmask.tokenizers.published import PUBLISHED, PUBLISHED_LATENTS
-from unmask.tokenizers.tokenizer import Tokenizer
+from unmask.tokenizers.published import PUBLISHED
+from unmask.tokenizers.tokenizer import Tokenizer, noise_shape
 
 COLUMNS = (
     *("PSNR", "SSIM", "LPIPS", "FD", "rFID", "FD (other Inception)"),
@@ -135,7 +134,6 @@ def side_by_side(pictures: Mapping[str, Tensor]) -> Image.Image:
     return canvas
 
 
-AnyTokenizer = Tokenizer | ContinuousTokenizer
 SHOWN = 8  # images of the picture
 
 
@@ -174,7 +172,7 @@ class Meters:
 class _Trial:
     """One tokenizer at work: what it makes of the images, added up batch by batch."""
 
-    def __init__(self, tokenizer: AnyTokenizer, meters: Meters, comparison: Comparison) -> None:
+    def __init__(self, tokenizer: Tokenizer, meters: Meters, comparison: Comparison) -> None:
         self.tokenizer, self.meters, self.comparison = tokenizer, meters, comparison
         self.grid = tokenizer.grid(comparison.image_size)
         self.images = 0
@@ -183,18 +181,16 @@ class _Trial:
             (RunningStatistics(e.width), RunningStatistics(e.width)) for e in meters.extractors
         ]  # of reconstructions and of the images
         self.use: Tensor | RunningStatistics  # how often each code was met; moments of latents
-        if isinstance(tokenizer, Tokenizer):
-            self.use = torch.zeros(tokenizer.codes, dtype=torch.int64)
-        else:
-            self.use = RunningStatistics(tokenizer.channels)
+        kind, count = tokenizer.space
+        is_codes = kind == "codes"
+        self.use = torch.zeros(count, dtype=torch.int64) if is_codes else RunningStatistics(count)
         self.seconds: list[tuple[float, float]] = []  # to encode and decode an image, by batch
         self.first: list[Tensor] = []  # (N, C, H, W) uint8: the images, and what they became
 
     def add(self, pixels: Tensor) -> None:
         """Send ``(B, C, H, W)`` uint8 images through."""
         images = to_float(pixels.to(self.meters.device))
-        encode = partial(self.tokenizer.encode, images, *self._noise(len(images)))
-        tokens, encoding = _timed(encode)
+        tokens, encoding = _timed(partial(self._encode, images, self._noise(len(images))))
         made, decoding = _timed(partial(self.tokenizer.decode, tokens, self.grid))
         if not made.isfinite().all():
             raise InputError("a tokenizer makes NaN of images; are its weights whole?")
@@ -214,13 +210,15 @@ class _Trial:
         self.images += len(images)
         self.first = self.first or [pixels[:SHOWN], rounded[:SHOWN].cpu()]
 
-    def _noise(self, count: int) -> list[Tensor]:
-        """What an encoder of latents takes besides images."""
-        if isinstance(self.tokenizer, Tokenizer):
-            return []
+    def _encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        return self.tokenizer.tokens(self.tokenizer.encode(images), noise)
+
+    def _noise(self, count: int) -> Tensor | None:
+        """What latents are drawn with; None for their mean."""
+        if self.comparison.latents == "mean":
+            return None
         draws = Draws(range(self.images, self.images + count), device=self.meters.device)
-        noise = draws.normal("posterior", 0, self.tokenizer.channels, *self.grid)
-        return [noise if self.comparison.latents == "sample" else torch.zeros_like(noise)]
+        return draws.normal("posterior", 0, *noise_shape(self.tokenizer, self.grid))
 
     def scores(self) -> dict[str, float]:
         """By the titles of the report."""
@@ -266,7 +264,7 @@ def distance_title(extractor: FeatureExtractor) -> str:
 
 
 def compare_tokenizers(
-    tokenizers: Mapping[str, AnyTokenizer],
+    tokenizers: Mapping[str, Tokenizer],
     source: ImageSource,
     *,
     meters: Meters,
@@ -317,12 +315,12 @@ def compare_tokenizers(
 
 
 def _row(name: str, trial: _Trial) -> TokenizerRow:
-    kind = "codes" if isinstance(trial.tokenizer, Tokenizer) else "channels"
-    known = PUBLISHED.get(name) or PUBLISHED_LATENTS.get(name)
+    kind, count = trial.tokenizer.space
+    known = PUBLISHED.get(name)
     return TokenizerRow(
         name=name,
         identity=trial.tokenizer.identity,
-        tokens="{}x{} of {} {}".format(*trial.grid, getattr(trial.tokenizer, kind), kind),
+        tokens="{}x{} of {} {}".format(*trial.grid, count, kind),
         scores=trial.scores(),
         published=known.results if known else (),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Literal, Protocol, cast
 
 from unmask.errors import InputError
 from unmask.ranges import Between
@@ -92,8 +92,12 @@ def check_heads(width: int, heads: int, part: str = "") -> None:
         )
 
 
+Space = tuple[Literal["codes", "channels"], int]
+"""What a token is: ("codes", V), one of V numbers, or ("channels", C), a vector of C numbers."""
+
+
 class Codes(Protocol):
-    """A network or a tokenizer of codes."""
+    """A network of codes."""
 
     @property
     def codes(self) -> int:
@@ -101,14 +105,14 @@ class Codes(Protocol):
 
 
 class Latents(Protocol):
-    """A network or a tokenizer of latents."""
+    """A network of latents."""
 
     @property
     def channels(self) -> int:
         """C."""
 
 
-def token_space(of: Codes | Latents) -> tuple[str, int]:
-    """What a token of a network or tokenizer is: ("codes", V) or ("channels", C)."""
-    codes = getattr(of, "codes", None)
-    return ("codes", codes) if codes is not None else ("channels", cast(Latents, of).channels)
+def token_space(network: Codes | Latents) -> Space:
+    """What a token of a network is; tokenizers have it as ``space``."""
+    codes = getattr(network, "codes", None)
+    return ("codes", codes) if codes is not None else ("channels", cast(Latents, network).channels)

@@ -26,8 +26,8 @@ from unmask.networks.sizes import token_grid
 from unmask.nn.embed import CLASS_ROWS
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, TokenClassifier, build_head
 from unmask.projects import mage
-from unmask.tokenizers.published import build, translate
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
+from unmask.tokenizers.published import tokenizer_of
 
 PLACES = {"embed.": "encoder.embed.", "trunk.encoder.": "encoder.blocks."}
 DEAD = ("cls_token", "pos_embed", "patch_embed.*", "token_emb.position_ids")
@@ -99,7 +99,7 @@ def translate_vit(
     return pool, sizes_of(own, origin), own
 
 
-def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier, VQTokenizer]:
+def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier, ImageTokenizer]:
     """Classifier and frozen tokenizer of a fine-tuned file.
 
     Args:
@@ -111,11 +111,9 @@ def load_vit(state: Mapping[str, Tensor], origin: str) -> tuple[TokenClassifier,
     """
     vit, vqgan = mage.split_tokenizer(state)
     pool, sizes, own = translate_vit(vit, origin)
-    network, tokens = translate(vqgan, {}, origin)
     with skeleton():
         encoder = Encoder(sizes, pool=pool)
         head = build_head(sizes.width, own["head.weight"].shape[0], normed=False)
-        classifier, tokenizer = TokenClassifier(encoder, head), build(network)
+        classifier = TokenClassifier(encoder, head)
     load_state(classifier, own, origin)
-    load_state(tokenizer, tokens, origin)
-    return classifier.eval(), tokenizer.eval().requires_grad_(False)
+    return classifier.eval(), tokenizer_of(vqgan, {}, origin)

@@ -201,7 +201,7 @@ class Bench:
         self.batches = (
             ImageBatches(**common)
             if cache is None
-            else StoredBatches(cache.codes, cache.labels, views=cache.views, **common)
+            else StoredBatches(cache.tokens, cache.labels, views=cache.views, **common)
         )
 
     def held_out(self, represent: Represent) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from unmask.pipeline import TOKENIZER, Pipeline
 from unmask.probe.encoder import Encoder, EncoderSizes, Pool, TokenClassifier, build_head
 from unmask.probe.mage_files import MARKS, load_vit
 from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 FORMAT = "unmask-classifier"
 MOST_CLASSES = 10**7
@@ -37,7 +37,7 @@ class Subject:
     """What the user called it."""
     model: TokenClassifier
     """Codes to features and, with a head, to scores."""
-    tokenizer: VQTokenizer
+    tokenizer: ImageTokenizer
     """Images to codes, frozen."""
 
 
@@ -59,7 +59,6 @@ def open_subject(name: str | Path, *, pool: Pool) -> Subject:
     else:
         pipeline = Pipeline.from_pretrained(name)
         model = TokenClassifier(encoder_of(pipeline, pool=pool))
-        assert isinstance(pipeline.tokenizer, VQTokenizer), "MAGE's tokens are codes"
         tokenizer = pipeline.tokenizer
     if model.encoder.pool != pool:
         raise InputError(
@@ -135,7 +134,7 @@ def save_classifier(subject: Subject, folder: Path, facts: Mapping[str, object])
     save_together(*saved)
 
 
-def load_classifier(folder: Path) -> tuple[TokenClassifier, VQTokenizer]:
+def load_classifier(folder: Path) -> tuple[TokenClassifier, ImageTokenizer]:
     """What :func:`save_classifier` wrote, in evaluation mode.
 
     Raises:

@@ -25,7 +25,7 @@ from unmask.nn.embed import CLASS_ROWS
 from unmask.projects import tokenizer_forms
 from unmask.projects.project import Parts, Project, Tensors, square, timm_blocks
 from unmask.recipes import mage
-from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 Value = TypeVar("Value")
 
@@ -146,7 +146,7 @@ def _parts(state: Tensors) -> Parts:
     return Parts(kept, tokenizer, tuple(unknown))
 
 
-def _more(network: MageNetwork, tokenizer: AnyTokenizer | None) -> dict[str, Tensor]:
+def _more(network: MageNetwork, tokenizer: ImageTokenizer | None) -> dict[str, Tensor]:
     """The tokenizer, and zeros for what no computation reads."""
     if tokenizer is None:
         raise InputError(

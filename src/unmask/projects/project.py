@@ -16,7 +16,7 @@ from unmask.errors import InputError
 from unmask.networks.any import AnyNetwork
 from unmask.networks.sizes import token_grid
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 Tensors = Mapping[str, Tensor]
 
@@ -75,7 +75,7 @@ class Parts(NamedTuple):
     """Keys that belong to neither."""
 
 
-def no_more(config: Any, tokenizer: AnyTokenizer | None) -> dict[str, Tensor]:
+def no_more(config: Any, tokenizer: ImageTokenizer | None) -> dict[str, Tensor]:
     """Nothing beside the network's own tensors."""
     return {}
 
@@ -90,7 +90,7 @@ class Form:
     """Class of our sizes that the project's code can build."""
     limits: Callable[[Any], dict[str, Any]] = lambda config: {}
     """From our sizes to the fields that the project fixes, with the value that each must have."""
-    more: Callable[[Any, AnyTokenizer | None], dict[str, Tensor]] = no_more
+    more: Callable[[Any, ImageTokenizer | None], dict[str, Tensor]] = no_more
     """Tensors that the project's files hold beside the network's own, by the project's keys."""
     files: Callable[[Any, dict[str, Tensor]], dict[str, Any]] | None = None
     """From our sizes and a state dict by the project's keys to the files of one export, by their
@@ -121,7 +121,7 @@ class Form:
                 )
 
     def state(
-        self, config: Any, own: Tensors, tokenizer: AnyTokenizer | None = None
+        self, config: Any, own: Tensors, tokenizer: ImageTokenizer | None = None
     ) -> dict[str, Tensor]:
         """Everything that the project expects under its keys, contiguous.
 

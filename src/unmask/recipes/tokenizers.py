@@ -12,7 +12,8 @@ from unmask.image_size import ImageSize, checked_size
 from unmask.ranges import Name, Ranged
 from unmask.recipes.training import Ema, Training
 from unmask.results import Result, Text
-from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
+from unmask.tokenizers.conv_stack import ConvKL, ConvVQ
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.objective import TokenizerLoss
 from unmask.tokenizers.tokenizer import grid_of
 
@@ -56,11 +57,9 @@ class TokenizerRecipe(Ranged):
         """Rows and columns of tokens."""
         return grid_of(self.image_size, self.network.stride)
 
-    def build(self) -> ConvVQTokenizer | ConvKLTokenizer:
+    def build(self) -> ImageTokenizer:
         """The tokenizer with random weights."""
-        if isinstance(self.network, ConvVQ):
-            return ConvVQTokenizer(self.network)
-        return ConvKLTokenizer(self.network)
+        return self.network.build()
 
 
 FASHION_VQ = TokenizerRecipe(

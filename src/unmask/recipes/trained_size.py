@@ -19,7 +19,7 @@ def trained_size(tokenizer: str) -> ImageSize | None:
     """The image size of a tokenizer's own run, of its recipe, or of all recipes that use it.
 
     Args:
-        tokenizer: as :func:`unmask.tokenizers.folder.load_any_tokenizer` takes it.
+        tokenizer: as :func:`unmask.tokenizers.folder.load_tokenizer` takes it.
 
     Returns:
         None where nothing tells, or recipes differ.

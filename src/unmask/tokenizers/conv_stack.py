@@ -1,11 +1,14 @@
-"""The small convolutional encoder and decoder that are trained here, around any bottleneck."""
+"""The small convolutional tokenizers that are trained here: one stack around two bottlenecks.
+
+The shape of VQGAN (arXiv 2012.09841) without attention, at a size for small images: stride-2
+convolutions down, nearest doubling and a convolution up, GroupNorm and SiLU.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from unmask.errors import InputError
 from unmask.networks.sizes import Channels
@@ -13,6 +16,7 @@ from unmask.tokenizers.image_tokenizer import BlockCounts, LevelConfig, Widths, 
 from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
 from unmask.tokenizers.quantizer import Codebook, VectorQuantizer
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.vqgan_blocks import GroupNorm, ResidualBlock, group_norm
 
 GROUP = 8  # channels a normalisation group
 
@@ -39,80 +43,6 @@ class ConvStack(LevelConfig):
             )
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(width // GROUP, width, eps=1e-6)
-
-
-class ResidualBlock(nn.Module):
-    """Norm, SiLU, 3x3 convolution, twice, added to the input; the shape stays."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1 = _norm(width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = _norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(B, D, H, W)`` to the same shape."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
-
-
-def conv_encoder(stack: ConvStack, channels: int) -> nn.Sequential:
-    """``(B, C, H, W)`` images to ``(B, channels, h, w)``: stride-2 convolutions down."""
-    layers: list[nn.Module] = [nn.Conv2d(stack.image_channels, stack.widths[0], 3, padding=1)]
-    for level, (width, blocks) in enumerate(zip(stack.widths, stack.blocks, strict=True)):
-        if level:
-            down = nn.Conv2d(stack.widths[level - 1], width, 3, stride=2, padding=1)
-            layers.extend((nn.SiLU(), down))
-        layers.extend(ResidualBlock(width) for _ in range(blocks))
-    last = stack.widths[-1]
-    return nn.Sequential(*layers, _norm(last), nn.SiLU(), nn.Conv2d(last, channels, 1))
-
-
-def conv_decoder(stack: ConvStack, channels: int) -> nn.Sequential:
-    """``(B, channels, h, w)`` to ``(B, C, H, W)`` images."""
-    layers: list[nn.Module] = [nn.Conv2d(channels, stack.widths[-1], 3, padding=1)]
-    for level in reversed(range(len(stack.widths))):
-        width = stack.widths[level]
-        layers.extend(ResidualBlock(width) for _ in range(stack.blocks[level]))
-        if level:
-            # makes every map of nearest doubling and a 3x3 convolution, at 4/9 of the work
-            up = nn.ConvTranspose2d(width, stack.widths[level - 1], 4, stride=2, padding=1)
-            layers.extend((nn.SiLU(), up))
-    first = stack.widths[0]
-    out = nn.Conv2d(first, stack.image_channels, 3, padding=1)
-    return nn.Sequential(*layers, _norm(first), nn.SiLU(), out)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvKL(Grouped, ConvStack):
-    """Shape of a :class:`ConvKLTokenizer`."""
-
-    channels: Channels = 8
-    """C, numbers a place of the encoder's map."""
-    scale: Scale = 1.0
-    """Of latents to tokens; measured at the end of training, 1 over their spread."""
-
-
-class ConvKLTokenizer(LatentTokenizer):
-    """The encoder and decoder of ``ConvVQTokenizer`` around a Gaussian.
-
-    Latent diffusion's autoencoder (arXiv 2112.10752, sec. 3.1, "KL-reg.") at a size for small
-    images.
-    """
-
-    family = "conv_kl"
-    config: ConvKL
-
-    def __init__(self, config: ConvKL) -> None:
-        super().__init__(config, config.channels, scale=config.scale)
-        self.encoder = conv_encoder(config, 2 * config.channels)
-        self.decoder = conv_decoder(config, config.channels)
-        channels_last(self)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ConvVQ(ConvStack):
     """Shape of a :class:`ConvVQTokenizer`."""
@@ -124,13 +54,27 @@ class ConvVQ(ConvStack):
     l2_normalised: bool = True
     """Compare directions instead of vectors."""
 
+    def build(self) -> ConvVQTokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        return ConvVQTokenizer(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvKL(Grouped, ConvStack):
+    """Shape of a :class:`ConvKLTokenizer`."""
+
+    channels: Channels = 8
+    """C, numbers a place of the encoder's map."""
+    scale: Scale = 1.0
+    """Factor from latents to tokens; measured at the end of training, 1 over their spread."""
+
+    def build(self) -> ConvKLTokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        return ConvKLTokenizer(self)
+
 
 class ConvVQTokenizer(VQTokenizer):
-    """Residual convolutional encoder and decoder around a codebook.
-
-    The shape of VQGAN (arXiv 2012.09841) without attention, at a size for small images: stride-2
-    convolutions down, nearest doubling and a convolution up, GroupNorm and SiLU.
-    """
+    """The stack around a codebook."""
 
     family = "conv_vq"
 
@@ -142,3 +86,55 @@ class ConvVQTokenizer(VQTokenizer):
         )
         self.decoder = conv_decoder(config, config.code_dim)
         channels_last(self)  # a training step on a CPU gains about 15%
+
+
+class ConvKLTokenizer(LatentTokenizer):
+    """The stack around a Gaussian.
+
+    Latent diffusion's autoencoder (arXiv 2112.10752, sec. 3.1, "KL-reg.") at a size for small
+    images.
+    """
+
+    family = "conv_kl"
+
+    def __init__(self, config: ConvKL) -> None:
+        super().__init__(config, config.channels, scale=config.scale)
+        self.encoder = conv_encoder(config, 2 * config.channels)
+        self.decoder = conv_decoder(config, config.channels)
+        channels_last(self)
+
+
+def conv_encoder(stack: ConvStack, channels: int) -> nn.Sequential:
+    """``(B, C, H, W)`` images to ``(B, channels, h, w)``: stride-2 convolutions down."""
+    layers: list[nn.Module] = [nn.Conv2d(stack.image_channels, stack.widths[0], 3, padding=1)]
+    for level, width in enumerate(stack.widths):
+        if level:
+            down = nn.Conv2d(stack.widths[level - 1], width, 3, stride=2, padding=1)
+            layers.extend((nn.SiLU(), down))
+        layers.extend(_blocks(stack, level))
+    last = stack.widths[-1]
+    return nn.Sequential(*layers, _norm(last), nn.SiLU(), nn.Conv2d(last, channels, 1))
+
+
+def conv_decoder(stack: ConvStack, channels: int) -> nn.Sequential:
+    """``(B, channels, h, w)`` to ``(B, C, H, W)`` images."""
+    layers: list[nn.Module] = [nn.Conv2d(channels, stack.widths[-1], 3, padding=1)]
+    for level in reversed(range(len(stack.widths))):
+        layers.extend(_blocks(stack, level))
+        if level:
+            # makes every map of nearest doubling and a 3x3 convolution, at 4/9 of the work
+            width, finer = stack.widths[level], stack.widths[level - 1]
+            layers.extend((nn.SiLU(), nn.ConvTranspose2d(width, finer, 4, stride=2, padding=1)))
+    first = stack.widths[0]
+    out = nn.Conv2d(first, stack.image_channels, 3, padding=1)
+    return nn.Sequential(*layers, _norm(first), nn.SiLU(), out)
+
+
+def _blocks(stack: ConvStack, level: int) -> list[ResidualBlock]:
+    width = stack.widths[level]
+    count = stack.blocks[level]
+    return [ResidualBlock(width, width, groups=width // GROUP) for _ in range(count)]
+
+
+def _norm(width: int) -> GroupNorm:
+    return group_norm(width, width // GROUP)

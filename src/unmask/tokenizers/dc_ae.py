@@ -44,7 +44,7 @@ class DCAE(Grouped, LevelConfig):
     channels: Channels = 32
     """C, numbers a place of the encoder's map."""
     scale: Scale = 0.3189
-    """Of latents to tokens (eMIGM at 512 pixels)."""
+    """Factor from latents to tokens (eMIGM at 512 pixels)."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
@@ -59,9 +59,13 @@ class DCAE(Grouped, LevelConfig):
         if self.widths[-1] % self.channels:
             raise InputError(f"channels={self.channels} must divide the last of {self.widths}")
 
+    def build(self) -> DCAETokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        return DCAETokenizer(self)
+
 
 class DCAETokenizer(LatentTokenizer):
-    """A deterministic ``ContinuousTokenizer`` by diffusers' ``AutoencoderDC`` (arXiv 2410.10733).
+    """A tokenizer of latents without chance, diffusers' ``AutoencoderDC`` (arXiv 2410.10733).
 
     Raises:
         InputError: diffusers is not installed.
@@ -74,7 +78,7 @@ class DCAETokenizer(LatentTokenizer):
         super().__init__(config, config.channels, scale=config.scale)
         self.encoder, self.decoder = _networks(config)
 
-    def deciding(self) -> Iterable[tuple[str, Tensor]]:
+    def decisive(self) -> Iterable[tuple[str, Tensor]]:
         """Also the means and variances of batch norms."""
         return self.state_dict().items()
 

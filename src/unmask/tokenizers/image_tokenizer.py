@@ -1,11 +1,11 @@
-"""What all tokenizers share, of codes and of latents: two networks with images at their ends."""
+"""What all tokenizers of this library share: an encoder, a decoder, and what is between them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,15 @@ from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
 from unmask.image_size import ImageSize
 from unmask.memory import skeleton
+from unmask.networks.sizes import Space
 from unmask.ranges import Between, Length, Ranged
-from unmask.tokenizers.tokenizer import from_native, grid_of, to_native, weights_identity
+from unmask.tokenizers.tokenizer import (
+    check_images,
+    from_native,
+    grid_of,
+    to_native,
+    weights_identity,
+)
 
 Made = TypeVar("Made", bound="ImageTokenizer")
 
@@ -27,13 +34,13 @@ Levels = Annotated[tuple[int, ...], Between(0, MOST_LEVELS - 1), Length(0, MOST_
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(Ranged):
-    """What the sizes of every family tell."""
+    """Sizes that every family has."""
 
     image_channels: Annotated[int, Between(1, 3)] = 3
     """1 for grey, 3 for colour."""
 
     def __post_init__(self) -> None:
-        """Reject channels that no image has."""
+        """Reject two channels, which no image has."""
         super().__post_init__()
         if self.image_channels == 2:
             raise InputError(f"image_channels={self.image_channels}: wanted is 1 or 3")
@@ -47,6 +54,10 @@ class ImageConfig(Ranged):
     def native_range(self) -> tuple[float, float]:
         """Values that the network sees in place of 0 and 1."""
         return (-1.0, 1.0)
+
+    def build(self) -> ImageTokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +82,41 @@ class LevelConfig(ImageConfig):
             raise InputError(f"attention={levels} names a level not in widths")
 
 
+class Reconstruction(NamedTuple):
+    """Images after one pass through a tokenizer in training, with gradients."""
+
+    images: Tensor
+    """``(B, C, H, W)`` on the scale of [0, 1], not clamped."""
+    penalties: dict[str, Tensor]
+    """Scalars that the bottleneck adds to the loss, each by the name of its weight."""
+    figures: dict[str, Tensor]
+    """Scalars that are only logged."""
+    latents: Tensor
+    """What the bottleneck was given: ``(B, h, w, D)`` vectors to quantise, or ``(B, 2C, h, w)``
+    moments."""
+    ids: Tensor | None = None
+    """``(B, h, w)`` codes that were chosen; None of latents."""
+
+
 class ImageTokenizer(nn.Module):
-    """An encoder and a decoder, and what is between them.
+    """A ``Tokenizer`` of two networks and a bottleneck, which a family's class builds.
 
     A family's ``__init__`` sets ``encoder`` and ``decoder``, the parts in the order of the weights
     in :attr:`identity`. Maps are kept with their channels last in memory, in which convolutions on
     CPUs and on tensor cores are faster: one such input, or one such weight, hands the order on to
     every later map.
+
+    Encode in float32, without autocast, to get the tokens that published models were trained on.
     """
 
     family: ClassVar[str]
-    """Names the class in ``config.json``."""
-    makes: ClassVar[str]
-    """What its tokens are, for messages."""
-    config: ImageConfig
+    """Names the family in ``config.json``; see :data:`unmask.tokenizers.folder.FAMILIES`."""
+    moment_channels: int = 0
+    """M, numbers stored for a token of latents; 0 for codes."""
+    scale: float = 1.0
+    """Factor from the decoder's latents to tokens."""
+    config: Any
+    """Sizes, an :class:`ImageConfig`."""
     encoder: nn.Module
     decoder: nn.Module
 
@@ -96,15 +128,19 @@ class ImageTokenizer(nn.Module):
         self.native_range = config.native_range
 
     @property
+    def space(self) -> Space:
+        """What a token is: ("codes", V) or ("channels", C)."""
+        raise NotImplementedError
+
+    @property
     def identity(self) -> str:
         """Sixteen hexadecimal digits of configuration and weights, computed on each access."""
-        told = {"family": self.family, **asdict(self.config)}
-        if told.get("patch_size") == 1:  # as it was before there were others
-            del told["patch_size"]
-        config = json.dumps(told, sort_keys=True)
-        return weights_identity(config, self.deciding())
+        config = {"family": self.family, **asdict(self.config)}
+        if config.get("patch_size") == 1:  # as it was before there were others
+            del config["patch_size"]
+        return weights_identity(json.dumps(config, sort_keys=True), self.decisive())
 
-    def deciding(self) -> Iterable[tuple[str, Tensor]]:
+    def decisive(self) -> Iterable[tuple[str, Tensor]]:
         """Names and tensors on which the outcome depends."""
         return self.named_parameters()
 
@@ -112,15 +148,82 @@ class ImageTokenizer(nn.Module):
         """Rows and columns of tokens of an image; InputError off the stride."""
         return grid_of(image_size, self.stride)
 
-    def look(self, images: Tensor) -> Tensor:
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """What is stored of ``(B, C, H, W)`` images of any float in [0, 1].
+
+        Raises:
+            InputError: wrong channels, a side off the stride, or values outside [0, 1].
+        """
+        check_images(images, channels=self.image_channels, stride=self.stride)
+        stored = self.infer(images.float())
+        return stored.float() if stored.is_floating_point() else stored
+
+    def infer(self, images: Tensor) -> Tensor:
+        """What :meth:`encode` gives, with gradients where there are any and without checks."""
+        raise NotImplementedError
+
+    def tokens(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What a generator learns; see :meth:`unmask.tokenizers.tokenizer.Tokenizer.tokens`."""
+        return stored
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """``(B, L)`` codes or ``(B, L, C)`` latents to ``(B, C, H, W)`` float32 in [0, 1].
+
+        Raises:
+            InputError: tokens that are none of this tokenizer, or do not fill the grid.
+        """
+        return self.render(self.vectors(tokens, grid)).float().clamp(0, 1)
+
+    def vectors(self, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """What :meth:`render` makes images of."""
+        raise NotImplementedError
+
+    def render(self, values: Tensor) -> Tensor:
+        """Images on the scale of [0, 1], not clamped, of what the bottleneck hands on."""
+        raise NotImplementedError
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` images in [0, 1] as they come back, latents by their mean.
+
+        Raises:
+            InputError: see :meth:`encode`.
+        """
+        tokens = self.tokens(self.encode(images))
+        return self.decode(tokens, self.grid((images.shape[-2], images.shape[-1])))
+
+    def encode_map(self, images: Tensor) -> Tensor:
         """The encoder's map ``(B, D, h, w)`` of ``(B, C, H, W)`` images in [0, 1]; unchecked."""
         native = to_native(images, self.native_range)
         return self.encoder(native.contiguous(memory_format=torch.channels_last))
 
-    def paint(self, values: Tensor) -> Tensor:
+    def decode_map(self, values: Tensor) -> Tensor:
         """The decoder's images of a map ``(B, D, h, w)``, on the scale of [0, 1], unclamped."""
         made = self.decoder(values.contiguous(memory_format=torch.channels_last))
         return from_native(made, self.native_range)
+
+    def resized_for(self, space: Space) -> ImageTokenizer:
+        """The tokenizer whose tokens are what a network reads, where it only has to group latents.
+
+        Any other difference is left to whoever puts both together and says what does not fit.
+        """
+        return self
+
+    def after_step(
+        self,
+        seen: list[tuple[Tensor, Tensor]],
+        generator: torch.Generator | None,
+        *,
+        patience: int,
+    ) -> None:
+        """Look after the bottleneck once a training step is made.
+
+        Args:
+            seen: latents and ids of this process's micro-batches, where there are codes.
+            generator: revives dead codes; None lets them be.
+            patience: steps without use after which a code is dead.
+        """
 
 
 def filled(

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, ClassVar, NamedTuple, TypeVar, cast
+from typing import Annotated, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unmask.errors import InputError
-from unmask.networks.sizes import patch_of
+from unmask.networks.sizes import Space, patch_of
 from unmask.ranges import Between
-from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, filled
-from unmask.tokenizers.latents import Posterior, posterior, to_map, to_tokens
-from unmask.tokenizers.tokenizer import check_images
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, Reconstruction, filled
+from unmask.tokenizers.latents import drawn, posterior, to_map
 
-Kept = TypeVar("Kept", bound=ImageTokenizer)
 Scale = Annotated[float, Between(above=0, at_most=1e6)]
 
 
@@ -34,33 +30,17 @@ class Grouped(ImageConfig):
         return super().stride * self.patch_size
 
 
-class LatentReconstruction(NamedTuple):
-    """Images after one pass through a tokenizer in training."""
-
-    images: Tensor
-    """``(B, C, H, W)`` on the scale of [0, 1], not clamped."""
-    posterior: Posterior
-    """What the encoder tells."""
-
-    @property
-    def penalties(self) -> dict[str, Tensor]:
-        """What the bottleneck adds to the loss: the divergence in nats a number of the image."""
-        return {"kl": self.posterior.kl.sum() / self.images.numel()}
-
-
 class LatentTokenizer(ImageTokenizer):
-    """A ``ContinuousTokenizer`` made of two parts, which a family's class builds.
+    """A tokenizer of latents made of two parts, which a family's class builds.
 
     The encoder takes images in the native range to mean and log variance, the decoder takes
     unscaled latents back. Where a token holds a square of their places, its numbers are ordered as
     MAR's (models/mar.py, ``patchify``): channel slowest, then row, then column; everything here is
-    about tokens, moments too. Encode in float32, without autocast, to get the
-    latents that published models were trained on.
+    about tokens, moments too.
     """
 
-    makes = "latents"
     deterministic: ClassVar[bool] = False
-    """Whether the encoder tells the latents themselves, not a Gaussian."""
+    """True where the encoder gives the latents themselves, not a Gaussian."""
 
     def __init__(self, config: ImageConfig, channels: int, *, scale: float = 1.0) -> None:
         super().__init__(config)
@@ -68,106 +48,68 @@ class LatentTokenizer(ImageTokenizer):
         self.channels, self.scale = channels * self.patch**2, scale
         self.moment_channels = self.channels * (1 if self.deterministic else 2)
 
-    def infer(self, images: Tensor) -> Tensor:
-        """:meth:`moments` with gradients and without checks."""
-        seen = self.look(images)
-        return F.pixel_unshuffle(seen, self.patch) if self.patch > 1 else seen
+    @property
+    def space(self) -> Space:
+        """("channels", C)."""
+        return "channels", self.channels
 
-    def forward(self, images: Tensor, noise: Tensor) -> LatentReconstruction:
-        """Encode, draw and decode with gradients; of an encoder that tells a Gaussian.
+    def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
+        """Encode, draw and decode with gradients; of an encoder that predicts a Gaussian.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1].
             noise: ``(B, C, h, w)`` standard normal.
         """
-        told = posterior(self.infer(images))
-        return LatentReconstruction(self.render(told.sample(noise)), told)
+        moments = self.infer(images)  # (B, 2C, h, w)
+        gaussian = posterior(moments)
+        made = self.render(gaussian.sample(noise))
+        nats = gaussian.kl.sum() / made.numel()  # a number of the image
+        return Reconstruction(images=made, penalties={"kl": nats}, figures={}, latents=moments)
 
-    @torch.no_grad()
-    def moments(self, images: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` of any float in [0, 1] to ``(B, moment_channels, h, w)`` float32.
+    def infer(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` in [0, 1] to ``(B, moment_channels, h, w)``; unchecked.
 
         Mean and log variance, neither scaled nor clamped; or the unscaled latents.
-
-        Raises:
-            InputError: wrong channels, a side off the stride, or values outside [0, 1].
         """
-        check_images(images, channels=self.image_channels, stride=self.stride)
-        return self.infer(images.float()).float()
+        encoded = self.encode_map(images)
+        return F.pixel_unshuffle(encoded, self.patch) if self.patch > 1 else encoded
 
-    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Moments and ``(B, C, h, w)`` standard normal to ``(B, L, C)`` scaled latents.
+    def tokens(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Stored moments to ``(B, L, C)`` scaled latents; see :func:`.latents.drawn`.
 
-        ``scale * (mean + exp(logvar / 2) * noise)``, the log variance clamped to [-30, 20]; or
-        ``scale * moments`` of a deterministic encoder, whatever the noise.
+        Args:
+            stored: ``(B, moment_channels, h, w)``.
+            noise: ``(B, C, h, w)`` standard normal; None takes the mean. Not looked at where the
+                encoder is deterministic.
 
         Raises:
             InputError: shapes that do not fit this tokenizer or each other.
         """
-        if moments.ndim != 4 or moments.shape[1] != self.moment_channels:
+        if stored.ndim != 4 or stored.shape[1] != self.moment_channels:
             raise InputError(
-                f"moments of shape {tuple(moments.shape)} are not (B, {self.moment_channels}, h, "
+                f"moments of shape {tuple(stored.shape)} are not (B, {self.moment_channels}, h, "
                 "w), what this tokenizer encodes to; use the tokenizer that made them"
             )
-        latents = moments if self.deterministic else posterior(moments).sample(noise)
-        return to_tokens(latents * self.scale)
+        return drawn(stored, noise, channels=self.channels, scale=self.scale)
 
-    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, L, C)`` scaled latents, row-major.
+    def vectors(self, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """``(B, L, C)`` scaled latents to ``(B, C, h, w)`` unscaled ones."""
+        return to_map(tokens, self.channels, grid) / self.scale
 
-        Args:
-            images: of any float.
-            noise: ``(B, C, h, w)`` standard normal; zeros give the mean.
-
-        Raises:
-            InputError: as of :meth:`moments` and :meth:`sample`.
-        """
-        return self.sample(self.moments(images), noise)
-
-    def render(self, latents: Tensor) -> Tensor:
+    def render(self, values: Tensor) -> Tensor:
         """``(B, C, h, w)`` unscaled latents to images on the scale of [0, 1], not clamped."""
-        return self.paint(F.pixel_shuffle(latents, self.patch) if self.patch > 1 else latents)
+        return self.decode_map(F.pixel_shuffle(values, self.patch) if self.patch > 1 else values)
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """``(B, L, C)`` scaled latents to ``(B, 3 or 1, H, W)`` float32, clamped to [0, 1].
+    def resized_for(self, space: Space) -> ImageTokenizer:
+        """The tokenizer whose tokens hold as many numbers as a network reads of each.
 
-        Raises:
-            InputError: latents of other channels, or that do not fill the grid.
+        A network of p * p times a tokenizer's channels was trained on squares of so many latents
+        (MAR's --patch_size p); no option besides says so.
         """
-        unscaled = to_map(latents, self.channels, grid) / self.scale
-        return self.render(unscaled).float().clamp(0, 1)
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` in [0, 1] as they come back from the mean of their latents.
-
-        Raises:
-            InputError: as of :meth:`moments`.
-        """
-        moments = self.moments(images)
-        noise = torch.zeros_like(moments[:, : self.channels])
-        rows, columns = moments.shape[2:]
-        return self.decode(self.sample(moments, noise), (rows, columns))
-
-
-def grouped_for(tokenizer: Kept, channels: int | None) -> Kept:
-    """A tokenizer whose tokens hold as many numbers as a network reads of each.
-
-    A network of p * p times a tokenizer's channels was trained on squares of so many latents (MAR's
-    --patch_size p); no option besides says so. Where there is no such p, the tokenizer is returned
-    as it is, and whoever puts both together says what does not fit.
-
-    Args:
-        tokenizer: of codes or of latents.
-        channels: of the network; None where it reads codes.
-    """
-    if not isinstance(tokenizer, LatentTokenizer) or channels is None:
-        return tokenizer
-    config = tokenizer.config
-    if not isinstance(config, Grouped) or tokenizer.channels == channels:
-        return tokenizer
-    patch = patch_of(channels, tokenizer.channels // config.patch_size**2)
-    if patch is None:
-        return tokenizer
-    sizes = replace(config, patch_size=patch)
-    return cast(Kept, filled(partial(type(tokenizer), sizes), tokenizer.state_dict()))
+        kind, count = space
+        if kind != "channels" or not isinstance(self.config, Grouped) or count == self.channels:
+            return self
+        patch = patch_of(count, self.channels // self.patch**2)
+        if patch is None:
+            return self
+        return filled(replace(self.config, patch_size=patch).build, self.state_dict())

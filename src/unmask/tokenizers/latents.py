@@ -1,57 +1,20 @@
-"""What every tokenizer of continuous latents offers, and the Gaussian that its encoder tells."""
+"""Continuous latents: the Gaussian that an encoder predicts, and tokens drawn from it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unmask.errors import InputError
-from unmask.tokenizers.tokenizer import Coder, fill_grid
+from unmask.tokenizers.tokenizer import fill_grid
 
 LOGVAR = (-30.0, 20.0)  # the clamp of latent diffusion's autoencoder
 
 
-@runtime_checkable
-class ContinuousTokenizer(Coder, Protocol):
-    """Images in, vectors out, and back; latents are scaled."""
-
-    channels: int
-    """C, numbers a token."""
-    moment_channels: int
-    """What a cache stores of each place: 2C, or C where the encoder is deterministic."""
-    scale: float
-    """Of the decoder's latents to the tokens, which then have a spread of about 1."""
-
-    def moments(self, images: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` in [0, 1] to ``(B, moment_channels, h, w)``.
-
-        Mean and unclamped log variance, or where the encoder is deterministic the latents. They are
-        not scaled; this is what a cache of latents holds.
-        """
-
-    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Latents from moments and ``(B, C, h, w)`` standard normal numbers.
-
-        Where the encoder is deterministic the noise is not looked at.
-
-        Returns:
-            ``(B, L, C)`` scaled, row-major.
-        """
-
-    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        """``sample(moments(images), noise)``."""
-
-    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """``(B, L, C)`` scaled latents to ``(B, 3 or 1, H, W)`` float32, clamped to [0, 1].
-
-        Without a grid the tokens are taken to form a square.
-        """
-
-
 class Posterior(NamedTuple):
-    """The Gaussian that an encoder tells, independent in every number."""
+    """Diagonal Gaussian predicted by the encoder."""
 
     mean: Tensor
     """``(B, C, h, w)``."""
@@ -93,6 +56,29 @@ def posterior(moments: Tensor) -> Posterior:
         raise InputError(f"moments of shape {tuple(moments.shape)} are not (B, 2C, h, w)")
     mean, logvar = moments.chunk(2, dim=1)
     return Posterior(mean, logvar.clamp(*LOGVAR))
+
+
+def drawn(moments: Tensor, noise: Tensor | None, *, channels: int, scale: float) -> Tensor:
+    """Tokens of stored moments, ``scale * (mean + exp(logvar / 2) * noise)``.
+
+    Args:
+        moments: ``(B, 2C, h, w)`` mean and log variance, or ``(B, C, h, w)`` the latents themselves
+            of an encoder without chance.
+        noise: ``(B, C, h, w)`` standard normal; None takes the mean. Not looked at where there is
+            no chance.
+        channels: C.
+        scale: factor from latents to tokens.
+
+    Returns:
+        ``(B, L, C)``, row-major.
+
+    Raises:
+        InputError: noise of another shape.
+    """
+    if moments.shape[1] != channels:
+        told = posterior(moments)
+        moments = told.mean if noise is None else told.sample(noise)
+    return to_tokens(moments * scale)
 
 
 def to_tokens(latents: Tensor) -> Tensor:

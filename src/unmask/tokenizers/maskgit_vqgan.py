@@ -32,7 +32,7 @@ class MaskGITVQGAN(LevelConfig):
     blocks: Annotated[int, Between(0, 100)] = 2
     """Residual blocks a level."""
     middle: Annotated[int, Between(0, 100)] = 2
-    """Residual blocks at the lowest resolution besides."""
+    """Further residual blocks at the lowest resolution."""
     codes: Codebook = 1024
     """V, vectors in the codebook."""
     code_dim: Channels = 256
@@ -47,6 +47,10 @@ class MaskGITVQGAN(LevelConfig):
     def native_range(self) -> tuple[float, float]:
         """The network sees [0, 1] unchanged."""
         return (0.0, 1.0)
+
+    def build(self) -> MaskGITVQGANTokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        return MaskGITVQGANTokenizer(self)
 
 
 class MaskGITVQGANTokenizer(VQTokenizer):

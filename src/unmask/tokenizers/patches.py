@@ -18,10 +18,10 @@ CHANNELS = {"grey": 1, "rgb": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class Patches(ImageConfig):
-    """Shape of a :class:`PatchTokenizer`."""
+    """Size of a :class:`PatchTokenizer`'s patches."""
 
     patch: Annotated[int, Between(1, 256)]
-    """Pixels a side."""
+    """Pixels along a patch's side."""
 
     @property
     def channels(self) -> int:
@@ -32,6 +32,10 @@ class Patches(ImageConfig):
     def stride(self) -> int:
         """Pixels along one side of a token's patch."""
         return self.patch
+
+    def build(self) -> PatchTokenizer:
+        """The tokenizer of these sizes, which has no weights."""
+        return PatchTokenizer(self)
 
 
 class PatchTokenizer(LatentTokenizer):

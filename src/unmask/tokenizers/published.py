@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,28 +17,20 @@ from unmask.checkpoints.tensor_files import read_tensors
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError, did_you_mean
 from unmask.files.json_files import read_json
-from unmask.results import Result
-from unmask.tokenizers import dc_ae
-from unmask.tokenizers import names as flax_vqgan
-from unmask.tokenizers import names as vqgan
-from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
-from unmask.tokenizers.image_tokenizer import filled
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
-from unmask.tokenizers.names import KL_MARKS, is_kl_vae, translate_kl_vae
+from unmask.results import Result, scores
+from unmask.tokenizers import dc_ae, names
+from unmask.tokenizers.dc_ae import DCAE
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, filled
+from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.quantizer import NEVER
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import KLVAE, VQGAN, KLVAETokenizer, Pixels, VQGANTokenizer
-
-CodesNetwork = MaskGITVQGAN | VQGAN
-Sizes = TypeVar("Sizes")
+from unmask.tokenizers.vqgan import KLVAE, VQGAN
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published(Generic[Sizes]):
+class Published:
     """One tokenizer as it is published."""
 
-    network: Sizes
+    network: ImageConfig
     """Sizes."""
     parameters: int
     """Trained numbers, without buffers."""
@@ -48,41 +39,41 @@ class Published(Generic[Sizes]):
     url: str
     """What to download."""
     hub: tuple[str, str] | None = None
-    """Repository and file on the Hugging Face hub, where it is there."""
+    """Repository and file on the Hugging Face hub; None where it is not there."""
     results: tuple[Result, ...] = ()
     """Published scores."""
 
 
-def _scores(psnr: float, ssim: float, lpips: float, rfid: float) -> tuple[Result, ...]:
-    values = {"PSNR": psnr, "SSIM": ssim, "LPIPS": lpips, "rFID": rfid}
-    return tuple(
-        Result(
-            metric=metric,
-            value=value,
-            setting="ImageNet validation, 256x256",
-            source="xyfJASON/maskgit-pytorch, README",
-        )
-        for metric, value in values.items()
+def _on_hub(repository: str, inside: str, *, folder: str = "", **entry: Any) -> Published:
+    """An entry that is fetched when it is not in the working directory, in ``folder`` there."""
+    return Published(
+        file=folder + inside,
+        url=f"https://huggingface.co/{repository}/resolve/main/{inside}",
+        hub=(repository, inside),
+        **entry,
     )
 
 
-def _jax_score(rfid: float, size: int) -> tuple[Result, ...]:
-    setting = f"ImageNet validation, {size}x{size}"
-    source = "google-research/maskgit, README"
-    return (Result(metric="rFID", value=rfid, setting=setting, source=source),)
+def _readme(**values: float) -> tuple[Result, ...]:
+    return scores("ImageNet validation, 256x256", "xyfJASON/maskgit-pytorch, README", **values)
 
 
-HUB = "https://huggingface.co/{}/resolve/main/{}"
-TITOK = ("fun-research/TiTok", "maskgit-vqgan-imagenet-f16-256.bin")
-LLAMAGEN = ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")
-INSIDE_AMUSED = "vqvae/diffusion_pytorch_model.safetensors"
-AMUSED, AMUSED_512 = ("amused/amused-256", INSIDE_AMUSED), ("amused/amused-512", INSIDE_AMUSED)
-JAX = "https://storage.googleapis.com/maskgit-public/checkpoints/"
+def _jax(size: int, rfid: float) -> Published:
+    """MaskGIT's own."""
+    file, setting = f"tokenizer_imagenet{size}_checkpoint", f"ImageNet validation, {size}x{size}"
+    return Published(
+        network=MASKGIT_F16,
+        parameters=54_515_587,
+        file=file,
+        url="https://storage.googleapis.com/maskgit-public/checkpoints/" + file,
+        results=scores(setting, "google-research/maskgit, README", rfid=rfid),
+    )
+
+
+DIFFUSERS = "diffusion_pytorch_model.safetensors"
 HEIDELBERG = "https://heibox.uni-heidelberg.de/"
-
 MASKGIT_F16 = MaskGITVQGAN()
 TAMING_F16 = VQGAN()
-LLAMAGEN_F16 = replace(TAMING_F16, code_dim=8, l2_normalised=True)
 AMUSED_F16 = VQGAN(
     widths=(128, 256, 256, 512, 768),
     attention=(),
@@ -92,29 +83,16 @@ AMUSED_F16 = VQGAN(
     code_dim=64,
 )
 
-PUBLISHED: dict[str, Published[CodesNetwork]] = {
-    "maskgit-vqgan-imagenet-f16-256": Published(
+PUBLISHED: dict[str, Published] = {
+    "maskgit-vqgan-imagenet-f16-256": _on_hub(
+        "fun-research/TiTok",
+        "maskgit-vqgan-imagenet-f16-256.bin",
         network=MASKGIT_F16,
         parameters=54_515_587,
-        file=TITOK[1],
-        url=HUB.format(*TITOK),
-        hub=TITOK,
-        results=_scores(18.15, 0.43, 0.20, 2.12),
+        results=_readme(psnr=18.15, ssim=0.43, lpips=0.2, rfid=2.12),
     ),
-    "maskgit-jax-vqgan-256": Published(
-        network=MASKGIT_F16,
-        parameters=54_515_587,
-        file="tokenizer_imagenet256_checkpoint",
-        url=JAX + "tokenizer_imagenet256_checkpoint",
-        results=_jax_score(2.28, 256),
-    ),
-    "maskgit-jax-vqgan-512": Published(
-        network=MASKGIT_F16,
-        parameters=54_515_587,
-        file="tokenizer_imagenet512_checkpoint",
-        url=JAX + "tokenizer_imagenet512_checkpoint",
-        results=_jax_score(1.97, 512),
-    ),
+    "maskgit-jax-vqgan-256": _jax(256, 2.28),
+    "maskgit-jax-vqgan-512": _jax(512, 1.97),
     "mage-vqgan": Published(
         network=MASKGIT_F16,
         parameters=54_515_587,
@@ -126,7 +104,7 @@ PUBLISHED: dict[str, Published[CodesNetwork]] = {
         parameters=76_073_859,
         file="vqgan_imagenet_f16_16384.ckpt",
         url=HEIDELBERG + "f/867b05fc8c4841768640/?dl=1",
-        results=_scores(20.01, 0.50, 0.17, 5.00),
+        results=_readme(psnr=20.01, ssim=0.5, lpips=0.17, rfid=5),
     ),
     "taming-vqgan-imagenet-f16-1024": Published(
         network=replace(TAMING_F16, codes=1024),
@@ -134,28 +112,41 @@ PUBLISHED: dict[str, Published[CodesNetwork]] = {
         file="vqgan_imagenet_f16_1024.ckpt",
         url=HEIDELBERG + "d/8088892a516d4e3baf92/ (checkpoints/last.ckpt)",
     ),
-    "llamagen-vq-ds16-c2i": Published(
-        network=LLAMAGEN_F16,
+    "llamagen-vq-ds16-c2i": _on_hub(
+        "FoundationVision/LlamaGen",
+        "vq_ds16_c2i.pt",
+        network=replace(TAMING_F16, code_dim=8, l2_normalised=True),
         parameters=71_883_403,
-        file=LLAMAGEN[1],
-        url=HUB.format(*LLAMAGEN),
-        hub=LLAMAGEN,
-        results=_scores(20.79, 0.56, 0.14, 2.19),
+        results=_readme(psnr=20.79, ssim=0.56, lpips=0.14, rfid=2.19),
     ),
-    "amused-256": Published(
+    "amused-256": _on_hub(
+        "amused/amused-256",
+        f"vqvae/{DIFFUSERS}",
+        folder="amused-256/",
         network=AMUSED_F16,
         parameters=146_244_675,
-        file="amused-256/" + AMUSED[1],
-        url=HUB.format(*AMUSED),
-        hub=AMUSED,
-        results=_scores(21.81, 0.58, 0.14, 4.41),
+        results=_readme(psnr=21.81, ssim=0.58, lpips=0.14, rfid=4.41),
     ),
-    "amused-512": Published(
+    "amused-512": _on_hub(
+        "amused/amused-512",
+        f"vqvae/{DIFFUSERS}",
+        folder="amused-512/",
         network=AMUSED_F16,
         parameters=146_244_675,
-        file="amused-512/" + INSIDE_AMUSED,
-        url=HUB.format(*AMUSED_512),
-        hub=AMUSED_512,
+    ),
+    "kl16": Published(
+        network=KLVAE(),
+        parameters=66_456_019,
+        file="kl16.ckpt",
+        url="https://www.dropbox.com/scl/fi/hhmuvaiacrarfg28qxhwz/kl16.ckpt"
+        "?rlkey=l44xipsezc8atcffdp4q7mwmh&dl=0",
+    ),
+    "dc-ae-f32c32-in-1.0": _on_hub(
+        "mit-han-lab/dc-ae-f32c32-in-1.0-diffusers",
+        DIFFUSERS,
+        folder="dc-ae-f32c32-in-1.0-diffusers/",
+        network=DCAE(),
+        parameters=323_356_460,
     ),
 }
 # What maskgit-pytorch's configurations and options call them.
@@ -167,49 +158,51 @@ SOURCE_NAMES = {
     "amused/amused-512": "amused-512",
 }
 
-# Names of tensors, one of which every tokenizer of codes has.
-MARKS = (vqgan.CODEBOOK, flax_vqgan.FLAX_CODEBOOK)
+# Names of tensors, one of which every file has that is recognised by its keys.
+MARKS = (names.CODEBOOK, names.FLAX_CODEBOOK, *names.KL_MARKS)
 # What a folder of weights may hold, in the order of preference.
-INSIDE = (
-    "diffusion_pytorch_model.safetensors",
-    "vqvae/diffusion_pytorch_model.safetensors",
-    "pytorch_model.bin",
-)
+INSIDE = (DIFFUSERS, f"vqvae/{DIFFUSERS}", "pytorch_model.bin")
 
 
 def load_published(
-    name_or_path: str | Path, *, pixels: Pixels | None = None, half: bool = False
-) -> VQTokenizer:
+    name_or_path: str | Path, *, half: bool = False, **untold: Any
+) -> ImageTokenizer:
     """A published tokenizer in evaluation mode, frozen.
 
     Args:
         name_or_path: a key of :data:`PUBLISHED`, looked for in the working directory under its file
             name and then on the hub; or the path of a downloaded file (TiTok's ``.bin``, MAGE's,
-            taming's and LlamaGen's checkpoints, MaskGIT's flax file) or folder (UnlockMGM's,
-            aMUSEd's). What a path holds, at whatever sizes, is seen from its keys.
-        pixels: the range that aMUSEd's network sees, see :class:`unmask.tokenizers.vqgan.VQGAN`.
+            taming's and LlamaGen's checkpoints, MaskGIT's flax file, MAR's ``kl16.ckpt`` or latent
+            diffusion's own) or folder (UnlockMGM's, aMUSEd's, DC-AE's in diffusers' form). What a
+            path holds, at whatever sizes, is seen from its keys and its ``config.json``.
         half: floats in float16 instead of float32, to be saved so.
+        untold: sizes that no file tells, where they are not the published ones: ``pixels`` of
+            aMUSEd (see :class:`unmask.tokenizers.vqgan.VQGAN`), ``scale`` of latents.
 
     Raises:
         InputError: when nothing is there (saying what to download and where to put it), or it is no
             such tokenizer.
     """
     name = published_name(name_or_path)
-    path = (
-        find_file(name, PUBLISHED[name]) if name in PUBLISHED else weights_file(Path(name_or_path))
-    )
+    entry = PUBLISHED.get(name)
+    path = _find_file(name, entry) if entry else weights_file(Path(name_or_path))
     if path is None:
         known = did_you_mean(name, PUBLISHED)
         raise InputError(f"{name} is no file or folder of tokenizer weights; {known}")
+    config = config_beside(path)
+    if not config and entry and isinstance(entry.network, DCAE):  # whose keys tell no sizes
+        config = {"_class_name": dc_ae.CLASS, **dc_ae.arguments(entry.network)}
     cast = halved if half else single
-    network, state = translate(read_tensors(path, MARKS), config_beside(path), str(path), cast=cast)
-    if name in PUBLISHED and network != PUBLISHED[name].network:
+    network, state = translate(read_tensors(path, MARKS), config, str(path), cast=cast)
+    if entry and network != entry.network:
         raise InputError(f"{path} is not {name}: its network has other sizes; download it again")
-    if pixels is not None:
-        if not isinstance(network, VQGAN):
-            raise InputError(f"pixels={pixels!r}: {path} sees [0, 1] only; leave it out")
-        network = replace(network, pixels=pixels)
-    return filled(partial(build, network), state, str(path))
+    for option, value in untold.items():
+        if not hasattr(network, option):
+            raise InputError(
+                f"{option}={value!r}: {path} is {type(network).__name__}, which has no such "
+                "option; leave it out"
+            )
+    return filled(replace(network, **untold).build, state, str(path))
 
 
 def published_name(name: str | Path) -> str:
@@ -220,20 +213,13 @@ def published_name(name: str | Path) -> str:
 
 def tokenizer_of(
     state: Mapping[str, Tensor], config: Mapping[str, object], origin: str, *, half: bool = False
-) -> VQTokenizer:
-    """The tokenizer of a checkpoint's tensors; arguments and errors as of :func:`translate`.
+) -> ImageTokenizer:
+    """The tokenizer of a checkpoint's tensors; arguments and errors are those of :func:`translate`.
 
     With ``half`` its floats are float16, in which it can be saved and not run.
     """
     network, own = translate(state, config, origin, cast=halved if half else single)
-    return filled(partial(build, network), own, origin)
-
-
-def build(network: CodesNetwork) -> VQTokenizer:
-    """The tokenizer of these sizes, with random weights."""
-    if isinstance(network, VQGAN):
-        return VQGANTokenizer(network)
-    return MaskGITVQGANTokenizer(network)
+    return filled(network.build, own, origin)
 
 
 def holds_tokenizer(name_or_path: str | Path) -> bool:
@@ -245,8 +231,14 @@ def holds_tokenizer(name_or_path: str | Path) -> bool:
     path = weights_file(Path(name_or_path))
     if published_name(name_or_path) in PUBLISHED or path is None:
         return published_name(name_or_path) in PUBLISHED
+    if config_beside(path).get("_class_name") == dc_ae.CLASS:
+        return True
     state = read_tensors(path, MARKS)
-    return flax_vqgan.is_flax_tokenizer(state) or vqgan.layout_of(state) is not None
+    return (
+        names.is_flax_tokenizer(state)
+        or names.is_kl_vae(state)
+        or names.layout_of(state) is not None
+    )
 
 
 def translate(
@@ -255,36 +247,40 @@ def translate(
     origin: str,
     *,
     cast: Cast = single,
-) -> tuple[CodesNetwork, dict[str, Tensor]]:
+) -> tuple[ImageConfig, dict[str, Tensor]]:
     """A checkpoint's tensors by our names, and the sizes that they have.
 
     Args:
         state: by the source's keys.
-        config: aMUSEd's ``config.json``; may be empty.
+        config: the ``config.json`` of aMUSEd or DC-AE; may be empty for any other.
         origin: file, named in errors.
         cast: what becomes of each tensor; see :func:`unmask.checkpoints.names.to_own`.
 
     Raises:
         InputError: when it is no tokenizer known here.
     """
-    kind = vqgan.layout_of(state)
-    network: CodesNetwork
-    if flax_vqgan.is_flax_tokenizer(state):
-        own = to_own(state, flax_vqgan.flax_table(state, origin), origin, cast=cast)
+    network: ImageConfig
+    if config.get("_class_name") == dc_ae.CLASS:
+        network = dc_ae.sizes_of(config, str(Path(origin).parent / "config.json"))
+        return network, to_own(state, (rename("{rest}", "{rest}"),), origin, cast=cast)
+    if names.is_kl_vae(state):
+        return names.translate_kl_vae(state, origin, cast=cast)
+    kind = names.layout_of(state)
+    if names.is_flax_tokenizer(state):
+        table = names.flax_table(state, origin)
     elif kind is not None:
-        layout = vqgan.LAYOUTS[kind]
-        table = vqgan.table_of(layout, vqgan.count_levels(state, layout))
-        own = to_own(state, table, origin, cast=cast)
+        layout = names.LAYOUTS[kind]
+        table = names.table_of(layout, names.count_levels(state, layout))
     else:
         some = ", ".join(sorted(state)[:3]) or "nothing"
-        some = "a KL autoencoder, which makes latents and no codes" if is_kl_vae(state) else some
         raise InputError(f"{origin} holds no tokenizer known here; it holds {some}")
+    own = to_own(state, table, origin, cast=cast)
     if kind in (None, "maskgit-vqgan", "mage-vqgan"):
-        network = vqgan.maskgit_network(own, origin)
+        network = names.maskgit_network(own, origin)
     else:
-        network = vqgan.vqgan_network(own, kind, config, origin)
+        network = names.vqgan_network(own, kind, config, origin)
     idle = torch.full((network.codes,), NEVER, dtype=torch.int64)  # bookkeeping of training
-    return network, {**own, vqgan.OWN_IDLE: idle}
+    return network, {**own, names.OWN_IDLE: idle}
 
 
 def weights_file(path: Path) -> Path | None:
@@ -294,7 +290,7 @@ def weights_file(path: Path) -> Path | None:
     return next((path / name for name in INSIDE if (path / name).is_file()), None)
 
 
-def find_file(name: str, entry: Published[Sizes]) -> Path:
+def _find_file(name: str, entry: Published) -> Path:
     """The file of a published tokenizer, in the working directory or fetched from the hub.
 
     Raises:
@@ -322,75 +318,6 @@ def config_beside(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-LatentsNetwork = KLVAE | DCAE
-DC_AE = ("mit-han-lab/dc-ae-f32c32-in-1.0-diffusers", "diffusion_pytorch_model.safetensors")
-
-PUBLISHED_LATENTS: dict[str, Published[LatentsNetwork]] = {
-    "kl16": Published(
-        network=KLVAE(),
-        parameters=66_456_019,
-        file="kl16.ckpt",
-        url="https://www.dropbox.com/scl/fi/hhmuvaiacrarfg28qxhwz/kl16.ckpt"
-        "?rlkey=l44xipsezc8atcffdp4q7mwmh&dl=0",
-    ),
-    "dc-ae-f32c32-in-1.0": Published(
-        network=DCAE(),
-        parameters=323_356_460,
-        file="dc-ae-f32c32-in-1.0-diffusers/" + DC_AE[1],
-        url=HUB.format(*DC_AE),
-        hub=DC_AE,
-    ),
-}
-
-
-def load_published_latents(
-    name_or_path: str | Path, *, scale: float | None = None
-) -> LatentTokenizer:
-    """A published tokenizer of latents in evaluation mode, frozen.
-
-    Args:
-        name_or_path: a key of :data:`PUBLISHED_LATENTS`, looked for in the working directory under
-            its file name and then on the hub; or the path of a downloaded file (MAR's ``kl16.ckpt``
-            or latent diffusion's own, read as plain weights) or of a DC-AE folder in diffusers'
-            form.
-        scale: of latents to tokens, where it is not that of KL-16 or of eMIGM's DC-AE: no file of
-            theirs tells it.
-
-    Raises:
-        InputError: when nothing is there (saying what to download and where to put it), or it is no
-            such tokenizer.
-    """
-    entry = PUBLISHED_LATENTS.get(str(name_or_path))
-    if entry is not None:
-        path = find_file(str(name_or_path), entry)
-    else:
-        found = weights_file(Path(name_or_path))
-        if found is None:
-            known = did_you_mean(str(name_or_path), PUBLISHED_LATENTS)
-            raise InputError(f"{name_or_path} is no file of autoencoder weights; {known}")
-        path = found
-    network, state = _read(path, entry.network if entry else None)
-    if entry is not None and network != entry.network:
-        raise InputError(
-            f"{path} is not {name_or_path}: its network has other sizes; download it again"
-        )
-    if scale is not None:
-        network = replace(network, scale=scale)
-    if isinstance(network, DCAE):
-        return filled(partial(DCAETokenizer, network), state, str(path))
-    return filled(partial(KLVAETokenizer, network), state, str(path))
-
-
-def _read(path: Path, expected: LatentsNetwork | None) -> tuple[LatentsNetwork, dict[str, Tensor]]:
-    """Sizes and weights; ``expected`` are the sizes of a DC-AE file without its config."""
-    tensors, config = read_tensors(path, KL_MARKS), config_beside(path)
-    if isinstance(expected, DCAE) or config.get("_class_name") == dc_ae.CLASS:
-        sizes = dc_ae.sizes_of(config, str(path.parent / "config.json")) if config else expected
-        assert isinstance(sizes, DCAE), "a file without config is only taken by name"
-        return sizes, to_own(tensors, (rename("{rest}", "{rest}"),), str(path), cast=single)
-    return translate_kl_vae(tensors, str(path))
-
-
 def check_efficientvit(folder: Path) -> None:
     """Refuse a folder of DC-AE in its authors' own form, naming the form that is read.
 
@@ -398,24 +325,10 @@ def check_efficientvit(folder: Path) -> None:
         InputError: for such a folder.
     """
     config = folder / "config.json"
-    told = read_json(config) if config.is_file() else None
-    name = told.get("model_name") if isinstance(told, dict) else None
+    found = read_json(config) if config.is_file() else None
+    name = found.get("model_name") if isinstance(found, dict) else None
     if isinstance(name, str) and name.startswith("dc-ae") and not is_ours(folder):
         raise InputError(
             f"{folder} is DC-AE as efficientvit stores it, which is not read; fetch the "
             f"repository mit-han-lab/{name}-diffusers and give its folder"
         )
-
-
-def holds_latents(path: Path) -> bool:
-    """Whether a place of foreign weights holds a tokenizer of latents, by its config or keys.
-
-    Raises:
-        InputError: when a file cannot be read.
-    """
-    file = weights_file(path)
-    if file is None:
-        return False
-    return config_beside(file).get("_class_name") == dc_ae.CLASS or is_kl_vae(
-        read_tensors(file, KL_MARKS)
-    )

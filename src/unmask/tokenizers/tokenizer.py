@@ -1,4 +1,4 @@
-"""What every tokenizer of discrete codes offers, and the check of images at its door."""
+"""What every tokenizer offers, whatever its tokens are, and the check of images at its door."""
 
 from __future__ import annotations
 
@@ -12,23 +12,50 @@ from torch import Tensor
 
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, height_width, size_words
+from unmask.networks.sizes import Space
 
 RANGE_TOLERANCE = 1e-3  # antialiased resizing overshoots by less
 
 
-class Coder(Protocol):
-    """What tokenizers of codes and of latents offer alike. Images are float32 in [0, 1], always."""
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Images to what a cache stores of them, to tokens, and back to images.
 
-    stride: int
-    """Pixels along one side of the patch that a token stands for."""
-    image_channels: int
-    """1 for grey, 3 for colour."""
-    native_range: tuple[float, float]
-    """Values that the network itself sees in place of 0 and 1."""
+    Images are float32 in [0, 1] outside, always. A class that inherits from this one has the usual
+    ``grid`` and, for codes, all that depends on the kind; any other class with these members will
+    do as well.
+    """
+
+    @property
+    def space(self) -> Space:
+        """What a token is: ("codes", V) or ("channels", C)."""
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side of the patch that a token stands for."""
+
+    @property
+    def image_channels(self) -> int:
+        """1 for grey, 3 for colour."""
+
+    @property
+    def native_range(self) -> tuple[float, float]:
+        """Values that the network itself sees in place of 0 and 1."""
 
     @property
     def identity(self) -> str:
         """Short hash of configuration and weights: equal identities give equal tokens."""
+
+    @property
+    def moment_channels(self) -> int:
+        """M, numbers stored for a token of latents: 2C, mean and log variance, or C of an encoder
+        without chance; 0 for codes."""
+        return 0
+
+    @property
+    def scale(self) -> float:
+        """Factor from the decoder's latents to tokens, which then have a spread of about 1."""
+        return 1.0
 
     def grid(self, image_size: ImageSize) -> tuple[int, int]:
         """Rows and columns of tokens of an image.
@@ -36,23 +63,40 @@ class Coder(Protocol):
         Raises:
             InputError: the size does not divide by the stride.
         """
-
-
-@runtime_checkable
-class Tokenizer(Coder, Protocol):
-    """Images in, ids out, and back."""
-
-    codes: int
-    """V, the number of codes; ids lie in [0, V)."""
+        return grid_of(image_size, self.stride)
 
     def encode(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` float32 in [0, 1] to ``(B, L)`` int64 ids, row-major."""
+        """What is stored of ``(B, C, H, W)`` images.
 
-    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """``(B, L)`` ids to ``(B, C, H, W)`` float32, clamped to [0, 1].
+        Returns:
+            ``(B, L)`` int64 codes in [0, V), row-major; or ``(B, M, h, w)`` float32 moments, mean
+            and log variance, neither scaled nor clamped.
+        """
+
+    def tokens(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What a generator learns and makes.
+
+        Args:
+            stored: as :meth:`encode` gives it.
+            noise: ``(B, C, h, w)`` standard normal numbers with which latents are drawn; None takes
+                their mean. Codes, and an encoder without chance, do not look at it.
+
+        Returns:
+            ``(B, L)`` codes as they are, or ``(B, L, C)`` scaled latents, row-major.
+        """
+        return stored
+
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """``(B, L)`` codes or ``(B, L, C)`` latents to ``(B, C, H, W)`` float32 in [0, 1].
 
         Without a grid the tokens are taken to form a square.
         """
+
+
+def noise_shape(tokenizer: Tokenizer, grid: tuple[int, int]) -> tuple[int, int, int]:
+    """``(C, h, w)``, the random numbers that an image's latents are drawn with; C is 0 of codes."""
+    kind, count = tokenizer.space
+    return (count if kind == "channels" else 0, *grid)
 
 
 def grid_of(image_size: ImageSize, stride: int) -> tuple[int, int]:

@@ -1,89 +1,97 @@
-"""What all tokenizers of codes share: an encoder, a codebook and a decoder."""
+"""What all tokenizers of codes share: a codebook between an encoder and a decoder."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
-from unmask.tokenizers.quantizer import Quantized, VectorQuantizer
-from unmask.tokenizers.tokenizer import check_images, resolve_grid
-
-
-class Reconstruction(NamedTuple):
-    """Images after one pass through a tokenizer in training."""
-
-    images: Tensor
-    """``(B, C, H, W)`` on the scale of [0, 1], not clamped."""
-    latents: Tensor
-    """``(B, h, w, D)`` encoder outputs before quantisation."""
-    quantized: Quantized
-    """With values ``(B, h, w, D)`` and ids ``(B, h, w)``."""
-
-    @property
-    def penalties(self) -> dict[str, Tensor]:
-        """What the bottleneck adds to the loss."""
-        codes = self.quantized
-        return {"codebook": codes.codebook_loss, "commitment": codes.commitment_loss}
+from unmask.networks.sizes import Space
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, Reconstruction
+from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
+from unmask.tokenizers.tokenizer import resolve_grid
 
 
 class VQTokenizer(ImageTokenizer):
-    """A ``Tokenizer`` made of three parts, which a family's class builds.
+    """A tokenizer of codes made of three parts, which a family's class builds.
 
     A family's ``__init__`` sets ``encoder``, ``quantizer`` and ``decoder``, in this order (that of
     the weights in :attr:`identity`). The encoder takes images in the native range to ``(B, D, h,
     w)`` latents, the decoder takes code vectors of that shape back.
     """
 
-    makes = "codes"
     quantizer: VectorQuantizer
 
     def __init__(self, config: ImageConfig, codes: int) -> None:
         super().__init__(config)
         self.codes = codes
 
+    @property
+    def space(self) -> Space:
+        """("codes", V)."""
+        return "codes", self.codes
+
     def latents(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to ``(B, h, w, D)`` encoder outputs."""
-        return self.look(images).permute(0, 2, 3, 1)
+        return self.encode_map(images).permute(0, 2, 3, 1)
 
     def render(self, values: Tensor) -> Tensor:
         """``(B, h, w, D)`` code vectors to ``(B, C, H, W)`` on the scale of [0, 1], unclamped."""
-        return self.paint(values.permute(0, 3, 1, 2))
+        return self.decode_map(values.permute(0, 3, 1, 2))
 
-    def forward(self, images: Tensor) -> Reconstruction:
-        """Encode, quantise and decode with gradients; ``(B, C, H, W)`` in [0, 1]."""
-        latents = self.latents(images)
-        quantized = self.quantizer(latents)
-        return Reconstruction(self.render(quantized.values), latents, quantized)
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Encode, quantise and decode with gradients.
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """``(B, C, H, W)`` of any float in [0, 1] to ``(B, L)`` int64 ids, row-major.
-
-        Raises:
-            InputError: wrong channels, a side off the stride, or values outside [0, 1].
+        Args:
+            images: ``(B, C, H, W)`` in [0, 1].
+            noise: not looked at; codes are without chance.
         """
-        check_images(images, channels=self.image_channels, stride=self.stride)
-        return self.quantizer(self.latents(images.float())).ids.flatten(1)
+        latents = self.latents(images)  # (B, h, w, D)
+        codes = self.quantizer(latents)
+        return Reconstruction(
+            images=self.render(codes.values),
+            penalties={"codebook": codes.codebook_loss, "commitment": codes.commitment_loss},
+            figures={"perplexity": perplexity(codes.ids, self.codes)},
+            latents=latents,
+            ids=codes.ids,
+        )
 
-    @torch.no_grad()
-    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """``(B, L)`` ids to ``(B, C, H, W)`` float32, clamped to [0, 1].
+    def infer(self, images: Tensor) -> Tensor:
+        """``(B, C, H, W)`` in [0, 1] to ``(B, L)`` int64 ids, row-major; unchecked."""
+        return self.quantizer(self.latents(images)).ids.flatten(1)
 
-        Raises:
-            InputError: ids that are no codes, or tokens that do not fill the grid.
+    def vectors(self, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        """``(B, L)`` ids to ``(B, h, w, D)`` code vectors."""
+        rows, columns = resolve_grid(tokens, self.codes, grid)
+        return self.quantizer.lookup(tokens.view(-1, rows, columns))
+
+    def after_step(
+        self,
+        seen: list[tuple[Tensor, Tensor]],
+        generator: torch.Generator | None,
+        *,
+        patience: int,
+    ) -> None:
+        """Count which codes a training step used, and put dead ones onto latents.
+
+        Every process calls it with equal generators. Use is counted over all processes and the
+        first one's latents replace dead codes everywhere, so that the copies of the codebook stay
+        equal.
+
+        Args:
+            seen: latents and ids of this process's micro-batches.
+            generator: picks latents for dead codes; None lets them be.
+            patience: steps without use after which a code is dead.
         """
-        rows, columns = resolve_grid(ids, self.codes, grid)
-        values = self.quantizer.lookup(ids.view(-1, rows, columns))
-        return self.render(values).float().clamp(0, 1)
-
-    def reconstruct(self, images: Tensor) -> Tensor:
-        """``(B, 3 or 1, H, W)`` in [0, 1] as they come back.
-
-        Raises:
-            InputError: as of :meth:`encode`.
-        """
-        grid = (images.shape[-2] // self.stride, images.shape[-1] // self.stride)
-        return self.decode(self.encode(images), grid)
+        together = dist.is_available() and dist.is_initialized()
+        used = torch.zeros_like(self.quantizer.idle, dtype=torch.uint8)  # (V,)
+        for _, ids in seen:
+            used[ids.flatten()] = 1
+        if together:
+            dist.all_reduce(used, op=dist.ReduceOp.MAX)
+        self.quantizer.track(used.bool())
+        if seen and generator is not None:
+            latents = seen[-1][0].float().flatten(0, -2).contiguous()  # (N, D)
+            if together:
+                dist.broadcast(latents, src=0)
+            self.quantizer.revive(latents, generator, patience=patience)

@@ -1,4 +1,4 @@
-"""VQGAN (taming-transformers), and LlamaGen's and aMUSEd's tokenizers, which are its variants."""
+"""VQGAN, its variants (LlamaGen, aMUSEd), and KL-16, its stacks around a Gaussian."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class VQGAN(StackConfig):
         """Values that the network sees in place of 0 and 1."""
         return (-1.0, 1.0) if self.pixels == "signed" else (0.0, 1.0)
 
+    def build(self) -> VQGANTokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        return VQGANTokenizer(self)
+
 
 class VQGANTokenizer(VQTokenizer):
     """Residual blocks with strided convolutions down and nearest doubling up, some attention.
@@ -94,11 +98,15 @@ class KLVAE(Grouped, StackConfig):
     channels: Channels = 16
     """C, numbers a place of the encoder's map."""
     scale: Scale = 0.2325
-    """Of latents to tokens (MAR and eMIGM: 1 over the spread of KL-16's on ImageNet)."""
+    """Factor from latents to tokens (MAR, eMIGM: 1 over the spread of KL-16's on ImageNet)."""
+
+    def build(self) -> KLVAETokenizer:
+        """The tokenizer of these sizes, with random weights."""
+        return KLVAETokenizer(self)
 
 
 class KLVAETokenizer(LatentTokenizer):
-    """A ``ContinuousTokenizer``: VQGAN's stacks around a Gaussian instead of a codebook.
+    """VQGAN's stacks around a Gaussian instead of a codebook.
 
     As in CompVis/latent-diffusion's ``AutoencoderKL`` (arXiv 2112.10752) and mar: models/vae.py.
     """
@@ -107,6 +115,6 @@ class KLVAETokenizer(LatentTokenizer):
 
     def __init__(self, config: KLVAE) -> None:
         super().__init__(config, config.channels, scale=config.scale)
-        told, channels = 2 * config.channels, config.channels
-        self.encoder = stacked_encoder(config, told, told)
+        channels, moments = config.channels, 2 * config.channels
+        self.encoder = stacked_encoder(config, moments, moments)
         self.decoder = stacked_decoder(replace(config, attention=()), channels, channels)

@@ -28,9 +28,8 @@ from unmask.objectives.masked import MaskedObjective
 from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import AnyTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.tokenizer import weights_identity
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.train.live_images import EncodeFirst, LiveImages
 from unmask.train.loop import TrainResult, train
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches, TwoViewBatches
@@ -89,7 +88,7 @@ def load_base(model: MaskedModel, recipe: Recipe, tokenizer: str) -> str:
 AnyCache = LatentCache | LiveImages
 
 
-def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
+def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: ImageTokenizer) -> None:
     """Refuse a network of other sizes than the data, naming the option to change.
 
     Raises:
@@ -98,7 +97,7 @@ def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
     check_sizes(recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
 
 
-def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -> None:
+def check_source(recipe: Recipe, source: ImageSource, tokenizer: ImageTokenizer) -> None:
     """Refuse images, not encoded yet, that do not fit the network or do not fill a batch.
 
     Raises:
@@ -110,7 +109,7 @@ def check_source(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -
 
 
 def check_sizes(
-    recipe: Recipe, tokenizer: AnyTokenizer, *, grid: tuple[int, int], classes: int
+    recipe: Recipe, tokenizer: ImageTokenizer, *, grid: tuple[int, int], classes: int
 ) -> None:
     """Refuse a network of other sizes than its data.
 
@@ -124,7 +123,7 @@ def check_sizes(
         InputError: naming the option to change.
     """
     network = recipe.network
-    (what, wanted), found = token_space(network), token_space(tokenizer)
+    (what, wanted), found = token_space(network), tokenizer.space
     if found != (what, wanted):
         raise InputError(
             f"network.{what}={wanted} but the tokenizer has {found[1]} {found[0]}; "
@@ -150,7 +149,7 @@ def check_sizes(
         )
 
 
-def check_image_size(recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer) -> None:
+def check_image_size(recipe: Recipe, cache: AnyCache, tokenizer: ImageTokenizer) -> None:
     """Refuse a recipe of other images than those of its cache, which a model would be said to make.
 
     Raises:
@@ -184,7 +183,7 @@ class Task(NamedTuple):
     """What stands for the weights that the network started from; None where it started anew."""
 
 
-def make_task(recipe: Recipe, tokenizer: AnyTokenizer) -> Task:
+def make_task(recipe: Recipe, tokenizer: ImageTokenizer) -> Task:
     """Network and objective of a recipe; initial weights are a function of the training seed.
 
     Args:
@@ -236,18 +235,17 @@ def make_batches(recipe: Recipe, cache: AnyCache) -> Dataset:
     return SubstitutionBatches(batches, recipe.substitution)
 
 
-def objective_of(task: Task, cache: AnyCache, tokenizer: AnyTokenizer) -> nn.Module:
+def objective_of(task: Task, cache: AnyCache, tokenizer: ImageTokenizer) -> nn.Module:
     """What the loop minimises: the task's objective, behind the tokenizer if it has to encode."""
     if not isinstance(cache, LiveImages):
         return task.objective
-    assert isinstance(tokenizer, VQTokenizer), "latents are read from a cache"
     return EncodeFirst(task.objective, tokenizer)
 
 
 def train_generator(
     recipe: Recipe,
     cache: AnyCache,
-    tokenizer: AnyTokenizer,
+    tokenizer: ImageTokenizer,
     *,
     out: Path,
     held_out: ImageSource | None = None,
@@ -304,7 +302,7 @@ def for_overfitting(recipe: Recipe) -> Recipe:
 def overfit_generator(
     recipe: Recipe,
     cache: AnyCache,
-    tokenizer: AnyTokenizer,
+    tokenizer: ImageTokenizer,
     *,
     out: Path,
     task: Task | None = None,
@@ -334,7 +332,7 @@ def overfit_generator(
 
 
 def _config(
-    recipe: Recipe, cache: AnyCache, tokenizer: AnyTokenizer, task: Task
+    recipe: Recipe, cache: AnyCache, tokenizer: ImageTokenizer, task: Task
 ) -> dict[str, object]:
     """What must be the same where the run is continued."""
     data = (cache if isinstance(cache, LiveImages) else cache.plan).source_hash

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,7 @@ from unmask.objectives.masked import LocatedBatch
 from unmask.objectives.substitution import SubstitutionBatch
 from unmask.pictures import to_float
 from unmask.recipes.recipe import Recipe
-from unmask.tokenizers.folder import AnyTokenizer
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train.run import averaged_of
 
 
@@ -35,9 +33,8 @@ class LiveImages:
         grid: (h, w) tokens of a crop.
     """
 
-    kind: Literal["codes"] = "codes"
     views = 1 << 62
-    channels = 0
+    channels = 0  # of latents
 
     def __init__(self, source: ImageSource, transform: Transform, grid: tuple[int, int]) -> None:
         self.source, self.transform, self.grid = source, transform, grid
@@ -50,14 +47,10 @@ class LiveImages:
         """N, images."""
         return len(self.source)
 
-    def codes(self, rows: Tensor, views: Tensor) -> Tensor:
-        """``(n, C, H, W)`` uint8 crops of ``(n,)`` images in ``(n,)`` views."""
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(n, C, H, W)`` uint8 crops of ``(n,)`` images in ``(n,)`` views; noise is not used."""
         pairs = zip(rows.tolist(), views.tolist(), strict=True)
         return torch.stack([self._crop(row, view) for row, view in pairs])
-
-    def latents(self, rows: Tensor, views: Tensor, noise: Tensor) -> Tensor:
-        """Never asked of codes."""
-        raise NotImplementedError
 
     def _crop(self, row: int, view: int) -> Tensor:
         """A crop of the image, or of the next one of its class that can be read."""
@@ -71,13 +64,13 @@ class LiveImages:
         raise InputError(f"no image like {self.source.key(row)} can be read")
 
 
-def live_images(recipe: Recipe, source: ImageSource, tokenizer: AnyTokenizer) -> LiveImages:
+def live_images(recipe: Recipe, source: ImageSource, tokenizer: ImageTokenizer) -> LiveImages:
     """The images of a recipe that cuts them at random.
 
     Raises:
         InputError: the tokenizer makes latents, which are read from caches only.
     """
-    if not isinstance(tokenizer, VQTokenizer):
+    if tokenizer.space[0] != "codes":
         raise InputError(
             f"crop={recipe.crop!r} encodes images in every step, which latents are not made for; "
             "give --crop center, or --cache"
@@ -102,7 +95,7 @@ class EncodeFirst(nn.Module):
         tokenizer: frozen.
     """
 
-    def __init__(self, objective: nn.Module, tokenizer: VQTokenizer) -> None:
+    def __init__(self, objective: nn.Module, tokenizer: ImageTokenizer) -> None:
         super().__init__()
         self.objective = objective
         self.tokenizer = tokenizer.requires_grad_(False)

@@ -36,23 +36,16 @@ class TokenCache(Protocol):
     """L."""
 
     @property
-    def kind(self) -> str:
-        """ "codes" or "moments"."""
-
-    @property
     def channels(self) -> int:
-        """C of latents."""
+        """C of latents; 0 of codes."""
 
     def __len__(self) -> int:
         """N, images."""
         ...
 
-    def codes(self, rows: Tensor, views: Tensor) -> Tensor:
-        """``(n, L)`` int64 codes of some images in the given views."""
-        ...
-
-    def latents(self, rows: Tensor, views: Tensor, noise: Tensor) -> Tensor:
-        """``(n, L, C)`` latents of some images, drawn with noise of that shape."""
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(n, L)`` codes of some images in the given views, or ``(n, L, C)`` latents of them,
+        drawn with noise of that shape."""
         ...
 
 
@@ -177,17 +170,17 @@ class MaskedBatches(Dataset):
         return torch.randint(self.cache.views, count, generator=self._stream("view", step))
 
     def _tokens(self, rows: Tensor, views: Tensor, cut: slice, step: int) -> Tensor:
-        if self.cache.kind == "codes":
-            return self.cache.codes(rows[cut], views[cut])
+        if not self.cache.channels:
+            return self.cache.tokens(rows[cut], views[cut])
         shape = (self.cache.length, self.cache.channels)
         noise = [
             torch.randn(shape, generator=stream) for stream in self._each("posterior", step, cut)
         ]
-        return self.cache.latents(rows[cut], views[cut], torch.stack(noise))
+        return self.cache.tokens(rows[cut], views[cut], torch.stack(noise))
 
     def _locate(self, batch: MaskedBatch, cut: slice, step: int) -> LocatedBatch:
         """With what a head that diffuses learns from: drawn an image, over its hidden tokens."""
-        if self.cache.kind == "codes":
+        if not self.cache.channels:
             return locate(batch)
         repeats, times, noise = self.training.noise_repeats, [], []
         for masked, stream in zip(batch.masked, self._each("diffusion", step, cut), strict=True):

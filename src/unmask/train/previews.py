@@ -44,12 +44,11 @@ SIZE_IMAGES = 256  # that tell how large the data's latents are
 
 
 def usual_size(cache: LatentCache | LiveImages) -> float:
-    """Root mean square of the data's latents, told by some of them; 1 for codes."""
-    if isinstance(cache, LiveImages) or cache.kind == "codes":
+    """Root mean square of the data's latents, measured on some of them; 1 for codes."""
+    if not cache.channels:
         return 1.0
     rows = torch.arange(0, len(cache), -(-len(cache) // SIZE_IMAGES))
-    noise = torch.zeros(len(rows), cache.length, cache.channels)
-    return cache.latents(rows, torch.zeros_like(rows), noise).square().mean().sqrt().item()
+    return cache.tokens(rows, torch.zeros_like(rows)).square().mean().sqrt().item()
 
 
 def sample_sheet(pipeline: Pipeline, *, usual: float) -> Look:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,10 +26,10 @@ from unmask.memory import check_fits
 from unmask.pictures import sheet, to_float, usual_zoom
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.text import say
-from unmask.tokenizers.conv_stack import ConvKLTokenizer
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer, save_tokenizer
-from unmask.tokenizers.image_tokenizer import filled
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer, filled
 from unmask.tokenizers.objective import TokenizerObjective
+from unmask.tokenizers.tokenizer import noise_shape
 from unmask.train.loop import TrainResult, train
 from unmask.train.previews import TOGETHER, save_sheet, sheet_previews
 from unmask.train.run import Look
@@ -46,7 +45,7 @@ class NoisyBatches(Dataset[list[tuple[Tensor | None, ...]]]):
 
     Args:
         batches: of images.
-        shape: ``(C, h, w)`` of an image's latents.
+        shape: ``(C, h, w)`` of an image's latents; C is 0 of codes.
     """
 
     def __init__(self, batches: ImageBatches, shape: tuple[int, int, int]) -> None:
@@ -98,14 +97,11 @@ def train_tokenizer(
     set_seed(keyed_seed(recipe.training.seed, "weights") % 2**32)  # torch's layers draw their own
     check_fits(recipe.build, "network")
     tokenizer = recipe.build()
-    inputs: Dataset = batches
-    if isinstance(tokenizer, ConvKLTokenizer):
-        inputs = NoisyBatches(batches, (tokenizer.channels, *recipe.grid))
     shown = max(1, min(MOST_SHOWN, recipe.training.preview_images))
     examples = to_float(_examples(source, transform, range(len(source)), shown))
     result = train(
         TokenizerObjective(tokenizer, recipe.loss, batch_size=recipe.training.batch_size),
-        inputs,
+        NoisyBatches(batches, noise_shape(tokenizer, recipe.grid)),
         settings=recipe.training,
         out=out,
         config={**to_dict(recipe), MADE_FROM: {"data": source.name, "images": len(source)}},
@@ -140,7 +136,7 @@ def _readable(source: ImageSource, row: int) -> Image.Image | None:
         return None  # counted and named when its turn in the training comes
 
 
-def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Look:
+def _reconstruction_sheet(tokenizer: ImageTokenizer, examples: torch.Tensor) -> Look:
     """Originals above their reconstructions."""
 
     def draw(folder: Path, step: int, averaged: bool) -> None:
@@ -157,7 +153,7 @@ def _reconstruction_sheet(tokenizer: AnyTokenizer, examples: torch.Tensor) -> Lo
 
 def export_tokenizer(
     recipe: TokenizerRecipe, out: Path, source: ImageSource, *, checkpoint: Path | None = None
-) -> AnyTokenizer:
+) -> ImageTokenizer:
     """Write a checkpoint's averaged (or else raw) weights as ``out/model``.
 
     The scale of continuous latents is measured here, on images spread evenly over the source.
@@ -180,21 +176,21 @@ def export_tokenizer(
     weights = read_checkpoint(folder).weights
     state = weights.get("ema", weights["model"])
     tokenizer = filled(recipe.build, dict(state))
-    if isinstance(tokenizer, ConvKLTokenizer):
-        scale = _measured_scale(tokenizer, recipe, source)
-        tokenizer = filled(partial(ConvKLTokenizer, replace(tokenizer.config, scale=scale)), state)
+    if tokenizer.space[0] == "channels":
+        sizes = replace(tokenizer.config, scale=_measured_scale(tokenizer, recipe, source))
+        tokenizer = filled(sizes.build, state)
     save_tokenizer(tokenizer, out / EXPORT)
-    return load_any_tokenizer(out / EXPORT)
+    return load_tokenizer(out / EXPORT)
 
 
 def _measured_scale(
-    tokenizer: ConvKLTokenizer, recipe: TokenizerRecipe, source: ImageSource
+    tokenizer: ImageTokenizer, recipe: TokenizerRecipe, source: ImageSource
 ) -> float:
     """1 over the spread of drawn latents (latent diffusion, arXiv 2112.10752, app. G)."""
     transform = Transform(size=recipe.image_size, crop=recipe.crop, channels=recipe.channels)
     every = -(-len(source) // SCALE_IMAGES)
     images = _examples(source, transform, range(0, len(source), every), SCALE_IMAGES)
-    moments = torch.cat([tokenizer.moments(to_float(part)) for part in images.split(64)])
-    shape = (len(moments), tokenizer.channels, *recipe.grid)
+    moments = torch.cat([tokenizer.encode(to_float(part)) for part in images.split(64)])
+    shape = (len(moments), *noise_shape(tokenizer, recipe.grid))
     noise = torch.randn(shape, generator=keyed_generator("scale"))
-    return float(f"{tokenizer.scale / tokenizer.sample(moments, noise).std():.4g}")
+    return float(f"{tokenizer.scale / tokenizer.tokens(moments, noise).std():.4g}")
