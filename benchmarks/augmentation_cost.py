@@ -34,7 +34,7 @@ from unmask.probe.finetune import layer_decay_groups
 from unmask.probe.mixing import Mixing, draw_mixing, mix, mix_targets, soft_targets
 from unmask.probe.objective import ClassifierObjective
 from unmask.recipes.training import Training
-from unmask.tokenizers.published import PUBLISHED, build
+from unmask.tokenizers.published import PUBLISHED
 from unmask.train.optim import adamw
 
 LIMIT, CLASSES = 0.10, 1000
@@ -79,7 +79,7 @@ def main() -> None:
     encoder.set_drop_path(0.1)
     head = build_head(encoder.sizes.width, CLASSES, normed=False)
     model = TokenClassifier(encoder, head).to(device).train()
-    tokenizer = build(PUBLISHED["mage-vqgan"].network).to(device).requires_grad_(False)
+    tokenizer = PUBLISHED["mage-vqgan"].network.build().to(device).requires_grad_(False)
     settings = Training(steps=1, batch_size=count)
     groups = layer_decay_groups(model, layer_decay=0.65, weight_decay=0.05)
     optimizer = adamw(groups, settings)

@@ -100,8 +100,8 @@ def write_npz(cache: LatentCache, folder: Path) -> None:
     folder.mkdir()
     for start in range(0, len(cache), 1000):
         rows = torch.arange(start, min(start + 1000, len(cache)))
-        straight = cache.codes(rows, torch.zeros_like(rows)).numpy()
-        mirrored = cache.codes(rows, torch.ones_like(rows)).numpy()
+        straight = cache.tokens(rows, torch.zeros_like(rows)).numpy()
+        mirrored = cache.tokens(rows, torch.ones_like(rows)).numpy()
         for row, idx, idx_flip in zip(rows.tolist(), straight, mirrored, strict=True):
             np.savez(folder / f"{row:07d}.npz", idx=idx, idx_flip=idx_flip)
 
@@ -167,7 +167,7 @@ def main() -> None:
         build_cache(RandomTokenizer(), source, out=out, layout=layout, progress=False)
         cache = LatentCache.open(out)
         write_npz(cache, Path(folder) / "npz")
-        readers = {"latent cache": cache.codes, ".npz an image": npz_reader(out.parent / "npz")}
+        readers = {"latent cache": cache.tokens, ".npz an image": npz_reader(out.parent / "npz")}
         rates = measure(readers, args)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     slowest = min(medians.values())

@@ -27,41 +27,30 @@ from unmask.data.cache import LatentCache
 from unmask.data.foreign_cache import KL16, convert_cache
 from unmask.draws import keyed_generator
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
+from unmask.tokenizers.tokenizer import Tokenizer
 
 SIDE = 16
 CHANNELS, MOMENT_CHANNELS, SCALE = KL16.channels, KL16.moment_channels, KL16.scale
 
 
-class RandomMoments:
-    """Random moments that depend on the colour of an image only."""
+class RandomMoments(Tokenizer):
+    """Random moments that depend on the colour of an image only; one token a pixel."""
 
     identity = "random moments"
-    channels = CHANNELS
+    space = ("channels", CHANNELS)
     moment_channels = MOMENT_CHANNELS
     scale = SCALE
     stride = 1
     image_channels = 3
     native_range = (0.0, 1.0)
 
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """One token a pixel."""
-        return image_size, image_size
-
-    def moments(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """``(B, C, S, S)`` to ``(B, M, S, S)``."""
         keys = (images[:, :, 0, 0] * 255).round().long().tolist()
         shape = (MOMENT_CHANNELS, *images.shape[2:])
         return torch.stack([torch.randn(shape, generator=keyed_generator("m", *k)) for k in keys])
 
-    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
-        """Not used, as are the next two."""
-        raise NotImplementedError
-
-    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Not used."""
-        raise NotImplementedError
-
-    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Not used."""
         raise NotImplementedError
 
@@ -70,7 +59,7 @@ def write_npz(cache: LatentCache, folder: Path) -> None:
     """One file an image, in ten folders of classes, as MAR's cache holds."""
     for row in range(len(cache)):
         twice = torch.tensor([row, row])
-        straight, mirrored = cache.moments(twice, torch.tensor([0, 1])).numpy()
+        straight, mirrored = cache.stored(twice, torch.tensor([0, 1])).numpy()
         file = folder / f"n{row * 10 // len(cache)}" / f"{row:07d}.JPEG.npz"
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, moments=straight, moments_flip=mirrored)
@@ -123,9 +112,9 @@ def main() -> None:
         cache = LatentCache.open(folder / "cache")
         write_npz(cache, folder / "npz")
         files = npz_reader(folder / "npz")
-        moments = {"moments, latent cache": cache.moments, "moments, .npz an image": files}
+        moments = {"moments, latent cache": cache.stored, "moments, .npz an image": files}
         latents = {
-            "latents, latent cache": lambda rows, views: cache.latents(rows, views, noise),
+            "latents, latent cache": lambda rows, views: cache.tokens(rows, views, noise),
             "latents, .npz an image": drawn(files, noise),
         }
         rates = [measure(moments, args), measure(latents, args)]

@@ -4,7 +4,7 @@
         [--device cuda] [--dtype bfloat16] [--compile] [--report DIR]
 
 Sizes are those of the published tokenizers, weights are random. Plain is the network called with
-weights and maps in torch's default order in memory; ours is `encode` (of latents: `moments`) and
+weights and maps in torch's default order in memory; ours is `encode` and
 `decode`. Both run in turn in one process, and the ratio is the median of paired ratios. Where ids
 differ, the last column says by how much the two nearest codes differ in squared distance, relative
 to the nearer; of latents it says the largest difference relative to their spread.
@@ -26,14 +26,11 @@ from report import markdown_table, write_report
 from torch import Tensor
 
 from unmask.draws import keyed_generator
-from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
-from unmask.tokenizers.image_tokenizer import ImageTokenizer
-from unmask.tokenizers.image_tokenizer import channels_last
+from unmask.tokenizers.image_tokenizer import ImageTokenizer, channels_last
 from unmask.tokenizers.latents import to_map
-from unmask.tokenizers.published import PUBLISHED, PUBLISHED, build
+from unmask.tokenizers.published import PUBLISHED
 from unmask.tokenizers.tokenizer import from_native, to_native
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import KLVAETokenizer
 
 HEADER = (
     *("tokenizer", "encode plain, s", "ours, s", "ratio"),
@@ -43,11 +40,7 @@ HEADER = (
 
 def random_tokenizer(name: str) -> ImageTokenizer:
     """A published tokenizer with weights that keep the size of its maps."""
-    if name in PUBLISHED:
-        made: ImageTokenizer = build(PUBLISHED[name].network)
-    else:
-        network = PUBLISHED[name].network
-        made = DCAETokenizer(network) if isinstance(network, DCAE) else KLVAETokenizer(network)
+    made = PUBLISHED[name].network.build()
     generator = keyed_generator("benchmark", name)
     for parameter in made.requires_grad_(False).parameters():
         if parameter.ndim > 1:
@@ -69,7 +62,7 @@ def plain_decode(tokenizer: ImageTokenizer, tokens: Tensor) -> Tensor:
         side = int(tokens.shape[1] ** 0.5)
         values = tokenizer.quantizer.lookup(tokens.view(-1, side, side)).permute(0, 3, 1, 2)
     else:
-        values = to_map(tokens, tokenizer.channels) / tokenizer.scale
+        values = to_map(tokens, tokenizer.space[1]) / tokenizer.scale
     made = tokenizer.decoder(values.contiguous())
     return from_native(made, tokenizer.native_range).float().clamp(0, 1)
 
@@ -78,7 +71,7 @@ def difference(plain: ImageTokenizer, ours: ImageTokenizer, images: Tensor) -> s
     """How far what both encode to is apart."""
     wanted = plain_encode(plain, images)
     if not isinstance(plain, VQTokenizer) or not isinstance(ours, VQTokenizer):
-        gap = (ours.moments(images) - wanted).abs().max() / wanted.float().std()
+        gap = (ours.encode(images) - wanted).abs().max() / wanted.float().std()
         return f"{float(gap):.1e} of the spread"
     apart = (ours.encode(images) != wanted).flatten()
     if not apart.any():
@@ -125,14 +118,9 @@ def measure(name: str, options: argparse.Namespace) -> tuple[object, ...]:
         ours.decoder.compile()
     shape = (options.batch_size, plain.image_channels, options.image_size, options.image_size)
     images = torch.rand(shape, generator=keyed_generator("images")).to(device)
-    if isinstance(ours, VQTokenizer):
-        encode, tokens = ours.encode, ours.encode(images)
-    else:
-        moments = ours.moments(images)
-        encode, noise = ours.moments, torch.zeros_like(moments[:, : ours.channels])
-        tokens = ours.sample(moments, noise)
+    tokens = ours.tokens(ours.encode(images))
     with nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype):
-        there = partial(plain_encode, plain, images), partial(encode, images)
+        there = partial(plain_encode, plain, images), partial(ours.encode, images)
         back = partial(plain_decode, plain, tokens), partial(ours.decode, tokens)
         times = [compare(*pair, device, options.rounds) for pair in (there, back)]
         return name, *times[0], *times[1], difference(plain, ours, images)
@@ -140,18 +128,16 @@ def measure(name: str, options: argparse.Namespace) -> tuple[object, ...]:
 
 def of_different_sizes() -> list[str]:
     """One name for each network; several tokenizers share one."""
-    entries = {**PUBLISHED, **PUBLISHED}
     first: dict[str, str] = {}
-    for name, entry in entries.items():
+    for name, entry in PUBLISHED.items():
         first.setdefault(str(entry.network), name)
     return list(first.values())
 
 
 def main() -> None:
     """Measure and print."""
-    known = (*PUBLISHED, *PUBLISHED)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PUBLISHED)}")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
@@ -160,8 +146,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile our side")
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in known]:
-        parser.error(f"{unknown[0]} is none of {', '.join(known)}")
+    if unknown := [name for name in options.names if name not in PUBLISHED]:
+        parser.error(f"{unknown[0]} is none of {', '.join(PUBLISHED)}")
     rows = []
     for name in options.names or of_different_sizes():
         rows.append(measure(name, options))

@@ -222,7 +222,7 @@ def test_a_cache_is_of_the_crops_that_were_asked_for(root: Path, capsys: Capsys)
     tokenizer = load_tokenizer(root / "toy-vq")
     image = transform(source.image(4)).unsqueeze(0).float() / 255
     views = torch.cat([tokenizer.encode(image), tokenizer.encode(image.flip(-1))])
-    assert torch.equal(cache.codes(torch.tensor([4, 4]), torch.tensor([0, 1])), views)
+    assert torch.equal(cache.tokens(torch.tensor([4, 4]), torch.tensor([0, 1])), views)
     words = ["--tokenizer", root / "kl", "--data", root / "images", "--image-size", 20, 12]
     run("cache", "build", *words, "--crops", 2, "--out", root / "crops")
     kept = LatentCache.open(root / "crops")

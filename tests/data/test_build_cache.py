@@ -108,7 +108,7 @@ def test_files_of_moments_are_plain_arrays(tmp_path, precision, dtype):
     moments = np.load(tmp_path / "c" / "moments-00002.npy")
     assert (moments.shape, moments.dtype) == ((2, 2, 6, 4, 4), dtype)
     image = torch.from_numpy(pixels(90)).permute(2, 0, 1)[None] / 255
-    straight, mirrored = tokenizer.moments(image), tokenizer.moments(image.flip(-1))
+    straight, mirrored = tokenizer.encode(image), tokenizer.encode(image.flip(-1))
     assert np.array_equal(moments[1, 0], straight[0].numpy().astype(dtype))
     assert np.array_equal(moments[1, 1], mirrored[0].numpy().astype(dtype))
     assert not torch.equal(straight, mirrored)
@@ -116,8 +116,8 @@ def test_files_of_moments_are_plain_arrays(tmp_path, precision, dtype):
 
 def test_the_mirror_image_is_encoded_not_the_moments_mirrored(tmp_path):
     class Uneven(MomentTokenizer):
-        def moments(self, images):
-            return super().moments(images) + torch.arange(4.0)
+        def encode(self, images):
+            return super().encode(images) + torch.arange(4.0)
 
     build(tmp_path / "c", tokenizer=Uneven())
     straight, mirrored = np.load(tmp_path / "c" / "moments-00000.npy")[1]
@@ -159,7 +159,7 @@ def test_a_cache_holds_the_crop_that_it_is_told(tmp_path, crop):
     assert cache.plan.cut == crop
     cut = Transform(size=8, crop=crop)
     images = torch.stack([cut(source.image(row)) for row in range(10)])
-    straight = cache.codes(torch.arange(10), torch.zeros(10, dtype=torch.long))
+    straight = cache.tokens(torch.arange(10), torch.zeros(10, dtype=torch.long))
     assert torch.equal(straight, tokenizer.encode(images.float() / 255))
     for other in {*get_args(CachedCrop)} - {crop}:
         with pytest.raises(InputError, match=f"cut '{crop}', not '{other}'"):
@@ -176,12 +176,12 @@ def test_random_crops_are_views(tmp_path):
         images = [cut(Image.fromarray(pixels(v)), keyed_generator("crop", r, view))
                   for r, v in enumerate(VALUES)]  # fmt: skip
         wanted = PatchTokenizer().encode(torch.stack(images).float() / 255)
-        assert torch.equal(cache.codes(rows, torch.full((10,), view)), wanted)
+        assert torch.equal(cache.tokens(rows, torch.full((10,), view)), wanted)
     others = replace(CROPS, shard_size=10, batch_size=7)
     build(tmp_path / "d", layout=others)
     again = LatentCache.open(tmp_path / "d")
     views = torch.arange(10) % 3
-    assert torch.equal(cache.codes(rows, views), again.codes(rows, views))
+    assert torch.equal(cache.tokens(rows, views), again.tokens(rows, views))
     with pytest.raises(InputError, match="cut"):
         build(tmp_path / "c", layout=replace(CROPS, flip=False))
     with pytest.raises(InputError, match="crops=-1 must be at least 0"):
@@ -208,14 +208,14 @@ def test_images_are_read_while_those_before_are_encoded(tmp_path):
 
 def test_moments_beyond_float16_are_refused(tmp_path):
     class Large(MomentTokenizer):
-        def moments(self, images):
-            return super().moments(images) * 1e4
+        def encode(self, images):
+            return super().encode(images) * 1e4
 
     layout = CacheLayout(image_size=8, precision="float16")
     with pytest.raises(InputError, match=r"moments reach 3\.5e\+05, float16 .* use precision"):
         build(tmp_path / "c", tokenizer=Large(), layout=layout)
     nothing = CacheLayout(image_size=8)
-    Large.moments = lambda self, images: torch.full((len(images), 6, 4, 4), torch.nan)
+    Large.encode = lambda self, images: torch.full((len(images), 6, 4, 4), torch.nan)
     with pytest.raises(InputError, match="moments reach nan"):
         build(tmp_path / "d", tokenizer=Large(), layout=nothing)
 
@@ -306,7 +306,7 @@ def test_unreadable_images_are_left_out_and_named(tmp_path):
     assert len(cache) == 5
     assert cache.skipped == report.skipped
     rows = torch.arange(5)
-    assert cache.codes(rows, torch.zeros_like(rows))[:, 0].tolist() == [
+    assert cache.tokens(rows, torch.zeros_like(rows))[:, 0].tolist() == [
         256 + VALUES[i] for i in (0, 2, 3, 8, 9)
     ]
     assert cache.labels.tolist() == [LABELS[i] for i in (0, 2, 3, 8, 9)]
@@ -319,7 +319,7 @@ def test_nothing_readable(tmp_path):
 
 def test_too_many_codes(tmp_path):
     tokenizer = PatchTokenizer()
-    tokenizer.codes = 65537
+    tokenizer.space = "codes", 65537
     with pytest.raises(InputError, match="65537 codes, a cache stores at most 65536"):
         build(tmp_path / "c", tokenizer=tokenizer)
     assert not (tmp_path / "c").exists()
@@ -444,7 +444,7 @@ def test_many_shards_open_in_a_moment(tmp_path, monkeypatch):
         begun = time.perf_counter()
         cache = LatentCache.open(tmp_path / "c")
         rows = torch.randperm(400)
-        codes = cache.codes(rows, torch.zeros_like(rows))
+        codes = cache.tokens(rows, torch.zeros_like(rows))
         assert time.perf_counter() - begun < 5
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)

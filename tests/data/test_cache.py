@@ -58,7 +58,7 @@ def test_codes_of_any_rows_in_any_order(folder):
     cache = LatentCache.open(folder, tokenizer_identity="patch")
     rows = torch.tensor([7, 0, 3, 3, 5, 1, 2, 6, 4, 0])
     views = torch.tensor([0, 1, 0, 1, 1, 0, 0, 1, 0, 0])
-    codes = cache.codes(rows, views)
+    codes = cache.tokens(rows, views)
     assert codes.dtype == torch.int64
     wanted = [expected(r, v) for r, v in zip(rows.tolist(), views.tolist(), strict=True)]
     assert codes.tolist() == wanted
@@ -79,7 +79,7 @@ def test_what_it_says_of_itself(folder):
 def test_rows_out_of_range_are_refused(folder):
     cache = LatentCache.open(folder)
     with pytest.raises(IndexError):
-        cache.codes(torch.tensor([8]), torch.tensor([0]))
+        cache.tokens(torch.tensor([8]), torch.tensor([0]))
 
 
 def test_another_process_maps_the_files_itself(folder):
@@ -87,7 +87,7 @@ def test_another_process_maps_the_files_itself(folder):
     rows = torch.arange(8)
     views = torch.zeros_like(rows)
     assert torch.equal(
-        pickle.loads(content).codes(rows, views), LatentCache.open(folder).codes(rows, views)
+        pickle.loads(content).tokens(rows, views), LatentCache.open(folder).tokens(rows, views)
     )
 
 
@@ -174,7 +174,7 @@ def test_the_rest_is_readable_without_a_damaged_shard(either):
     assert rest.labels.tolist() == [LABELS[i] for i in (0, 1, 2, 6, 7)]
     old, new = torch.tensor([7, 0, 2, 6]), torch.tensor([4, 0, 2, 3])
     views = torch.tensor([0, 1, 1, 0])
-    read = {"codes": LatentCache.codes, "moments": LatentCache.moments}[every.kind]
+    read = LatentCache.stored
     assert torch.equal(read(rest, new, views), read(every, old, views))
     assert torch.equal(read(pickle.loads(pickle.dumps(rest)), new, views), read(rest, new, views))
     with pytest.raises(InputError, match=r"no shard 'labels\.npy' to leave out"):
@@ -220,7 +220,7 @@ def test_unlabelled_cache(tmp_path):
     assert cache.views == 1
     assert cache.class_names == ()
     assert cache.labels.tolist() == [-1]
-    assert cache.codes(torch.tensor([0]), torch.tensor([0])).shape == (1, 16)
+    assert cache.tokens(torch.tensor([0]), torch.tensor([0])).shape == (1, 16)
 
 
 def random_weights(tokenizer, *key):
@@ -247,21 +247,21 @@ def test_latents_are_those_of_the_tokenizer_to_the_bit(tmp_path, made_by, precis
     tokenizer = made_by()
     make(tmp_path / "c", tokenizer, precision=precision)
     cache = LatentCache.open(tmp_path / "c", tokenizer_identity=tokenizer.identity)
-    assert (cache.kind, cache.channels) == ("moments", tokenizer.channels)
+    assert (cache.kind, cache.channels) == ("moments", tokenizer.space[1])
     rows, views, noise = rows_views_noise(cache)
-    moments = cache.moments(rows, views)
+    moments = cache.stored(rows, views)
     assert moments.shape == (5, tokenizer.moment_channels, 4, 4)
-    latents = cache.latents(rows, views, noise)
+    latents = cache.tokens(rows, views, noise)
     assert latents.is_contiguous()
     assert latents.dtype == torch.float32
     maps = noise.transpose(1, 2).unflatten(2, cache.grid)
-    assert torch.equal(latents, tokenizer.sample(moments, maps))
+    assert torch.equal(latents, tokenizer.tokens(moments, maps))
     images = torch.stack([torch.full((3, 8, 8), 0.0) for _ in rows])
     for image, row, view in zip(images, rows.tolist(), views.tolist(), strict=True):
         image[0, :, :4] = image[1, :, :4] = VALUES[row] / 255
         image[2] = 1 - VALUES[row] / 255
         image[:] = image.flip(-1) if view else image
-    told = tokenizer.moments(images)
+    told = tokenizer.encode(images)
     tolerance = {"float32": 1e-6, "float16": 1e-3}[precision]
     assert torch.allclose(moments, told, rtol=tolerance, atol=tolerance)
 
@@ -269,27 +269,21 @@ def test_latents_are_those_of_the_tokenizer_to_the_bit(tmp_path, made_by, precis
 def test_variances_are_stored_as_they_are_and_clamped_when_drawn(tmp_path):
     cache = LatentCache.open(make(tmp_path / "c", MomentTokenizer()))
     rows, views, noise = rows_views_noise(cache)
-    mean, logvar = cache.moments(rows, views).chunk(2, 1)
+    mean, logvar = cache.stored(rows, views).chunk(2, 1)
     assert logvar.min() < -30
     assert logvar.max() > 20
     std = torch.exp(logvar.clamp(-30, 20) / 2).flatten(2).transpose(1, 2)
     expected = 0.5 * (mean.flatten(2).transpose(1, 2) + std * noise)
-    assert torch.allclose(cache.latents(rows, views, noise), expected, rtol=1e-6)
-    assert torch.equal(cache.latents(rows, views, 0 * noise)[0, 0], 0.5 * mean[0, :, 0, 0])
+    assert torch.allclose(cache.tokens(rows, views, noise), expected, rtol=1e-6)
+    assert torch.equal(cache.tokens(rows, views, 0 * noise)[0, 0], 0.5 * mean[0, :, 0, 0])
+    assert torch.equal(cache.tokens(rows, views), cache.tokens(rows, views, 0 * noise))
 
 
-def test_the_wrong_kind_is_refused_in_one_line(tmp_path):
+def test_noise_of_another_shape_is_refused(tmp_path):
     one = torch.zeros(1, dtype=torch.int64)
-    codes = LatentCache.open(make(tmp_path / "codes", PatchTokenizer()))
     moments = LatentCache.open(make(tmp_path / "moments", MomentTokenizer()))
-    with pytest.raises(InputError, match="is a cache of codes, not of moments"):
-        codes.moments(one, one)
-    with pytest.raises(InputError, match="is a cache of codes, not of moments"):
-        codes.latents(one, one, torch.zeros(1, 16, 3))
-    with pytest.raises(InputError, match="is a cache of moments, not of codes"):
-        moments.codes(one, one)
-    with pytest.raises(InputError):
-        moments.latents(one, one, torch.zeros(1, 16, 4))
+    with pytest.raises(InputError, match=r"are not \(B, L, 3\)"):
+        moments.tokens(one, one, torch.zeros(1, 16, 4))
 
 
 def test_a_damaged_shard_is_found_before_its_first_use(folder):
@@ -349,9 +343,9 @@ def rewritten(folder, name, array):
 def test_codes_that_the_tokenizer_has_not(folder, code):
     rewritten(folder, "codes-00001.npy", np.full((3, 2, 16), code, np.uint16))
     cache, first = LatentCache.open(folder), torch.tensor([0])
-    cache.codes(torch.tensor([0, 7]), torch.tensor([0, 1]))
+    cache.tokens(torch.tensor([0, 7]), torch.tensor([0, 1]))
     with pytest.raises(InputError, match=rf"codes-00001\.npy holds the code {code}, .* has 512"):
-        cache.codes(torch.tensor([4]), first)
+        cache.tokens(torch.tensor([4]), first)
 
 
 @pytest.mark.parametrize("label", [-1, 3, 77])

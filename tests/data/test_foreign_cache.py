@@ -101,7 +101,7 @@ def test_scaled_latents_are_unscaled_and_come_back(tmp_path: Path) -> None:
     expected = torch.from_numpy(normal(ORDER[2], "moments_flip"))
     assert torch.allclose(moments[5], expected, rtol=3e-7, atol=0)
     rows = torch.tensor([2])
-    latents = cache.latents(rows, torch.tensor([1]), torch.zeros(1, 256, 32))
+    latents = cache.tokens(rows, torch.tensor([1]), torch.zeros(1, 256, 32))
     with np.load(tmp_path / "emigm" / f"{ORDER[2]}.npz") as arrays:
         in_file = torch.from_numpy(arrays["moments_flip"])
     assert torch.allclose(latents[0].T.unflatten(1, (16, 16)), in_file, rtol=2e-7, atol=0)
@@ -126,7 +126,7 @@ def test_a_cache_without_mirror_images_has_one_view(tmp_path: Path) -> None:
     cache = convert(tmp_path / "m", "maskgit-pytorch")
     assert cache.views == 1
     one = torch.zeros(1, dtype=torch.int64)
-    assert cache.codes(one, one).tolist() == [list(range(16))]
+    assert cache.tokens(one, one).tolist() == [list(range(16))]
 
 
 def test_who_made_it_must_be_said_or_accepted(tmp_path: Path) -> None:

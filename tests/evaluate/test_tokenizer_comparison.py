@@ -28,8 +28,10 @@ from unmask.evaluate.tokenizer_comparison import (
     perplexity,
     side_by_side,
 )
+from unmask.networks.sizes import Space
 from unmask.results import Result
-from unmask.tokenizers.published import PUBLISHED, PUBLISHED
+from unmask.tokenizers.published import PUBLISHED
+from unmask.tokenizers.tokenizer import Tokenizer
 
 SIZE = 8
 SMALL = Comparison(count=10, image_size=SIZE, batch_size=4)
@@ -69,33 +71,28 @@ class Noisy:
         return Image.fromarray((noise * 255).byte().numpy())
 
 
-class Same:
+class Same(Tokenizer):
     """Latents are the pixels themselves, as they are."""
 
-    stride, scale, native_range, identity = 2, 1.0, (0.0, 1.0), "same"
+    stride, native_range, identity = 2, (0.0, 1.0), "same"
+    space: Space = ("channels", 12)
+    image_channels = 3
     deviation = 0.0
 
     def __init__(self, image_channels: int = 3) -> None:
         self.image_channels = image_channels
-        self.channels = self.moment_channels = 4 * image_channels
+        self.space = ("channels", 4 * image_channels)
 
-    def grid(self, image_size: int) -> tuple[int, int]:
-        if image_size % 2:
-            raise InputError(f"image size {image_size} does not divide")
-        return image_size // 2, image_size // 2
-
-    def moments(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, 2)
 
-    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
-        return (moments + self.deviation * noise).flatten(2).transpose(1, 2)
+    def tokens(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:
+        drawn = stored if noise is None else stored + self.deviation * noise
+        return drawn.flatten(2).transpose(1, 2)
 
-    def encode(self, images: Tensor, noise: Tensor) -> Tensor:
-        return self.sample(self.moments(images), noise)
-
-    def decode(self, latents: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         assert grid is not None
-        return F.pixel_shuffle(latents.transpose(1, 2).unflatten(2, grid), 2).clamp(0, 1)
+        return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), 2).clamp(0, 1)
 
 
 class Unsure(Same):
@@ -104,23 +101,21 @@ class Unsure(Same):
     deviation = 0.05
 
 
-class Flat:
+class Flat(Tokenizer):
     """Of four codes it uses one for the left half of every image and one for the right."""
 
-    codes, stride, image_channels, native_range, identity = 4, 2, 3, (-1.0, 1.0), "flat"
+    stride, image_channels, native_range, identity = 2, 3, (-1.0, 1.0), "flat"
+    space: Space = ("codes", 4)
     level = 0.5
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        return image_size // 2, image_size // 2
 
     def encode(self, images: Tensor) -> Tensor:
         ids = torch.ones(len(images), *self.grid(images.shape[-1]), dtype=torch.int64)
         ids[..., ids.shape[-1] // 2 :] = 3
         return ids.flatten(1)
 
-    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         assert grid is not None
-        return torch.full((len(ids), 3, 2 * grid[0], 2 * grid[1]), self.level)
+        return torch.full((len(tokens), 3, 2 * grid[0], 2 * grid[1]), self.level)
 
 
 def compare(
@@ -264,7 +259,7 @@ def test_grey_and_colour_in_one_table() -> None:
 
 def test_mistakes_come_before_any_work() -> None:
     class Untouched(Same):
-        def encode(self, images: Tensor, noise: Tensor) -> Tensor:
+        def encode(self, images: Tensor) -> Tensor:
             raise AssertionError("the size was to be checked first")
 
     class Coarse(Flat):

@@ -18,7 +18,7 @@ from unmask.probe.encoder import Encoder, EncoderSizes, TokenClassifier, build_h
 from unmask.probe.mage_files import table_of, translate_vit
 from unmask.probe.subject import open_subject
 from unmask.projects.mage import split_tokenizer
-from unmask.tokenizers.published import PUBLISHED, build, translate
+from unmask.tokenizers.published import PUBLISHED, translate
 
 PUBLISHED_SIZES = {
     "vit_base_patch16": (EncoderSizes(), 325),
@@ -49,7 +49,7 @@ def test_a_published_classifier_fills_its_networks_exactly(fixtures: Path, name:
     network, tokens = translate(vqgan, {}, name)
     assert network == PUBLISHED["mage-vqgan"].network
     with torch.device("meta"):
-        check_state(build(network).state_dict(), tokens, name)
+        check_state(network.build().state_dict(), tokens, name)
 
 
 def toy_file(fixtures: Path, folder: Path, without: str) -> Path:

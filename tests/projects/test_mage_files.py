@@ -23,7 +23,7 @@ from unmask.pipeline import load
 from unmask.projects import mage
 from unmask.projects.foreign import Foreign
 from unmask.recipes import get
-from unmask.tokenizers.published import PUBLISHED, build, translate
+from unmask.tokenizers.published import PUBLISHED, translate
 from unmask.types import MaskedBatch
 
 # all of the file; what learns there; what the source's forward pass reads
@@ -60,7 +60,7 @@ def test_a_published_file_fills_network_and_tokenizer_exactly(fixtures: Path, si
     vq, state = translate(tokenizer, {}, size)
     assert vq == PUBLISHED["mage-vqgan"].network
     with torch.device("meta"):
-        check_state(build(vq).state_dict(), state, size)
+        check_state(vq.build().state_dict(), state, size)
 
 
 @pytest.mark.parametrize("size", COUNTS)

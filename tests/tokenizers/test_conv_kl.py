@@ -17,8 +17,9 @@ from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.tokenizers.latents import ContinuousTokenizer, posterior
+from unmask.tokenizers.latents import posterior
 from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
+from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.train.tokenizer import train_tokenizer
 
 TINY = ConvKL(image_channels=1, widths=(8, 16), blocks=(0, 1), channels=3)
@@ -37,12 +38,12 @@ def batch(count: int = 6) -> tuple[torch.Tensor, None, torch.Tensor]:
     return images, None, torch.randn(count, 3, 4, 4, generator=generator)
 
 
-def test_it_is_a_continuous_tokenizer() -> None:
+def test_it_keeps_the_protocol() -> None:
     made = ConvKLTokenizer(replace(TINY, scale=0.5))
-    assert isinstance(made, ContinuousTokenizer)
+    assert isinstance(made, Tokenizer)
     assert (made.stride, made.channels, made.moment_channels, made.scale) == (2, 3, 6, 0.5)
     images = batch()[0].float() / 255
-    assert made.moments(images).shape == (6, 6, 4, 4)
+    assert made.encode(images).shape == (6, 6, 4, 4)
     assert made.reconstruct(images).shape == images.shape
 
 
@@ -121,7 +122,7 @@ def test_training_measures_the_scale_and_depends_on_nothing_but_the_run(tmp_path
     images = torch.stack([torch.from_numpy(np.array(source.image(i))) for i in range(len(source))])
     images = images.view(-1, 1, 8, 8).float() / 255
     noise = torch.randn(len(images), 3, 4, 4, generator=keyed_generator("test"))
-    assert made.encode(images, noise).std().item() == pytest.approx(1, abs=0.05)
+    assert made.tokens(made.encode(images), noise).std().item() == pytest.approx(1, abs=0.05)
     assert made.config == replace(TINY, scale=made.scale)
     train_tokenizer(recipe(), source, out=tmp_path / "b")
     assert load_tokenizer(tmp_path / "b").identity == made.identity
@@ -157,8 +158,8 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(
         InputError, match=r"images have 3 channels, this .* takes 1; convert to grey"
     ):
-        made.moments(torch.zeros(1, 3, 8, 8))
+        made.encode(torch.zeros(1, 3, 8, 8))
     with pytest.raises(InputError, match=r"are not \(B, 6, h, w\)"):
-        made.sample(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+        made.tokens(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
     with pytest.raises(InputError, match=r"loss\.kl=-1.0 must be at least 0"):
         TokenizerLoss(kl=-1.0)

@@ -87,7 +87,7 @@ def test_training_pass_agrees_with_encode_and_decode(tokenizer: ConvVQTokenizer)
     images = pictures(3)
     output = tokenizer(images)
     ids = tokenizer.encode(images)
-    assert torch.equal(output.quantized.ids.flatten(1), ids)
+    assert torch.equal(output.ids.flatten(1), ids)
     torch.testing.assert_close(output.images.clamp(0, 1), tokenizer.decode(ids))
     assert output.latents.shape == (3, 4, 4, 4)
 

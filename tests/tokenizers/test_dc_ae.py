@@ -17,9 +17,10 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer, sizes_of
-from unmask.tokenizers.folder import load_tokenizer, load_tokenizer, save_tokenizer
-from unmask.tokenizers.latents import ContinuousTokenizer, to_tokens
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+from unmask.tokenizers.latents import to_tokens
 from unmask.tokenizers.published import PUBLISHED, load_published
+from unmask.tokenizers.tokenizer import Tokenizer
 
 TOY = DCAE(
     widths=(8, 8, 16),
@@ -70,7 +71,7 @@ def test_it_computes_what_diffusers_computes(folder: Path) -> None:
     import diffusers
 
     made = load_tokenizer(folder)
-    assert isinstance(made, ContinuousTokenizer)
+    assert isinstance(made, Tokenizer)
     assert made.config == TOY
     assert (made.stride, made.channels, made.moment_channels) == (4, 4, 4)
     assert not made.training
@@ -79,11 +80,11 @@ def test_it_computes_what_diffusers_computes(folder: Path) -> None:
     with torch.no_grad():
         latents = source.encode(images * 2 - 1).latent
         decoded = source.decode(latents).sample / 2 + 0.5
-    moments = made.moments(images)
+    moments = made.encode(images)
     torch.testing.assert_close(moments, latents, rtol=1e-5, atol=1e-6)
-    tokens = made.sample(moments, torch.empty(0))
+    tokens = made.tokens(moments)
     torch.testing.assert_close(tokens, to_tokens(latents) * 0.3189, rtol=1e-5, atol=1e-6)
-    assert torch.equal(tokens, made.encode(images, torch.ones(3))), "noise is not looked at"
+    assert torch.equal(tokens, made.tokens(moments, torch.ones(3))), "noise is not looked at"
     torch.testing.assert_close(
         made.decode(tokens, (4, 6)), decoded.clamp(0, 1), rtol=1e-5, atol=1e-6
     )
@@ -162,11 +163,11 @@ def test_absent_files_say_what_to_download_and_where_to_put_it(
 def test_bad_input_is_named(folder: Path) -> None:
     made = load_tokenizer(folder)
     with pytest.raises(InputError, match="images have 1 channels, this tokenizer takes 3"):
-        made.moments(pictures()[:, :1])
+        made.encode(pictures()[:, :1])
     with pytest.raises(InputError, match="image width 10 does not divide by 4"):
-        made.moments(pictures()[..., :10])
+        made.encode(pictures()[..., :10])
     with pytest.raises(InputError, match=r"image values span .* wanted is \[0, 1\]"):
-        made.moments(pictures() * 2 - 1)
+        made.encode(pictures() * 2 - 1)
     with pytest.raises(InputError, match=r"are not \(B, L, 4\)"):
         made.decode(torch.zeros(1, 16, 32))
 

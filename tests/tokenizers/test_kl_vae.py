@@ -14,9 +14,10 @@ from unmask.checkpoints.names import to_source
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
-from unmask.tokenizers.latents import ContinuousTokenizer, to_tokens
+from unmask.tokenizers.latents import to_tokens
 from unmask.tokenizers.names import LAYOUT, autoencoder_table
 from unmask.tokenizers.published import PUBLISHED, load_published
+from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 TOY = KLVAE(stem=8, widths=(8, 8, 16), blocks=1, attention=(2,), channels=3, groups=4)
@@ -45,15 +46,17 @@ def write_file(folder: Path, config: KLVAE = FILE, **more: Tensor) -> tuple[Path
     return path, made
 
 
-def test_it_is_a_continuous_tokenizer() -> None:
+def test_it_keeps_the_protocol() -> None:
     made = random_tokenizer(TOY)
-    assert isinstance(made, ContinuousTokenizer)
+    assert isinstance(made, Tokenizer)
     assert (made.stride, made.channels, made.grid(16)) == (4, 3, (4, 4))
     images, draws = pictures(16, 24), Draws([7, 8])
     noise = draws.normal("posterior", 0, 3, 4, 6)
-    latents = made.encode(images, noise)
+    latents = made.tokens(made.encode(images), noise)
     assert latents.shape == (2, 24, 3)
-    assert torch.equal(latents, made.encode(images, noise)), "the noise is all that is random"
+    assert torch.equal(latents, made.tokens(made.encode(images), noise)), (
+        "the noise is all that is random"
+    )
     again = made.decode(latents, (4, 6))
     assert again.shape == images.shape
     assert again.dtype == torch.float32
@@ -64,18 +67,18 @@ def test_the_scale_multiplies_latents_and_is_taken_back() -> None:
     made = random_tokenizer(TOY)
     wide = random_tokenizer(replace(TOY, scale=10 * TOY.scale))
     images, noise = pictures(16, 16), torch.zeros(2, 3, 4, 4)
-    latents = made.encode(images, noise)
-    torch.testing.assert_close(latents, to_tokens(made.moments(images)[:, :3]) * 0.2325)
-    torch.testing.assert_close(wide.encode(images, noise), latents * 10)
+    latents = made.tokens(made.encode(images), noise)
+    torch.testing.assert_close(latents, to_tokens(made.encode(images)[:, :3]) * 0.2325)
+    torch.testing.assert_close(wide.tokens(wide.encode(images), noise), latents * 10)
     torch.testing.assert_close(wide.decode(latents * 10), made.decode(latents))
-    assert torch.equal(wide.moments(images), made.moments(images)), "moments are not scaled"
+    assert torch.equal(wide.encode(images), made.encode(images)), "moments are not scaled"
 
 
 def test_the_network_sees_signed_images() -> None:
     made = random_tokenizer(TOY)
     seen: list[Tensor] = []
     made.encoder.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
-    made.moments(torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
+    made.encode(torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
     assert seen[0][0, :, 0, 0].tolist() == [-1.0, 0.0, 1.0]
 
 
@@ -103,8 +106,8 @@ def test_a_file_becomes_a_tokenizer_that_computes_the_same(tmp_path: Path) -> No
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
     images, noise = pictures(8, 8), torch.ones(2, 2, 4, 4)
-    latents = made.encode(images, noise)
-    assert torch.equal(loaded.encode(images, noise), latents)
+    latents = made.tokens(made.encode(images), noise)
+    assert torch.equal(loaded.tokens(loaded.encode(images), noise), latents)
     assert torch.equal(loaded.decode(latents), made.decode(latents))
     assert load_published(path, scale=0.18215).scale == 0.18215, "Stable Diffusion's"
 
@@ -124,7 +127,7 @@ def test_a_name_is_looked_for_here_and_must_have_its_sizes(
     monkeypatch.setitem(published_latents.PUBLISHED, "kl16", entry)
     assert load_published("kl16").identity == made.identity
     with pytest.raises(
-        InputError, match="kl-16 is no file of autoencoder weights; did you mean 'kl16'"
+        InputError, match="kl-16 is no file or folder of tokenizer weights; did you mean 'kl16'"
     ):
         load_published("kl-16")
 
@@ -155,14 +158,14 @@ def test_sizes_that_cannot_be_are_refused(change: dict, message: str) -> None:
 def test_bad_input_is_named() -> None:
     made = random_tokenizer(TOY)
     with pytest.raises(InputError, match="image width 18 does not divide by 4"):
-        made.moments(pictures(16, 18))
+        made.encode(pictures(16, 18))
     with pytest.raises(InputError, match=r"image values span \[-1, 1\]"):
-        made.moments(
+        made.encode(
             torch.tensor([-1.0, 1.0]).view(1, 1, 1, 2).expand(1, 3, 4, 2).repeat(1, 1, 1, 2)
         )
     with pytest.raises(InputError, match=r"\(1, 4, 2, 2\) are not \(B, 6, h, w\).* that made them"):
-        made.sample(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, 2))
+        made.tokens(torch.zeros(1, 4, 2, 2), torch.zeros(1, 2, 2, 2))
     with pytest.raises(InputError, match=r"noise of shape \(2, 4, 4\)"):
-        made.encode(pictures(16, 16), torch.zeros(2, 4, 4))
+        made.tokens(made.encode(pictures(16, 16)), torch.zeros(2, 4, 4))
     with pytest.raises(InputError, match=r"are not \(B, L, 3\)"):
         made.decode(torch.zeros(1, 16, 4))

@@ -14,8 +14,8 @@ from unmask.checkpoints.store import check_state
 from unmask.errors import InputError
 from unmask.tokenizers import names as flax_vqgan
 from unmask.tokenizers import names as vqgan
-from unmask.tokenizers.names import LAYOUT, is_kl_vae, translate_kl_vae
-from unmask.tokenizers.published import PUBLISHED, PUBLISHED, build, translate
+from unmask.tokenizers.names import LAYOUT
+from unmask.tokenizers.published import PUBLISHED, translate
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 MANIFESTS = {
@@ -41,7 +41,7 @@ def test_a_published_tokenizer_fills_its_network_exactly(fixtures: Path, name: s
     network, own = translate(manifest(fixtures, name), {}, name)
     assert network == published.network, "the sizes are read off the shapes"
     with torch.device("meta"):
-        tokenizer = build(network)
+        tokenizer = network.build()
     check_state(tokenizer.state_dict(), own, name)
     assert sum(p.numel() for p in tokenizer.parameters()) == published.parameters
 
@@ -58,7 +58,7 @@ def test_our_network_gives_the_published_keys_back(fixtures: Path, name: str) ->
         assert vqgan.count_levels(state, layout) == 5
         table = vqgan.table_of(layout, 5)
     with torch.device("meta"):
-        source = to_source(build(PUBLISHED[published].network).state_dict(), table)
+        source = to_source(PUBLISHED[published].network.build().state_dict(), table)
     buffers = {"quantize.codebook_used"}
     shapes = {key: tensor.shape for key, tensor in state.items() if key not in buffers}
     assert {key: tensor.shape for key, tensor in source.items()} == shapes
@@ -70,7 +70,7 @@ def test_a_key_too_few_or_too_many_is_named(fixtures: Path, name: str) -> None:
     lost = next(key for key in state if "decoder" in key and key.endswith(("bias", "weight")))
     network, own = translate({k: v for k, v in state.items() if k != lost}, {}, name)
     with torch.device("meta"):
-        wanted = build(network).state_dict()
+        wanted = network.build().state_dict()
     with pytest.raises(InputError, match=rf"{name} do not fill 'decoder\."):
         check_state(wanted, own, name)
     with pytest.raises(InputError, match=f"{name}: no rule for the key 'decoder_2"):
@@ -90,7 +90,7 @@ def test_half_a_flax_file_is_named() -> None:
 
 def test_kl16_fills_its_network_exactly_and_gives_its_keys_back(fixtures: Path) -> None:
     state = manifest(fixtures, "kl16_vae")
-    network, own = translate_kl_vae(state, "kl16")
+    network, own = translate(state, {}, "kl16")
     published = PUBLISHED["kl16"]
     assert network == published.network == KLVAE()
     with torch.device("meta"):
@@ -111,21 +111,11 @@ def test_a_kl16_key_too_few_or_too_many_is_named(fixtures: Path) -> None:
     state = manifest(fixtures, "kl16_vae")
     with torch.device("meta"):
         wanted = KLVAETokenizer(KLVAE()).state_dict()
-    _, whole = translate_kl_vae({**state, "loss.logvar": torch.zeros(1)}, "kl16")
+    _, whole = translate({**state, "loss.logvar": torch.zeros(1)}, {}, "kl16")
     assert whole.keys() == wanted.keys(), "keys of training are left aside"
     del state["decoder.up.0.block.2.conv2.bias"]
-    _, own = translate_kl_vae(state, "kl16")
+    _, own = translate(state, {}, "kl16")
     with pytest.raises(InputError, match=r"do not fill 'decoder\.levels\.4\.blocks\.2\.conv2"):
         check_state(wanted, own, "kl16")
     with pytest.raises(InputError, match=r"kl16: no rule for the key 'model_ema\.decay'"):
-        translate_kl_vae({**state, "model_ema.decay": torch.zeros(1)}, "kl16")
-
-
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_codes_are_not_taken_for_latents_nor_latents_for_codes(fixtures: Path, name: str) -> None:
-    state = manifest(fixtures, name)
-    assert not is_kl_vae(state)
-    with pytest.raises(InputError, match=f"^{name} is no KL autoencoder"):
-        translate_kl_vae(state, name)
-    with pytest.raises(InputError, match="holds a KL autoencoder, which makes latents"):
-        translate(manifest(fixtures, "kl16_vae"), {}, "kl16")
+        translate({**state, "model_ema.decay": torch.zeros(1)}, {}, "kl16")

@@ -73,7 +73,7 @@ def test_parts_in_closed_form() -> None:
     assert out["commitment"].item() == pytest.approx(0.5 * out["codebook"].item(), rel=1e-5)
     mse = (output.images.clamp(0, 1) - real).square().mean().item()
     assert out["psnr"].item() == pytest.approx(-10 * math.log10(mse), rel=1e-5)
-    wanted = perplexity(output.quantized.ids, 16).item()
+    wanted = perplexity(output.ids, 16).item()
     assert out["perplexity"].item() == pytest.approx(wanted)
 
 
@@ -116,9 +116,9 @@ def test_one_backward_equals_two_optimisers() -> None:
     output = made.averaged(real)
     judge = made.discriminator
     assert judge is not None
-    quantized = output.quantized
+    penalties = output.penalties
     first = (output.images - real).abs().mean() - 0.5 * judge(output.images).mean()
-    first = first + quantized.codebook_loss + 0.25 * quantized.commitment_loss
+    first = first + penalties["codebook"] + 0.25 * penalties["commitment"]
     players = {"averaged": first, "discriminator": judging_loss(judge, real, output.images)}
     for prefix, loss in players.items():
         names = [n for n, _ in made.named_parameters() if n.startswith(prefix)]
@@ -168,7 +168,7 @@ def test_first_step_starts_the_codebook_from_data() -> None:
     latents = out.latents.detach().reshape(-1, 4)
     book = made.averaged.quantizer.codebook.detach()
     unused = torch.ones(16, dtype=torch.bool)
-    unused[out.quantized.ids.unique()] = False
+    unused[out.ids.unique()] = False
     assert 0 < unused.sum() < 16
     copied = (book.unsqueeze(1) == latents).all(-1).any(1)
     assert torch.equal(copied, unused)
@@ -189,7 +189,7 @@ def test_revival_keeps_its_rhythm(
 
 def test_every_micro_batch_counts_as_use() -> None:
     made, (images, _) = objective(TokenizerLoss(revive_every=0)), batch()
-    ids = [made.averaged(images[rows].float() / 255).quantized.ids for rows in ([0], [5])]
+    ids = [made.averaged(images[rows].float() / 255).ids for rows in ([0], [5])]
     for rows in ([0], [5]):
         made((images[rows], None))
     made.after_step(0, keyed_generator(0))

@@ -9,7 +9,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
 from unmask.tokenizers.objective import TokenizerObjective
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.tokenizer import noise_shape
 
 SHAPES = {  # name: channels, size, grid, codes or numbers a token, parameters
     "fashion-vq": (1, 28, (7, 7), 256, 220_073),
@@ -31,16 +31,14 @@ def test_shape(name: str) -> None:
     with torch.device("meta"):
         tokenizer = recipe.build()
     parameters = sum(p.numel() for p in tokenizer.parameters())
-    tells = tokenizer.codes if isinstance(tokenizer, VQTokenizer) else tokenizer.channels
+    kind, tells = tokenizer.space
     shape = (recipe.channels, recipe.image_size, recipe.grid, tells, parameters)
     assert shape == SHAPES[name]
     images = torch.empty(2, recipe.channels, recipe.image_size, recipe.image_size, device="meta")
     tokenizer.to("meta")
     length = recipe.grid[0] * recipe.grid[1]
-    if isinstance(tokenizer, VQTokenizer):
-        assert tokenizer.encode(images).shape == (2, length)
-    else:
-        assert tokenizer.moments(images).shape == (2, 2 * tells, *recipe.grid)
+    stored = (length,) if kind == "codes" else (2 * tells, *recipe.grid)
+    assert tokenizer.encode(images).shape == (2, *stored)
 
 
 @pytest.mark.parametrize("name", ["fashion-vq", "fashion-kl", "small-vq-64", "small-kl-64"])
@@ -50,9 +48,9 @@ def test_takes_a_training_step(name: str) -> None:
     objective = TokenizerObjective(tokenizer, recipe.loss, batch_size=2)
     shape = (2, recipe.channels, recipe.image_size, recipe.image_size)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=keyed_generator(name))
-    noise = () if isinstance(tokenizer, VQTokenizer) else (tokenizer.channels, *recipe.grid)
-    more = [torch.randn(2, *noise, generator=keyed_generator("noise"))] if noise else []
-    objective((images, None, *more))["loss"].backward()
+    noise = noise_shape(tokenizer, recipe.grid)
+    more = torch.randn(2, *noise, generator=keyed_generator("noise"))
+    objective((images, None, more))["loss"].backward()
     trained = [p for p in objective.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     objective.after_step(0, keyed_generator(0))

@@ -8,60 +8,49 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
-from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
-from unmask.tokenizers.latent_tokenizer import LatentTokenizer
+from unmask.tokenizers.conv_stack import ConvKL, ConvVQ
+from unmask.tokenizers.dc_ae import DCAE
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from unmask.tokenizers.patches import Patches, PatchTokenizer
-from unmask.tokenizers.published import build
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import KLVAE, VQGAN, KLVAETokenizer
+from unmask.tokenizers.patches import Patches
+from unmask.tokenizers.tokenizer import noise_shape
+from unmask.tokenizers.vqgan import KLVAE, VQGAN
 
-Made = VQTokenizer | LatentTokenizer
-VQ = {"codes": 16, "code_dim": 4}
-FAMILIES = {
-    "conv_vq": lambda: ConvVQTokenizer(ConvVQ(widths=(8, 8, 16), blocks=(0, 1, 1), **VQ)),
-    "conv_kl": lambda: ConvKLTokenizer(ConvKL(widths=(8, 8, 16), blocks=(0, 1, 1), channels=5)),
-    "maskgit_vqgan": lambda: build(
-        MaskGITVQGAN(stem=32, widths=(32, 32, 32), blocks=1, middle=1, **VQ)
+FAMILIES: dict[str, ImageConfig] = {
+    "conv_vq": ConvVQ(widths=(8, 8, 16), blocks=(0, 1, 1), codes=16, code_dim=4),
+    "conv_kl": ConvKL(widths=(8, 8, 16), blocks=(0, 1, 1), channels=5),
+    "maskgit_vqgan": MaskGITVQGAN(
+        stem=32, widths=(32, 32, 32), blocks=1, middle=1, codes=16, code_dim=4
     ),
-    "vqgan": lambda: build(
-        VQGAN(
-            stem=8, widths=(8, 16, 16), blocks=1, attention=(2,), latent_channels=8, groups=4, **VQ
-        )
+    "vqgan": VQGAN(
+        stem=8, widths=(8, 16, 16), blocks=1, attention=(2,), latent_channels=8, groups=4, codes=16,
+        code_dim=4,
     ),
-    "kl_vae": lambda: KLVAETokenizer(
-        KLVAE(stem=8, widths=(8, 8, 16), blocks=1, attention=(2,), channels=3, groups=4)
+    "kl_vae": KLVAE(stem=8, widths=(8, 8, 16), blocks=1, attention=(2,), channels=3, groups=4),
+    "dc_ae": DCAE(
+        widths=(8, 8, 16), encoder_blocks=(0, 1, 1), decoder_blocks=(0, 1, 1), attention=(2,),
+        head_dim=8, channels=4,
     ),
-    "dc_ae": lambda: DCAETokenizer(
-        DCAE(
-            widths=(8, 8, 16), encoder_blocks=(0, 1, 1), decoder_blocks=(0, 1, 1), attention=(2,),
-            head_dim=8, channels=4,
-        )
-    ),
-    "patches": lambda: PatchTokenizer(Patches(patch=4)),
+    "patches": Patches(patch=4),
 }  # fmt: skip
 TURNABLE = [name for name in FAMILIES if name not in ("dc_ae", "patches")]  # these shuffle pixels
 
 
-def made(name: str) -> Made:
+def made(name: str) -> ImageTokenizer:
     if name == "dc_ae":
         pytest.importorskip("diffusers", reason="DC-AE is built by diffusers")
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
-        return FAMILIES[name]().eval().requires_grad_(False)
+        return FAMILIES[name].build().eval().requires_grad_(False)
 
 
-def tokens(tokenizer: Made, images: Tensor, noise: Tensor) -> Tensor:
-    if isinstance(tokenizer, VQTokenizer):
-        return tokenizer.encode(images)
-    return tokenizer.encode(images, noise)
+def tokens(tokenizer: ImageTokenizer, images: Tensor, noise: Tensor) -> Tensor:
+    return tokenizer.tokens(tokenizer.encode(images), noise)
 
 
-def inputs(tokenizer: Made, height: int, width: int) -> tuple[Tensor, Tensor]:
+def inputs(tokenizer: ImageTokenizer, height: int, width: int) -> tuple[Tensor, Tensor]:
     images = torch.rand(2, 3, height, width, generator=keyed_generator("images", height, width))
-    channels = getattr(tokenizer, "channels", 1)
-    return images, torch.randn(2, channels, height // 4, width // 4)
+    return images, torch.randn(2, *noise_shape(tokenizer, (height // 4, width // 4)))
 
 
 @pytest.mark.parametrize("size", [(12, 20), (20, 12), (4, 28), (28, 4), (4, 4)])

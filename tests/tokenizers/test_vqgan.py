@@ -13,7 +13,6 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
-from unmask.tokenizers.published import build
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
 from unmask.tokenizers.vqgan import VQGAN
 from unmask.tokenizers.vqgan_blocks import (
@@ -47,7 +46,7 @@ CONFIGS = {
 def seeded(config: MaskGITVQGAN | VQGAN) -> VQTokenizer:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
-        return build(config)
+        return config.build()
 
 
 def pictures(*shape: int) -> Tensor:
@@ -120,20 +119,6 @@ def test_resampling_halves_from_the_upper_left_and_doubles_every_place() -> None
         part.weight.data[0, 0, row, column] = 1.0
     assert torch.equal(down(x), x[..., ::2, ::2])
     assert torch.equal(up(x), x.repeat_interleave(2, 2).repeat_interleave(2, 3))
-
-
-def test_soft_codes_sharpen_into_the_nearest() -> None:
-    for l2 in (False, True):
-        quantizer = seeded(replace(STRIDED, l2_normalised=l2)).quantizer
-        latents = noise(2, 3, 3, 4)
-        soft = quantizer.soft_codes(latents, 0.7)
-        assert soft.shape == (2, 3, 3, 16)
-        torch.testing.assert_close(soft.sum(-1), torch.ones(2, 3, 3))
-        z = torch.nn.functional.normalize(latents, dim=-1) if l2 else latents
-        distances = torch.cdist(z.view(-1, 4), quantizer.table()).square()
-        torch.testing.assert_close(soft.view(-1, 16), (-distances / 0.7).softmax(-1))
-        sharp = quantizer.soft_codes(latents, 1e-4)
-        assert torch.equal(sharp.argmax(-1), quantizer(latents).ids)
 
 
 @pytest.mark.parametrize(

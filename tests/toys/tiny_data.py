@@ -15,6 +15,8 @@ from torch import Tensor
 
 from unmask.data.decoding import UnreadableImageError, decode_image
 from unmask.files.verified import LIST
+from unmask.networks.sizes import Space
+from unmask.tokenizers.tokenizer import Tokenizer
 
 
 def pixels(value: int, size: int = 8) -> np.ndarray:
@@ -97,20 +99,18 @@ class ListSource:
         return decode_image(self.content(row), self.key(row))
 
 
-class PatchTokenizer:
+class PatchTokenizer(Tokenizer):
     """The red byte of each patch's first pixel plus 256 for the left half: no weights needed."""
 
-    codes = 512
+    space: Space = ("codes", 512)
     stride = 2
     image_channels = 3
     native_range = (0.0, 1.0)
+    identity = "patch"
 
     def __init__(self, identity: str = "patch") -> None:
         self.identity = identity
         self.encoded = 0
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        return image_size // 2, image_size // 2
 
     def encode(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.float32
@@ -119,24 +119,21 @@ class PatchTokenizer:
         red[..., : red.shape[-1] // 2] += 256
         return red.flatten(1)
 
-    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         raise NotImplementedError
 
 
 class MomentTokenizer(PatchTokenizer):
     """Latents of 3 numbers: a pixel of each patch; log variances beyond both ends of the clamp."""
 
-    channels = 3
+    space: Space = ("channels", 3)
     moment_channels = 6
     scale = 0.5
 
-    def moments(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.float32
         self.encoded += len(images)
         return torch.cat([images[:, :, ::2, ::2], 25 - 60 * images[:, :, 1::2, 1::2]], 1)
-
-    def sample(self, moments: Tensor, noise: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 TOKENIZERS = {"codes": PatchTokenizer, "moments": MomentTokenizer}

@@ -9,8 +9,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from unmask.tokenizers.quantizer import VectorQuantizer
 
 NARROW = (torch.float16, torch.float8_e4m3fn)
 CALLBACK_MODULE = "pytorch_lightning.callbacks.model_checkpoint"
@@ -114,3 +117,11 @@ def make(fixtures: Path, folder: Path, name: str) -> Toy:
     images, decoded = (io["x"] + 1) / 2, (io["decode_random_indices"] + 1) / 2
     path = write(fixtures, folder)
     return Toy(path, images, io["indices"], io["random_indices"], decoded.clamp(0, 1))
+
+
+def soft_codes(quantizer: VectorQuantizer, latents: Tensor, temperature: float) -> Tensor:
+    """The softmax ``(..., V)`` of minus squared distance (open-muse's ``get_soft_code``)."""
+    table = quantizer.table()
+    z = F.normalize(latents, dim=-1) if quantizer.l2_normalised else latents
+    scores = 2 * z @ table.t() - table.square().sum(-1)  # |z|^2 drops out of the softmax
+    return (scores / temperature).softmax(-1)

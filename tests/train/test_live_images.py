@@ -73,7 +73,7 @@ def batches(cache: AnyCache, **place: int) -> MaskedBatches:
 
 def test_a_view_is_a_crop() -> None:
     rows, views = torch.tensor([3, 3, 5, 3]), torch.tensor([7, 8, 7, 7])
-    crops = live().codes(rows, views)
+    crops = live().tokens(rows, views)
     assert crops.shape == (4, 3, 16, 16)
     assert crops.dtype == torch.uint8
     assert torch.equal(crops[0], crops[3])
@@ -117,11 +117,11 @@ def test_the_tokenizer_comes_first() -> None:
 def test_a_damaged_image_is_replaced_by_one_of_its_class() -> None:
     labels = [0, 1, 0, 1, 1, 0]
     of = Pictures(labels, (2, 4))
-    crops = live(of).codes(torch.tensor([2, 4]), torch.tensor([9, 9]))
+    crops = live(of).tokens(torch.tensor([2, 4]), torch.tensor([9, 9]))
     whole = live(Pictures(labels))
-    assert torch.equal(crops, whole.codes(torch.tensor([5, 1]), torch.tensor([9, 9])))
+    assert torch.equal(crops, whole.tokens(torch.tensor([5, 1]), torch.tensor([9, 9])))
     with pytest.raises(InputError, match="no image like item1 can be read"):
-        live(Pictures([0, 1], (1,))).codes(torch.tensor([1]), torch.tensor([0]))
+        live(Pictures([0, 1], (1,))).tokens(torch.tensor([1]), torch.tensor([0]))
 
 
 def test_latents_are_read_from_caches() -> None:

@@ -90,23 +90,6 @@ class VectorQuantizer(nn.Module):
         """``(...)`` ids to ``(..., D)`` code vectors, as the decoder sees them."""
         return F.embedding(ids, self.table())
 
-    def soft_codes(self, latents: Tensor, temperature: float = 1.0) -> Tensor:
-        """How near each code is, as a distribution: the softmax of minus squared distance.
-
-        Args:
-            latents: ``(..., D)``.
-            temperature: divides the distances; towards 0 all weight goes to the nearest code.
-
-        Returns:
-            ``(..., V)`` float32 (open-muse's ``get_soft_code``).
-        """
-        with full_precision(latents.device.type):
-            table = self.table()
-            z = latents.float()
-            z = F.normalize(z, dim=-1) if self.l2_normalised else z
-            scores = 2 * z @ table.t() - table.square().sum(-1)  # |z|^2 drops out of the softmax
-            return (scores / temperature).softmax(-1)
-
     def forward(self, latents: Tensor) -> Quantized:
         """Replace each latent by its nearest code.
 

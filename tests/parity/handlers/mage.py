@@ -31,8 +31,8 @@ from unmask.orders import KNOWN, Confidence
 from unmask.projects.mage import TABLE, network_of, split_tokenizer
 from unmask.recipes.mage import TRAINING
 from unmask.recipes.training import Training
-from unmask.tokenizers.published import build, translate
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
+from unmask.tokenizers.published import translate
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer, parameter_groups
 from unmask.types import Canvas, MaskedBatch, Moment, Reading
@@ -88,9 +88,9 @@ def network(case: Case) -> MaskedModel:
     return model.eval()
 
 
-def tokenizer(case: Case) -> VQTokenizer:
+def tokenizer(case: Case) -> ImageTokenizer:
     sizes, state = translate(split_tokenizer(case.weights())[1], {}, case.name)
-    made = build(sizes)
+    made = sizes.build()
     load_state(made, state, case.name)
     return made.eval()
 

@@ -36,8 +36,8 @@ from unmask.probe.objective import ClassifierObjective
 from unmask.projects.mage import split_tokenizer
 from unmask.recipes import RECIPES
 from unmask.recipes.training import Training
-from unmask.tokenizers.published import build, translate
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
+from unmask.tokenizers.published import translate
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate
 
@@ -70,9 +70,9 @@ def pools(case: Case) -> dict[str, Pool]:
     return {name: pool for name, (pool, key) in found.items() if key in case.weights()}
 
 
-def tokenizer(case: Case) -> VQTokenizer:
+def tokenizer(case: Case) -> ImageTokenizer:
     network, state = translate(split_tokenizer(case.weights())[1], {}, case.name)
-    made = build(network)
+    made = network.build()
     load_state(made, state, case.name)
     return made.eval()
 

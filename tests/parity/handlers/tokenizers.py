@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from golden import Case
 from PIL import Image
 from torch import Tensor, nn
+from toy_tokenizers import soft_codes
 
 from unmask.checkpoints.flax import decode_flax, flatten
 from unmask.checkpoints.names import to_own, to_source
@@ -24,10 +25,9 @@ from unmask.tokenizers import names as flax_vqgan
 from unmask.tokenizers import names as vqgan
 from unmask.tokenizers.latents import posterior, to_map
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from unmask.tokenizers.names import translate_kl_vae
-from unmask.tokenizers.published import build, translate
+from unmask.tokenizers.published import translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import VQGAN, KLVAETokenizer
+from unmask.tokenizers.vqgan import KLVAE, VQGAN
 
 
 def tokenizer(case: Case) -> VQTokenizer:
@@ -35,7 +35,7 @@ def tokenizer(case: Case) -> VQTokenizer:
     config: Mapping[str, object] = case.config if case.kind == "tokenizer.amused" else {}
     network, state = translate(case.weights(), config, case.name)
     check_told(case, network)
-    made = build(network)
+    made = network.build()
     load_state(made, state, case.name)
     return made.eval()
 
@@ -110,20 +110,21 @@ def wrapped(case: Case) -> dict[str, Tensor]:
 def soft(made: VQTokenizer, latents: Tensor, name: str) -> Tensor:
     """Shares of all codes at the temperature in a name, with "_" for the point."""
     temperature = float(name.removeprefix("soft_code_temp").replace("_", "."))
-    return made.quantizer.soft_codes(latents, temperature).flatten(1, 2)
+    return soft_codes(made.quantizer, latents, temperature).flatten(1, 2)
 
 
 @torch.inference_mode()
 def mage(case: Case) -> dict[str, Tensor]:
     made = tokenizer(case)
     output = made(case.input("images"))
-    ids = output.quantized.ids
+    ids, penalties = output.ids, output.penalties
+    assert ids is not None
     codes = made.quantizer.lookup(ids)
     other = made.quantizer.lookup(by_place(case.input("random_indices"), ids.unsqueeze(-1)))
     return {
         "z": channels_first(output.latents),
         "indices": ids.flatten(1),
-        "codebook_loss": output.quantized.commitment_loss + 0.25 * output.quantized.codebook_loss,
+        "codebook_loss": penalties["commitment"] + 0.25 * penalties["codebook"],
         "z_q": channels_first(codes),
         "recon": made.render(codes),
         "random_images": made.render(other),
@@ -178,19 +179,21 @@ def image_ops(case: Case) -> dict[str, Tensor]:
 def kl16(case: Case) -> dict[str, Tensor]:
     """The autoencoder of MAR and eMIGM; its images are about [-1, 1], and leave it a little."""
     config = case.config
-    sizes, state = translate_kl_vae(case.weights(), case.name, groups=config.get("norm_groups", 32))
+    told = {"norm_num_groups": config.get("norm_groups", 32)}
+    sizes, state = translate(case.weights(), told, case.name)
+    assert isinstance(sizes, KLVAE)
     assert sizes.stem == config.get("ch", sizes.stem)
     case.told(ch_mult=tuple(width // sizes.stem for width in sizes.widths))
     case.told(num_res_blocks=sizes.blocks, z_channels=sizes.channels)
     case.aside("image_hw", "encoder_attention")  # the images tell, and the keys
-    made = KLVAETokenizer(replace(sizes, scale=config.get("scale", sizes.scale))).eval()
+    made = replace(sizes, scale=config.get("scale", sizes.scale)).build().eval()
     load_state(made, state, case.name)
     for norm in (m for m in made.modules() if isinstance(m, nn.GroupNorm)):
         assert norm.eps == config.get("norm_eps", norm.eps)
     images, noise = (case.input("images") + 1) / 2, case.input("posterior_noise")
     moments = made.infer(images)
     told, extreme = posterior(moments), posterior(case.input("extreme_moments"))
-    tokens = made.sample(moments, noise)
+    tokens = made.tokens(moments, noise)
     grid = (moments.shape[2], moments.shape[3])
     scaled = to_map(tokens, made.channels, grid)
     again = made.render(scaled / made.scale)
