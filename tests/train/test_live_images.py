@@ -23,7 +23,7 @@ from unmask.files.serial import write_yaml
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.masked import MaskedObjective
 from unmask.pipeline import load
-from unmask.tokenizers.folder import save_tokenizer
+from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.train.generator import AnyCache, check_source, train_generator
 from unmask.train.live_images import EncodeFirst, LiveImages, live_images
 from unmask.train.masked_batches import MaskedBatches
@@ -125,11 +125,8 @@ def test_a_damaged_image_is_replaced_by_one_of_its_class() -> None:
 
 
 def test_latents_are_read_from_caches() -> None:
-    class Latents:
-        channels, image_channels = 4, 3
-
     with pytest.raises(InputError, match=r"crop='resized' encodes images in every step, which"):
-        live_images(RECIPE, source(), Latents())  # type: ignore[arg-type]
+        live_images(RECIPE, source(), load_tokenizer("patches-4-rgb"))
 
 
 @pytest.mark.parametrize("contrastive", [None, Contrastive(hidden=8, outputs=4)])
