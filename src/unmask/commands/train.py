@@ -136,7 +136,9 @@ def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:
     return source
 
 
-def _ready(arguments: Arguments, source: Reader | None, tokenizer: ImageTokenizer) -> AnyCache | None:
+def _ready(
+    arguments: Arguments, source: Reader | None, tokenizer: ImageTokenizer
+) -> AnyCache | None:
     """What batches are read from; None where the images are yet to be encoded."""
     recipe = arguments.recipe
     if arguments.cache is not None:

@@ -210,9 +210,6 @@ def vqgan_network(
                 f"{origin}: {key}={config[key]!r} is another architecture than aMUSEd's, which "
                 f"has {key}={value!r}; only aMUSEd's is supported"
             )
-    groups = config.get("norm_num_groups", GROUPS)
-    if not isinstance(groups, int) or groups < 1:
-        raise InputError(f"{origin}: norm_num_groups={groups!r} must be a whole number from 1")
     conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
     down, up = widths_of(own, "encoder", origin), widths_of(own, "decoder", origin)[::-1]
     first_q = "encoder.levels.{}.attention.0.q.weight"
@@ -228,8 +225,16 @@ def vqgan_network(
         codes=codebook[0],
         code_dim=codebook[1],
         l2_normalised=layout == "llamagen-vq",
-        groups=groups,
+        groups=_groups(config, origin),
     )
+
+
+def _groups(config: Mapping[str, object], origin: str) -> int:
+    """Groups of every normalisation, which a ``config.json`` may state."""
+    groups = config.get("norm_num_groups", GROUPS)
+    if not isinstance(groups, int) or groups < 1:
+        raise InputError(f"{origin}: norm_num_groups={groups!r} must be a whole number from 1")
+    return groups
 
 
 def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, ...]:
@@ -328,14 +333,14 @@ def is_kl_vae(state: Mapping[str, Tensor]) -> bool:
 
 
 def translate_kl_vae(
-    state: Mapping[str, Tensor], origin: str, *, groups: int = GROUPS, cast: Cast = single
+    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str, *, cast: Cast = single
 ) -> tuple[KLVAE, dict[str, Tensor]]:
     """A checkpoint's tensors by our names, and the sizes that they have.
 
     Args:
         state: by the source's keys; losses of training are left aside.
+        config: tells the groups of normalisations, which no shape does; may be empty.
         origin: file, named in errors.
-        groups: of every normalisation, which no shape tells.
         cast: what becomes of each tensor; see :func:`unmask.checkpoints.names.to_own`.
 
     Raises:
@@ -346,7 +351,7 @@ def translate_kl_vae(
         raise InputError(f"{origin} is no KL autoencoder; it holds {some}")
     table = autoencoder_table(LAYOUT, count_levels(state, LAYOUT))
     own = to_own(state, table, origin, cast=cast)
-    return _kl_network(own, origin, groups), own
+    return _kl_network(own, origin, _groups(config, origin)), own
 
 
 def _kl_network(own: Mapping[str, Tensor], origin: str, groups: int) -> KLVAE:

@@ -264,7 +264,7 @@ def translate(
         network = dc_ae.sizes_of(config, str(Path(origin).parent / "config.json"))
         return network, to_own(state, (rename("{rest}", "{rest}"),), origin, cast=cast)
     if names.is_kl_vae(state):
-        return names.translate_kl_vae(state, origin, cast=cast)
+        return names.translate_kl_vae(state, config, origin, cast=cast)
     kind = names.layout_of(state)
     if names.is_flax_tokenizer(state):
         table = names.flax_table(state, origin)
