@@ -32,7 +32,8 @@ from unmask.projects.foreign import load_foreign
 from unmask.recipes import get
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
 from unmask.tokenizers.vqgan import KLVAE, VQGAN, KLVAETokenizer, VQGANTokenizer
 
@@ -141,7 +142,7 @@ def random(module: nn.Module, key: str) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
 
 
-def tokenizer(config: Any) -> AnyTokenizer:
+def tokenizer(config: Any) -> ImageTokenizer:
     """Of these sizes, with random weights."""
     made = {
         MaskGITVQGAN: MaskGITVQGANTokenizer,
@@ -237,7 +238,7 @@ def test_a_tokenizer_that_is_loaded_again_is_ours_bit_for_bit(name: str, tmp_pat
     to, config = TOKENIZERS[name]
     made = tokenizer(config)
     export(made, tmp_path / "out", to)
-    again = load_any_tokenizer(
+    again = load_tokenizer(
         tmp_path / "out" / PLACES[to][0] if to not in ("amused-vq", "dc-ae") else tmp_path / "out"
     )
     assert again.config == replace(config, **standard(config))
@@ -330,10 +331,10 @@ def test_a_golden_tokenizer_comes_back_as_it_was(
         config = source_config(fixtures, case)
         (folder / "config.json").write_text(json.dumps(config))
         save_file(state, folder / "diffusion_pytorch_model.safetensors")
-        made = load_any_tokenizer(folder)
+        made = load_tokenizer(folder)
     else:
         torch.save(state, folder / "weights.bin")
-        made = load_any_tokenizer(folder / "weights.bin")
+        made = load_tokenizer(folder / "weights.bin")
     if to == "llamagen-vq":
         state["quantize.codebook_used"] = torch.zeros(65536)  # stored narrow in the golden file
     export(made, tmp_path / "out", to)
@@ -386,7 +387,7 @@ def test_a_published_system_is_exported_with_every_published_key(fixtures: Path,
     assert PLACES[to][0] in form.files(config, found)
 
 
-def empty(config: Any) -> AnyTokenizer:
+def empty(config: Any) -> ImageTokenizer:
     made = {
         MaskGITVQGAN: MaskGITVQGANTokenizer,
         VQGAN: VQGANTokenizer,

@@ -21,7 +21,8 @@ from unmask.pipeline import TOKENIZER, Pipeline
 from unmask.projects.foreign import PROJECTS
 from unmask.projects.project import Form, Project
 from unmask.projects.tokenizer_forms import FORMS as TOKENIZER_FORMS
-from unmask.tokenizers.folder import AnyTokenizer, load_any_tokenizer
+from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 FORMS: dict[str, Form] = {
     form.name: form for form in (*PROJECTS.values(), *TOKENIZER_FORMS) if form.files is not None
@@ -40,12 +41,12 @@ class Exported(NamedTuple):
     """Sizes that these files do not tell, which the project's code must be given."""
 
 
-def open_for(name: str | Path, to: str) -> Pipeline | AnyTokenizer:
+def open_for(name: str | Path, to: str) -> Pipeline | ImageTokenizer:
     """The model or tokenizer of that name, whichever a project stores.
 
     Args:
         name: a model folder, run or shipped name; for a tokenizer's project also anything that
-            :func:`unmask.tokenizers.folder.load_any_tokenizer` takes.
+            :func:`unmask.tokenizers.folder.load_tokenizer` takes.
         to: a key of :data:`FORMS`.
 
     Raises:
@@ -55,11 +56,11 @@ def open_for(name: str | Path, to: str) -> Pipeline | AnyTokenizer:
         return Pipeline.from_pretrained(name)
     with suppress(InputError):  # of what is no folder of this library
         if (inside := find_folder(name) / TOKENIZER).is_dir():
-            return load_any_tokenizer(inside)
-    return load_any_tokenizer(name)
+            return load_tokenizer(inside)
+    return load_tokenizer(name)
 
 
-def export(system: Pipeline | AnyTokenizer, out: str | Path, to: str) -> Exported:
+def export(system: Pipeline | ImageTokenizer, out: str | Path, to: str) -> Exported:
     """Write weights as the project itself would: every key that it expects, none that it does not.
 
     Weights are written in float32; what no computation of the project reads, which a folder of this
@@ -92,8 +93,8 @@ def export(system: Pipeline | AnyTokenizer, out: str | Path, to: str) -> Exporte
 
 
 def _meant(
-    system: Pipeline | AnyTokenizer, form: Form
-) -> tuple[Any, nn.Module, AnyTokenizer | None]:
+    system: Pipeline | ImageTokenizer, form: Form
+) -> tuple[Any, nn.Module, ImageTokenizer | None]:
     """Sizes and weights that a form stores, and the tokenizer beside them."""
     if not isinstance(form, Project):
         tokenizer = system.tokenizer if isinstance(system, Pipeline) else system
