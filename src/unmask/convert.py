@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.write_tensors import halved
@@ -14,6 +14,7 @@ from unmask.networks.any import AnyNetwork
 from unmask.networks.sizes import patch_of, token_grid, token_space
 from unmask.pipeline import Pipeline
 from unmask.projects.foreign import PROJECTS, Foreign, Kind, load_foreign
+from unmask.projects.project import Stated
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_tokenizer
@@ -27,24 +28,20 @@ def convert(
     source: Path,
     kind: Kind | None = None,
     *,
-    heads: int | None = None,
-    classes: int = 1000,
-    grid: tuple[int, int] | None = None,
     tokenizer: str | Path | None = None,
     half: bool = False,
+    **stated: Unpack[Stated],
 ) -> tuple[Pipeline, dict[str, str]]:
     """Read a checkpoint of another project; nothing is written.
 
     Args:
-        source: see :func:`unmask.projects.foreign.load_foreign`, as for the next four.
+        source: see :func:`unmask.projects.foreign.load_foreign`.
         kind: what it must be; None recognises it.
-        heads: attention heads, where a maskgit-pytorch run has lost its config.
-        classes: N of a flax file.
-        grid: rows and columns of tokens, where the images are not square.
         tokenizer: folder, run, shipped or published name, or downloaded file of the tokenizer to
             put in; None takes the one in the same file (MAGE), else leaves the system without
             pixels.
         half: weights in float16, with which the system can be saved and not run.
+        stated: what the files do not tell; see :func:`unmask.projects.foreign.load_foreign`.
 
     Returns:
         The system, and what was read.
@@ -53,7 +50,7 @@ def convert(
         InputError: for a checkpoint that cannot be read, or a tokenizer of other codes.
     """
     decoder = None if tokenizer is None else load_tokenizer(tokenizer)
-    found = load_foreign(source, kind, heads=heads, classes=classes, grid=grid, half=half)
+    found = load_foreign(source, kind, half=half, **stated)
     if decoder is not None:
         decoder = decoder.resized_for(token_space(found.network))
         if half:

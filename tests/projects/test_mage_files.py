@@ -17,11 +17,11 @@ from unmask.checkpoints.store import check_state
 from unmask.cli import main
 from unmask.convert import convert, matching_recipe
 from unmask.errors import InputError
-from unmask.networks.mage import MageNetwork
 from unmask.objectives.masked import MaskedObjective
 from unmask.pipeline import load
 from unmask.projects import mage
 from unmask.projects.foreign import Foreign
+from unmask.projects.project import Checkpoint
 from unmask.recipes import get
 from unmask.tokenizers.published import PUBLISHED, translate
 from unmask.types import MaskedBatch
@@ -50,7 +50,7 @@ def test_a_published_file_fills_network_and_tokenizer_exactly(fixtures: Path, si
     network, tokenizer = mage.split_tokenizer(manifest(fixtures, size))
     assert mage.extra_keys(network) == []
     own = to_own(network, mage.TABLE, size)
-    sizes = mage.network_of(own, size)
+    sizes = mage.network_of(Checkpoint({}, Path(size), own=own))
     assert sizes == get(f"mage-{size}").network
     with torch.device("meta"):
         model = sizes.build()
@@ -119,12 +119,7 @@ def write(state: dict[str, Tensor], folder: Path) -> Path:
 def toy_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy's heads, which no shape tells: 4 of 12 and 2 of 16."""
     monkeypatch.setattr("unmask.projects.mage.HEAD_WIDTH", 12)
-    network_of = mage.network_of
-
-    def with_two(*arguments: object, **named: object) -> MageNetwork:
-        return network_of(*arguments, **{**named, "decoder_heads": 2})
-
-    monkeypatch.setattr("unmask.projects.mage.network_of", with_two)
+    monkeypatch.setattr("unmask.projects.mage.DECODER_HEADS", 2)
 
 
 @pytest.mark.usefixtures("toy_heads")

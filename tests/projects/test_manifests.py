@@ -15,6 +15,7 @@ from unmask.checkpoints.store import check_state
 from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.projects import maskgit_jax, maskgit_pytorch, unlockmgm
+from unmask.projects.project import Checkpoint
 
 IMAGENET = MaskGITVitNetwork(
     codes=1024, width=768, depth=24, heads=8, length=256, classes=1000, dropout=0.1
@@ -83,14 +84,15 @@ def test_a_guided_model_is_its_base_and_an_adapter(fixtures: Path, size: int) ->
 
 
 def test_sizes_are_read_off_the_shapes(fixtures: Path) -> None:
-    state = manifest(fixtures, "maskgit_pytorch_imagenet256")
-    found = maskgit_pytorch.network_of(state, heads=8, dropout=0.1, origin="a")
-    assert found == IMAGENET
-    state = manifest(fixtures, "maskgit_pytorch_ffhq256")
-    assert maskgit_pytorch.network_of(state, heads=8, dropout=0.1, origin="a") == FFHQ
+    told = {"n_heads": 8, "dropout": 0.1}
+    for name, network in (("imagenet256", IMAGENET), ("ffhq256", FFHQ)):
+        state = manifest(fixtures, f"maskgit_pytorch_{name}")
+        own = to_own(state, maskgit_pytorch.TABLE, name)
+        found = Checkpoint(state, Path("a"), config=told, own=own)
+        assert maskgit_pytorch.network_of(found) == network
     for length, size in ((256, 256), (1024, 512)):
         state = manifest(fixtures, f"flax_maskgit_transformer_{size}")
-        assert maskgit_jax.network_of(state, origin="a") == original(length)
+        assert maskgit_jax.network_of(Checkpoint(state, Path("a"))) == original(length)
 
 
 @pytest.mark.parametrize("table", [maskgit_pytorch.TABLE, unlockmgm.TABLE, maskgit_jax.TABLE])

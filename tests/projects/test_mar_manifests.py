@@ -15,6 +15,7 @@ from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import check_state
 from unmask.errors import InputError
 from unmask.projects.mar import TABLE, network_of, settle_tie
+from unmask.projects.project import Checkpoint
 from unmask.recipes import emigm, get, mar
 
 NAMES = [recipe.name for recipe in (*mar.PUBLISHED, *emigm.PUBLISHED)]
@@ -33,7 +34,9 @@ def test_a_published_checkpoint_fills_its_recipe_exactly(fixtures: Path, name: s
     state = manifest(fixtures, name)
     own = to_own(state, TABLE, name)
     check_state(model.state_dict(), own, name)
-    assert network_of(own, origin=name) == get(name).network  # heads by the width, the rest seen
+    assert (
+        network_of(Checkpoint({}, Path(name), own=own)) == get(name).network
+    )  # heads by the width, the rest seen
     back = to_source(model.state_dict(), TABLE)
     assert {key: t.shape for key, t in back.items()} == {key: t.shape for key, t in state.items()}
 
@@ -61,5 +64,7 @@ def test_an_unknown_width_needs_the_number_of_heads(fixtures: Path) -> None:
     own = to_own(manifest(fixtures, "mar-base"), TABLE, "a")
     odd = own | {"trunk.encoder_norm.weight": torch.empty(760, device="meta")}
     with pytest.raises(InputError, match=r"width 760 .* \(448, 512, 768, 1024, 1280\); give the"):
-        network_of(odd, origin="a")
-    assert network_of(own, heads=(6, 4), origin="a").decoder_heads == 4
+        network_of(Checkpoint({}, Path("a"), own=odd))
+    found = Checkpoint({}, Path("a"), own=own, heads=6)
+    assert network_of(found).decoder_heads == 6
+    assert network_of(found._replace(decoder_heads=4)).decoder_heads == 4

@@ -80,10 +80,14 @@ def rename_layer(source: str, own: str) -> Table:
     return tuple(rename(f"{source}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
 
 
-def rename_layers(source: str, own: str, layers: Mapping[str, str]) -> Table:
-    """The weights and biases of several layers inside one module, by the source's names."""
-    pairs = [rename_layer(f"{source}.{theirs}", f"{own}.{ours}") for theirs, ours in layers.items()]
-    return tuple(rule for pair in pairs for rule in pair)
+def tensors(names: Mapping[str, str]) -> Table:
+    """Tensors that only change their names: from the source's to ours."""
+    return tuple(rename(source, own) for source, own in names.items())
+
+
+def layers(names: Mapping[str, str]) -> Table:
+    """The weights and biases of layers: from the source's names to ours."""
+    return tuple(rule for pair in names.items() for rule in rename_layer(*pair))
 
 
 def rename_module(source: str, own: str) -> Rule:

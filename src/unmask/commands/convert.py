@@ -52,6 +52,9 @@ class Arguments(Ranged):
     heads: Heads | None = None
     """Attention heads, where a maskgit-pytorch run has lost its ``config-*.yaml``, or a MAGE (its
     encoder), MAR or eMIGM has another width than the published ones."""
+    decoder_heads: Heads | None = None
+    """Attention heads of the decoder of a MAGE, MAR or eMIGM; none means the published number, or
+    for MAR and eMIGM that of --heads."""
     classes: ClassCount = 1000
     """Classes of a flax file, which its shapes do not tell."""
     grid: Grid | None = None
@@ -74,9 +77,10 @@ def main(words: Sequence[str]) -> None:
 
 
 def _convert_tokenizer(arguments: Arguments) -> None:
-    for option in ("kind", "heads", "grid", "tokenizer"):
+    for option in ("kind", "heads", "decoder_heads", "grid", "tokenizer"):
         if getattr(arguments, option) is not None:
-            raise InputError(f"{arguments.source} is a tokenizer: leave out --{option}")
+            word = option.replace("_", "-")
+            raise InputError(f"{arguments.source} is a tokenizer: leave out --{word}")
     check_place(arguments.out, TOKENIZER_FORMAT)
     tokenizer = load_published(arguments.source, half=arguments.half)
     save_tokenizer(tokenizer, arguments.out, half=arguments.half)
@@ -90,11 +94,12 @@ def _convert_model(arguments: Arguments) -> None:
     pipeline, details = convert(
         arguments.source,
         arguments.kind,
-        heads=arguments.heads,
-        classes=arguments.classes,
-        grid=arguments.grid,
         tokenizer=arguments.tokenizer,
         half=arguments.half,
+        heads=arguments.heads,
+        decoder_heads=arguments.decoder_heads,
+        classes=arguments.classes,
+        grid=arguments.grid,
     )
     pipeline.save_pretrained(arguments.out, half=arguments.half)
     size = sum(p.numel() for p in pipeline.model.parameters())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import yaml
 from torch import Tensor
@@ -20,7 +20,7 @@ from unmask.files.json_files import read_json
 from unmask.memory import skeleton
 from unmask.networks.any import AnyNetwork
 from unmask.projects import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
-from unmask.projects.project import Checkpoint, Project, Tensors
+from unmask.projects.project import Checkpoint, Project, Stated, Tensors
 
 Kind = Literal["maskgit-pytorch", "unlockmgm", "maskgit-jax", "mage", "mar", "emigm"]
 
@@ -71,13 +71,7 @@ class Foreign(NamedTuple):
 
 
 def load_foreign(
-    path: Path,
-    kind: Kind | None = None,
-    *,
-    heads: int | None = None,
-    classes: int = 1000,
-    grid: tuple[int, int] | None = None,
-    half: bool = False,
+    path: Path, kind: Kind | None = None, *, half: bool = False, **stated: Unpack[Stated]
 ) -> Foreign:
     """Read a checkpoint of maskgit-pytorch, UnlockMGM, the original MaskGIT, MAGE, MAR or eMIGM.
 
@@ -88,11 +82,9 @@ def load_foreign(
             ``checkpoint-last.pth``.
         kind: what it must be; None recognises it. An eMIGM whose mask token is not tied to the
             null class looks like MAR unless called "emigm".
-        heads: attention heads, where a maskgit-pytorch run has no ``config-*.yaml`` or a MAGE
-            (its encoder), MAR or eMIGM is of no published width.
-        classes: N of a flax file, whose shapes do not tell codes from classes.
-        grid: rows and columns of tokens of an image, which no file tells; None means square.
         half: floats in float16 instead of float32, to be saved so.
+        stated: ``heads``, ``decoder_heads``, ``classes`` and ``grid``, where the files do not tell
+            them; see :class:`unmask.projects.project.Checkpoint`.
 
     Raises:
         InputError: when the path does not exist (naming where a published file is to be had), is
@@ -102,24 +94,17 @@ def load_foreign(
     if not path.exists():
         raise InputError(_absent(path))
     raw = _read_folder(path) if path.is_dir() else _read_file(path)
-    project = recognise(raw.state, raw.origin, kind)
+    origin = str(raw.file)
+    project = recognise(raw.state, origin, kind)
     parts = project.parts(raw.state)
-    own = to_own(parts.network, project.rules, raw.origin, cast=halved if half else single)
+    own = to_own(parts.network, project.rules, origin, cast=halved if half else single)
     own = project.settled(own)
-    asked = raw._replace(heads=heads, classes=classes, grid=grid)
-    network = project.sizes(asked._replace(state=parts.network, own=own))
+    network = project.sizes(raw._replace(state=parts.network, own=own, **stated))
     with skeleton():
         wanted = network.build().state_dict()
-    check_state(wanted, own, raw.origin)
-    details = {
-        "kind": project.name,
-        "file": raw.origin,
-        "taken": raw.found.taken,
-        "aside": ", ".join(raw.found.aside),
-        "empty": ", ".join(raw.found.empty),
-        "unknown": ", ".join(parts.unknown),
-        "config": str(raw.config_file or ""),
-    }
+    check_state(wanted, own, origin)
+    details = {"kind": project.name, "file": origin, **raw.told}
+    details |= {"unknown": ", ".join(parts.unknown), "config": str(raw.config_file or "")}
     said = {what: told for what, told in details.items() if told}
     return Foreign(network, own, said, parts.tokenizer, raw.config)
 
@@ -201,7 +186,7 @@ def _read_first(files: list[Path]) -> Checkpoint:
     second = next((raw for raw in others if raw.state and not first.state), first)
     if second is first:
         return first
-    return second._replace(found=second.found._replace(empty=(first.origin,)))
+    return second._replace(told={**second.told, "empty": str(first.file)})
 
 
 def _step_number(folder: Path) -> int:
@@ -210,10 +195,11 @@ def _step_number(folder: Path) -> int:
 
 def _read_file(path: Path) -> Checkpoint:
     state, found = read_weights(path, MARKS)
+    told = {"taken": found.taken, "aside": ", ".join(found.aside), "empty": ", ".join(found.empty)}
     beside = path.parent / "config.json"
     if path.name == FILES[0] or beside.is_file():
-        return Checkpoint(state, path, found, _read_config(beside), beside)
-    return Checkpoint(state, path, found, *_run_config(path))
+        return Checkpoint(state, path, told, _read_config(beside), beside)
+    return Checkpoint(state, path, told, *_run_config(path))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -8,22 +8,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.names import (
-    Rule,
-    Table,
-    count_of,
-    drop,
-    pick,
-    rename,
-    rename_layer,
-    shape_of,
-)
+from unmask.checkpoints.names import Rule, Table, drop, layers, pick, rename
 from unmask.errors import InputError
 from unmask.networks.mage import MageNetwork
-from unmask.networks.sizes import stated_grid
 from unmask.nn.embed import CLASS_ROWS
 from unmask.projects import tokenizer_forms
-from unmask.projects.project import Parts, Project, Tensors, square, timm_blocks
+from unmask.projects.project import Checkpoint, Parts, Project, Tensors, square, timm_blocks
 from unmask.recipes import mage
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
@@ -61,26 +51,25 @@ def _flat(parts: Sequence[Tensor]) -> Tensor:
     return bias.flatten()
 
 
-EMBED: Table = (
-    rename("token_emb.position_embeddings.weight", "embed.positions.weight"),
-    *rename_layer("token_emb.LayerNorm", "embed.norm"),
-)
 TABLE: Table = (
     Rule(("token_emb.word_embeddings.weight",), ("embed.tokens.weight", "head.out.weight")),
-    *EMBED,
-    *timm_blocks("blocks", "trunk.encoder"),
-    *rename_layer("norm", "trunk.encoder_norm"),
-    *rename_layer("decoder_embed", "trunk.join"),
+    rename("token_emb.position_embeddings.weight", "embed.positions.weight"),
     rename("decoder_pos_embed_learned", "trunk.positions"),
+    *timm_blocks("blocks", "trunk.encoder"),
     *timm_blocks("decoder_blocks", "trunk.decoder"),
-    *rename_layer("decoder_norm", "trunk.decoder_norm"),
-    *rename_layer("mlm_layer.fc", "head.dense"),
-    *rename_layer("mlm_layer.ln", "head.norm"),
+    *layers(
+        {
+            "token_emb.LayerNorm": "embed.norm",
+            "norm": "trunk.encoder_norm",
+            "decoder_embed": "trunk.join",
+            "decoder_norm": "trunk.decoder_norm",
+            "mlm_layer.fc": "head.dense",
+            "mlm_layer.ln": "head.norm",
+        }
+    ),
     Rule(("mlm_layer.bias",), ("head.out.bias",), _flat, lambda bias: [bias.view(1, 1, -1)]),
     *map(drop, DEAD),
 )
-
-
 PARTS = {pattern.partition(".")[0] for rule in TABLE for pattern in rule.source}
 
 
@@ -101,40 +90,28 @@ def extra_keys(state: Mapping[str, Tensor]) -> list[str]:
     return [key for key in state if key.partition(".")[0] not in PARTS | {TOKENIZER[:-1]}]
 
 
-def network_of(
-    own: Mapping[str, Tensor],
-    origin: str,
-    *,
-    heads: int | None = None,
-    decoder_heads: int = DECODER_HEADS,
-    grid: tuple[int, int] | None = None,
-) -> MageNetwork:
-    """The sizes of a translated state.
+def network_of(found: Checkpoint) -> MageNetwork:
+    """The sizes of a checkpoint.
 
-    Args:
-        own: by our names.
-        origin: file, named in errors.
-        heads: heads of the encoder; None means heads of 64 numbers, as published.
-        decoder_heads: heads of the decoder.
-        grid: (h, w) tokens, which no shape tells; None means square.
+    Heads that are not stated are as published: of 64 numbers in the encoder, 16 in the decoder.
 
     Raises:
         InputError: when parts are missing, or the tokens do not fill the grid.
     """
-    rows, width = shape_of(own, "embed.tokens.weight", origin)
-    _, positions, inner = shape_of(own, "trunk.positions", origin)
+    rows, width = found.shape("embed.tokens.weight")
+    _, positions, inner = found.shape("trunk.positions")
     return MageNetwork(
         codes=rows - CLASS_ROWS - 1,
         width=width,
-        depth=count_of(own, "trunk.encoder.{i}.attention.qkv.weight"),
-        heads=heads or width // HEAD_WIDTH,
+        depth=found.count("trunk.encoder.{i}.attention.qkv.weight"),
+        heads=found.heads or width // HEAD_WIDTH,
         decoder_width=inner,
-        decoder_depth=count_of(own, "trunk.decoder.{i}.attention.qkv.weight"),
-        decoder_heads=decoder_heads,
+        decoder_depth=found.count("trunk.decoder.{i}.attention.qkv.weight"),
+        decoder_heads=found.decoder_heads or DECODER_HEADS,
         length=positions - 1,
-        mlp_ratio=shape_of(own, "trunk.encoder.0.feed_forward.expand.weight", origin)[0] / width,
-        position_rows=shape_of(own, "embed.positions.weight", origin)[0],
-        grid=stated_grid(positions - 1, grid, origin),
+        mlp_ratio=found.shape("trunk.encoder.0.feed_forward.expand.weight")[0] / width,
+        position_rows=found.shape("embed.positions.weight")[0],
+        grid=found.grid_of(positions - 1),
     )
 
 
@@ -184,7 +161,7 @@ PROJECT = Project(
     network=MageNetwork,
     rules=TABLE,
     mark="mlm_layer.fc.weight",
-    sizes=lambda found: network_of(found.own, found.origin, heads=found.heads, grid=found.grid),
+    sizes=network_of,
     parts=_parts,
     published=PUBLISHED,
     recipes=(mage.BASE, mage.LARGE),

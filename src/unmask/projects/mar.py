@@ -11,17 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import (
-    Table,
-    count_of,
-    rename,
-    rename_layer,
-    rename_layers,
-    shape_of,
-)
+from unmask.checkpoints.names import Table, layers, tensors
 from unmask.errors import InputError
 from unmask.networks.latent import LatentNetwork
-from unmask.networks.sizes import stated_grid
 from unmask.projects.project import Checkpoint, Project, Tensors, square, timm_blocks
 from unmask.recipes import emigm, mar
 
@@ -43,46 +35,44 @@ EMIGM_FILES = {
     for size in sizes
 }
 
-HEAD = "diffloss.net"
+HEAD, HEAD_BLOCK = "diffloss.net", "diffloss.net.res_blocks.{i}"
 OWN_HEAD_BLOCK = "head.blocks.{i}"
 
-HEAD_TABLE: Table = (
-    *rename_layers(
-        HEAD,
-        "head",
-        {
-            "time_embed.mlp.0": "time.0",
-            "time_embed.mlp.2": "time.2",
-            "cond_embed": "condition",
-            "input_proj": "input",
-            "final_layer.adaLN_modulation.1": "modulation",
-            "final_layer.linear": "out",
-        },
-    ),
-    *rename_layers(
-        f"{HEAD}.res_blocks.{{i}}",
-        OWN_HEAD_BLOCK,
-        {
-            "adaLN_modulation.1": "modulation",
-            "in_ln": "norm",
-            "mlp.0": "first",
-            "mlp.2": "second",
-        },
-    ),
+HEAD_TABLE: Table = layers(
+    {
+        f"{HEAD}.time_embed.mlp.0": "head.time.0",
+        f"{HEAD}.time_embed.mlp.2": "head.time.2",
+        f"{HEAD}.cond_embed": "head.condition",
+        f"{HEAD}.input_proj": "head.input",
+        f"{HEAD_BLOCK}.adaLN_modulation.1": f"{OWN_HEAD_BLOCK}.modulation",
+        f"{HEAD_BLOCK}.in_ln": f"{OWN_HEAD_BLOCK}.norm",
+        f"{HEAD_BLOCK}.mlp.0": f"{OWN_HEAD_BLOCK}.first",
+        f"{HEAD_BLOCK}.mlp.2": f"{OWN_HEAD_BLOCK}.second",
+        f"{HEAD}.final_layer.adaLN_modulation.1": "head.modulation",
+        f"{HEAD}.final_layer.linear": "head.out",
+    }
 )
 
 TABLE: Table = (
-    rename("fake_latent", "embed.null"),
-    rename("encoder_pos_embed_learned", "embed.positions"),
-    rename("mask_token", "trunk.mask_token"),
-    rename("decoder_pos_embed_learned", "trunk.positions"),
-    rename("diffusion_pos_embed_learned", "trunk.tail"),
-    rename("class_emb.weight", "embed.classes.weight"),
-    *rename_layer("z_proj", "embed.project"),
-    *rename_layer("z_proj_ln", "embed.norm"),
-    *rename_layer("encoder_norm", "trunk.encoder_norm"),
-    *rename_layer("decoder_embed", "trunk.join"),
-    *rename_layer("decoder_norm", "trunk.decoder_norm"),
+    *tensors(
+        {
+            "fake_latent": "embed.null",
+            "encoder_pos_embed_learned": "embed.positions",
+            "mask_token": "trunk.mask_token",
+            "decoder_pos_embed_learned": "trunk.positions",
+            "diffusion_pos_embed_learned": "trunk.tail",
+            "class_emb.weight": "embed.classes.weight",
+        }
+    ),
+    *layers(
+        {
+            "z_proj": "embed.project",
+            "z_proj_ln": "embed.norm",
+            "encoder_norm": "trunk.encoder_norm",
+            "decoder_embed": "trunk.join",
+            "decoder_norm": "trunk.decoder_norm",
+        }
+    ),
     *timm_blocks("encoder_blocks", "trunk.encoder"),
     *timm_blocks("decoder_blocks", "trunk.decoder"),
     *HEAD_TABLE,
@@ -91,59 +81,40 @@ TABLE: Table = (
 HEADS = {448: 8, 512: 8, 768: 12, 1024: 16, 1280: 16}  # of the published widths
 
 
-def network_of(
-    own: Tensors,
-    *,
-    heads: tuple[int, int] | None = None,
-    drops: bool = True,
-    dropout: float = 0.1,
-    grid: tuple[int, int] | None = None,
-    origin: str,
-) -> LatentNetwork:
-    """The network of a state dict.
+def network_of(found: Checkpoint) -> LatentNetwork:
+    """The network of a checkpoint, with the heads of the published model of its width.
 
-    Args:
-        own: by our names.
-        heads: of encoder and decoder; None takes those of the published model of that width.
-        drops: whether the encoder sees known tokens only, as in every published model.
-        dropout: for further training; both projects trained with 0.1.
-        grid: (h, w) tokens, which no shape tells; None means square.
-        origin: file, named in errors.
+    It drops known tokens like every published model, and trains on with the dropout of both.
 
     Raises:
-        InputError: when parts are missing, no published model has that width, or the tokens do
-            not fill the grid.
+        InputError: when parts are missing, no published model has that width and no number of
+            heads is stated, or the tokens do not fill the grid.
     """
-    width = shape_of(own, "trunk.encoder_norm.weight", origin)[0]
-    decoder_width = shape_of(own, "trunk.decoder_norm.weight", origin)[0]
-    if heads is None:
-        if not {width, decoder_width} <= HEADS.keys():
-            known = ", ".join(map(str, HEADS))
-            raise InputError(
-                f"{origin}: shapes do not tell the attention heads, and its width {width} is "
-                f"none of the published ones ({known}); give the number of heads"
-            )
-        heads = (HEADS[width], HEADS[decoder_width])
-    length = shape_of(own, "trunk.tail", origin)[1]
-    hidden = shape_of(own, "trunk.encoder.0.feed_forward.expand.weight", origin)[0]
+    (width,) = found.shape("trunk.encoder_norm.weight")
+    (decoder_width,) = found.shape("trunk.decoder_norm.weight")
+    if found.heads is None and not {width, decoder_width} <= HEADS.keys():
+        raise InputError(
+            f"{found.file}: shapes do not tell the attention heads, and its width {width} is none "
+            f"of the published ones ({', '.join(map(str, HEADS))}); give the number of heads"
+        )
+    length = found.shape("trunk.tail")[1]
     return LatentNetwork(
-        channels=shape_of(own, "embed.project.weight", origin)[1],
+        channels=found.shape("embed.project.weight")[1],
         width=width,
-        depth=count_of(own, "trunk.encoder.{i}.attention.qkv.weight"),
-        heads=heads[0],
+        depth=found.count("trunk.encoder.{i}.attention.qkv.weight"),
+        heads=found.heads or HEADS[width],
         decoder_width=decoder_width,
-        decoder_depth=count_of(own, "trunk.decoder.{i}.attention.qkv.weight"),
-        decoder_heads=heads[1],
+        decoder_depth=found.count("trunk.decoder.{i}.attention.qkv.weight"),
+        decoder_heads=found.decoder_heads or found.heads or HEADS[decoder_width],
         length=length,
-        head_width=shape_of(own, "head.condition.weight", origin)[0],
-        head_depth=count_of(own, f"{OWN_HEAD_BLOCK}.modulation.weight"),
-        classes=shape_of(own, "embed.classes.weight", origin)[0],
-        buffer=shape_of(own, "trunk.positions", origin)[1] - length,
-        mlp_ratio=hidden / width,
-        dropout=dropout,
-        drops=drops,
-        tied=is_tied(own),
-        grid=stated_grid(length, grid, origin),
+        head_width=found.shape("head.condition.weight")[0],
+        head_depth=found.count(f"{OWN_HEAD_BLOCK}.modulation.weight"),
+        classes=found.shape("embed.classes.weight")[0],
+        buffer=found.shape("trunk.positions")[1] - length,
+        mlp_ratio=found.shape("trunk.encoder.0.feed_forward.expand.weight")[0] / width,
+        dropout=0.1,
+        tied=is_tied(found.own),
+        grid=found.grid_of(length),
     )
 
 
@@ -161,11 +132,6 @@ def settle_tie(own: dict[str, Tensor]) -> dict[str, Tensor]:
     return own | {"embed.null": own["trunk.mask_token"]} if is_tied(own) else own
 
 
-def _sizes(found: Checkpoint) -> LatentNetwork:
-    heads = None if found.heads is None else (found.heads, found.heads)
-    return network_of(found.own, heads=heads, grid=found.grid, origin=found.origin)
-
-
 def _files(network: LatentNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
     """The entries of the published files, which have no optimiser either."""
     return {"checkpoint-last.pth": {"model": state, "model_ema": state}}
@@ -180,7 +146,7 @@ EMIGM = Project(
     network=LatentNetwork,
     rules=TABLE,
     mark="diffusion_pos_embed_learned",
-    sizes=_sizes,
+    sizes=network_of,
     settled=settle_tie,
     published=EMIGM_FILES,
     recipes=emigm.PUBLISHED,

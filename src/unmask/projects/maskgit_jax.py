@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from torch import Tensor
 from unmask.checkpoints.names import Rule, Table, count_of, rename
 from unmask.errors import InputError
 from unmask.networks.maskgit import MaskGITBertNetwork
-from unmask.networks.sizes import stated_grid
-from unmask.projects.project import Project
+from unmask.projects.project import Checkpoint, Project
 from unmask.recipes import maskgit
 
 PUBLISHED = {
@@ -72,27 +71,17 @@ TABLE: Table = (
 )
 
 
-def network_of(
-    state: Mapping[str, Tensor],
-    *,
-    classes: int = 1000,
-    grid: tuple[int, int] | None = None,
-    origin: str,
-) -> MaskGITBertNetwork:
+def network_of(found: Checkpoint) -> MaskGITBertNetwork:
     """The sizes of a checkpoint, with the JAX model's own activation, tying and dropouts.
-
-    Args:
-        state: by paths joined with "/".
-        classes: N, which no shape tells apart from the codes.
-        grid: (h, w) tokens, which no shape tells; None means square.
-        origin: file, named in errors.
 
     Raises:
         InputError: when ``classes`` leaves no codes, or the tokens do not fill the grid.
     """
+    state, classes = found.state, found.classes
     rows, width = state[WORDS].shape
     if not 1 <= classes < rows - 1:
-        raise InputError(f"{origin}: classes={classes} does not fit a vocabulary of {rows} rows")
+        limit = f"a vocabulary of {rows} rows"
+        raise InputError(f"{found.file}: classes={classes} does not fit {limit}")
     length = state[POSITIONS].shape[0] - 1
     return MaskGITBertNetwork(
         codes=rows - classes - 1,
@@ -102,7 +91,7 @@ def network_of(
         feed_forward=state[f"{LAYER}/Mlp_0/intermediate_output/kernel".format(i=0)].shape[1],
         length=length,
         classes=classes,
-        grid=stated_grid(length, grid, origin),
+        grid=found.grid_of(length),
         gelu="tanh",
         tie_embeddings=True,
         drop_attention_output=True,
@@ -114,9 +103,7 @@ PROJECT = Project(
     network=MaskGITBertNetwork,
     rules=TABLE,
     mark=WORDS,
-    sizes=lambda found: network_of(
-        found.state, classes=found.classes, grid=found.grid, origin=found.origin
-    ),
+    sizes=network_of,
     published=PUBLISHED,
     recipes=(maskgit.JAX_IMAGENET256, maskgit.JAX_IMAGENET512),
 )

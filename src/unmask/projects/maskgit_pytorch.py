@@ -7,79 +7,60 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, count_of, rename, rename_layer, rename_layers
+from unmask.checkpoints.names import Table, layers, tensors
 from unmask.errors import InputError
 from unmask.networks.maskgit import MaskGITVitNetwork
-from unmask.networks.sizes import stated_grid
 from unmask.projects.project import Checkpoint, Project
 from unmask.recipes import maskgit
 
 TABLE: Table = (
-    rename("pos_emb", "embed.positions"),
-    rename("token_emb.weight", "embed.tokens.weight"),
-    rename("class_emb.weight", "embed.classes.weight"),
-    rename("blocks.{i}.attn.qkv.weight", "trunk.blocks.{i}.attention.qkv.weight"),
-    *rename_layers(
-        "blocks.{i}",
-        "trunk.blocks.{i}",
+    *tensors(
         {
-            "ln1": "attention_norm",
-            "attn.out": "attention.out",
-            "ln2": "feed_forward_norm",
-            "mlp.0": "feed_forward.expand",
-            "mlp.2": "feed_forward.contract",
-        },
+            "pos_emb": "embed.positions",
+            "token_emb.weight": "embed.tokens.weight",
+            "class_emb.weight": "embed.classes.weight",
+            "blocks.{i}.attn.qkv.weight": "trunk.blocks.{i}.attention.qkv.weight",
+        }
     ),
-    *rename_layer("classifier.0", "head.norm"),
-    *rename_layer("classifier.1", "head.out"),
+    *layers(
+        {
+            "blocks.{i}.ln1": "trunk.blocks.{i}.attention_norm",
+            "blocks.{i}.attn.out": "trunk.blocks.{i}.attention.out",
+            "blocks.{i}.ln2": "trunk.blocks.{i}.feed_forward_norm",
+            "blocks.{i}.mlp.0": "trunk.blocks.{i}.feed_forward.expand",
+            "blocks.{i}.mlp.2": "trunk.blocks.{i}.feed_forward.contract",
+            "classifier.0": "head.norm",
+            "classifier.1": "head.out",
+        }
+    ),
 )
+STEP = "ckpt/step0000000"
 
 
-def network_of(
-    state: Mapping[str, Tensor],
-    *,
-    heads: int | None,
-    dropout: float = 0.0,
-    grid: tuple[int, int] | None = None,
-    origin: str,
-) -> MaskGITVitNetwork:
-    """The sizes of a checkpoint.
-
-    Args:
-        state: by the source's keys.
-        heads: attention heads, which no shape tells.
-        dropout: dropout rate, which only matters for further training.
-        grid: (h, w) tokens, which no shape tells; None means square.
-        origin: file, named in errors.
+def network_of(found: Checkpoint) -> MaskGITVitNetwork:
+    """The network of a run, whose configuration tells heads and dropout.
 
     Raises:
-        InputError: without ``heads``, or when the tokens do not fill the grid.
+        InputError: without a number of heads, or when the tokens do not fill the grid.
     """
+    heads = found.heads if found.heads is not None else _number(found, "n_heads", int)
     if heads is None:
         raise InputError(
-            f"{origin}: the number of attention heads is not in the weights; put the run's "
+            f"{found.file}: the number of attention heads is not in the weights; put the run's "
             "config-*.yaml beside its ckpt folder, or give heads (8 in the published configs)"
         )
-    codes, width = state["token_emb.weight"].shape
-    length = state["pos_emb"].shape[1]
+    codes, width = found.shape("embed.tokens.weight")
+    length = found.shape("embed.positions")[1]
+    classes = "embed.classes.weight"
     return MaskGITVitNetwork(
         codes=codes - 1,
         width=width,
-        depth=count_of(state, "blocks.{i}.attn.qkv.weight"),
+        depth=found.count("trunk.blocks.{i}.attention.qkv.weight"),
         heads=heads,
         length=length,
-        classes=state["class_emb.weight"].shape[0] - 1 if "class_emb.weight" in state else 0,
-        dropout=dropout,
-        grid=stated_grid(length, grid, origin),
-    )
-
-
-def _sizes(found: Checkpoint) -> MaskGITVitNetwork:
-    """The network of a run, whose configuration tells heads and dropout."""
-    heads = found.heads if found.heads is not None else _number(found, "n_heads", int)
-    dropout = _number(found, "dropout", float) or 0.0
-    return network_of(
-        found.state, heads=heads, dropout=dropout, grid=found.grid, origin=found.origin
+        classes=found.shape(classes)[0] - 1 if classes in found.own else 0,
+        dropout=_number(found, "dropout", float) or 0.0,
+        grid=found.grid_of(length),
     )
 
 
@@ -114,12 +95,8 @@ def _files(network: MaskGITVitNetwork, state: dict[str, Tensor]) -> dict[str, An
         "n_classes": network.classes,
         "dropout": network.dropout,
     }
-    step = "ckpt/step0000000"
-    return {
-        f"{step}/model.pt": {"model": state},
-        f"{step}/model_ema.pt": {"model": state},
-        "config-exported.yaml": {"transformer": {"params": sizes}},
-    }
+    weights = {f"{STEP}/{name}": {"model": state} for name in ("model.pt", "model_ema.pt")}
+    return weights | {"config-exported.yaml": {"transformer": {"params": sizes}}}
 
 
 PROJECT = Project(
@@ -127,7 +104,7 @@ PROJECT = Project(
     network=MaskGITVitNetwork,
     rules=TABLE,
     mark="pos_emb",
-    sizes=_sizes,
+    sizes=network_of,
     recipes=(maskgit.PYTORCH_IMAGENET256, maskgit.PYTORCH_FFHQ256),
     limits=lambda network: {"feedback": None},
     files=_files,

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from unmask.checkpoints.find_state import State
-from unmask.checkpoints.names import Table, rename_layers, to_source
+from unmask.checkpoints.names import Table, count_of, layers, shape_of, to_source
 from unmask.errors import InputError
 from unmask.networks.any import AnyNetwork
-from unmask.networks.sizes import token_grid
+from unmask.networks.sizes import stated_grid, token_grid
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
@@ -33,7 +32,17 @@ TIMM_LAYERS = {
 
 def timm_blocks(source: str, own: str) -> Table:
     """The rules of a list of timm's blocks."""
-    return rename_layers(f"{source}.{{i}}", f"{own}.{{i}}", TIMM_LAYERS)
+    names = {f"{source}.{{i}}.{a}": f"{own}.{{i}}.{b}" for a, b in TIMM_LAYERS.items()}
+    return layers(names)
+
+
+class Stated(TypedDict, total=False):
+    """What a caller knows of a network beyond its files."""
+
+    heads: int | None
+    decoder_heads: int | None
+    classes: int
+    grid: tuple[int, int] | None
 
 
 class Checkpoint(NamedTuple):
@@ -43,8 +52,8 @@ class Checkpoint(NamedTuple):
     """Tensors of the network by the source's keys."""
     file: Path
     """Where the tensors lie; named in errors."""
-    found: State
-    """Which of the file's state dicts was taken."""
+    told: Mapping[str, str] = MappingProxyType({})
+    """Which of the file's state dicts was ``taken``, which others are ``aside`` or ``empty``."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Content of the source's configuration; empty where there is none."""
     config_file: Path | None = None
@@ -53,15 +62,25 @@ class Checkpoint(NamedTuple):
     """The tensors by our names."""
     heads: int | None = None
     """Attention heads that the caller states; None leaves them to the source."""
+    decoder_heads: int | None = None
+    """Attention heads of the decoder that the caller states; None means the published number, or
+    for MAR and eMIGM the encoder's where that is stated."""
     classes: int = 1000
     """N that the caller states, for files whose shapes do not tell it."""
     grid: tuple[int, int] | None = None
-    """(h, w) tokens that the caller states; None means square."""
+    """(h, w) tokens that the caller states, since no file tells them; None means square."""
 
-    @property
-    def origin(self) -> str:
-        """The file's path as text."""
-        return str(self.file)
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor by our name; InputError where it is missing."""
+        return shape_of(self.own, name, str(self.file))
+
+    def count(self, pattern: str) -> int:
+        """How many of our names fit a pattern of :mod:`unmask.checkpoints.names`."""
+        return count_of(self.own, pattern)
+
+    def grid_of(self, length: int, origin: Path | None = None) -> tuple[int, int] | None:
+        """The grid of so many tokens, None for a square; InputError where they do not fill it."""
+        return stated_grid(length, self.grid, str(origin or self.file))
 
 
 class Parts(NamedTuple):

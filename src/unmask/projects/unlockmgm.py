@@ -6,23 +6,14 @@ its self-guidance adapter, and the network then has one.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import (
-    Rule,
-    Table,
-    rename,
-    rename_layer,
-    rename_layers,
-    split_rows,
-    stack_rows,
-)
+from unmask.checkpoints.names import Rule, Table, layers, split_rows, stack_rows, tensors
 from unmask.errors import InputError, did_you_mean
 from unmask.networks.maskgit import MaskGITBertNetwork
-from unmask.networks.sizes import stated_grid
 from unmask.nn.feedback import Feedback
 from unmask.projects.project import Checkpoint, Project
 from unmask.recipes import maskgit, self_guidance
@@ -45,33 +36,35 @@ def _qkv(part: str) -> Rule:
 
 
 TABLE: Table = (
-    rename("embed.word_embeddings.weight", "embed.tokens.weight"),
-    rename("embed.position_embeddings.weight", "embed.positions.weight"),
-    *rename_layer("embed.embeddings_ln", "embed.norm"),
     _qkv("weight"),
     _qkv("bias"),
-    *rename_layers(
-        LAYER,
-        OWN_BLOCK,
+    *layers(
         {
-            "attention.out": "attention.out",
-            "attn_layer_norm": "attention_norm",
-            "ffn.intermediate_output": "feed_forward.expand",
-            "ffn.layer_output": "feed_forward.contract",
-            "ffn.layer_norm": "feed_forward_norm",
-        },
+            "embed.embeddings_ln": "embed.norm",
+            f"{LAYER}.attention.out": f"{OWN_BLOCK}.attention.out",
+            f"{LAYER}.attn_layer_norm": f"{OWN_BLOCK}.attention_norm",
+            f"{LAYER}.ffn.intermediate_output": f"{OWN_BLOCK}.feed_forward.expand",
+            f"{LAYER}.ffn.layer_output": f"{OWN_BLOCK}.feed_forward.contract",
+            f"{LAYER}.ffn.layer_norm": f"{OWN_BLOCK}.feed_forward_norm",
+            "mlm_layer.mlm_dense": "head.dense",
+            "mlm_layer.mlm_ln": "head.norm",
+            "mlm_layer.to_logits": "head.out",
+            "cls_anchor_gen.layer_norm": "feedback.anchor.norm",
+            "cls_anchor_gen.mlp_t": "feedback.anchor.out",
+        }
     ),
-    *rename_layer("mlm_layer.mlm_dense", "head.dense"),
-    *rename_layer("mlm_layer.mlm_ln", "head.norm"),
-    *rename_layer("mlm_layer.to_logits", "head.out"),
-    rename("top_down_transform", "feedback.top"),  # from here on the self-guidance adapter
-    rename("cls_anchor_gen.mlp_p.weight", "feedback.anchor.shared.weight"),
-    rename("cls_anchor_gen.mlp_c.weight", "feedback.anchor.classes.weight"),
-    rename("cls_anchor_gen.mlp_f.weight", "feedback.anchor.mix.weight"),
-    *rename_layer("cls_anchor_gen.layer_norm", "feedback.anchor.norm"),
-    *rename_layer("cls_anchor_gen.mlp_t", "feedback.anchor.out"),
-    rename("decoders.{i}.linear.weight", "feedback.levels.{i}.down.weight"),
-    rename("decoders.{i}.linear2.weight", "feedback.levels.{i}.out.weight"),
+    *tensors(
+        {
+            "embed.word_embeddings.weight": "embed.tokens.weight",
+            "embed.position_embeddings.weight": "embed.positions.weight",
+            "top_down_transform": "feedback.top",  # from here on the self-guidance adapter
+            "cls_anchor_gen.mlp_p.weight": "feedback.anchor.shared.weight",
+            "cls_anchor_gen.mlp_c.weight": "feedback.anchor.classes.weight",
+            "cls_anchor_gen.mlp_f.weight": "feedback.anchor.mix.weight",
+            "decoders.{i}.linear.weight": "feedback.levels.{i}.down.weight",
+            "decoders.{i}.linear2.weight": "feedback.levels.{i}.out.weight",
+        }
+    ),
 )
 ADAPTER_KEY = "top_down_transform"  # only weights with an adapter have it
 ADAPTER_CODES = 1024  # written into the adapter's code
@@ -102,26 +95,19 @@ FIXED: dict[str, object] = {
 }
 
 
-def network_of(
-    config: Mapping[str, Any],
-    *,
-    keys: Container[str] = (),
-    grid: tuple[int, int] | None = None,
-    origin: str,
-) -> MaskGITBertNetwork:
-    """The network that a ``config.json`` describes.
+def network_of(found: Checkpoint) -> MaskGITBertNetwork:
+    """The network that the ``config.json`` beside the weights describes.
 
-    Args:
-        config: its content.
-        keys: of the weights beside it; they tell whether there is an adapter where the
-            config does not.
-        grid: (h, w) tokens, which no config tells; None means square.
-        origin: file, named in errors.
+    Whether there is an adapter the weights tell where the configuration does not.
 
     Raises:
         InputError: naming a key that is missing, or a flag of an architecture that is not
             MaskGIT's; or when the tokens do not fill the grid.
     """
+    config, folder = found.config, found.file.parent
+    if not config:
+        raise InputError(f"{folder} has no config.json; put UnlockMGM's beside it")
+    origin = folder / "config.json"
     for flag, value in FIXED.items():
         if config.get(flag, value) != value:
             raise InputError(
@@ -141,12 +127,12 @@ def network_of(
             raise InputError(
                 f"{origin}: {key}={config[key]} must be {value} to fit its other sizes"
             )
-    adapter = config.get("use_toast") or ADAPTER_KEY in keys
+    adapter = config.get("use_toast") or ADAPTER_KEY in found.state
     return MaskGITBertNetwork(
         **sizes,
         dropout=float(config.get("hidden_dropout", 0.1)),
         attention_dropout=float(config.get("attention_dropout", 0.1)),
-        grid=stated_grid(sizes["length"], grid, origin),
+        grid=found.grid_of(sizes["length"], origin),
         feedback=_feedback(config) if adapter else None,
     )
 
@@ -157,15 +143,6 @@ def _feedback(config: Mapping[str, Any]) -> Feedback:
         factor=config.get("tg_factor", usual.factor),
         blank=bool(config.get("use_blank_second", usual.blank)),
     )
-
-
-def _sizes(found: Checkpoint) -> MaskGITBertNetwork:
-    """The network that the configuration beside the weights describes."""
-    folder = found.file.parent
-    if not found.config:
-        raise InputError(f"{folder} has no config.json; put UnlockMGM's beside it")
-    origin = str(folder / "config.json")
-    return network_of(found.config, keys=found.state, grid=found.grid, origin=origin)
 
 
 def _limits(network: MaskGITBertNetwork) -> dict[str, Any]:
@@ -198,7 +175,7 @@ PROJECT = Project(
     network=MaskGITBertNetwork,
     rules=TABLE,
     mark="embed.word_embeddings.weight",
-    sizes=_sizes,
+    sizes=network_of,
     published=PUBLISHED,
     recipes=(
         maskgit.UNLOCKMGM_IMAGENET256,

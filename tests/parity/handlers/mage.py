@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from unmask.nn.positions import take
 from unmask.objectives.masked import MaskedObjective
 from unmask.orders import KNOWN, Confidence
 from unmask.projects.mage import TABLE, network_of, split_tokenizer
+from unmask.projects.project import Checkpoint
 from unmask.recipes.mage import TRAINING
 from unmask.recipes.training import Training
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
@@ -59,13 +61,10 @@ def network(case: Case) -> MaskedModel:
     config, state = case.config, split_tokenizer(case.weights())[0]
     own = to_own(state, TABLE, case.name)
     length = own["trunk.positions"].shape[1] - 1
-    sizes = network_of(
-        own,
-        case.name,
-        heads=config["num_heads"],
-        decoder_heads=config["decoder_num_heads"],
-        grid=grid_of(config, length),
-    )
+    heads, decoder_heads = config["num_heads"], config["decoder_num_heads"]
+    grid = grid_of(config, length)
+    found = Checkpoint({}, Path(case.name), own=own, grid=grid)
+    sizes = network_of(found._replace(heads=heads, decoder_heads=decoder_heads))
     case.told(
         codebook_size=sizes.codes,
         fake_class_label=sizes.codes + SLOT,

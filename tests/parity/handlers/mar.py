@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from math import lcm
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from unmask.nn.model import MaskedModel
 from unmask.objectives.masked import LocatedBatch, MaskedObjective, locate
 from unmask.orders import RandomOrder
 from unmask.projects.mar import TABLE, network_of, settle_tie
+from unmask.projects.project import Checkpoint
 from unmask.recipes.training import Ema, Training
 from unmask.train.loop import optimise_step
 from unmask.train.optim import EmaWeights, learning_rate, make_optimizer, parameter_groups
@@ -41,14 +44,10 @@ def network(case: Case) -> MaskedModel:
     """The case's network with its weights, in evaluation mode."""
     config = case.config
     own = settle_tie(to_own(case.weights(), TABLE, case.name))
-    sizes = network_of(
-        own,
-        heads=(config["encoder_num_heads"], config["decoder_num_heads"]),
-        drops=config.get("use_mae", True),
-        dropout=dropout_of(config),
-        grid=grid_of(config),
-        origin=case.name,
-    )
+    heads, decoder_heads = config["encoder_num_heads"], config["decoder_num_heads"]
+    found = Checkpoint({}, Path(case.name), own=own, grid=grid_of(config))
+    sizes = network_of(found._replace(heads=heads, decoder_heads=decoder_heads))
+    sizes = replace(sizes, drops=config.get("use_mae", True), dropout=dropout_of(config))
     check_told(case, sizes)
     model = sizes.build()
     load_state(model, own, case.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from golden import Case
@@ -14,6 +15,7 @@ from unmask.checkpoints.store import load_state
 from unmask.nn.block import Gelu
 from unmask.nn.model import MaskedModel
 from unmask.projects.maskgit_jax import TABLE, network_of
+from unmask.projects.project import Checkpoint
 from unmask.projects.unlockmgm import TABLE as PORT_TABLE
 from unmask.types import Canvas
 
@@ -23,7 +25,9 @@ def network(case: Case, gelu: Gelu = "tanh") -> MaskedModel:
     leaves = flatten(decode_flax(case.file().read_bytes()))
     source = {key: leaf for key, leaf in leaves.items() if isinstance(leaf, Tensor)}
     grid = (1, case.input("input_ids").shape[1] - 1)
-    config = network_of(source, classes=case.spec["num_classes"], grid=grid, origin=case.name)
+    config = network_of(
+        Checkpoint(source, Path(case.name), classes=case.spec["num_classes"], grid=grid)
+    )
     sizes = {
         "hidden_size": config.width,
         "num_layers": config.depth,

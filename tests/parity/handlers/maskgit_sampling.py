@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.model import MaskedModel
 from unmask.orders import Confidence, RandomOrder
 from unmask.projects import maskgit_pytorch, unlockmgm
+from unmask.projects.project import Checkpoint
 from unmask.types import Canvas
 
 PYTORCH_RAMPS = {"constant": "constant", "linear": "steps", "linear-r": "revealed"}
@@ -55,9 +57,9 @@ def pytorch_guidance(sampler: dict) -> Guidance:
 def pytorch_sample(case: Case) -> dict[str, Tensor]:
     weights, sampler = case.weights(), case.spec["sampler"]
     config, length = case.config, weights["pos_emb"].shape[1]
-    network = maskgit_pytorch.network_of(
-        weights, heads=config["n_heads"], grid=(1, length), origin=case.name
-    )
+    own = to_own(weights, maskgit_pytorch.TABLE, case.name)
+    found = Checkpoint(weights, Path(case.name), own=own, heads=config["n_heads"])
+    network = maskgit_pytorch.network_of(found._replace(grid=(1, length)))
     case.told(
         vocab_size=network.codes,
         embed_dim=network.width,
@@ -67,7 +69,7 @@ def pytorch_sample(case: Case) -> dict[str, Tensor]:
     )
     case.aside("dropout")
     model = network.build()
-    load_state(model, to_own(weights, maskgit_pytorch.TABLE, case.name))
+    load_state(model, own)
     plan = Plan(
         steps=sampler["sampling_steps"],
         counts=FixedCounts(curve=curve_of(sampler, config, case.spec), pace="overall"),
@@ -97,7 +99,9 @@ def pytorch_draw(sampler: dict) -> CategoricalDraw:
 def unlockmgm_sample(case: Case) -> dict[str, Tensor]:
     weights, sampler = case.weights(), case.spec["sampler"]
     grid = (1, case.config["num_vq_tokens"])
-    network = unlockmgm.network_of(case.config, keys=weights, grid=grid, origin=case.name)
+    network = unlockmgm.network_of(
+        Checkpoint(weights, Path(case.name), config=case.config, grid=grid)
+    )
     check_told(case, network)
     model = network.build()
     load_state(model, to_own(weights, unlockmgm.TABLE, case.name))

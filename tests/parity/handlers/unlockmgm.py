@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from golden import Case
 from torch import Tensor
@@ -10,6 +12,7 @@ from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
 from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.model import MaskedModel
+from unmask.projects.project import Checkpoint
 from unmask.projects.unlockmgm import TABLE, network_of
 from unmask.types import Canvas
 
@@ -17,7 +20,7 @@ from unmask.types import Canvas
 def network(case: Case) -> MaskedModel:
     """The case's network with its weights, and its adapter if it has one, for evaluation."""
     weights, grid = case.weights(), (1, case.config["num_vq_tokens"])
-    sizes = network_of(case.config, keys=weights, grid=grid, origin=case.name)
+    sizes = network_of(Checkpoint(weights, Path(case.name), config=case.config, grid=grid))
     check_told(case, sizes)
     model = sizes.build()
     load_state(model, to_own(weights, TABLE, case.name), case.name)
