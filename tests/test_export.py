@@ -80,7 +80,7 @@ MAGE = MageNetwork(
     heads=1,
     decoder_width=32,
     decoder_depth=1,
-    decoder_heads=16,
+    decoder_heads=4,
     length=16,
     position_rows=257,
 )
@@ -98,6 +98,7 @@ INVENTED: dict[str, tuple[str, AnyNetwork]] = {
     ),
     "mar": ("mar", LATENT),
     "mar, unequal widths": ("mar", replace(LATENT, decoder_width=18, mlp_ratio=2.0)),
+    "mar, unequal heads": ("mar", replace(LATENT, decoder_heads=2)),
     "emigm, tied": ("emigm", replace(LATENT, tied=True)),
     "emigm, untied": ("emigm", LATENT),
     "mage": ("mage", MAGE),
@@ -214,7 +215,8 @@ def test_what_is_loaded_again_is_ours_bit_for_bit(name: str, tmp_path: Path) -> 
     told = export(made, tmp_path / "out", to)
     assert all((tmp_path / "out" / file).is_file() for file in told.files)
     heads = None if to == "unlockmgm" else network.heads
-    found = load_foreign(tmp_path / "out", to, heads=heads, grid=network.grid)  # type: ignore[arg-type]
+    stated = {"heads": heads, "decoder_heads": getattr(network, "decoder_heads", None)}
+    found = load_foreign(tmp_path / "out", to, grid=network.grid, **stated)  # type: ignore[arg-type]
     ours = made.model.state_dict()
     assert_same(found.state, {name: t.contiguous() for name, t in ours.items()})
     if isinstance(network, MaskGITBertNetwork):  # equal values need not be one tensor

@@ -34,9 +34,8 @@ def test_a_published_checkpoint_fills_its_recipe_exactly(fixtures: Path, name: s
     state = manifest(fixtures, name)
     own = to_own(state, TABLE, name)
     check_state(model.state_dict(), own, name)
-    assert (
-        network_of(Checkpoint({}, Path(name), own=own)) == get(name).network
-    )  # heads by the width, the rest seen
+    found = network_of(Checkpoint({}, Path(name), own=own))  # heads by the width, the rest seen
+    assert found == get(name).network
     back = to_source(model.state_dict(), TABLE)
     assert {key: t.shape for key, t in back.items()} == {key: t.shape for key, t in state.items()}
 
