@@ -4,11 +4,13 @@ import resource
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from disk import watched
 from PIL import Image
 from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, contents, pixels, png
 
@@ -49,6 +51,19 @@ def test_files_are_plain_arrays(tmp_path):
     assert codes[1, 0, 0] == 90 + 256
     assert np.load(tmp_path / "c" / "labels.npy").tolist() == LABELS
     assert not list((tmp_path / "c").glob(".*.partial"))
+
+
+def test_every_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deeds = watched(monkeypatch)
+    build(tmp_path / "c")
+    written = [name for deed, name in deeds if deed == "rename"]
+    assert deeds == [pair for name in written for pair in (("wait", "aside"), ("rename", name))]
+    assert written[0] == "plan.json"
+    assert written[-1] == "cache.json"
+    note = written.index("codes-00001.json")
+    assert written[note - 2 : note] == ["codes-00001.npy", "codes-00001.origin"]
 
 
 def test_a_second_build_encodes_nothing(tmp_path):

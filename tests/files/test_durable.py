@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from disk import watched
 from forks import as_nobody, as_root, forked, let_others_in, status
 from PIL import Image
 from safetensors.torch import save_file
 
 from unmask.errors import InputError
 from unmask.files import durable
-from unmask.files.durable import ASIDE, aside_of, output, output_folder, replace_file
+from unmask.files.durable import ASIDE, aside_of, output, output_folder, outputs, replace_file
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "plain": lambda path: path.write_bytes(b"new"),
@@ -226,3 +227,61 @@ def test_another_user_reads_what_was_written_and_clears_nothing_of_others(tmp_pa
 
     assert as_nobody(look) == 0
     assert len(list((tmp_path / "shared").iterdir())) == 2
+
+
+@pytest.fixture
+def deeds(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    return watched(monkeypatch)
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, deeds: list[tuple[str, str]]
+) -> None:
+    folder = tmp_path / "folder"
+    with output(folder / "a") as aside:
+        aside.write_bytes(b"a")
+    assert deeds == [("wait", "aside"), ("rename", "a"), ("wait", "folder")]
+    deeds.clear()
+    replace_file(folder / "a", b"b")
+    assert deeds == [("wait", "aside"), ("rename", "a"), ("wait", "folder")]
+
+
+def test_all_of_several_files_are_on_the_disk_before_one_is_renamed(
+    tmp_path: Path, deeds: list[tuple[str, str]]
+) -> None:
+    with outputs(tmp_path / "a", tmp_path / "b", named=tmp_path, intact="nothing") as asides:
+        for aside in asides:
+            aside.write_bytes(b"")
+    waits = [("wait", "aside")] * 2
+    assert deeds == [*waits, ("rename", "a"), ("rename", "b"), ("wait", tmp_path.name)]
+
+
+def test_a_folder_is_on_the_disk_with_all_names_in_it_before_it_is_renamed(
+    tmp_path: Path, deeds: list[tuple[str, str]]
+) -> None:
+    with output_folder(tmp_path / "set") as aside:
+        (aside / "inner").mkdir()
+        (aside / "inner" / "b").write_bytes(b"")
+        (aside / "c").write_bytes(b"")
+    inside = [("wait", "c"), ("wait", "inner"), ("wait", "b")]
+    assert deeds == [*inside, ("wait", "aside"), ("rename", "set"), ("wait", tmp_path.name)]
+
+
+def test_one_of_many_files_is_left_to_the_system(
+    tmp_path: Path, deeds: list[tuple[str, str]]
+) -> None:
+    with output(tmp_path / "a", one_of_many=True) as aside:
+        aside.write_bytes(b"")
+    assert deeds == [("rename", "a")]
+
+
+def test_a_name_that_the_disk_may_not_have_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(durable, "sync_folder", refused)
+    with pytest.raises(InputError, match="the new one is there, but a failure of the power"):
+        replace_file(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from disk import watched
 from forks import as_nobody, as_root, forked, let_others_in, status
 
 from unmask.errors import InputError
@@ -253,3 +254,12 @@ def test_many_at_once_never_share(tmp_path: Path) -> None:
 
     children = [forked(take_often) for _ in range(8)]
     assert [status(pid) for pid in children] == [0] * 8
+
+
+def test_the_disk_has_who_holds_a_folder_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deeds = watched(monkeypatch)
+    with locked(tmp_path, "run"):
+        assert deeds == [("wait", LOCK)]
+        assert (tmp_path / LOCK).stat().st_size == lock.RECORD

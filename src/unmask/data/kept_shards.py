@@ -11,7 +11,7 @@ from unmask.data.cache_records import CacheIndex, CachePlan, Shard, read_record,
 from unmask.data.origin import Difference, Origin, compare, difference, read_origin
 from unmask.data.reader import EncodedImages
 from unmask.errors import InputError
-from unmask.files.durable import explained, output, write_file
+from unmask.files.durable import explained, output, sync_file
 from unmask.files.folders import check_folder
 from unmask.files.verified import LIST, Verified
 
@@ -170,7 +170,8 @@ def write_whole(file: Path, content: bytes) -> None:
         if file.stat().st_size == len(content) and file.read_bytes() == content:
             return
     with output(file, "finished shards are kept", one_of_many=True) as aside:
-        write_file(aside, content)
+        aside.write_bytes(content)
+        sync_file(aside)
 
 
 def remove_cache(out: Path, plan: CachePlan) -> None:

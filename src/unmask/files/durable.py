@@ -27,6 +27,7 @@ ROOM = (errno.ENOSPC, errno.EDQUOT)
 RIGHTS = (errno.EACCES, errno.EPERM, errno.EROFS)
 WRITER = re.compile(rf"\..*\.(?P<host>[^.]+)\.(?P<pid>\d+){re.escape(ASIDE)}", re.DOTALL)
 LONGEST = 120  # bytes of a name that its name aside repeats; file systems allow 255
+ENDS = (Exception, KeyboardInterrupt, SystemExit, GeneratorExit)  # of a block that can tidy up
 DAY = 86400.0  # seconds after which what another machine has left aside counts as left
 
 
@@ -82,23 +83,22 @@ def output(path: Path, intact: str = "", *, one_of_many: bool = False) -> Iterat
     Raises:
         InputError: if the disk is full or refuses; nothing is left of the new file.
     """
-    older = os.path.lexists(path)
-    intact = intact or ("the older one is whole" if older else "nothing is left of it")
-    with explained(path, intact), _moved_in(path, one_of_many=one_of_many) as (aside,):
+    older = "the older one is whole" if os.path.lexists(path) else "nothing is left of it"
+    with outputs(path, named=path, intact=intact or older, one_of_many=one_of_many) as (aside,):
         yield aside
-    if not one_of_many:
-        with explained(path, PERISHABLE):
-            _keep_names(path)
 
 
 @contextmanager
-def outputs(*paths: Path, named: Path, intact: str) -> Iterator[list[Path]]:
+def outputs(
+    *paths: Path, named: Path, intact: str, one_of_many: bool = False
+) -> Iterator[list[Path]]:
     """Files that belong together: all are written before the first of them takes its name.
 
     Args:
         paths: of the files, in the order in which they take their names.
         named: what errors call them.
         intact: what is whole if this fails, a clause.
+        one_of_many: see :func:`output`.
 
     Yields:
         Where to write them now.
@@ -106,45 +106,33 @@ def outputs(*paths: Path, named: Path, intact: str) -> Iterator[list[Path]]:
     Raises:
         InputError: see :func:`output`.
     """
-    with explained(named, intact), _moved_in(*paths) as asides:
-        yield asides
-    with explained(named, PERISHABLE):
-        _keep_names(*paths)
-
-
-@contextmanager
-def _moved_in(*paths: Path, one_of_many: bool = False) -> Iterator[list[Path]]:
-    """Names aside, which are renamed in their order when the block has ended."""
-    finals = list(map(_real, paths))
-    asides = [aside_of(final) if _is_ordinary(final) else final for final in finals]
-    moved = {aside: final for aside, final in zip(asides, finals, strict=True) if aside != final}
-    for folder in {final.parent for final in moved.values()}:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not one_of_many:
-            clear_leftovers(folder)
-    try:
-        modes = {aside: _create(aside) for aside in moved}
-        yield asides
-        for aside, mode in modes.items():
-            _finish(aside, mode, wait=not one_of_many)
-        for aside, final in moved.items():
-            aside.replace(final)
-    except BaseException:
-        for aside in moved:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-        raise
-
-
-def _real(path: Path) -> Path:
-    """Where a link leads; anything else itself."""
-    return path.resolve() if path.is_symlink() else path
-
-
-def _keep_names(*paths: Path) -> None:
-    """Wait until the disk has the names of files."""
-    for folder in {_real(path).parent for path in paths}:
-        sync_folder(folder)
+    with explained(named, intact):
+        finals = [path.resolve() if path.is_symlink() else path for path in paths]
+        asides = [aside_of(final) if _is_ordinary(final) else final for final in finals]
+        moved = {
+            aside: final for aside, final in zip(asides, finals, strict=True) if aside != final
+        }
+        folders = {final.parent for final in moved.values()}
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not one_of_many:
+                clear_leftovers(folder)
+        try:
+            modes = {aside: _create(aside) for aside in moved}
+            yield asides
+            for aside, mode in modes.items():
+                _finish(aside, mode, wait=not one_of_many)
+            for aside, final in moved.items():
+                aside.replace(final)
+        except ENDS:
+            for aside in moved:
+                with suppress(OSError):
+                    aside.unlink(missing_ok=True)
+            raise
+    if not one_of_many:
+        with explained(named, PERISHABLE):
+            for folder in folders:
+                sync_folder(folder)
 
 
 def _is_ordinary(path: Path) -> bool:
@@ -169,11 +157,13 @@ def _finish(path: Path, mode: int, *, wait: bool) -> None:
 
 
 @contextmanager
-def output_folder(path: Path) -> Iterator[Path]:
+def output_folder(path: Path, intact: str = "nothing is left of it") -> Iterator[Path]:
     """A new folder to fill; it takes its name when it is whole.
 
     Args:
-        path: of the folder, which is empty or not there; the one around it is made when missing.
+        path: of the folder, which is empty or not there when the block ends; the one around it is
+            made when missing.
+        intact: what is whole if this fails, a clause.
 
     Yields:
         The folder to fill now.
@@ -181,8 +171,8 @@ def output_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: if the disk is full or refuses; nothing is left of the new folder.
     """
-    final = path.resolve()
-    with explained(path, "nothing is left of it"):
+    with explained(path, intact):
+        final = path.resolve()
         final.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(final.parent)
         aside = aside_of(final)
@@ -190,21 +180,21 @@ def output_folder(path: Path) -> Iterator[Path]:
         try:
             aside.mkdir()
             yield aside
-            for file in sorted(aside.rglob("*")):
-                sync_folder(file) if file.is_dir() else sync_file(file)
-            aside.replace(final)
-        except BaseException:
+            for place in sorted(aside.rglob("*")):
+                sync_folder(place) if place.is_dir() else sync_file(place)
+            sync_folder(aside)
+            move(aside, final)
+        except ENDS:
             shutil.rmtree(aside, ignore_errors=True)
             raise
     with explained(path, PERISHABLE):
         sync_folder(final.parent)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file over an older one, which stays whole until the new one is."""
-    with _moved_in(path) as (aside,):
+def replace_file(path: Path, data: bytes, intact: str = "") -> None:
+    """Write a file; an older one stays whole until the new one is, see :func:`output`."""
+    with output(path, intact) as aside:
         aside.write_bytes(data)
-    _keep_names(path)
 
 
 @cache
@@ -252,14 +242,6 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def sync_file(path: Path) -> None:
     """Wait until the disk has a file."""
     with path.open("rb") as file:
@@ -277,7 +259,7 @@ def sync_folder(path: Path) -> None:
 
 def move(source: Path, target: Path) -> None:
     """Rename on one file system; the new name is there whole or not at all."""
-    source.rename(target)
+    source.replace(target)
 
 
 def remove_folder(path: Path) -> None:

@@ -116,8 +116,7 @@ def claim(
     held = folder / file
     check_folder(folder, what, may_hold=lambda: held.exists() or not alone)
     if not held.exists():
-        with explained(held, "nothing was done"):
-            replace_file(held, json.dumps(dict(settings), indent=1).encode())
+        replace_file(held, json.dumps(dict(settings), indent=1).encode(), "nothing was done")
         return
     try:
         found = read_json(held)

@@ -98,11 +98,10 @@ def epoch_judge(
         earlier = [line for line in scores_of(out) if line["step"] < step]
         if save and all(found.top1 > line["accuracy"] for line in earlier):
             save(out / BEST, facts)
-        with durable.explained(folder, "checkpoints are whole"):
-            table = found.table(names).encode("utf8", "surrogateescape")
-            durable.replace_file(folder / f"step-{step:07d}.tsv", table)
-            lines = "".join(json.dumps(line) + "\n" for line in (*earlier, facts))
-            durable.replace_file(out / SCORES, lines.encode())
+        table = found.table(names).encode("utf8", "surrogateescape")
+        durable.replace_file(folder / f"step-{step:07d}.tsv", table, "checkpoints are whole")
+        lines = "".join(json.dumps(line) + "\n" for line in (*earlier, facts))
+        durable.replace_file(out / SCORES, lines.encode(), "checkpoints are whole")
         say(f"epoch {step // epoch}: accuracy {found.top1:.4f}, among five {found.top5:.4f}")
 
     def _is_missing(out: Path, step: int) -> bool:

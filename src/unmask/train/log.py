@@ -118,9 +118,10 @@ def drop_lines_after(path: Path, step: int) -> None:
     """Cut a log back to the lines of the first ``step`` steps; a torn last line goes too."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf8", errors="replace").splitlines()
+    with durable.explained(path, "checkpoints are whole"):
+        lines = path.read_text(encoding="utf8", errors="replace").splitlines()
     kept = [f"{line}\n" for line in lines if _step_of(line) <= step]
-    durable.replace_file(path, "".join(kept).encode())
+    durable.replace_file(path, "".join(kept).encode(), "checkpoints are whole")
 
 
 def lines_of(path: Path, step: int) -> list[dict[str, object]]:
@@ -163,8 +164,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         """Cut the log back and show the bar if someone is looking."""
         if self.accelerator.is_main_process:
-            with durable.explained(self.path, "checkpoints are whole"):
-                drop_lines_after(self.path, self.start)
+            drop_lines_after(self.path, self.start)
         self.bar.__enter__()
         return self
 

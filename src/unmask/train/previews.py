@@ -89,8 +89,7 @@ def save_sheet(picture: Image.Image, folder: Path, step: int, averaged: bool) ->
     """
     content, path = io.BytesIO(), sheet_path(folder, step, averaged)
     picture.save(content, format="PNG")
-    with durable.explained(path, "checkpoints are whole"):
-        durable.replace_file(path, content.getvalue())
+    durable.replace_file(path, content.getvalue(), "checkpoints are whole")
 
 
 def sheet_previews(look: Look, training: Training) -> list[Preview]:

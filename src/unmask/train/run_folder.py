@@ -159,7 +159,5 @@ def write_recipe(out: Path, config: Mapping[str, object]) -> None:
     Raises:
         InputError: if the disk is full or refuses.
     """
-    with durable.explained(out, "nothing that was there has changed"):
-        out.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(dict(config), sort_keys=False)
-        durable.replace_file(out / RECIPE, text.encode())
+    text = yaml.safe_dump(dict(config), sort_keys=False).encode()
+    durable.replace_file(out / RECIPE, text, "nothing that was there has changed")

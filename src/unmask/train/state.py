@@ -78,20 +78,13 @@ def write_checkpoint(
             of the new one.
     """
     final = checkpoint_path(directory, checkpoint.step)
-    aside = final.with_name(f".{final.name}{durable.ASIDE}")
-    with durable.explained(final, _intact(directory, broken)):
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            clear_leftovers(directory)
+    intact = _intact(directory, broken)
+    with durable.explained(final, intact):
+        clear_leftovers(directory)
+        with durable.output_folder(final, intact) as aside:
             _build(aside, checkpoint)
             if final.exists():  # it did not verify, or the run would have continued from it
                 durable.remove_folder(final)
-            durable.move(aside, final)
-        except OSError:
-            if aside.exists():
-                durable.remove_folder(aside)
-            raise
-        durable.sync_folder(directory)
         upto = [s for s in step_folders(directory) if s <= checkpoint.step]
         whole = [s for s in upto if s not in broken or s == checkpoint.step]
         stale = stale_steps(whole, keep=keep, regular=regular, lasting=lasting)
@@ -126,7 +119,6 @@ def stale_steps(steps: Iterable[int], *, keep: int, regular: int, lasting: int) 
 
 
 def _build(folder: Path, checkpoint: Checkpoint) -> None:
-    folder.mkdir()
     weights = checkpoint.weights.items()
     fills = {f"{name}.safetensors": streamed.fill_tensors(state) for name, state in weights}
     fills[STATE] = streamed.fill_state({"step": checkpoint.step, **checkpoint.state})
@@ -134,7 +126,6 @@ def _build(folder: Path, checkpoint: Checkpoint) -> None:
     files = {name: streamed.write_hashed(folder / name, fill) for name, fill in fills.items()}
     manifest = {"step": checkpoint.step, "files": files}
     streamed.write_hashed(folder / MANIFEST, streamed.fill_json(manifest))
-    durable.sync_folder(folder)
 
 
 def step_folders(directory: Path) -> dict[int, Path]:
