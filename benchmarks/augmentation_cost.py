@@ -28,11 +28,10 @@ from unmask.probe.encoder import (
     EncoderSizes,
     TokenClassifier,
     build_head,
-    initialize_encoder,
 )
 from unmask.probe.finetune import layer_decay_groups
 from unmask.probe.mixing import Mixing, draw_mixing, mix, mix_targets, soft_targets
-from unmask.probe.objective import ClassifierObjective
+from unmask.probe.training import ClassifierObjective
 from unmask.recipes.training import Training
 from unmask.tokenizers.published import PUBLISHED
 from unmask.train.optim import adamw
@@ -75,7 +74,7 @@ def main() -> None:
         for t in (crops, changed)
     )
     encoder = Encoder(EncoderSizes())
-    initialize_encoder(encoder, keyed_generator("weights"))
+    encoder.initialize(keyed_generator("weights"))
     encoder.set_drop_path(0.1)
     head = build_head(encoder.sizes.width, CLASSES, normed=False)
     model = TokenClassifier(encoder, head).to(device).train()

@@ -8,8 +8,8 @@ from toy_mage import SIZES, toy_encoder, toy_generator
 from toy_system import toy_pipeline
 
 from unmask.errors import InputError
+from unmask.probe.classifier import encoder_of
 from unmask.probe.encoder import Encoder, fit_grid, resize_positions
-from unmask.probe.subject import encoder_of
 from unmask.types import Canvas
 
 CODES = torch.arange(32).view(2, 16) % SIZES.codes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from toy_mage import toy_subject
+from toy_mage import toy_classifier
 
 from unmask.probe.finetune import layer_decay_groups
 from unmask.probe.linear import LARS
@@ -47,7 +47,7 @@ def test_a_norm_of_zero_leaves_the_factor_out(start: float, gradient: float) -> 
 
 
 def test_layer_decay_covers_every_parameter_once() -> None:
-    model = toy_subject(classes=2).model.requires_grad_(True)
+    model = toy_classifier(classes=2).model.requires_grad_(True)
     groups = layer_decay_groups(model, layer_decay=0.5, weight_decay=0.1)
     found = [p for group in groups for p in group["params"]]
     assert sorted(map(id, found)) == sorted(map(id, model.parameters()))
@@ -64,7 +64,7 @@ def test_layer_decay_covers_every_parameter_once() -> None:
 
 
 def test_rates_of_groups_follow_the_schedule() -> None:
-    model = toy_subject(classes=2).model.requires_grad_(True)
+    model = toy_classifier(classes=2).model.requires_grad_(True)
     groups = layer_decay_groups(model, layer_decay=0.5, weight_decay=0.1)
     optimizer = adamw(groups, Training(steps=1))
     for rate in (1.0, 0.25):

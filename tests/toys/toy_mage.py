@@ -16,14 +16,13 @@ from unmask.draws import keyed_generator
 from unmask.masking import NormalMasking
 from unmask.networks.mage import MageNetwork
 from unmask.pipeline import Pipeline
+from unmask.probe.classifier import Classifier, save_classifier
 from unmask.probe.encoder import (
     Encoder,
     EncoderSizes,
     TokenClassifier,
     build_head,
-    initialize_encoder,
 )
-from unmask.probe.subject import Subject, save_classifier
 
 SIZES = EncoderSizes(
     codes=16, width=24, depth=2, heads=2, feed_forward=48, positions=20, grid=(4, 4)
@@ -33,20 +32,20 @@ SIZES = EncoderSizes(
 def toy_encoder(pool: str = "mean", sizes: EncoderSizes = SIZES) -> Encoder:
     """With random weights."""
     encoder = Encoder(sizes, pool=pool)
-    initialize_encoder(encoder, keyed_generator("toy encoder"))
+    encoder.initialize(keyed_generator("toy encoder"))
     return encoder.eval()
 
 
-def toy_subject(pool: str = "mean", classes: int = 0) -> Subject:
+def toy_classifier(pool: str = "mean", classes: int = 0) -> Classifier:
     """With a head if there are classes."""
     head = build_head(SIZES.width, classes, normed=False) if classes else None
     model = TokenClassifier(toy_encoder(pool), head)
-    return Subject(name="toy", model=model, tokenizer=toy_tokenizer())
+    return Classifier(name="toy", model=model, tokenizer=toy_tokenizer())
 
 
 def save_toy(folder: Path, classes: int = 2) -> Path:
     """A fine-tuned one on disk."""
-    save_classifier(toy_subject(classes=classes), folder, {})
+    save_classifier(toy_classifier(classes=classes), folder, {})
     return folder
 
 

@@ -17,11 +17,11 @@ from unmask.errors import InputError
 from unmask.files.folders import check_file
 from unmask.image_size import ImageSize
 from unmask.machine.devices import resolve_device
+from unmask.probe.classifier import open_classifier
 from unmask.probe.encoder import Pool
 from unmask.probe.extract import BATCH, knn_accuracy, labels_beside, write_features
-from unmask.probe.linear import Frozen
-from unmask.probe.run import fit_size
-from unmask.probe.subject import open_subject
+from unmask.probe.linear import frozen
+from unmask.probe.training import fit_size
 from unmask.ranges import Between, Name, Place, Ranged
 from unmask.text import say
 
@@ -42,18 +42,18 @@ class Arguments(Ranged):
     """The .npy file of the training side, (N, D) float32 in the order of the data. Beside it go
     .labels.npy, and both again of the held-out side, under .val.npy."""
     pool: Pool = "mean"
-    """Average the image tokens, or take the class slot's feature."""
+    """One feature of an image: the average of its tokens, or the class slot."""
     crop: StillCrop = "inner"
-    """How images get their size."""
+    """Crop that gives images their size, of both sides."""
     image_size: ImageSize | None = None
     """Pixels: one number for a square, or height and width; None means the size that gives the
     encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
     neighbours: Annotated[int, Between(1, 10**6)] = 20
-    """How many vote."""
+    """Nearest training images that vote on the class of a held-out one."""
     batch_size: Annotated[int, Between(1, 10**6)] = BATCH
-    """Images at once: more want more memory, and on a GPU less time."""
+    """Images computed at once: more want more memory, and on a GPU less time."""
     device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
@@ -71,17 +71,17 @@ def main(words: Sequence[str]) -> None:
         arguments.out: open_images(arguments.data),
         held_out: open_source(arguments.data, split="val"),
     }
-    subject = open_subject(arguments.model, pool=arguments.pool)
-    size = fit_size(subject, arguments.image_size, interpolate=arguments.interpolate)
-    device, tokenizer = resolve_device(arguments.device), subject.tokenizer
-    encoder, encode = subject.model.encoder.to(device), tokenizer.to(device).encode
+    classifier = open_classifier(arguments.model, pool=arguments.pool)
+    size = fit_size(classifier, arguments.image_size, interpolate=arguments.interpolate)
+    device, tokenizer = resolve_device(arguments.device), classifier.tokenizer
+    encoder, encode = classifier.model.encoder.to(device), tokenizer.to(device).encode
     transform = Transform(size=size, crop=arguments.crop, channels=tokenizer.image_channels)
-    represent, found = Frozen(encoder, encode, noisy=False), []
+    found = []
     for path, source in sides.items():
         features, labels = write_features(
             source,
             transform,
-            represent,
+            frozen(encoder, encode),
             path=path,
             device=device,
             batch_size=arguments.batch_size,

@@ -14,47 +14,57 @@ from unmask.commands.sources import open_images
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.machine.processes import launched, part
+from unmask.probe.classifier import Classifier, open_classifier
+from unmask.probe.encoder import Pool
 from unmask.probe.linear import probe
-from unmask.probe.run import LabelledData
 from unmask.probe.settings import ProbeOptions
-from unmask.probe.subject import Subject, open_subject
+from unmask.probe.training import LabelledData
 from unmask.ranges import Place, Ranged, Workers
 from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Ranged):
+class Shared(Ranged):
+    """What the commands take that train a classifier."""
+
+    model: Annotated[Place, tyro.conf.Positional]
+    """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the
+    MAGE project."""
+    data: Place
+    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or
+    fashion-mnist."""
+    cache: Path | None = None
+    """Codes of the training images, made by unmask cache build; fine-tuning then mixes no images.
+    None encodes images in every step."""
+    workers: Workers = 0
+    """Processes that prepare batches; 0 prepares them in the process that trains."""
+    from_scratch: bool = False
+    """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
+
+    def opened(self, pool: Pool) -> tuple[Classifier, LabelledData]:
+        """The model, and both sides of the data set with the cache if there is one."""
+        classifier = open_classifier(self.model, pool=pool)
+        identity, cache = classifier.tokenizer.identity, self.cache
+        return classifier, LabelledData(
+            train=open_images(self.data, speaks=launched().is_main_process),
+            held_out=open_source(self.data, split="val"),
+            cache=None if cache is None else LatentCache.open(cache, tokenizer_identity=identity),
+            workers=self.workers,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Shared):
     """Train a linear classifier on MAGE's frozen features; started again, it continues.
 
     Several processes: accelerate launch -m unmask.cli probe MODEL ...
     """
 
-    model: Annotated[Place, tyro.conf.Positional]
-    """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
-    data: Place
-    """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or
-    fashion-mnist."""
     out: Path
-    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, a table of the classes."""
+    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, and in samples/ a table of
+    the classes after each epoch."""
     options: Annotated[ProbeOptions, tyro.conf.arg(name="")] = field(default_factory=ProbeOptions)
-    """How it is trained."""
-    cache: Path | None = None
-    """Codes of the training images, made by unmask cache build."""
-    workers: Workers = 0
-    """Processes that prepare batches."""
-    from_scratch: bool = False
-    """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
-
-
-def open_data(subject: Subject, data: str, cache: Path | None, workers: int) -> LabelledData:
-    """Both sides of the data set, and the cache if there is one."""
-    identity = subject.tokenizer.identity
-    return LabelledData(
-        train=open_images(data, speaks=launched().is_main_process),
-        held_out=open_source(data, split="val"),
-        cache=None if cache is None else LatentCache.open(cache, tokenizer_identity=identity),
-        workers=workers,
-    )
+    """How the classifier is trained."""
 
 
 def conclude(lines: list[dict[str, float]], out: Path) -> None:
@@ -72,6 +82,5 @@ def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask probe")
     options, out = arguments.options, arguments.out
-    subject = open_subject(arguments.model, pool=options.course.pool)
-    data = open_data(subject, arguments.data, arguments.cache, arguments.workers)
-    conclude(probe(subject, data, options, out=out, from_scratch=arguments.from_scratch), out)
+    classifier, data = arguments.opened(options.pool)
+    conclude(probe(classifier, data, options, out=out, from_scratch=arguments.from_scratch), out)

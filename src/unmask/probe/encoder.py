@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
+from unmask.networks.mage import MageNetwork
 from unmask.networks.sizes import (
     CodeCount,
     Depth,
@@ -21,10 +23,10 @@ from unmask.networks.sizes import (
     check_heads,
     token_grid,
 )
-from unmask.nn.block import VIT_EPS as NORM_EPS
-from unmask.nn.block import PreNormBlock
+from unmask.nn.block import VIT_EPS, PreNormBlock
 from unmask.nn.embed import MageEmbed
-from unmask.nn.encoder_decoder import Blocks
+from unmask.nn.encoder_decoder import vit_blocks
+from unmask.nn.weights import fill, xavier
 from unmask.ranges import Ranged
 from unmask.types import Canvas
 
@@ -36,21 +38,21 @@ class EncoderSizes(Ranged, path="network"):
     """Sizes of an :class:`Encoder`; the defaults are the published ViT-B."""
 
     codes: CodeCount = 1024
-    """V of the tokenizer."""
+    """V, codes of the tokenizer."""
     width: Width = 768
-    """D, divisible by heads."""
+    """D, features of a token; divisible by the heads."""
     depth: Depth = 12
-    """Blocks."""
+    """Transformer blocks."""
     heads: Heads = 12
-    """Attention heads a block."""
+    """Attention heads of a block."""
     feed_forward: Width = 3072
-    """Width of each block's hidden layer."""
+    """Hidden width of a block's two linear layers."""
     positions: TokenCount = 256
     """Rows of the position table, less the class slot's; at least the tokens of the grid."""
     grid: Grid = (16, 16)
-    """(h, w) tokens that it was trained on."""
+    """Rows and columns of tokens that the encoder was trained on."""
     dropout: Dropout = 0.1
-    """Of the embedding."""
+    """Dropout rate on the embedding."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
@@ -64,35 +66,44 @@ class EncoderSizes(Ranged, path="network"):
                 "give a smaller grid"
             )
 
+    @classmethod
+    def of(cls, network: MageNetwork) -> EncoderSizes:
+        """The sizes of the first half of a generator."""
+        return cls(
+            codes=network.codes,
+            width=network.width,
+            depth=network.depth,
+            heads=network.heads,
+            feed_forward=network.feed_forward(network.width),
+            positions=(network.position_rows or network.length + 1) - 1,
+            grid=token_grid(network.length, network.grid),
+            dropout=network.dropout,
+        )
+
 
 class Encoder(nn.Module):
-    """Embeds all tokens behind the class slot, runs the blocks, pools.
+    """The first half of MAGE's network on all tokens, and a pooling in place of the second half.
 
-    MAGE, ``models_vit_mage.py``: nothing is masked or dropped. "mean" averages the image positions
-    and then normalises; "class" normalises the class slot's feature.
+    MAGE, ``models_vit_mage.py``: nothing is masked, and blocks have no dropout.
 
     Args:
         sizes: of the network.
-        pool: how many vectors become one.
+        pool: "mean" averages the image positions and then normalises; "class" normalises the class
+            slot's feature.
     """
 
     def __init__(self, sizes: EncoderSizes, *, pool: Pool = "mean") -> None:
         super().__init__()
         self.sizes, self.pool = sizes, pool
-        self.embed = MageEmbed(
-            sizes.codes, sizes.width, length=sizes.positions, dropout=sizes.dropout
-        )
-        self.blocks = Blocks(
-            PreNormBlock(
-                sizes.width,
-                sizes.heads,
-                feed_forward=sizes.feed_forward,
-                qkv_bias=True,
-                norm_eps=NORM_EPS,
-            )
-            for _ in range(sizes.depth)
-        )
-        self.norm = nn.LayerNorm(sizes.width, eps=NORM_EPS)
+        width, rows = sizes.width, sizes.positions
+        self.embed = MageEmbed(sizes.codes, width, length=rows, dropout=sizes.dropout)
+        self.blocks = vit_blocks(width, sizes.depth, sizes.heads, feed_forward=sizes.feed_forward)
+        self.norm = nn.LayerNorm(width, eps=VIT_EPS)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Fill all weights as MAGE's pre-training begins (``models_mage.py``)."""
+        tables = functools.partial(nn.init.normal_, std=0.02)
+        fill(self, generator, matrices=xavier, tables=tables)
 
     def set_drop_path(self, rate: float) -> None:
         """Let both branches be left out at random: never in the first block, ``rate`` in the last.
@@ -100,34 +111,18 @@ class Encoder(nn.Module):
         Rates grow linearly between, see :class:`unmask.nn.block.DropPath`.
         """
         rates = torch.linspace(0, rate, len(self.blocks)).tolist()
-        for block, p in zip(self.blocks, rates, strict=True):
+        for block, rate in zip(self.blocks, rates, strict=True):
             assert isinstance(block, PreNormBlock), "all blocks of the encoder are"
-            block.drop_path.p = p
+            block.drop_path.p = rate
 
     def forward(self, codes: Tensor) -> Tensor:
         """``(B, L)`` int64 codes to ``(B, D)`` features."""
         visible = torch.zeros_like(codes, dtype=torch.bool)
         x, prefix = self.embed(Canvas(codes, visible))  # (B, 1 + L, D)
         if self.pool == "mean":
-            return self.norm(self.blocks(x)[:, prefix:].mean(1))
-        slot = torch.zeros_like(codes[:, :1])
-        return self.norm(self.blocks(x, slot)[:, 0])
-
-
-@torch.no_grad()
-def initialize_encoder(encoder: Encoder, generator: torch.Generator) -> None:
-    """Fill all weights as MAGE's pre-training begins (``models_mage.py``).
-
-    Matrices are Xavier-uniform, tables normal with deviation 0.02, biases 0, norms 1 and 0.
-    """
-    for module in encoder.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-            nn.init.zeros_(module.bias)
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02, generator=generator)
-        if isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
+            return self.norm(self.blocks(x)[:, prefix:].mean(1))  # (B, D)
+        slot = torch.zeros_like(codes[:, :1])  # (B, 1)
+        return self.norm(self.blocks(x, slot)[:, 0])  # (B, D)
 
 
 def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -143,7 +138,7 @@ def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) 
         ``(1 + h w, D)`` of the new grid.
     """
     at_grid = table[1 : 1 + old[0] * old[1]].unflatten(0, old).permute(2, 0, 1)  # (D, h, w)
-    resized = F.interpolate(at_grid[None], new, mode="bicubic", align_corners=False)[0]
+    resized = F.interpolate(at_grid[None], new, mode="bicubic", align_corners=False)[0]  # (D, h, w)
     return torch.cat([table[:1], resized.flatten(1).T])  # (1 + h w, D)
 
 
@@ -190,7 +185,8 @@ class TokenClassifier(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """``(B, L)`` int64 codes to ``(B, K)`` scores."""
         assert self.head is not None, "an encoder without a head names no classes"
-        return self.head(self.encoder(codes))
+        features = self.encoder(codes)  # (B, D)
+        return self.head(features)  # (B, K)
 
     @property
     def classes(self) -> int:
@@ -205,9 +201,8 @@ def build_head(width: int, classes: int, *, normed: bool) -> nn.Module:
     micro-batch, as published.
     """
     linear = nn.Linear(width, classes)
-    return (
-        nn.Sequential(nn.BatchNorm1d(width, eps=1e-6, affine=False), linear) if normed else linear
-    )
+    norm = nn.BatchNorm1d(width, eps=1e-6, affine=False)
+    return nn.Sequential(norm, linear) if normed else linear
 
 
 def last_layer(head: nn.Module) -> nn.Linear:

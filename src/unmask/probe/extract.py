@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -19,8 +19,9 @@ from unmask.data.transform import Transform
 from unmask.errors import InputError
 from unmask.files.durable import ROOM, outputs
 from unmask.pictures import to_float
-from unmask.probe.objective import Represent
 
+Extractor = Callable[[Tensor], Tensor]
+"""From what a batch holds to codes or features, ``(B, ...)``; nothing is trained in it."""
 BATCH = 16  # images at once: at 256 pixels a tokenizer's encoder wants 0.15 GB for each
 
 
@@ -28,12 +29,12 @@ BATCH = 16  # images at once: at 256 pixels a tokenizer's encoder wants 0.15 GB 
 def extract(
     source: ImageSource,
     transform: Transform,
-    represent: Represent,
+    extractor: Extractor,
     *,
     device: torch.device,
     batch_size: int = BATCH,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """What ``represent`` makes of images, which it gets as float32 in [0, 1] on ``device``.
+    """What ``extractor`` makes of images, which it gets as float32 in [0, 1] on ``device``.
 
     Yields:
         Rows, ascending, without those of unreadable images; and ``(n, ...)`` values on the CPU.
@@ -52,18 +53,18 @@ def extract(
             whole = {row: image for row, image in images if image is not None}
             if whole:
                 pixels = to_float(torch.stack(list(whole.values())).to(device))
-                yield list(whole), represent(pixels).cpu()
+                yield list(whole), extractor(pixels).cpu()
 
 
 def labelled(
-    source: ImageSource, transform: Transform, represent: Represent, *, device: torch.device
+    source: ImageSource, transform: Transform, extractor: Extractor, *, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """All values and labels of a source at once.
 
     Raises:
         InputError: none of its images can be read.
     """
-    parts = list(extract(source, transform, represent, device=device))
+    parts = list(extract(source, transform, extractor, device=device))
     if not parts:
         raise InputError(f"none of the {len(source)} images of {source.name} can be read")
     labels = [source.label(row) for rows, _ in parts for row in rows]
@@ -73,7 +74,7 @@ def labelled(
 def write_features(
     source: ImageSource,
     transform: Transform,
-    represent: Represent,
+    extractor: Extractor,
     *,
     path: Path,
     device: torch.device,
@@ -84,7 +85,7 @@ def write_features(
     Args:
         source: the images.
         transform: brings them to one size.
-        represent: images to ``(B, D)`` features.
+        extractor: images to ``(B, D)`` features.
         path: of the ``.npy`` file, ``(N, D)`` float32 in the order of the source; labels go to
             ``.labels.npy``. An unreadable image has NaN features and the label -1.
         device: where to compute.
@@ -103,7 +104,7 @@ def write_features(
         with aside.open("wb") as file:
             table = _Table(file, len(source))
             for rows, values in extract(
-                source, transform, represent, device=device, batch_size=batch_size
+                source, transform, extractor, device=device, batch_size=batch_size
             ):
                 table.write(rows, values.float())
                 known = map(source.label, rows)

@@ -5,20 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import nn
-from torch.optim import AdamW
 
 from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.machine.processes import launched
+from unmask.probe.classifier import Classifier
 from unmask.probe.encoder import TokenClassifier, build_head, initialize_head
 from unmask.probe.extract import labelled
 from unmask.probe.mixing import MixedBatches
-from unmask.probe.objective import ClassifierObjective
-from unmask.probe.run import Bench, LabelledData, Score, fit_size, score
-from unmask.probe.settings import Course, FinetuneOptions
-from unmask.probe.subject import Subject
-from unmask.recipes.training import Training
+from unmask.probe.settings import ClassifierOptions, FinetuneOptions
+from unmask.probe.training import (
+    Accuracy,
+    ClassifierObjective,
+    ClassifierRun,
+    LabelledData,
+    fit_size,
+    measure_accuracy,
+)
 from unmask.train.optim import adamw
 
 
@@ -33,7 +37,7 @@ def layer_decay_groups(
     Args:
         model: with a head.
         layer_decay: factor from one layer to the one before it; 1 means equal rates.
-        weight_decay: of matrices and tables.
+        weight_decay: weight decay of matrices and tables.
 
     Returns:
         Groups with ``lr_scale`` and ``weight_decay``, in order of first appearance.
@@ -56,7 +60,7 @@ def layer_decay_groups(
 
 
 def finetune(
-    subject: Subject,
+    classifier: Classifier,
     data: LabelledData,
     options: FinetuneOptions,
     *,
@@ -66,7 +70,7 @@ def finetune(
     """Train encoder and head together; continues by itself what ``out`` holds.
 
     Args:
-        subject: with the encoder.
+        classifier: with the encoder.
         data: what is learnt from and what is judged on.
         options: how.
         out: the run folder.
@@ -77,9 +81,9 @@ def finetune(
 
     Raises:
         InputError: mixing asked of codes, a head of another number of classes; see also
-            :class:`unmask.probe.run.Bench` and its ``run``.
+            :class:`unmask.probe.training.ClassifierRun`.
     """
-    mixing, encoder, head = options.mixing, subject.model.encoder, subject.model.head
+    mixing, encoder, head = options.mixing, classifier.model.encoder, classifier.model.head
     if data.cache is not None and mixing.on:
         raise InputError(
             "images are mixed before they are tokenised; with --cache give --mixing.mixup 0 "
@@ -87,35 +91,25 @@ def finetune(
         )
     if head is None or options.new_head:
         head = build_head(encoder.sizes.width, len(data.train.class_names), normed=False)
-        initialize_head(head, keyed_generator(options.course.seed, "head"))
+        initialize_head(head, keyed_generator(options.seed, "head"))
     model = TokenClassifier(encoder, head).requires_grad_(True)
     check_head(model, data.train)
-    bench = Bench(subject, data, options.course)
+    run = ClassifierRun(classifier, data, options, out)
     encoder.set_drop_path(options.drop_path)
-
-    def _optimizer(settings: Training) -> AdamW:
-        groups = layer_decay_groups(
-            model, layer_decay=options.layer_decay, weight_decay=settings.weight_decay
-        )
-        return adamw(groups, settings)
-
     objective = ClassifierObjective(
         model,
-        nn.Identity() if data.cache else bench.encode,
-        batch_size=options.course.batch_size,
+        nn.Identity() if data.cache else run.encode,
+        batch_size=options.batch_size,
         smoothing=options.smoothing,
-        optimizer=_optimizer,
+        optimizer=lambda settings: adamw(
+            layer_decay_groups(
+                model, layer_decay=options.layer_decay, weight_decay=settings.weight_decay
+            ),
+            settings,
+        ),
     )
-    batches = MixedBatches(bench.batches, mixing) if mixing.on else bench.batches
-    return bench.run(
-        objective,
-        batches,
-        bench.encode,
-        out=out,
-        options=options,
-        model=model,
-        from_scratch=from_scratch,
-    )
+    batches = MixedBatches(run.batches, mixing) if mixing.on else run.batches
+    return run.train(objective, batches, run.encode, model=model, from_scratch=from_scratch)
 
 
 def check_head(model: TokenClassifier, source: ImageSource) -> None:
@@ -131,15 +125,15 @@ def check_head(model: TokenClassifier, source: ImageSource) -> None:
         )
 
 
-def judge(subject: Subject, source: ImageSource, course: Course) -> Score:
-    """What a classifier is worth as it is.
+def judge(classifier: Classifier, source: ImageSource, options: ClassifierOptions) -> Accuracy:
+    """How often a classifier is right, as it is.
 
     Raises:
-        InputError: see :func:`check_head` and :func:`unmask.probe.run.fit_size`.
+        InputError: see :func:`check_head` and :func:`unmask.probe.training.fit_size`.
     """
-    check_head(subject.model, source)
-    size = fit_size(subject, course.image_size, interpolate=course.interpolate)
-    device, tokenizer = launched().device, subject.tokenizer
-    transform = course.still_transform(size, tokenizer.image_channels)
+    model, tokenizer = classifier.model, classifier.tokenizer
+    check_head(model, source)
+    size = fit_size(classifier, options.image_size, interpolate=options.interpolate)
+    device, transform = launched().device, options.still(size, tokenizer.image_channels)
     examples = labelled(source, transform, tokenizer.to(device).encode, device=device)
-    return score(subject.model.to(device).eval(), *examples, classes=subject.model.classes)
+    return measure_accuracy(model.to(device).eval(), *examples, classes=model.classes)

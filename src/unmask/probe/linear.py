@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.image_size import height_width
-from unmask.probe.encoder import TokenClassifier, build_head, initialize_encoder, initialize_head
+from unmask.probe.classifier import Classifier
+from unmask.probe.encoder import TokenClassifier, build_head, initialize_head
+from unmask.probe.extract import Extractor
 from unmask.probe.mixing import StoredBatches
-from unmask.probe.objective import ClassifierObjective, Represent
-from unmask.probe.run import Bench, LabelledData
 from unmask.probe.settings import ProbeOptions
-from unmask.probe.subject import Subject
+from unmask.probe.training import ClassifierObjective, ClassifierRun, LabelledData
 
 
 class LARS(Optimizer):
@@ -33,7 +33,7 @@ class LARS(Optimizer):
     Args:
         params: what is trained.
         lr: learning rate.
-        weight_decay: of tensors with more than one dimension.
+        weight_decay: added to gradients of tensors with more than one dimension.
         momentum: share of the last step that stays.
         trust: c.
     """
@@ -57,18 +57,15 @@ class LARS(Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group)
+                    self._move(weight, weight.grad, group)
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
-        change = weight.grad
-        assert change is not None, "the caller looks"
+    def _move(self, weight: Tensor, change: Tensor, group: dict[str, Any]) -> None:
         if weight.ndim > 1:
             change = change.add(weight, alpha=group["weight_decay"])
             ours, theirs = weight.norm(), change.norm()
             ratio = group["trust"] * ours / theirs
             change = change * torch.where((ours > 0) & (theirs > 0), ratio, 1.0)
-        state = self.state[weight]
-        momentum = state.setdefault("momentum", torch.zeros_like(weight))
+        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
         momentum.mul_(group["momentum"]).add_(change)
         weight.sub_(momentum, alpha=group["lr"])
 
@@ -76,26 +73,24 @@ class LARS(Optimizer):
 PIXELS = 32  # most pixels a side that the baseline of pixels reads
 
 
-class Frozen:
-    """Features of an encoder that is not trained.
+def frozen(encoder: nn.Module, encode: Extractor | None, *, dropout: bool = False) -> Extractor:
+    """Images or codes to the ``(B, D)`` features of an encoder that is not trained.
 
     Args:
         encoder: codes to features.
         encode: images to codes; None where the input is codes already.
-        noisy: whether its dropout is on, as it is in the published probe.
+        dropout: whether its dropout is on, as it is in the published probe.
     """
 
-    def __init__(self, encoder: nn.Module, encode: Represent | None, *, noisy: bool) -> None:
-        self.encoder, self.encode, self.noisy = encoder, encode, noisy
+    def _features(inputs: Tensor) -> Tensor:
+        codes = inputs if encode is None else encode(inputs)  # (B, L)
+        return encoder.train(dropout)(codes)  # (B, D)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Images or codes to ``(B, D)``."""
-        codes = inputs if self.encode is None else self.encode(inputs)
-        return self.encoder.train(self.noisy)(codes)
+    return _features
 
 
 def pooled_size(height: int, width: int) -> tuple[int, int]:
-    """What is left of an image for the baseline of pixels."""
+    """Height and width that are left of an image for the baseline of pixels."""
     return min(PIXELS, height), min(PIXELS, width)
 
 
@@ -105,7 +100,7 @@ def pixel_features(images: Tensor) -> Tensor:
 
 
 def probe(
-    subject: Subject,
+    classifier: Classifier,
     data: LabelledData,
     options: ProbeOptions,
     *,
@@ -115,7 +110,7 @@ def probe(
     """Train a linear classifier on frozen features; continues by itself what ``out`` holds.
 
     Args:
-        subject: with the encoder.
+        classifier: with the encoder; a head that it has is not used.
         data: what is learnt from and what is judged on.
         options: how.
         out: the run folder.
@@ -125,50 +120,44 @@ def probe(
         The lines of ``accuracy.jsonl``, one an epoch.
 
     Raises:
-        InputError: see :class:`unmask.probe.run.Bench` and its ``run``.
+        InputError: see :class:`unmask.probe.training.ClassifierRun`.
     """
-    pixels, noisy = options.baseline == "pixels", options.embedding_dropout
+    pixels, dropout = options.baseline == "pixels", options.embedding_dropout
     if pixels and data.cache is not None:
         raise InputError("the baseline of pixels reads images; leave --cache out")
     if options.baseline == "random":
-        initialize_encoder(subject.model.encoder, keyed_generator(options.course.seed, "weights"))
-    bench = Bench(subject, data, options.course)
-    encoder = bench.encoder.requires_grad_(False)
-    width = encoder.sizes.width
+        classifier.model.encoder.initialize(keyed_generator(options.seed, "weights"))
+    run = ClassifierRun(classifier, data, options, out)
+    encoder, width = run.encoder.requires_grad_(False), run.encoder.sizes.width
+    learnt = frozen(encoder, None if data.cache else run.encode, dropout=dropout)
+    judged = frozen(encoder, run.encode)
     if pixels:
-        width = bench.channels * math.prod(pooled_size(*height_width(bench.size)))
-    represent: Represent = Frozen(encoder, None if data.cache else bench.encode, noisy=noisy)
-    if isinstance(bench.batches, StoredBatches) and not noisy:
-        precompute(bench.batches, represent, bench.state.device)
-        represent = nn.Identity()
-    head = build_head(width, len(bench.names), normed=True)
-    initialize_head(head, keyed_generator(options.course.seed, "head"))
+        width = run.channels * math.prod(pooled_size(*height_width(run.size)))
+        learnt = judged = pixel_features
+    elif isinstance(run.batches, StoredBatches) and not dropout:
+        precompute(run.batches, learnt, run.state.device)
+        learnt = nn.Identity()
+    head = build_head(width, len(run.names), normed=True)
+    initialize_head(head, keyed_generator(options.seed, "head"))
     objective = ClassifierObjective(
         head,
-        pixel_features if pixels else represent,
-        batch_size=options.course.batch_size,
+        learnt,
+        batch_size=options.batch_size,
         optimizer=lambda settings: LARS(
             head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         ),
     )
-    return bench.run(
-        objective,
-        bench.batches,
-        pixel_features if pixels else Frozen(encoder, bench.encode, noisy=False),
-        out=out,
-        options=options,
-        model=None if pixels else TokenClassifier(encoder, head),
-        from_scratch=from_scratch,
-    )
+    model = None if pixels else TokenClassifier(encoder, head)
+    return run.train(objective, run.batches, judged, model=model, from_scratch=from_scratch)
 
 
 @torch.no_grad()
-def precompute(batches: StoredBatches, represent: Represent, device: torch.device) -> None:
+def precompute(batches: StoredBatches, extractor: Extractor, device: torch.device) -> None:
     """Replace stored codes by their features, in every view, once for the whole run."""
     rows, read = torch.arange(len(batches.labels)), batches.lookup
     table = torch.stack(
         [
-            torch.cat([represent(read(r, r * 0 + view).to(device)).cpu() for r in rows.split(256)])
+            torch.cat([extractor(read(r, r * 0 + view).to(device)).cpu() for r in rows.split(256)])
             for view in range(batches.views)
         ],
         dim=1,

@@ -6,15 +6,14 @@ of the fine-tuning) and the precision (fp16).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-import tyro
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from unmask.data.augment import Augment
 from unmask.data.batches import check_batch_size
 from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
+from unmask.files.serial import to_dict
 from unmask.image_size import ImageSize, checked_size
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
@@ -22,52 +21,58 @@ from unmask.ranges import Between, Name, Ranged, Seed
 from unmask.recipes.training import Training
 
 STILL: dict[Crop, Crop] = {"resized": "inner", "clipped": "inner", "random": "center"}
+Count = Annotated[int, Between(1, 10**6)]
+Rate = Annotated[float, Between(above=0, at_most=1000)]
+Decay = Annotated[float, Between(0, 1000)]
+Operations = Annotated[int, Between(0, 100)]
+WarmUp = Annotated[float, Between(0, 10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course(Ranged):
-    """What both share. Lengths count passes over the training images."""
+class ClassifierOptions(Ranged):
+    """How a classifier is trained on MAGE's encoder, frozen or not; the defaults are a probe's."""
 
     pool: Pool = "mean"
-    """Average the image tokens, or take the class slot's feature."""
+    """One feature of an image: the average of its tokens, or the class slot."""
     image_size: ImageSize | None = None
     """Pixels: one number for a square, or height and width; None means the size that gives the
     encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
-    crop: Crop
-    """Of training images; held-out ones are cropped likewise, but without chance."""
+    crop: Crop = "clipped"
+    """Crop of training images. Validation images get the deterministic version of this crop."""
     flip: bool = True
     """Mirror half of the training images; wrong for digits and letters."""
-    operations: Annotated[int, Between(0, 100)] = 0
-    """RandAugment's changes an image."""
+    operations: Operations = 0
+    """RandAugment: changes to an image."""
     magnitude: Annotated[float, Between(0, 10)] = 9.0
-    """RandAugment's mean strength."""
+    """RandAugment: mean strength of a change."""
     erase: Annotated[float, Between(0, 1)] = 0.0
-    """Probability of a random hole."""
-    epochs: Annotated[int, Between(1, 10**6)]
-    """Passes over the training images. Published: 90 for the probe, and for fine-tuning 100 of
-    ViT-B, 50 of ViT-L."""
-    warmup_epochs: Annotated[float, Between(0, 10**6)]
-    """Of which with a rising learning rate."""
-    batch_size: Annotated[int, Between(1, 10**6)] = 256
+    """Random erasing: probability of a hole in a training image."""
+    epochs: Count = 90
+    """Passes over the training images."""
+    warmup_epochs: WarmUp = 10.0
+    """Warm-up epochs, counted within the epochs."""
+    batch_size: Count = 256
     """Images a step over all processes and micro-batches. Published: 4096 for the probe, 1024 for
     fine-tuning."""
-    accumulate: Annotated[int, Between(1, 10**6)] = 1
+    accumulate: Count = 1
     """Micro-batches a step on each process; where the images do not divide, the last one is
     smaller."""
-    base_lr: Annotated[float, Between(above=0, at_most=1000)]
-    """Peak learning rate for 256 images a step, proportional to the batch; ViT-L probes at half."""
-    min_lr: Annotated[float, Between(0, 1000)] = 0.0
-    """Where the cosine ends."""
-    weight_decay: Annotated[float, Between(0, 1000)] = 0.0
-    """Of matrices and tables."""
+    base_lr: Rate = 0.1
+    """Learning rate after warm-up for 256 images a step, proportional to the batch. Published for
+    ViT-L: 0.05."""
+    min_lr: Decay = 0.0
+    """Learning rate at the end of the cosine schedule."""
+    weight_decay: Decay = 0.0
+    """Weight decay of matrices and tables."""
     precision: Literal["no", "bf16", "fp16"] = "no"
-    """Autocast type of all that computes, tokenizer included. Published: fp16."""
+    """Autocast type of network and tokenizer. Published: fp16."""
     seed: Seed = 0
-    """Batch k is a pure function of (seed, k)."""
+    """Seed of weights, batches and augmentation; batch k is a pure function of (seed, k)."""
     tracker: Name = "tensorboard"
-    """See :class:`unmask.recipes.training.Training`."""
+    """Where figures also go, beside log.jsonl: any name that accelerate knows ("wandb", "mlflow",
+    "comet_ml", ...), or "none"."""
 
     def __post_init__(self) -> None:
         """Reject lengths that no run can have."""
@@ -79,6 +84,12 @@ class Course(Ranged):
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs] and epochs="
                 f"{self.epochs}; give fewer, or more epochs"
             )
+
+    def stored(self) -> dict[str, Any]:
+        """The options as a run keeps them: what probe and fine-tuning share under one key."""
+        everything = to_dict(self)
+        shared = [field.name for field in fields(ClassifierOptions)]
+        return {"course": {name: everything.pop(name) for name in shared}, **everything}
 
     def training(self, images: int) -> Training:
         """The loop's options for so many training images; an epoch's remainder is left out.
@@ -106,8 +117,8 @@ class Course(Ranged):
             tracker=self.tracker,
         )
 
-    def transform(self, size: ImageSize, channels: int) -> Transform:
-        """Of training images."""
+    def augment(self, size: ImageSize, channels: int) -> Augment:
+        """What training images go through."""
         return Augment(
             size=size,
             crop=self.crop,
@@ -118,29 +129,15 @@ class Course(Ranged):
             erase=self.erase,
         )
 
-    def still_transform(self, size: ImageSize, channels: int) -> Transform:
-        """Of held-out images."""
+    def still(self, size: ImageSize, channels: int) -> Transform:
+        """What held-out images go through."""
         return Transform(size=size, crop=STILL.get(self.crop, self.crop), channels=channels)
 
 
-PROBE = Course(crop="clipped", epochs=90, warmup_epochs=10, base_lr=0.1)
-FINETUNE = Course(
-    crop="resized",
-    operations=2,
-    epochs=100,
-    warmup_epochs=5,
-    base_lr=2.5e-4,
-    min_lr=1e-6,
-    weight_decay=0.05,
-)
-
-
 @dataclass(frozen=True, kw_only=True)
-class ProbeOptions(Ranged):
+class ProbeOptions(ClassifierOptions):
     """A linear classifier on frozen features (MAGE, ``main_linprobe.py``)."""
 
-    course: Annotated[Course, tyro.conf.arg(name="")] = PROBE
-    """How it is trained."""
     embedding_dropout: bool = True
     """Keep the embedding's dropout on while the head trains, as published; without it the features
     of a cached view are constant and computed once."""
@@ -150,17 +147,30 @@ class ProbeOptions(Ranged):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Ranged):
+class FinetuneOptions(ClassifierOptions):
     """Training of encoder and head together (MAGE, ``main_finetune.py``)."""
 
-    course: Annotated[Course, tyro.conf.arg(name="")] = FINETUNE
-    """How they are trained; 50 epochs for ViT-L."""
+    crop: Crop = "resized"
+    """Crop of training images. Validation images get the deterministic version of this crop."""
+    operations: Operations = 2
+    """RandAugment: changes to an image."""
+    epochs: Count = 100
+    """Passes over the training images. Published for ViT-L: 50."""
+    warmup_epochs: WarmUp = 5.0
+    """Warm-up epochs, counted within the epochs."""
+    base_lr: Rate = 2.5e-4
+    """Learning rate after warm-up for 256 images a step, proportional to the batch."""
+    min_lr: Decay = 1e-6
+    """Learning rate at the end of the cosine schedule."""
+    weight_decay: Decay = 0.05
+    """Weight decay of matrices and tables."""
     layer_decay: Annotated[float, Between(above=0, at_most=1)] = 0.65
-    """Learning rate of a block as a share of the next one's; 0.75 for ViT-L."""
+    """Learning rate of a block over that of the block after it. Published for ViT-L: 0.75."""
     drop_path: Annotated[float, Between(0, below=1)] = 0.1
-    """Rate at the last block; 0.2 for ViT-L."""
+    """Stochastic depth: probability of leaving out a branch of the last block, falling to 0 at the
+    first. Published for ViT-L: 0.2."""
     smoothing: Annotated[float, Between(0, below=1)] = 0.1
-    """Share of the target spread over all classes."""
+    """Label smoothing: share of the target spread over all classes."""
     mixing: Mixing = field(default_factory=Mixing)
     """Mixup and cutmix."""
     new_head: bool = False

@@ -19,6 +19,7 @@ from unmask.checkpoints.store import load_state
 from unmask.data.crops import clipped_box
 from unmask.image_size import checked_size, height_width
 from unmask.nn.embed import SLOT
+from unmask.probe.classifier import sizes_of, table_of
 from unmask.probe.encoder import (
     Encoder,
     EncoderSizes,
@@ -30,9 +31,8 @@ from unmask.probe.encoder import (
 )
 from unmask.probe.finetune import layer_decay_groups
 from unmask.probe.linear import LARS
-from unmask.probe.mage_files import sizes_of, table_of
 from unmask.probe.mixing import MixPlan, mix, mix_targets, soft_targets
-from unmask.probe.objective import ClassifierObjective
+from unmask.probe.training import ClassifierObjective
 from unmask.projects.mage import split_tokenizer
 from unmask.recipes import RECIPES
 from unmask.recipes.training import Training

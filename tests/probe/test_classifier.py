@@ -14,9 +14,8 @@ from torch import Tensor
 from unmask.checkpoints.names import to_source
 from unmask.checkpoints.store import check_state
 from unmask.errors import InputError
+from unmask.probe.classifier import open_classifier, table_of, translate_mage
 from unmask.probe.encoder import Encoder, EncoderSizes, TokenClassifier, build_head
-from unmask.probe.mage_files import table_of, translate_vit
-from unmask.probe.subject import open_subject
 from unmask.projects.mage import split_tokenizer
 from unmask.tokenizers.published import PUBLISHED, translate
 
@@ -38,7 +37,7 @@ def test_a_published_classifier_fills_its_networks_exactly(fixtures: Path, name:
     whole = manifest(fixtures, name)
     assert len(whole) == entries
     vit, vqgan = split_tokenizer(whole)
-    pool, found, own = translate_vit(vit, name)
+    pool, found, own = translate_mage(vit, name)
     assert (pool, found) == ("mean", sizes)
     with torch.device("meta"):
         head = build_head(sizes.width, 1000, normed=False)
@@ -68,23 +67,23 @@ def test_a_file_of_the_project_is_opened(
     fixtures: Path, tmp_path: Path, without: str, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.projects.mage.HEAD_WIDTH", 12)  # the toy's; published heads: 64
-    subject = open_subject(toy_file(fixtures, tmp_path, without), pool=pool)
+    classifier = open_classifier(toy_file(fixtures, tmp_path, without), pool=pool)
     golden = load_file(fixtures / "mage" / "probe_features.io.safetensors")
-    ids = subject.tokenizer.encode(golden["images"])
+    ids = classifier.tokenizer.encode(golden["images"])
     assert torch.equal(ids, golden["image_tokens"])
     with torch.no_grad():
         name = "pool" if pool == "mean" else "cls"
-        features = subject.model.encoder(ids)
+        features = classifier.model.encoder(ids)
     torch.testing.assert_close(features, golden[f"image_features_{name}"], rtol=1e-4, atol=2e-5)
-    assert subject.model.classes == 10
+    assert classifier.model.classes == 10
 
 
 def test_other_files_are_refused(fixtures: Path, tmp_path: Path) -> None:
     pretrained = load_file(fixtures / "mage" / "mage_model.weights.safetensors")
     torch.save({"model": pretrained}, tmp_path / "mage.pth")
     with pytest.raises(InputError, match=r"no fine-tuned MAGE classifier; .* unmask convert"):
-        open_subject(tmp_path / "mage.pth", pool="mean")
+        open_classifier(tmp_path / "mage.pth", pool="mean")
     state = load_file(fixtures / "mage" / "mage_vit_probe.weights.safetensors")
     torch.save({"model": {**state, "blocks.0.ls1.gamma": torch.ones(3)}}, tmp_path / "more.pth")
     with pytest.raises(InputError, match=r"no rule for the key"):
-        open_subject(tmp_path / "more.pth", pool="mean")
+        open_classifier(tmp_path / "more.pth", pool="mean")

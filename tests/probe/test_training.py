@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_mage import save_toy, toy_encoder, toy_subject, write_labelled
+from toy_mage import save_toy, toy_classifier, toy_encoder, write_labelled
 
 from unmask.data.source import open_source
 from unmask.errors import InputError
-from unmask.probe import run as judging
+from unmask.probe import training as judging
+from unmask.probe.classifier import open_classifier
 from unmask.probe.finetune import finetune, judge
 from unmask.probe.linear import probe
 from unmask.probe.mixing import Mixing
-from unmask.probe.run import LabelledData, score
-from unmask.probe.settings import FINETUNE, PROBE, FinetuneOptions, ProbeOptions
-from unmask.probe.subject import open_subject
+from unmask.probe.settings import FinetuneOptions, ProbeOptions
+from unmask.probe.training import LabelledData, measure_accuracy
 from unmask.train.state import latest, read_checkpoint
 
 SMALL: dict = {"warmup_epochs": 1, "batch_size": 16, "flip": False, "crop": "none"}
-TUNING = replace(FINETUNE, epochs=4, base_lr=0.02, operations=1, tracker="none", **SMALL)
-PROBING = replace(PROBE, epochs=14, base_lr=100, tracker="none", **SMALL)
-LINEAR = ProbeOptions(course=PROBING)
-TUNE = FinetuneOptions(course=TUNING, mixing=Mixing(group=8))
+LINEAR = ProbeOptions(epochs=14, base_lr=100, tracker="none", **SMALL)
+TUNE = FinetuneOptions(
+    epochs=4, base_lr=0.02, operations=1, tracker="none", mixing=Mixing(group=8), **SMALL
+)
 
 
 def best(lines: list[dict]) -> float:
@@ -41,12 +41,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
 @pytest.fixture(scope="module")
 def tuned(data: LabelledData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "run"
-    assert best(finetune(toy_subject(), data, TUNE, out=out)) == 1
+    assert best(finetune(toy_classifier(), data, TUNE, out=out)) == 1
     return out
 
 
 def lines(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / judging.SCORES).read_text().splitlines()]
+    return [json.loads(line) for line in (out / judging.ACCURACIES).read_text().splitlines()]
 
 
 def final(out: Path) -> dict[str, torch.Tensor]:
@@ -57,15 +57,15 @@ def final(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("baseline", ["none", "random", "pixels"])
 def test_a_probe_learns_the_head_alone(data: LabelledData, tmp_path: Path, baseline: str) -> None:
-    subject, before = toy_subject(), toy_encoder().state_dict()
-    found = probe(subject, data, replace(LINEAR, baseline=baseline), out=tmp_path / "run")
+    classifier, before = toy_classifier(), toy_encoder().state_dict()
+    found = probe(classifier, data, replace(LINEAR, baseline=baseline), out=tmp_path / "run")
     assert best(found) == 1, "brightness is easy to see"
     assert set(final(tmp_path / "run")) == {
         "0.running_mean", "0.running_var", "0.num_batches_tracked", "1.weight", "1.bias"
     }  # fmt: skip
     assert [line["epoch"] for line in lines(tmp_path / "run")] == list(range(1, 15))
     same = all(
-        torch.equal(t, before[name]) for name, t in subject.model.encoder.state_dict().items()
+        torch.equal(t, before[name]) for name, t in classifier.model.encoder.state_dict().items()
     )
     assert same == (baseline != "random")
     assert (tmp_path / "run" / "last").exists() == (baseline != "pixels")
@@ -74,25 +74,25 @@ def test_a_probe_learns_the_head_alone(data: LabelledData, tmp_path: Path, basel
 
 
 def test_the_embedding_dropout_is_an_option(data: LabelledData, tmp_path: Path) -> None:
-    course = replace(PROBING, epochs=2)
-    options = [ProbeOptions(course=course, embedding_dropout=on) for on in (True, False, False)]
+    short = replace(LINEAR, epochs=2)
+    options = [replace(short, embedding_dropout=on) for on in (True, False, False)]
     ends = []
     for index, chosen in enumerate(options):
-        probe(toy_subject(), data, chosen, out=tmp_path / str(index))
+        probe(toy_classifier(), data, chosen, out=tmp_path / str(index))
         ends.append(final(tmp_path / str(index))["1.weight"])
     assert not torch.equal(ends[0], ends[1])
     assert torch.equal(ends[1], ends[2])
 
 
 def test_fine_tuning_leaves_its_best_and_its_last(data: LabelledData, tuned: Path) -> None:
-    last, weights = open_subject(tuned / "last", pool="mean"), final(tuned)
+    last, weights = open_classifier(tuned / "last", pool="mean"), final(tuned)
     assert all(torch.equal(t, weights[k]) for k, t in last.model.state_dict().items())
     config = json.loads((tuned / "best" / "config.json").read_text())
     first_best = max(lines(tuned), key=lambda line: line["accuracy"])
     assert config["accuracy"] == first_best["accuracy"]
     assert config["epoch"] == first_best["epoch"]
-    subject = open_subject(tuned / "best", pool="mean")
-    assert judge(subject, data.held_out, TUNING).top1 == config["accuracy"]
+    classifier = open_classifier(tuned / "best", pool="mean")
+    assert judge(classifier, data.held_out, TUNE).top1 == config["accuracy"]
     assert config["class_names"] == ["dark", "light"]
 
 
@@ -103,7 +103,7 @@ class KilledError(Exception):
 def test_a_killed_run_ends_like_one_that_was_not(
     data: LabelledData, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = judging.scores_of, []
+    real, calls = judging.accuracies, []
 
     def dies(out: Path) -> list[dict]:
         calls.append(out)
@@ -111,10 +111,10 @@ def test_a_killed_run_ends_like_one_that_was_not(
             raise KilledError
         return real(out)
 
-    monkeypatch.setattr(judging, "scores_of", dies)
+    monkeypatch.setattr(judging, "accuracies", dies)
     with pytest.raises(KilledError):
-        finetune(toy_subject(), data, TUNE, out=tmp_path / "run")
-    assert finetune(toy_subject(), data, TUNE, out=tmp_path / "run") == lines(tuned)
+        finetune(toy_classifier(), data, TUNE, out=tmp_path / "run")
+    assert finetune(toy_classifier(), data, TUNE, out=tmp_path / "run") == lines(tuned)
     expected = final(tuned)
     assert all(torch.equal(t, expected[k]) for k, t in final(tmp_path / "run").items())
 
@@ -122,14 +122,14 @@ def test_a_killed_run_ends_like_one_that_was_not(
 def test_a_head_of_other_classes_is_kept_only_when_it_fits(
     data: LabelledData, tmp_path: Path
 ) -> None:
-    subject = open_subject(save_toy(tmp_path / "ten", classes=10), pool="mean")
+    classifier = open_classifier(save_toy(tmp_path / "ten", classes=10), pool="mean")
     with pytest.raises(InputError, match=r"names 10 classes, .* has 2; .*--new-head"):
-        finetune(subject, data, TUNE, out=tmp_path / "run")
+        finetune(classifier, data, TUNE, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    options = replace(TUNE, new_head=True, course=replace(TUNING, epochs=1))
-    assert best(finetune(subject, data, options, out=tmp_path / "run")) >= 0.5
+    options = replace(TUNE, new_head=True, epochs=1)
+    assert best(finetune(classifier, data, options, out=tmp_path / "run")) >= 0.5
     with pytest.raises(InputError, match="pools by 'mean', not 'class'; give --pool mean"):
-        open_subject(tmp_path / "ten", pool="class")
+        open_classifier(tmp_path / "ten", pool="class")
 
 
 def test_mistakes_end_before_any_work(data: LabelledData, tmp_path: Path, tuned: Path) -> None:
@@ -139,28 +139,30 @@ def test_mistakes_end_before_any_work(data: LabelledData, tmp_path: Path, tuned:
         ({"batch_size": 64}, "batch_size=64 does not fit the 48 images"),
     ):
         with pytest.raises(InputError, match=message):
-            probe(toy_subject(), data, replace(LINEAR, course=replace(PROBING, **wrong)), out=out)
+            probe(toy_classifier(), data, replace(LINEAR, **wrong), out=out)
     with pytest.raises(InputError, match="group=32 does not divide the 16 images"):
-        finetune(toy_subject(), data, replace(TUNE, mixing=Mixing()), out=out)
-    faster = replace(TUNE, course=replace(TUNING, base_lr=1.0))
+        finetune(toy_classifier(), data, replace(TUNE, mixing=Mixing()), out=out)
+    faster = replace(TUNE, base_lr=1.0)
     with pytest.raises(InputError, match=r"other values of .*base_lr"):
-        finetune(toy_subject(), data, faster, out=tuned)
+        finetune(toy_classifier(), data, faster, out=tuned)
     other = replace(data, held_out=open_source(write_labelled(tmp_path / "a", 4, 4)))
     other.held_out.class_names = ("a", "b", "c")
     with pytest.raises(InputError, match="has 2 classes, another part 3"):
-        probe(toy_subject(), other, LINEAR, out=out)
+        probe(toy_classifier(), other, LINEAR, out=out)
     other.held_out.class_names = ()
     with pytest.raises(InputError, match="has no labels, and a classifier needs them on both"):
-        probe(toy_subject(), other, LINEAR, out=out)
+        probe(toy_classifier(), other, LINEAR, out=out)
     with pytest.raises(InputError, match=r"mix.*before they are tokenised"):
-        finetune(toy_subject(), replace(data, cache=object()), TUNE, out=out)
+        finetune(toy_classifier(), replace(data, cache=object()), TUNE, out=out)
     assert not out.exists()
 
 
 def test_scores_by_class() -> None:
     head = torch.nn.Linear(3, 3)
     head.weight.data, head.bias.data = torch.eye(3), torch.zeros(3)
-    found = score(head, torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]), classes=3)
+    found = measure_accuracy(
+        head, torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]), classes=3
+    )
     assert found.images.tolist() == [1, 1, 2]
     assert found.right.tolist() == [1, 1, 1]
     assert (found.top1, found.top5) == (0.75, 1.0)
