@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import types
 from typing import Any, get_args, get_type_hints
 
@@ -19,7 +20,9 @@ BEYOND = 10**400  # of no range
 
 
 def parts(annotation: Any) -> set[type]:
-    """The dataclasses that an annotation names, at any depth of unions and tuples."""
+    """The dataclasses that an annotation names, at any depth of unions, tuples and bases."""
+    if inspect.isabstract(annotation):
+        return set().union(*map(parts, annotation.__subclasses__()))
     if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         return {annotation}
     return set().union(*map(parts, get_args(annotation)))

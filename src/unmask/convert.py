@@ -11,7 +11,7 @@ from unmask.checkpoints.write_tensors import halved
 from unmask.image_size import ImageSize, checked_size, height_width
 from unmask.memory import skeleton
 from unmask.networks.any import AnyNetwork
-from unmask.networks.sizes import patch_of, token_grid, token_space
+from unmask.networks.sizes import patch_of, token_grid
 from unmask.pipeline import Pipeline
 from unmask.projects.foreign import PROJECTS, Foreign, Kind, load_foreign
 from unmask.projects.project import Stated
@@ -52,7 +52,7 @@ def convert(
     decoder = None if tokenizer is None else load_tokenizer(tokenizer)
     found = load_foreign(source, kind, half=half, **stated)
     if decoder is not None:
-        decoder = decoder.resized_for(token_space(found.network))
+        decoder = decoder.resized_for(found.network.space)
         if half:
             _halve(decoder)
     recipe = matching_recipe(found)
@@ -88,8 +88,8 @@ def matching_recipe(found: Foreign) -> Recipe:
     for preset in presets:
         if _without_dropout(preset.network) == _without_dropout(network):
             return replace(preset, network=network)
-    tokens = token_space(network)
-    likely = [p for p in presets if token_space(p.network) == tokens] or list(presets)
+    tokens = network.space
+    likely = [p for p in presets if p.network.space == tokens] or list(presets)
     feedback = network.feedback
     base = min(
         likely,
@@ -99,7 +99,7 @@ def matching_recipe(found: Foreign) -> Recipe:
             preset.network.length != network.length,
         ),
     )
-    known = token_space(base.network) == tokens
+    known = base.network.space == tokens
     dropout = base.training.label_dropout or 0.1
     possible = feedback if base.plan.guidance.weak == "self" else network.has_null_class
     scale = base.plan.guidance.scale if possible else 1.0
@@ -135,6 +135,6 @@ def _image_size(network: AnyNetwork, stride: int) -> ImageSize:
 def _stride(preset: Recipe, network: AnyNetwork) -> int:
     """Pixels a token, as the preset has them; of a network of several latents a token, more."""
     rows, _ = token_grid(preset.network.length, preset.network.grid)
-    (kind, wanted), (_, count) = token_space(network), token_space(preset.network)
+    (kind, wanted), (_, count) = network.space, preset.network.space
     patch = patch_of(wanted, count) if kind == "channels" else None
     return height_width(preset.image_size)[0] // rows * (patch or 1)

@@ -29,7 +29,6 @@ from unmask.files.serial import from_dict, to_dict
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.machine.devices import resolve_device
 from unmask.memory import skeleton
-from unmask.networks.sizes import token_space
 from unmask.nn.model import MaskedModel
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
@@ -59,8 +58,8 @@ class Pipeline:
         tokenizer: ImageTokenizer | None,
         class_names: Sequence[str] = (),
     ) -> None:
-        if tokenizer is not None and tokenizer.space != token_space(recipe.network):
-            (made, count), (what, wanted) = tokenizer.space, token_space(recipe.network)
+        if tokenizer is not None and tokenizer.space != recipe.network.space:
+            (made, count), (what, wanted) = tokenizer.space, recipe.network.space
             raise InputError(
                 f"the tokenizer has {count} {made} and the network {wanted} {what}; "
                 "use the tokenizer that the network was trained with"

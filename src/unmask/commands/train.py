@@ -20,7 +20,6 @@ from unmask.errors import InputError
 from unmask.files.folders import beside
 from unmask.machine.processes import launched, part
 from unmask.memory import check_fits
-from unmask.networks.sizes import token_space
 from unmask.ranges import Place, Ranged, Workers
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
@@ -86,7 +85,7 @@ def main(words: Sequence[str]) -> None:
         arguments = replace(arguments, recipe=for_overfitting(arguments.recipe))
     recipe, out, speaks = arguments.recipe, arguments.out, launched().is_main_process
     check_fits(recipe.network.build, "network")
-    tokenizer = load_tokenizer(recipe.tokenizer).resized_for(token_space(recipe.network))
+    tokenizer = load_tokenizer(recipe.tokenizer).resized_for(recipe.network.space)
     held_out = None
     if recipe.training.evaluate_every and arguments.data is not None:
         held_out = open_source(arguments.data, split="val")

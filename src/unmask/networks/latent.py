@@ -10,7 +10,7 @@ from torch import nn
 
 from unmask.errors import InputError
 from unmask.networks.network import EncoderDecoderNetwork
-from unmask.networks.sizes import Channels, ClassCount, Depth, Dropout, Width
+from unmask.networks.sizes import Channels, ClassCount, Depth, Dropout, Space, Width
 from unmask.nn.diffusion import DiffusionHead
 from unmask.nn.embed import LatentEmbed
 from unmask.nn.encoder_decoder import EncoderDecoder
@@ -47,6 +47,11 @@ class LatentNetwork(EncoderDecoderNetwork):
                 f"network.width={self.width} and network.decoder_width={self.decoder_width}: "
                 f"{why} needs them equal"
             )
+
+    @property
+    def space(self) -> Space:
+        """Tokens are vectors of C numbers."""
+        return "channels", self.channels
 
     def parts(self) -> tuple[LatentEmbed, EncoderDecoder, DiffusionHead]:
         """Embed, trunk and head, without useful weights."""

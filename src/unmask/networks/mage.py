@@ -7,7 +7,7 @@ from typing import Annotated
 
 from unmask.errors import InputError
 from unmask.networks.network import EncoderDecoderNetwork
-from unmask.networks.sizes import CodeCount, Dropout
+from unmask.networks.sizes import CodeCount, Dropout, Space
 from unmask.nn.categorical import FixedTableHead
 from unmask.nn.embed import MageEmbed
 from unmask.nn.encoder_decoder import EncoderDecoder
@@ -42,6 +42,11 @@ class MageNetwork(EncoderDecoderNetwork):
     def feed_forward(self, width: int) -> int:
         """Hidden width of the feed-forward layers in blocks of this width, cut as in timm."""
         return int(width * self.mlp_ratio)
+
+    @property
+    def space(self) -> Space:
+        """Tokens are one of V codes."""
+        return "codes", self.codes
 
     def parts(self) -> tuple[MageEmbed, EncoderDecoder, FixedTableHead]:
         """Embed, trunk and head, with torch's own initial weights."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from unmask.networks.network import Network
-from unmask.networks.sizes import ClassCount, CodeCount, Dropout, Width
+from unmask.networks.sizes import ClassCount, CodeCount, Dropout, Space, Width
 from unmask.nn.block import Gelu, PostNormBlock, PreNormBlock
 from unmask.nn.categorical import LinearHead, MlmHead
 from unmask.nn.embed import IdEmbed, JointEmbed
@@ -29,6 +29,11 @@ class MaskGITVitNetwork(Network):
     """Dropout rate on embeddings, attention weights and the results of a block's branches."""
     feedback: Feedback | None = None
     """Sizes of the self-guidance adapter; None for none."""
+
+    @property
+    def space(self) -> Space:
+        """Tokens are one of V codes."""
+        return "codes", self.codes
 
     def parts(self) -> tuple[IdEmbed, Trunk, LinearHead]:
         """Embed, trunk and head, with torch's own initial weights."""
@@ -75,6 +80,11 @@ class MaskGITBertNetwork(Network):
     """Whether dropout also hits the attention's result before the residual sum."""
     feedback: Feedback | None = None
     """Sizes of the self-guidance adapter; None for none."""
+
+    @property
+    def space(self) -> Space:
+        """Tokens are one of V codes."""
+        return "codes", self.codes
 
     def parts(self) -> tuple[JointEmbed, Trunk, MlmHead]:
         """Embed, trunk and head, with torch's own initial weights."""

@@ -13,6 +13,7 @@ from unmask.networks.sizes import (
     Grid,
     Heads,
     Ratio,
+    Space,
     TokenCount,
     Width,
     check_heads,
@@ -47,6 +48,11 @@ class Network(Ranged, ABC, path="network"):
         super().__post_init__()
         check_heads(self.width, self.heads)
         token_grid(self.length, self.grid)
+
+    @property
+    @abstractmethod
+    def space(self) -> Space:
+        """What a token is: ("codes", V) or ("channels", C); tokenizers say it too."""
 
     @property
     def classes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Literal
 
 from unmask.errors import InputError
 from unmask.ranges import Between
@@ -94,25 +94,3 @@ def check_heads(width: int, heads: int, part: str = "") -> None:
 
 Space = tuple[Literal["codes", "channels"], int]
 """What a token is: ("codes", V), one of V numbers, or ("channels", C), a vector of C numbers."""
-
-
-class Codes(Protocol):
-    """A network of codes."""
-
-    @property
-    def codes(self) -> int:
-        """V."""
-
-
-class Latents(Protocol):
-    """A network of latents."""
-
-    @property
-    def channels(self) -> int:
-        """C."""
-
-
-def token_space(network: Codes | Latents) -> Space:
-    """What a token of a network is; tokenizers have it as ``space``."""
-    codes = getattr(network, "codes", None)
-    return ("codes", codes) if codes is not None else ("channels", cast(Latents, network).channels)

@@ -12,7 +12,6 @@ from unmask.image_size import ImageSize, checked_size
 from unmask.masking import Masking, NormalMasking, TrainMasking
 from unmask.networks.any import AnyNetwork
 from unmask.networks.mage import MageNetwork
-from unmask.networks.sizes import token_space
 from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.substitution import Substitution
 from unmask.ranges import Name, Place, Ranged
@@ -125,7 +124,7 @@ class Recipe(Ranged):
                 f"plan.steps={plan.steps} exceeds network.length={self.network.length} "
                 "tokens; use at most one step a token"
             )
-        check_head(plan, codes=token_space(self.network)[0] == "codes")
+        check_head(plan, codes=self.network.space[0] == "codes")
         if "null" in plan.guidance.scales:
             self._check_null_class(plan)
         if "self" in plan.guidance.scales:

@@ -21,7 +21,7 @@ from unmask.image_size import checked_size, size_text, size_words
 from unmask.machine.processes import launched
 from unmask.memory import check_fits
 from unmask.networks.any import AnyNetwork
-from unmask.networks.sizes import token_grid, token_space
+from unmask.networks.sizes import token_grid
 from unmask.nn.model import MaskedModel, initialize
 from unmask.objectives.contrastive import ContrastiveObjective
 from unmask.objectives.masked import MaskedObjective
@@ -123,7 +123,7 @@ def check_sizes(
         InputError: naming the option to change.
     """
     network = recipe.network
-    (what, wanted), found = token_space(network), tokenizer.space
+    (what, wanted), found = network.space, tokenizer.space
     if found != (what, wanted):
         raise InputError(
             f"network.{what}={wanted} but the tokenizer has {found[1]} {found[0]}; "
