@@ -12,7 +12,7 @@ from toy_latents import latent_pipeline
 from toy_system import TOY, toy_pipeline
 
 from unmask.draws import keyed_generator
-from unmask.generation import generate, painted
+from unmask.generation import decoded, generate
 from unmask.guidance import Guidance
 from unmask.nn.feedback import Feedback
 from unmask.nn.positions import FEWEST_ROWS, widened
@@ -81,12 +81,12 @@ def test_an_image_is_the_same_in_a_batch_of_any_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
-def test_pixels_of_an_image_do_not_depend_on_how_many_are_painted(count: int) -> None:
+def test_pixels_of_an_image_do_not_depend_on_how_many_are_decoded(count: int) -> None:
     for name in ("fashion-maskgit", "fashion-mar"):
         pipeline = load(name)
         tokens = pipeline.tokens([0] * 8, seeds=0, plan=replace(pipeline.plan, steps=1)).tokens
-        whole = painted(pipeline.tokenizer, tokens, pipeline.model.grid)
-        part = painted(pipeline.tokenizer, tokens[:count], pipeline.model.grid)
+        whole = decoded(pipeline.tokenizer, tokens, pipeline.model.grid)
+        part = decoded(pipeline.tokenizer, tokens[:count], pipeline.model.grid)
         assert torch.equal(part, whole[:count])
         torch.testing.assert_close(whole, pipeline.tokenizer.decode(tokens, pipeline.model.grid))
 

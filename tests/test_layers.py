@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import unmask
 
 LAYERS = (
-    "lazy errors ranges text show types draws curves image_size results nonfinite",
+    "lazy errors ranges text show types draws curves labels image_size results",
     "assets machine files pictures",
     "nn memory networks checkpoints tokenizers",
     "masking counts orders guidance decode divergence plan_changes",
-    "data objectives recipes projects",
+    "data recipes objectives projects",
     "generation pipeline edit film convert export",
     "evaluate train probe",
     "demo report commands cli",
@@ -54,3 +58,17 @@ def test_no_import_climbs() -> None:
         if other and parts[0] in rank and rank[other[0]] > rank[parts[0]]
     ]
     assert not climbing
+
+
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [("unmask.evaluate.frechet", 8), ("unmask.tokenizers.dc_ae", 25), ("unmask.pipeline", 60)],
+)
+def test_a_part_loads_little_else(module: str, most: int) -> None:
+    """Families of tokenizers and foreign files are for names that ask for them."""
+    script = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = sorted(name for name in done.stdout.split() if name.split(".")[0] == "unmask")
+    assert len(loaded) <= most, loaded

@@ -29,10 +29,9 @@ from unmask.evaluate.options import EvaluationOptions
 from unmask.files.serial import write_yaml
 from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.feedback import Feedback
-from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.substitution import Substitution
 from unmask.orders import NAMED
 from unmask.pipeline import Pipeline, load
+from unmask.recipes.objectives import Contrastive, Substitution
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer

@@ -9,10 +9,10 @@ import pytest
 import torch
 from toy_system import TOY, toy_pipeline
 
-from unmask.data.classes import class_index
 from unmask.edit import inpaint
 from unmask.errors import InputError, did_you_mean
 from unmask.film import unmasking
+from unmask.labels import class_index
 from unmask.pipeline import Pipeline
 
 NUMBERED = ("0", "1", "10", "11", "2", "20", "3")  # folders as they sort

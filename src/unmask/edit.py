@@ -15,11 +15,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from unmask.data.classes import Classes
 from unmask.decode import Plan
 from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.generation import Images, System, generate
+from unmask.labels import Classes
 from unmask.pictures import to_float
 from unmask.tokenizers.tokenizer import Tokenizer, noise_shape
 from unmask.types import Canvas

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unmask.data.classes import Classes
 from unmask.decode import Plan
 from unmask.draws import Seeds, as_seeds
-from unmask.generation import generate, painted
+from unmask.generation import decoded
+from unmask.labels import Classes
 from unmask.pictures import veil
 from unmask.pipeline import Pipeline
 from unmask.types import Step
@@ -33,17 +33,14 @@ def unmasking(
         ``(S, B, C, H, W)`` float32 in [0, 1] on the CPU.
     """
     frames: list[Tensor] = []
+    tokenizer, grid = pipeline.tokenizer, pipeline.model.grid
 
     def keep(step: Step) -> None:
         """Decode and veil the state after one step."""
-        pixels = painted(pipeline.tokenizer, step.tokens, pipeline.model.grid)
-        frames.append(veil(pixels, step.masked, pipeline.model.grid).cpu())
+        pixels = decoded(tokenizer, step.tokens, grid)  # (B, C, H, W)
+        frames.append(veil(pixels, step.masked, grid).cpu())
 
     labels = None if class_labels is None else pipeline.labels(class_labels)
     seeds = as_seeds(seeds, 1 if labels is None else len(labels))
-    made = generate(
-        pipeline, labels, seeds=seeds, plan=plan, batch_size=max(1, len(seeds)), observe=keep
-    )
-    for _ in made:
-        pass
+    pipeline.tokens(labels, seeds=seeds, plan=plan, batch_size=max(1, len(seeds)), observe=keep)
     return torch.stack(frames)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from unmask.data.classes import Classes
-from unmask.data.classes import class_labels as labels_of
 from unmask.decode import Plan, blank_canvas, check_head, decode
 from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
+from unmask.labels import Classes
+from unmask.labels import class_labels as labels_of
 from unmask.nn.model import MaskedModel
-from unmask.nonfinite import nonfinite_logits
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
 
@@ -32,16 +31,31 @@ class System(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """How to sample unless told otherwise."""
+        """The way to sample where none is given."""
+
+
+class Options(TypedDict, total=False):
+    """How to generate, beside the classes and seeds."""
+
+    plan: Plan | None
+    """Steps, order, guidance and draw; None means the system's own plan."""
+    batch_size: int
+    """Images decoded at once, at least 1; 32 unless given. It does not change them."""
+    run_seed: int
+    """Seed of what all rows share (random counts); 0 unless given."""
+    canvas: Canvas | None
+    """``(len(seeds), L)``, partly known images to complete; None starts from nothing."""
+    observe: Callable[[Step], None] | None
+    """Called with every decoding step of every batch; None calls nothing."""
 
 
 class Tokens(NamedTuple):
-    """Finished images as ids."""
+    """Finished images as tokens."""
 
     tokens: Tensor
     """``(B, L)`` int64 ids, or ``(B, L, C)`` latents."""
     class_labels: Tensor | None
-    """``(B,)`` int64."""
+    """``(B,)`` int64; None of an unconditional model."""
     seeds: list[int]
     """One an image."""
 
@@ -54,9 +68,100 @@ class Images(NamedTuple):
     tokens: Tensor
     """``(B, L)`` int64 ids, or ``(B, L, C)`` latents."""
     class_labels: Tensor | None
-    """``(B,)`` int64."""
+    """``(B,)`` int64; None of an unconditional model."""
     seeds: list[int]
     """One an image."""
+
+
+def generate(
+    system: System, class_labels: Classes | None = None, *, seeds: Seeds, **options: Unpack[Options]
+) -> Iterator[Images]:
+    """Generate images, a batch at a time.
+
+    An image depends on the weights, the plan, its class and its own seed. On a CPU neither
+    ``batch_size`` nor its neighbours change a bit of it; kernels of other devices may round
+    otherwise in a batch of another size.
+
+    Args:
+        system: network, tokenizer and default plan, for example a ``Pipeline``.
+        class_labels: one an image, integers in [0, classes) or names; None for an unconditional
+            model.
+        seeds: integers, one an image, or the first of consecutive ones.
+        **options: see :class:`Options`.
+
+    Returns:
+        Batches in the order of ``seeds``; the work is done as they are asked for.
+
+    Raises:
+        InputError: at once, see :func:`check_request`; a batch size below 1; a canvas of another
+            shape; a system without a tokenizer. While the work is done: logits that are not finite.
+    """
+    tokenizer, grid = system.tokenizer, system.model.grid
+    made = generate_tokens(system, class_labels, seeds=seeds, **options)
+    return (Images(decoded(tokenizer, batch.tokens, grid), *batch) for batch in made)
+
+
+def generate_tokens(
+    system: System,
+    class_labels: Classes | None = None,
+    *,
+    seeds: Seeds,
+    plan: Plan | None = None,
+    batch_size: int = 32,
+    run_seed: int = 0,
+    canvas: Canvas | None = None,
+    observe: Callable[[Step], None] | None = None,
+) -> Iterator[Tokens]:
+    """Generate tokens, a batch at a time; the system's tokenizer is not asked for.
+
+    Arguments and errors are those of :func:`generate` and :class:`Options`.
+    """
+    plan, model = plan or system.plan, system.model
+    chosen = None if class_labels is None else _labels(system, class_labels)
+    asked = as_seeds(seeds, 1 if chosen is None else len(chosen))
+    check_request(model, plan, chosen, asked)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size} must be at least 1")
+    wanted = (len(asked), model.length)
+    if canvas is not None and tuple(canvas.masked.shape) != wanted:
+        raise InputError(
+            f"the canvas is {tuple(canvas.masked.shape)}, wanted is {wanted}: a row a seed, "
+            "a column a token"
+        )
+    device = next(model.parameters()).device
+
+    def batches() -> Iterator[Tokens]:
+        """The work, done as it is asked for."""
+        for start in range(0, len(asked), batch_size):
+            rows = slice(start, start + batch_size)
+            batch = list(asked[rows])
+            labels = None if chosen is None else torch.tensor(chosen[rows]).to(device)  # (B,)
+            if canvas is None:
+                begun = blank_canvas(len(batch), model.length, device, channels=model.channels)
+            else:
+                begun = Canvas(canvas.tokens[rows].to(device), canvas.masked[rows].to(device))
+            draws = Draws(batch, run_seed=run_seed, device=device)
+            for step in decode(model, labels, plan, draws, begun):
+                if observe is not None:
+                    observe(step)
+            if step.unsound:  # looked at once, when the tokens are wanted anyway
+                raise nonfinite_logits(model, plan.guidance.scales)
+            yield Tokens(step.tokens, labels, batch)
+
+    return batches()
+
+
+def decoded(tokenizer: Tokenizer, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``(B, C, H, W)`` pixels of finished tokens, the same for an image whatever B is.
+
+    On CPUs torch chooses between ways to convolve by the number of images, and they round
+    otherwise; so images are decoded two by two there, a last one alone twice.
+    """
+    if tokens.device.type != "cpu":
+        return tokenizer.decode(tokens, grid)
+    count = len(tokens)
+    even = torch.cat([tokens, tokens[-1:]]) if count % 2 else tokens
+    return torch.cat([tokenizer.decode(pair, grid) for pair in even.split(2)])[:count]
 
 
 def check_request(
@@ -102,57 +207,6 @@ def _check_guidance(model: MaskedModel, plan: Plan) -> None:
         )
 
 
-def generate_tokens(
-    system: System,
-    class_labels: Classes | None = None,
-    *,
-    seeds: Seeds,
-    plan: Plan | None = None,
-    batch_size: int = 32,
-    run_seed: int = 0,
-    canvas: Canvas | None = None,
-    observe: Callable[[Step], None] | None = None,
-) -> Iterator[Tokens]:
-    """Generate ids, a batch at a time; the tokenizer is not asked for.
-
-    Arguments and errors are those of :func:`generate`.
-    """
-    plan = plan or system.plan
-    chosen = None if class_labels is None else _labels(system, class_labels)
-    asked = as_seeds(seeds, 1 if chosen is None else len(chosen))
-    check_request(system.model, plan, chosen, asked)
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size} must be at least 1")
-    device = next(system.model.parameters()).device
-    wanted = (len(asked), system.model.length)
-    if canvas is not None and tuple(canvas.masked.shape) != wanted:
-        raise InputError(
-            f"the canvas is {tuple(canvas.masked.shape)}, wanted is {wanted}: a row a seed, "
-            "a column a token"
-        )
-
-    def batches() -> Iterator[Tokens]:
-        """The work, done as it is asked for."""
-        for start in range(0, len(asked), batch_size):
-            rows = slice(start, start + batch_size)
-            batch = list(asked[rows])
-            labels = None if chosen is None else torch.tensor(chosen[rows]).to(device)
-            begun = blank_canvas(
-                len(batch), system.model.length, device, channels=system.model.channels
-            )
-            if canvas is not None:
-                begun = Canvas(canvas.tokens[rows].to(device), canvas.masked[rows].to(device))
-            draws = Draws(batch, run_seed=run_seed, device=device)
-            for step in decode(system.model, labels, plan, draws, begun):
-                if observe is not None:
-                    observe(step)
-            if step.unsound:  # looked at once, when the tokens are wanted anyway
-                raise nonfinite_logits(system.model, plan.guidance.scales)
-            yield Tokens(step.tokens, labels, batch)
-
-    return batches()
-
-
 def _labels(system: System, class_labels: Classes) -> list[int]:
     """As a system with names for its classes reads them; others know their classes by number."""
     if not system.model.classes:
@@ -163,63 +217,25 @@ def _labels(system: System, class_labels: Classes) -> list[int]:
     return labels_of(names, class_labels, system.model.null_class)
 
 
-def generate(
-    system: System,
-    class_labels: Classes | None = None,
-    *,
-    seeds: Seeds,
-    plan: Plan | None = None,
-    batch_size: int = 32,
-    run_seed: int = 0,
-    canvas: Canvas | None = None,
-    observe: Callable[[Step], None] | None = None,
-) -> Iterator[Images]:
-    """Generate images, a batch at a time.
-
-    An image depends on the weights, the plan, its class and its own seed. On a CPU neither
-    ``batch_size`` nor its neighbours change a bit of it; kernels of other devices may round
-    otherwise in a batch of another size.
+def nonfinite_logits(model: MaskedModel, scales: object) -> InputError:
+    """The error for a network whose probabilities are not numbers.
 
     Args:
-        system: network, tokenizer and default plan, for example a ``Pipeline``.
-        class_labels: one an image, integers in [0, classes) or names; None for an unconditional
-            model.
-        seeds: integers, one an image, or the first of consecutive ones.
-        plan: None means the system's own.
-        batch_size: images decoded at once.
-        run_seed: feeds only what all rows share (random counts).
-        canvas: ``(len(seeds), L)``, partly known images to complete; None starts from nothing.
-        observe: called with every decoding step of every batch.
+        model: the network, whose weights tell whether they are the cause.
+        scales: guidance scales by weak branch, named where the weights are sound.
 
     Returns:
-        Batches in the order of ``seeds``; the work is done as they are asked for.
-
-    Raises:
-        InputError: at once, see :func:`check_request`; a batch size below 1; a canvas of another
-            shape; a system without a tokenizer. While the work is done: logits that are not finite.
+        One line with the likely cause and the way out.
     """
-    tokenizer = system.tokenizer
-    made = generate_tokens(
-        system,
-        class_labels,
-        seeds=seeds,
-        plan=plan,
-        batch_size=batch_size,
-        run_seed=run_seed,
-        canvas=canvas,
-        observe=observe,
+    bad = next((name for name, p in model.named_parameters() if not p.isfinite().all()), None)
+    if bad is not None:
+        return InputError(
+            f"the network's logits are not finite, because its weight {bad!r} holds NaN or "
+            "infinity: the training diverged or the file is damaged; use an earlier checkpoint, "
+            "or train again with a lower learning rate"
+        )
+    return InputError(
+        "the network's logits are not finite though its weights are: the plan's numbers are too "
+        f"large for float32 (guidance scales {scales or 'none'}); lower guidance_scale, or raise "
+        "the softmax temperature"
     )
-    return (Images(painted(tokenizer, batch.tokens, system.model.grid), *batch) for batch in made)
-
-
-def painted(tokenizer: Tokenizer, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``(B, C, H, W)`` pixels of finished tokens, the same for an image whatever B is.
-
-    On CPUs torch chooses between ways to convolve by the number of images, and they round
-    otherwise; so images are painted two by two there, a last one alone twice.
-    """
-    if tokens.device.type != "cpu":
-        return tokenizer.decode(tokens, grid)
-    count = len(tokens)
-    even = torch.cat([tokens, tokens[-1:]]) if count % 2 else tokens
-    return torch.cat([tokenizer.decode(pair, grid) for pair in even.split(2)])[:count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import cattrs
 
@@ -13,6 +13,9 @@ from unmask.ranges import Between, shown
 Sides = int | tuple[int, int]
 ImageSize = Annotated[Sides, Between(1, 2**13)]
 """Pixels: the side of a square, or height and width; 8,192 squared take 800 MB as numbers."""
+
+CachedCrop = Literal["center", "center-bilinear", "whole"]
+"""Crops without chance that give every image its size."""
 
 
 def height_width(size: ImageSize) -> tuple[int, int]:

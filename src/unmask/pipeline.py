@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -19,14 +19,13 @@ from unmask.checkpoints.store import (
     load_weights,
     save_together,
 )
-from unmask.data.classes import Classes, class_labels
-from unmask.decode import Plan
 from unmask.draws import Seeds
 from unmask.errors import InputError
 from unmask.files.folders import as_place, check_folder
 from unmask.files.json_files import read_json
 from unmask.files.serial import from_dict, to_dict
-from unmask.generation import Images, Tokens, generate, generate_tokens
+from unmask.generation import Images, Options, Tokens, generate, generate_tokens
+from unmask.labels import Classes, class_labels
 from unmask.machine.devices import resolve_device
 from unmask.memory import skeleton
 from unmask.nn.model import MaskedModel
@@ -168,12 +167,7 @@ class Pipeline:
         return class_labels(names, classes, self.model.null_class)
 
     def __call__(
-        self,
-        class_labels: Classes | None = None,
-        *,
-        seeds: Seeds = 0,
-        plan: Plan | None = None,
-        batch_size: int = 32,
+        self, class_labels: Classes | None = None, *, seeds: Seeds = 0, **options: Unpack[Options]
     ) -> Images:
         """Generate images, all at once.
 
@@ -181,27 +175,20 @@ class Pipeline:
             class_labels: labels (integers) or names (strings), one an image; None for an
                 unconditional model.
             seeds: integers, one an image, or the first of consecutive ones.
-            plan: None means the recipe's.
-            batch_size: images decoded at once; does not change them.
+            **options: such as ``plan`` and ``batch_size``; see
+                :class:`unmask.generation.Options`.
 
         Raises:
             InputError: see :func:`unmask.generation.generate`.
         """
-        made = generate(self, class_labels, seeds=seeds, plan=plan, batch_size=batch_size)
-        batches = list(made)
+        batches = list(generate(self, class_labels, seeds=seeds, **options))
         return Images(torch.cat([batch.pixels for batch in batches]), *_joined(batches))
 
     def tokens(
-        self,
-        class_labels: Classes | None = None,
-        *,
-        seeds: Seeds = 0,
-        plan: Plan | None = None,
-        batch_size: int = 32,
+        self, class_labels: Classes | None = None, *, seeds: Seeds = 0, **options: Unpack[Options]
     ) -> Tokens:
-        """Generate images as ids, for which no tokenizer is needed; arguments as of a call."""
-        made = generate_tokens(self, class_labels, seeds=seeds, plan=plan, batch_size=batch_size)
-        return Tokens(*_joined(list(made)))
+        """Generate images as tokens, for which no tokenizer is needed; called like the pipeline."""
+        return Tokens(*_joined(list(generate_tokens(self, class_labels, seeds=seeds, **options))))
 
 
 def _joined(batches: Sequence[Tokens | Images]) -> tuple[Tensor, Tensor | None, list[int]]:

@@ -11,8 +11,7 @@ import pytest
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from unmask.checkpoints.hub import fetch_repository, is_repository
-from unmask.checkpoints.locate import find_folder
+from unmask.checkpoints.locate import fetch_repository, find_folder, is_repository
 from unmask.errors import InputError
 from unmask.tokenizers.folder import load_tokenizer
 

@@ -16,8 +16,8 @@ from unmask.cli import main
 from unmask.files.serial import write_yaml
 from unmask.nn.feedback import Feedback
 from unmask.nn.model import MaskedModel
-from unmask.objectives.substitution import Substitution
 from unmask.pipeline import Pipeline
+from unmask.recipes.objectives import Substitution
 from unmask.tokenizers.folder import save_tokenizer
 
 NETWORK = replace(TOY.network, classes=2)

@@ -16,8 +16,8 @@ from unmask.errors import InputError
 from unmask.files.serial import write_yaml
 from unmask.guidance import Guidance
 from unmask.nn.feedback import Feedback
-from unmask.objectives.substitution import Substitution
 from unmask.pipeline import Pipeline, load
+from unmask.recipes.objectives import Substitution
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train.state import latest, read_checkpoint

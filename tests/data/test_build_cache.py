@@ -17,10 +17,11 @@ from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, c
 from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
 from unmask.data.cache import Encoding, LatentCache, verify
 from unmask.data.decoding import decode_image
-from unmask.data.transform import CachedCrop, Transform
+from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files.durable import aside_of
+from unmask.image_size import CachedCrop
 
 
 class Changed(ListSource):

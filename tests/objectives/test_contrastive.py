@@ -17,8 +17,9 @@ from toy_mage import toy_generator
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.nn.model import initialize
-from unmask.objectives.contrastive import Contrastive, ContrastiveObjective, info_nce
+from unmask.objectives.contrastive import ContrastiveObjective, info_nce
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
+from unmask.recipes.objectives import Contrastive
 from unmask.recipes.training import Training
 from unmask.train.loop import accumulate_gradients
 from unmask.train.masked_batches import TwoViewBatches
@@ -64,12 +65,12 @@ class Codes:
     """Sixteen images of random codes, in two views."""
 
     labels = torch.full((16,), -1)
-    kind, channels, length, views = "codes", 0, 16, 2
+    channels, length, views = 0, 16, 2
 
     def __len__(self) -> int:
         return 16
 
-    def codes(self, rows: Tensor, views: Tensor) -> Tensor:
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
         table = torch.randint(16, (16, 2, 16), generator=keyed_generator("codes"))
         return table[rows, views]
 

@@ -14,7 +14,8 @@ from unmask.masking import TrainMasking
 from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
 from unmask.nn.model import initialize
-from unmask.objectives.substitution import Substitution, SubstitutionObjective
+from unmask.objectives.substitution import SubstitutionObjective
+from unmask.recipes.objectives import Substitution
 from unmask.recipes.training import Ema, Training
 from unmask.train.loop import train
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
@@ -30,12 +31,14 @@ class Codes:
     """Thirty-two images of random codes."""
 
     labels = torch.arange(32) % 4
-    kind, channels, length, views = "codes", 0, 16, 1
+    channels, length, views = 0, 16, 1
 
     def __len__(self) -> int:
         return 32
 
-    def codes(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    def tokens(
+        self, rows: torch.Tensor, views: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return torch.randint(12, (32, 16), generator=keyed_generator("codes"))[rows]
 
 

@@ -20,9 +20,9 @@ from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files.serial import write_yaml
-from unmask.objectives.contrastive import Contrastive
 from unmask.objectives.masked import MaskedObjective
 from unmask.pipeline import load
+from unmask.recipes.objectives import Contrastive
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.train.generator import AnyCache, check_source, train_generator
 from unmask.train.live_images import EncodeFirst, LiveImages, live_images

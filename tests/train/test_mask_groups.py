@@ -16,8 +16,9 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.masking import BernoulliMasking, Masking, NormalMasking, TrainMasking
 from unmask.nn.model import initialize
-from unmask.objectives.contrastive import Contrastive, ContrastiveObjective
+from unmask.objectives.contrastive import ContrastiveObjective
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
+from unmask.recipes.objectives import Contrastive
 from unmask.recipes.training import Training
 from unmask.train.masked_batches import MaskedBatches, TwoViewBatches
 
@@ -41,8 +42,9 @@ class Latents(Moments):
 
     channels = 6
 
-    def latents(self, rows: Tensor, views: Tensor, noise: Tensor) -> Tensor:
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
         table = torch.randn(IMAGES, LENGTH, 6, generator=keyed_generator("latents"))
+        assert noise is not None
         return table[rows] + 0.1 * noise
 
 
@@ -218,7 +220,7 @@ class Codes16(Codes):
 
     labels = torch.full((IMAGES,), -1)
 
-    def codes(self, rows: Tensor, views: Tensor) -> Tensor:
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
         table = torch.randint(16, (IMAGES, 2, LENGTH), generator=keyed_generator("codes"))
         return table[rows, views]
 

@@ -18,7 +18,7 @@ class Codes:
     """Forty images whose codes name the image and the view."""
 
     labels = torch.arange(IMAGES) % CLASSES
-    kind, channels, length = "codes", 0, LENGTH
+    channels, length = 0, LENGTH
 
     def __init__(self, views: int = 2) -> None:
         self.views = views
@@ -26,16 +26,21 @@ class Codes:
     def __len__(self) -> int:
         return IMAGES
 
-    def codes(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    def tokens(
+        self, rows: torch.Tensor, views: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return (rows * 1000 + views * 100)[:, None] + torch.arange(LENGTH)
 
 
 class Moments(Codes):
     """Forty images whose latents are the noise they were drawn with, plus a thousand an image."""
 
-    kind, channels = "moments", 3
+    channels = 3
 
-    def latents(self, rows: torch.Tensor, views: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def tokens(
+        self, rows: torch.Tensor, views: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        assert noise is not None
         return (rows * 1000 + views * 100)[:, None, None] + noise.double()
 
 

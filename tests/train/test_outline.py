@@ -13,7 +13,7 @@ from unmask.cli import main
 from unmask.errors import InputError
 from unmask.files.serial import write_yaml
 from unmask.nn.feedback import Feedback
-from unmask.objectives.substitution import Substitution
+from unmask.recipes.objectives import Substitution
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.train.outline import Examples, outline, state_bytes

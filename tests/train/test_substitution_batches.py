@@ -7,7 +7,8 @@ import torch
 from test_masked_batches import CLASSES, LENGTH, Codes
 
 from unmask.masking import TrainMasking
-from unmask.objectives.substitution import Substitution, SubstitutionBatch
+from unmask.objectives.substitution import SubstitutionBatch
+from unmask.recipes.objectives import Substitution
 from unmask.recipes.training import Training
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
 

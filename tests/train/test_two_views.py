@@ -18,7 +18,7 @@ class Codes:
     """Forty images whose codes name the image and the view."""
 
     labels = torch.full((40,), -1)
-    kind, channels, length = "codes", 0, 16
+    channels, length = 0, 16
 
     def __init__(self, views: int) -> None:
         self.views = views
@@ -26,7 +26,7 @@ class Codes:
     def __len__(self) -> int:
         return 40
 
-    def codes(self, rows: Tensor, views: Tensor) -> Tensor:
+    def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
         return (rows * 100 + views)[:, None].expand(-1, 16)
 
 

@@ -21,8 +21,7 @@ from unmask.files.serial import write_yaml
 from unmask.guidance import Guidance
 from unmask.masking import BernoulliMasking
 from unmask.nn.feedback import Feedback
-from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.substitution import Substitution
+from unmask.recipes.objectives import Contrastive, Substitution
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training

@@ -15,11 +15,11 @@ from torch import Tensor
 from unmask.data.cache_records import CachePlan, Dtype, Encoding
 from unmask.data.decoding import decode_image
 from unmask.data.source import ImageSource, Listed
-from unmask.data.transform import CachedCrop, Transform
+from unmask.data.transform import Transform
 from unmask.data.write_cache import CacheReport, CacheRows, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.image_size import ImageSize, checked_size
+from unmask.image_size import CachedCrop, ImageSize, checked_size
 from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged
 from unmask.tokenizers.tokenizer import Tokenizer

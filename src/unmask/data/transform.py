@@ -38,8 +38,6 @@ Crop = Literal[
     "resized",
     "whole",
 ]
-CachedCrop = Literal["center", "center-bilinear", "whole"]
-"""Those without chance that give every image its size."""
 StillCrop = Literal["center", "center-bilinear", "inner", "none", "whole"]
 """Those without chance."""
 STILL: dict[str, Callable[[Image.Image, ImageSize], Image.Image]] = {

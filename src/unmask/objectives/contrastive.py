@@ -8,41 +8,19 @@ never published; what else had to be chosen is an option of :class:`Contrastive`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.networks.sizes import Width
 from unmask.nn.encoder_decoder import EncoderDecoder
 from unmask.nn.model import MaskedModel
 from unmask.nn.positions import take
 from unmask.objectives.masked import LocatedBatch, MaskedObjective
-from unmask.ranges import Between, Ranged
+from unmask.recipes.objectives import Contrastive
 from unmask.types import Canvas, Hidden
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrastive(Ranged, path="contrastive"):
-    """How views are told apart."""
-
-    weight: Annotated[float, Between(0, 1e6)] = 0.1
-    """lambda, beside the masked loss of both views (paper)."""
-    temperature: Annotated[float, Between(1e-6, 1e6)] = 0.2
-    """tau; from memory of the paper, to be checked."""
-    hidden: Width = 2048
-    """Width between the two layers, which the paper leaves open; GELU, no norm."""
-    outputs: Width = 256
-    """Width of the compared vectors, likewise."""
-    pool: Literal["image", "all"] = "image"
-    """Whether the mean is over the image positions that the encoder sees, masks among them, or
-    over the class slot too; likewise."""
-    negatives: Literal["other", "both"] = "other"
-    """Whether an image is compared with the other view of all images, or with all views but itself
-    (SimCLR); likewise."""
 
 
 def info_nce(

@@ -8,8 +8,8 @@ from unmask.counts import FixedCounts
 from unmask.decode import Plan
 from unmask.masking import NormalMasking
 from unmask.networks.mage import MageNetwork
-from unmask.objectives.contrastive import Contrastive
 from unmask.orders import Confidence
+from unmask.recipes.objectives import Contrastive
 from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.recipes.training import Ema, Training, imagenet_epochs
 from unmask.results import scores

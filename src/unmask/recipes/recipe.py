@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from unmask.data.transform import CachedCrop
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
-from unmask.image_size import ImageSize, checked_size
+from unmask.image_size import CachedCrop, ImageSize, checked_size
 from unmask.masking import Masking, NormalMasking, TrainMasking
 from unmask.networks.any import AnyNetwork
 from unmask.networks.mage import MageNetwork
-from unmask.objectives.contrastive import Contrastive
-from unmask.objectives.substitution import Substitution
 from unmask.ranges import Name, Place, Ranged
+from unmask.recipes.objectives import Contrastive, Substitution
 from unmask.recipes.training import Training
 from unmask.results import Result, Text
 

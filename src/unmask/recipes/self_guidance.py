@@ -14,9 +14,9 @@ from unmask.guidance import Guidance
 from unmask.networks.any import AnyNetwork
 from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.feedback import Feedback
-from unmask.objectives.substitution import Substitution
 from unmask.orders import Confidence
 from unmask.recipes import maskgit
+from unmask.recipes.objectives import Substitution
 from unmask.recipes.recipe import NamedPlan, Recipe
 from unmask.recipes.training import Ema, Training
 from unmask.results import scores

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.hub import fetch_file
+from unmask.checkpoints.locate import fetch_file
 from unmask.checkpoints.names import Cast, rename, to_own
 from unmask.checkpoints.store import is_ours, single
 from unmask.checkpoints.tensor_files import read_tensors

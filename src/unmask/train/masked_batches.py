@@ -20,7 +20,8 @@ from unmask.errors import InputError
 from unmask.masking import Masking
 from unmask.nn.gaussian import STEPS as DIFFUSION_STEPS
 from unmask.objectives.masked import LocatedBatch, locate
-from unmask.objectives.substitution import Substitution, SubstitutionBatch
+from unmask.objectives.substitution import SubstitutionBatch
+from unmask.recipes.objectives import Substitution
 from unmask.recipes.training import Training
 from unmask.types import MaskedBatch
 
