@@ -139,7 +139,7 @@ def test_what_lies_beside_weights_is_read_over(tmp_path: Path) -> None:
 
 def test_options_of_other_packages_are_read_over(tmp_path: Path) -> None:
     """A pickle that names classes of packages that are not installed, as omegaconf's."""
-    names = [(module, name) for module, names in BESIDE_WEIGHTS.items() for name in names]
+    names = [(module, name) for module, names in BESIDE_WEIGHTS.items() for name in names.split()]
     for module, name in names:
         if module == "_codecs":  # a function, which torch allows itself
             continue

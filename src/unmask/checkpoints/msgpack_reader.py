@@ -6,30 +6,27 @@ The msgpack package copies every array three times before a tensor can be made o
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DEPTH = 64  # containers inside containers; a checkpoint has about ten
 
-NUMBERS = {
-    0xCA: ">f",
-    0xCB: ">d",
-    0xCC: ">B",
-    0xCD: ">H",
-    0xCE: ">I",
-    0xCF: ">Q",
-    0xD0: ">b",
-    0xD1: ">h",
-    0xD2: ">i",
-    0xD3: ">q",
+SIZES = (">B", ">H", ">I")
+# What each first byte begins, and its value or size: given, or read in a form of struct's.
+CODES: dict[int, tuple[str, Any]] = {
+    **{byte: ("constant", byte) for byte in range(0x80)},
+    **{byte: ("constant", byte - 0x100) for byte in range(0xE0, 0x100)},
+    **{0xC0 + n: ("constant", value) for n, value in {0: None, 2: False, 3: True}.items()},
+    **{0x80 + n: ("map", n) for n in range(16)},
+    **{0x90 + n: ("array", n) for n in range(16)},
+    **{0xA0 + n: ("text", n) for n in range(32)},
+    **{0xC4 + n: ("binary", size) for n, size in enumerate(SIZES)},
+    **{0xC7 + n: ("extension", size) for n, size in enumerate(SIZES)},
+    **{0xCA + n: ("number", f">{form}") for n, form in enumerate("fdBHIQbhiq")},
+    **{0xD4 + n: ("extension", 1 << n) for n in range(5)},
+    **{0xD9 + n: ("text", size) for n, size in enumerate(SIZES)},
+    **{0xDC + n: ("array", size) for n, size in enumerate(SIZES[1:])},
+    **{0xDE + n: ("map", size) for n, size in enumerate(SIZES[1:])},
 }
-CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
-# Codes of sized values, with the bytes that their size takes.
-BINARY = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-EXTENSION = {0xC7: 1, 0xC8: 2, 0xC9: 4}
-FIXED_EXTENSION = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
-TEXT = {0xD9: 1, 0xDA: 2, 0xDB: 4}
-ARRAY = {0xDC: 2, 0xDD: 4}
-MAP = {0xDE: 2, 0xDF: 4}
 
 
 class Extension(NamedTuple):
@@ -66,36 +63,24 @@ class _Reader:
         self.at += size
         return self.data[self.at - size : self.at]
 
-    def size(self, width: int) -> int:
-        """The next big-endian number of so many bytes."""
-        return int.from_bytes(self.take(width), "big")
-
     def value(self, depth: int) -> object:
         """The next value, at most :data:`DEPTH` deep."""
         if depth > DEPTH:
             raise ValueError(f"it is nested deeper than {DEPTH}")
         code = self.take(1)[0]
-        if code < 0x80 or code >= 0xE0:
-            return code if code < 0x80 else code - 0x100
-        if code < 0x90 or code in MAP:
-            return self.map(code - 0x80 if code < 0x90 else self.size(MAP[code]), depth)
-        if code < 0xA0 or code in ARRAY:
-            return self.array(code - 0x90 if code < 0xA0 else self.size(ARRAY[code]), depth)
-        if code < 0xC0 or code in TEXT:
-            size = code - 0xA0 if code < 0xC0 else self.size(TEXT[code])
-            return str(self.take(size), "utf8", "surrogateescape")
-        if code in CONSTANTS:
-            return CONSTANTS[code]
-        if code in NUMBERS:
-            form = NUMBERS[code]
-            return struct.unpack(form, self.take(struct.calcsize(form)))[0]
-        if code in BINARY:
-            return self.take(self.size(BINARY[code]))
-        if code in EXTENSION or code in FIXED_EXTENSION:
-            width = FIXED_EXTENSION.get(code)
-            length = self.size(EXTENSION[code]) if width is None else width
-            return Extension(self.take(1)[0], self.take(length))
-        raise ValueError(f"byte {code:#x} at {self.at - 1} begins no value")
+        if code not in CODES:
+            raise ValueError(f"byte {code:#x} at {self.at - 1} begins no value")
+        kind, given = CODES[code]
+        if isinstance(given, str):
+            (given,) = struct.unpack(given, self.take(struct.calcsize(given)))
+        if kind in ("constant", "number"):
+            return given
+        if kind in ("map", "array"):
+            return (self.map if kind == "map" else self.array)(given, depth)
+        if kind == "extension":
+            return Extension(self.take(1)[0], self.take(given))
+        data = self.take(given)
+        return data if kind == "binary" else str(data, "utf8", "surrogateescape")
 
     def map(self, count: int, depth: int) -> dict[object, object]:
         """A mapping of so many entries; ValueError for keys of other types than text or int."""

@@ -29,53 +29,49 @@ def _empty_dict(*args: object) -> dict:
 
 
 # Names of harmless things in the checkpoints of trainings (options, paths, counters), by module.
-BESIDE_WEIGHTS: dict[str, tuple[str, ...]] = {
-    "argparse": ("Namespace",),
-    "types": ("SimpleNamespace",),
-    "typing": ("Any", "Dict", "List", "Optional", "Union"),
-    "datetime": ("datetime", "date", "time", "timedelta", "timezone"),
-    "decimal": ("Decimal",),
-    "uuid": ("UUID",),
-    "pathlib": ("Path", "PurePath", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
-    "pathlib._local": ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
-    "builtins": (
-        *("bool", "int", "float", "complex", "str", "bytes", "bytearray", "range", "slice"),
-        *("list", "tuple", "dict", "set", "frozenset", "object"),
-    ),
-    "__builtin__": ("bool", "int", "float", "long", "str", "unicode", "list", "tuple", "dict"),
-    "_codecs": ("encode",),
-    "collections": ("deque", "namedtuple"),
-    "numpy": ("ndarray", "dtype", "float64", "float32", "float16", "int64", "int32", "bool_"),
-    "numpy.core.multiarray": ("scalar", "_reconstruct"),
-    "numpy._core.multiarray": ("scalar", "_reconstruct"),
-    "numpy.dtypes": (
-        *("BoolDType", "Int8DType", "Int16DType", "Int32DType", "Int64DType", "UInt8DType"),
-        *("Float16DType", "Float32DType", "Float64DType", "StrDType"),
-    ),
-    "omegaconf.base": ("ContainerMetadata", "Metadata", "SCMode"),
-    "omegaconf.listconfig": ("ListConfig",),
-    "omegaconf.dictconfig": ("DictConfig",),
-    "omegaconf.nodes": (
-        *("AnyNode", "StringNode", "IntegerNode", "FloatNode", "BooleanNode", "BytesNode"),
-        *("PathNode", "EnumNode"),
-    ),
-    "pytorch_lightning.callbacks.model_checkpoint": ("ModelCheckpoint",),
-    "pytorch_lightning.callbacks.early_stopping": ("EarlyStopping",),
-    "pytorch_lightning.utilities.parsing": ("AttributeDict",),
-    "lightning.pytorch.callbacks.model_checkpoint": ("ModelCheckpoint",),
-    "lightning.fabric.utilities.data": ("AttributeDict",),
+PATHS = "Path PosixPath PurePosixPath WindowsPath PureWindowsPath"
+BESIDE_WEIGHTS = {
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    "typing": "Any Dict List Optional Union",
+    "datetime": "datetime date time timedelta timezone",
+    "decimal": "Decimal",
+    "uuid": "UUID",
+    "pathlib": f"{PATHS} PurePath",
+    "pathlib._local": PATHS,
+    "builtins": "bool int float complex str bytes bytearray range slice list tuple dict set "
+    "frozenset object",
+    "__builtin__": "bool int float long str unicode list tuple dict",
+    "_codecs": "encode",
+    "collections": "deque namedtuple",
+    "numpy": "ndarray dtype float64 float32 float16 int64 int32 bool_",
+    "numpy.core.multiarray": "scalar _reconstruct",
+    "numpy._core.multiarray": "scalar _reconstruct",
+    "numpy.dtypes": "BoolDType Int8DType Int16DType Int32DType Int64DType UInt8DType Float16DType "
+    "Float32DType Float64DType StrDType",
+    "omegaconf.base": "ContainerMetadata Metadata SCMode",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode BytesNode PathNode "
+    "EnumNode",
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+    "pytorch_lightning.utilities.parsing": "AttributeDict",
+    "lightning.pytorch.callbacks.model_checkpoint": "ModelCheckpoint",
+    "lightning.fabric.utilities.data": "AttributeDict",
 }
 # Mappings that may hold weights, read as plain ones.
 MAPPINGS = (
-    "collections.defaultdict",
-    "easydict.EasyDict",
-    "addict.addict.Dict",
-    "ml_collections.config_dict.config_dict.ConfigDict",
-    "yacs.config.CfgNode",
+    *("collections.defaultdict", "easydict.EasyDict", "addict.addict.Dict"),
+    *("ml_collections.config_dict.config_dict.ConfigDict", "yacs.config.CfgNode"),
 )
 Named = Callable | tuple[Callable, str]
 STAND_INS: list[Named] = [
-    *((Ignored, f"{module}.{name}") for module, names in BESIDE_WEIGHTS.items() for name in names),
+    *(
+        (Ignored, f"{module}.{name}")
+        for module, names in BESIDE_WEIGHTS.items()
+        for name in names.split()
+    ),
     *((_empty_dict, name) for name in MAPPINGS),
 ]
 
