@@ -15,7 +15,7 @@ from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.latents import to_tokens
-from unmask.tokenizers.names import LAYOUT, autoencoder_table
+from unmask.tokenizers.names import LAYOUTS, table_of
 from unmask.tokenizers.published import PUBLISHED, load_published
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
@@ -40,7 +40,7 @@ def pictures(*size: int) -> Tensor:
 def write_file(folder: Path, config: KLVAE = FILE, **more: Tensor) -> tuple[Path, KLVAETokenizer]:
     """A file as MAR publishes it, and what lies in it."""
     made = random_tokenizer(config)
-    table = autoencoder_table(LAYOUT, len(config.widths))
+    table = table_of(LAYOUTS["kl16"], len(config.widths))
     path = folder / "kl16.ckpt"
     torch.save({"model": {**to_source(made.state_dict(), table), **more}}, path)
     return path, made

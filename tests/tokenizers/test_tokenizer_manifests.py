@@ -14,7 +14,6 @@ from unmask.checkpoints.store import check_state
 from unmask.errors import InputError
 from unmask.tokenizers import names as flax_vqgan
 from unmask.tokenizers import names as vqgan
-from unmask.tokenizers.names import LAYOUT
 from unmask.tokenizers.published import PUBLISHED, translate
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
@@ -102,7 +101,8 @@ def test_kl16_fills_its_network_exactly_and_gives_its_keys_back(fixtures: Path) 
         "encoder": 28_265_760 + 32 * 32 + 32,
         "decoder": 38_188_931 + 16 * 16 + 16,
     }, "each with its 1x1 projection"
-    table = vqgan.autoencoder_table(LAYOUT, vqgan.count_levels(state, LAYOUT))
+    layout = vqgan.LAYOUTS["kl16"]
+    table = vqgan.table_of(layout, vqgan.count_levels(state, layout))
     source = to_source(tokenizer.state_dict(), table)
     assert {k: t.shape for k, t in source.items()} == {k: t.shape for k, t in state.items()}
 

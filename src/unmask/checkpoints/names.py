@@ -105,6 +105,22 @@ def ours(own: str) -> Rule:
     return Rule((), (own,), split=lambda tensor: [])
 
 
+def check_architecture(
+    config: Mapping[str, object], fixed: Mapping[str, object], whose: str, origin: object
+) -> None:
+    """Refuse a source's configuration that says otherwise than its published networks.
+
+    Raises:
+        InputError: naming the key, its value and the one that is supported.
+    """
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise InputError(
+                f"{origin}: {key}={config[key]!r} is another architecture than {whose}'s, which "
+                f"has {key}={value!r}; only {whose}'s is supported"
+            )
+
+
 Found = tuple[tuple[str, str], ...]  # the places of a pattern and what stands there
 
 

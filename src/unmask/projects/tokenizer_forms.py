@@ -13,7 +13,7 @@ from unmask.projects.project import Form
 from unmask.tokenizers import dc_ae
 from unmask.tokenizers.dc_ae import DCAE
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from unmask.tokenizers.names import LAYOUT, LAYOUTS, autoencoder_table, table_of
+from unmask.tokenizers.names import LAYOUTS, table_of
 from unmask.tokenizers.vqgan import KLVAE, VQGAN
 from unmask.tokenizers.vqgan_blocks import GROUPS
 
@@ -24,19 +24,11 @@ DIFFUSERS = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerForm(Form):
-    """How one project stores a tokenizer of convolutions."""
-
-    layout: str = ""
-    """Key of :data:`unmask.tokenizers.names.LAYOUTS`; empty for autoencoders of latents."""
+    """How one project stores a tokenizer of convolutions, named as in ``LAYOUTS``."""
 
     def table(self, config: Any) -> Table:
         """The rules for so many levels."""
-        levels = len(config.widths)
-        return (
-            table_of(LAYOUTS[self.layout], levels)
-            if self.layout
-            else autoencoder_table(LAYOUT, levels)
-        )
+        return table_of(LAYOUTS[self.name], len(config.widths))
 
 
 def _multiples(config: Any) -> dict[str, Any]:
@@ -131,7 +123,6 @@ def _plain_vqgan(config: VQGAN) -> dict[str, Any]:
 MAGE = TokenizerForm(
     name="mage-vqgan",
     network=MaskGITVQGAN,
-    layout="mage-vqgan",
     limits=lambda config: _multiples(config) | {"middle": 2},
     files=lambda config, state: {"vqgan_jax_strongaug.ckpt": state},
     untold=("stem", "widths", "blocks", "codes", "code_dim"),
@@ -151,7 +142,6 @@ FORMS: tuple[Form, ...] = (
     TokenizerForm(
         name="maskgit-vqgan",
         network=MaskGITVQGAN,
-        layout="maskgit-vqgan",
         limits=lambda config: _multiples(config) | {"middle": config.blocks},
         files=_maskgit_files,
     ),
@@ -159,14 +149,12 @@ FORMS: tuple[Form, ...] = (
     TokenizerForm(
         name="taming-vqgan",
         network=VQGAN,
-        layout="taming-vqgan",
         limits=lambda config: _plain_vqgan(config) | {"decoder_widths": ()},
         files=_taming_files,
     ),
     TokenizerForm(
         name="llamagen-vq",
         network=VQGAN,
-        layout="llamagen-vq",
         limits=lambda config: (
             _plain_vqgan(config) | {"l2_normalised": True, "attention": (len(config.widths) - 1,)}
         ),
@@ -177,7 +165,6 @@ FORMS: tuple[Form, ...] = (
     TokenizerForm(
         name="amused-vq",
         network=VQGAN,
-        layout="amused-vq",
         limits=lambda config: {
             "stem": config.widths[0],
             "decoder_widths": (),

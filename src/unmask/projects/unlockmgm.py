@@ -11,7 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Rule, Table, layers, split_rows, stack_rows, tensors
+from unmask.checkpoints.names import (
+    Rule,
+    Table,
+    check_architecture,
+    layers,
+    split_rows,
+    stack_rows,
+    tensors,
+)
 from unmask.errors import InputError, did_you_mean
 from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.feedback import Feedback
@@ -108,12 +116,7 @@ def network_of(found: Checkpoint) -> MaskGITBertNetwork:
     if not config:
         raise InputError(f"{folder} has no config.json; put UnlockMGM's beside it")
     origin = folder / "config.json"
-    for flag, value in FIXED.items():
-        if config.get(flag, value) != value:
-            raise InputError(
-                f"{origin}: {flag}={config[flag]!r} is another architecture than MaskGIT's, "
-                f"which has {flag}={value!r}; only MaskGIT's is supported"
-            )
+    check_architecture(config, FIXED, "MaskGIT", origin)
     for key in SIZES.values():
         if not isinstance(config.get(key), int):
             raise InputError(f"{origin} has no whole number {key!r}; {did_you_mean(key, config)}")

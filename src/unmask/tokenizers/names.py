@@ -1,27 +1,26 @@
-"""The published VQ tokenizers: how each project names the same skeleton's parts."""
+"""The published tokenizers: how each project names the same skeleton's parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from unmask.checkpoints.names import (
-    Cast,
     Rule,
     Table,
+    check_architecture,
     count_of,
     drop,
+    layers,
     match,
     ours,
     rename,
-    rename_layer,
     rename_module,
     shape_of,
-    to_own,
 )
-from unmask.checkpoints.store import single
 from unmask.errors import InputError
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.vqgan import KLVAE, VQGAN
@@ -57,6 +56,10 @@ class Layout:
     """The last normalisation."""
     dropped: tuple[str, ...] = ()
     """Keys of training that are left aside."""
+    marks: tuple[str, ...]
+    """Keys that all its files have, and those of no layout before it."""
+    codes: bool = True
+    """Whether there is a codebook."""
 
 
 TAMING = Layout(
@@ -69,14 +72,12 @@ TAMING = Layout(
     double="upsample.conv",
     middle=(("mid.block_1", "0"), ("mid.attn_1", "1"), ("mid.block_2", "2")),
     dropped=("loss.*",),
+    marks=("encoder.mid.attn_1.norm.weight",),
 )
 POOLED = replace(TAMING, attention="", halve="", dropped=())
+NUMBERED = (("mid.{i}", "{i}"),)
 
 LAYOUTS: dict[str, Layout] = {
-    # fun-research/TiTok's file and UnlockMGM's folders
-    "maskgit-vqgan": replace(POOLED, middle=(("mid.{i}", "{i}"),), double="upsample_conv"),
-    "mage-vqgan": replace(POOLED, middle=(("mid.block_1", "0"), ("mid.block_2", "1"))),
-    "taming-vqgan": TAMING,
     "llamagen-vq": Layout(
         down="conv_blocks.{i}",
         up="conv_blocks.{i}",
@@ -85,8 +86,9 @@ LAYOUTS: dict[str, Layout] = {
         attention="attn.{j}",
         halve="downsample.conv",
         double="upsample.conv",
-        middle=(("mid.{i}", "{i}"),),
+        middle=NUMBERED,
         dropped=("quantize.codebook_used",),
+        marks=("encoder.conv_blocks.0.res.0.norm1.weight",),
     ),
     "amused-vq": Layout(
         down="down_blocks.{i}",
@@ -98,17 +100,28 @@ LAYOUTS: dict[str, Layout] = {
         shortcut="conv_shortcut",
         middle=(("mid_block.resnets.{i}", "{i}"),),
         norm_out="conv_norm_out",
+        marks=("encoder.down_blocks.0.resnets.0.norm1.weight",),
+    ),
+    "taming-vqgan": TAMING,
+    "mage-vqgan": replace(
+        POOLED,
+        middle=(("mid.block_1", "0"), ("mid.block_2", "1")),
+        marks=("encoder.mid.block_1.norm1.weight",),
+    ),
+    # fun-research/TiTok's file and UnlockMGM's folders
+    "maskgit-vqgan": replace(
+        POOLED,
+        middle=NUMBERED,
+        double="upsample_conv",
+        marks=("encoder.mid.0.norm1.weight",),
+    ),
+    "kl16": replace(
+        TAMING,
+        marks=(*TAMING.marks, "quant_conv.weight", "post_quant_conv.weight"),
+        codes=False,
     ),
 }
-
-# A key that tells a layout, looked for in this order.
-SIGNATURES = {
-    "encoder.conv_blocks.0.res.0.norm1.weight": "llamagen-vq",
-    "encoder.down_blocks.0.resnets.0.norm1.weight": "amused-vq",
-    "encoder.mid.attn_1.norm.weight": "taming-vqgan",
-    "encoder.mid.block_1.norm1.weight": "mage-vqgan",
-    "encoder.mid.0.norm1.weight": "maskgit-vqgan",
-}
+"""Every project's names; a file is of the first whose marks it has."""
 
 # diffusers' VQModel can also be another network.
 AMUSED_FIXED: dict[str, object] = {
@@ -121,9 +134,10 @@ AMUSED_FIXED: dict[str, object] = {
 
 def layout_of(state: Mapping[str, Tensor]) -> str | None:
     """The key of :data:`LAYOUTS` that a state dict follows, or None."""
-    if CODEBOOK not in state:
-        return None
-    return next((layout for key, layout in SIGNATURES.items() if key in state), None)
+    for name, layout in LAYOUTS.items():
+        if layout.codes == (CODEBOOK in state) and all(mark in state for mark in layout.marks):
+            return name
+    return None
 
 
 def count_levels(state: Mapping[str, Tensor], layout: Layout) -> int:
@@ -135,22 +149,16 @@ def count_levels(state: Mapping[str, Tensor], layout: Layout) -> int:
 
 def table_of(layout: Layout, levels: int) -> Table:
     """The rules of one project for a network of so many levels."""
-    codebook = (rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE))
-    return codebook + autoencoder_table(layout, levels)
-
-
-def autoencoder_table(layout: Layout, levels: int) -> Table:
-    """The rules of encoder and decoder alone."""
-    has_projection = bool(layout.halve)
     rules = [drop(pattern) for pattern in layout.dropped]
-    if has_projection:
-        rules += rename_layer("quant_conv", "encoder.project")
-        rules += rename_layer("post_quant_conv", "decoder.project")
+    if layout.codes:
+        rules += [rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
+    if layout.halve:
+        rules += layers({"quant_conv": "encoder.project", "post_quant_conv": "decoder.project"})
     for side in ("encoder", "decoder"):
         rules += [rename_module(f"{side}.conv_in", f"{side}.conv_in")]
         rules += [rename_module(f"{side}.{s}", f"{side}.middle.{o}") for s, o in layout.middle]
-        rules += rename_layer(f"{side}.{layout.norm_out}", f"{side}.norm_out")
-        rules += rename_layer(f"{side}.conv_out", f"{side}.conv_out")
+        ends = {layout.norm_out: "norm_out", "conv_out": "conv_out"}
+        rules += layers({f"{side}.{source}": f"{side}.{own}" for source, own in ends.items()})
     rules += _level_rules(layout, f"encoder.{layout.down}", "encoder.levels.{i}", layout.halve)
     for level in range(levels):
         stored = level if layout.coarse_first else levels - 1 - level
@@ -172,60 +180,42 @@ def _level_rules(layout: Layout, source: str, own: str, resample: str) -> Table:
     return tuple(rules)
 
 
-def maskgit_network(own: Mapping[str, Tensor], origin: str) -> MaskGITVQGAN:
-    """The sizes of a translated state of MaskGIT's or MAGE's tokenizer.
-
-    Raises:
-        InputError: when parts are missing.
-    """
-    conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
-    return MaskGITVQGAN(
-        image_channels=conv_in[1],
-        stem=conv_in[0],
-        widths=widths_of(own, "encoder", origin),
-        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
-        middle=count_of(own, "encoder.middle.{j}.conv1.weight"),
-        codes=codebook[0],
-        code_dim=codebook[1],
-    )
-
-
-def vqgan_network(
-    own: Mapping[str, Tensor], layout: str, config: Mapping[str, object], origin: str
-) -> VQGAN:
-    """The sizes of a translated state of taming's, LlamaGen's or aMUSEd's tokenizer.
+def network_of(
+    own: Mapping[str, Tensor], kind: str | None, config: Mapping[str, object], origin: str
+) -> MaskGITVQGAN | VQGAN | KLVAE:
+    """The sizes of a translated state.
 
     Args:
         own: by our names.
-        layout: key of :data:`LAYOUTS`.
+        kind: key of :data:`LAYOUTS`; None for the JAX original of MaskGIT's tokenizer.
         config: aMUSEd's ``config.json``, which tells what shapes do not; may be empty.
         origin: file, named in errors.
 
     Raises:
         InputError: when parts are missing, or the config is of another architecture.
     """
-    for key, value in AMUSED_FIXED.items():
-        if config.get(key, value) != value:
-            raise InputError(
-                f"{origin}: {key}={config[key]!r} is another architecture than aMUSEd's, which "
-                f"has {key}={value!r}; only aMUSEd's is supported"
-            )
-    conv_in, codebook = shape_of(own, "encoder.conv_in.weight", origin), shape_of(own, OWN_CODEBOOK)
-    down, up = widths_of(own, "encoder", origin), widths_of(own, "decoder", origin)[::-1]
+    stem, image_channels = shape_of(own, "encoder.conv_in.weight", origin)[:2]
+    down = widths_of(own, "encoder", origin)
+    blocks = count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight")
+    sizes: dict[str, Any] = {"stem": stem, "widths": down, "blocks": blocks}
+    sizes["image_channels"] = image_channels
+    if kind != "kl16":
+        sizes["codes"], sizes["code_dim"] = shape_of(own, OWN_CODEBOOK, origin)
+    if kind in (None, "maskgit-vqgan", "mage-vqgan"):
+        return MaskGITVQGAN(**sizes, middle=count_of(own, "encoder.middle.{j}.conv1.weight"))
     first_q = "encoder.levels.{}.attention.0.q.weight"
+    sizes["attention"] = tuple(n for n in range(len(down)) if first_q.format(n) in own)
+    sizes["groups"] = _groups(config, origin)
+    if kind == "kl16":
+        return KLVAE(**sizes, channels=shape_of(own, "decoder.project.weight", origin)[0])
+    check_architecture(config, AMUSED_FIXED, "aMUSEd", origin)
+    up = widths_of(own, "decoder", origin)[::-1]
     return VQGAN(
-        image_channels=conv_in[1],
-        stem=conv_in[0],
-        widths=down,
+        **sizes,
         decoder_widths=() if up == down else up,
-        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
-        attention=tuple(level for level in range(len(down)) if first_q.format(level) in own),
         middle_attention="encoder.middle.1.q.weight" in own,
         latent_channels=shape_of(own, "encoder.conv_out.weight", origin)[0],
-        codes=codebook[0],
-        code_dim=codebook[1],
-        l2_normalised=layout == "llamagen-vq",
-        groups=_groups(config, origin),
+        l2_normalised=kind == "llamagen-vq",
     )
 
 
@@ -253,11 +243,6 @@ def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, .
 FLAX_CODEBOOK = "params/quantizer/codebook"
 PARTS = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2"}
 CONVOLUTIONS = {"Conv_0": "conv1", "Conv_1": "conv2", "Conv_2": "shortcut"}
-
-
-def is_flax_tokenizer(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict, by paths joined with "/", is of this kind."""
-    return FLAX_CODEBOOK in state
 
 
 def _to_torch(parts: Sequence[Tensor]) -> Tensor:
@@ -321,51 +306,3 @@ def _places(side: str, levels: int, blocks: int) -> list[str]:
     ladder = [f"levels.{level}.blocks.{b}" for level in range(levels) for b in range(blocks)]
     middle = [f"middle.{b}" for b in range(blocks)]
     return ladder + middle if side == "encoder" else middle + ladder
-
-
-LAYOUT = TAMING
-KL_MARKS = ("encoder.mid.attn_1.norm.weight", "quant_conv.weight", "post_quant_conv.weight")
-
-
-def is_kl_vae(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are the keys of a KL autoencoder."""
-    return CODEBOOK not in state and all(key in state for key in KL_MARKS)
-
-
-def translate_kl_vae(
-    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str, *, cast: Cast = single
-) -> tuple[KLVAE, dict[str, Tensor]]:
-    """A checkpoint's tensors by our names, and the sizes that they have.
-
-    Args:
-        state: by the source's keys; losses of training are left aside.
-        config: tells the groups of normalisations, which no shape does; may be empty.
-        origin: file, named in errors.
-        cast: what becomes of each tensor; see :func:`unmask.checkpoints.names.to_own`.
-
-    Raises:
-        InputError: when it is no KL autoencoder.
-    """
-    if not is_kl_vae(state):
-        some = ", ".join(sorted(state)[:3]) or "nothing"
-        raise InputError(f"{origin} is no KL autoencoder; it holds {some}")
-    table = autoencoder_table(LAYOUT, count_levels(state, LAYOUT))
-    own = to_own(state, table, origin, cast=cast)
-    return _kl_network(own, origin, _groups(config, origin)), own
-
-
-def _kl_network(own: Mapping[str, Tensor], origin: str, groups: int) -> KLVAE:
-    conv_in, widths = (
-        shape_of(own, "encoder.conv_in.weight", origin),
-        widths_of(own, "encoder", origin),
-    )
-    first_q = "encoder.levels.{}.attention.0.q.weight"
-    return KLVAE(
-        image_channels=conv_in[1],
-        stem=conv_in[0],
-        widths=widths,
-        blocks=count_of(own, "encoder.levels.0.blocks.{j}.conv1.weight"),
-        attention=tuple(level for level in range(len(widths)) if first_q.format(level) in own),
-        channels=shape_of(own, "decoder.project.weight", origin)[0],
-        groups=groups,
-    )

@@ -159,7 +159,7 @@ SOURCE_NAMES = {
 }
 
 # Names of tensors, one of which every file has that is recognised by its keys.
-MARKS = (names.CODEBOOK, names.FLAX_CODEBOOK, *names.KL_MARKS)
+MARKS = (names.CODEBOOK, names.FLAX_CODEBOOK, *names.LAYOUTS["kl16"].marks)
 # What a folder of weights may hold, in the order of preference.
 INSIDE = (DIFFUSERS, f"vqvae/{DIFFUSERS}", "pytorch_model.bin")
 
@@ -234,11 +234,7 @@ def holds_tokenizer(name_or_path: str | Path) -> bool:
     if config_beside(path).get("_class_name") == dc_ae.CLASS:
         return True
     state = read_tensors(path, MARKS)
-    return (
-        names.is_flax_tokenizer(state)
-        or names.is_kl_vae(state)
-        or names.layout_of(state) is not None
-    )
+    return names.FLAX_CODEBOOK in state or names.layout_of(state) is not None
 
 
 def translate(
@@ -259,14 +255,11 @@ def translate(
     Raises:
         InputError: when it is no tokenizer known here.
     """
-    network: ImageConfig
     if config.get("_class_name") == dc_ae.CLASS:
-        network = dc_ae.sizes_of(config, str(Path(origin).parent / "config.json"))
-        return network, to_own(state, (rename("{rest}", "{rest}"),), origin, cast=cast)
-    if names.is_kl_vae(state):
-        return names.translate_kl_vae(state, config, origin, cast=cast)
+        sizes = dc_ae.sizes_of(config, str(Path(origin).parent / "config.json"))
+        return sizes, to_own(state, (rename("{rest}", "{rest}"),), origin, cast=cast)
     kind = names.layout_of(state)
-    if names.is_flax_tokenizer(state):
+    if names.FLAX_CODEBOOK in state:
         table = names.flax_table(state, origin)
     elif kind is not None:
         layout = names.LAYOUTS[kind]
@@ -275,10 +268,9 @@ def translate(
         some = ", ".join(sorted(state)[:3]) or "nothing"
         raise InputError(f"{origin} holds no tokenizer known here; it holds {some}")
     own = to_own(state, table, origin, cast=cast)
-    if kind in (None, "maskgit-vqgan", "mage-vqgan"):
-        network = names.maskgit_network(own, origin)
-    else:
-        network = names.vqgan_network(own, kind, config, origin)
+    network = names.network_of(own, kind, config, origin)
+    if isinstance(network, KLVAE):
+        return network, own
     idle = torch.full((network.codes,), NEVER, dtype=torch.int64)  # bookkeeping of training
     return network, {**own, names.OWN_IDLE: idle}
 
