@@ -73,7 +73,7 @@ def test_both_guidances_add_up() -> None:
     self_alone = MODEL.head.guided_logits(Reading(strong, read, LENGTH, 0, weak, scales[1:]))
     first = MODEL.hidden(canvas, LABELS)
     null = MODEL.hidden(canvas, torch.full_like(LABELS, CLASSES)).tokens
-    second = MODEL.feedback(MODEL, first, canvas, LABELS)
+    second = MODEL.feedback.states(MODEL, first, canvas, LABELS)[-1][:, 1:]
     at = read.unsqueeze(-1).expand(-1, -1, CODES)
     log = {
         name: MODEL.head.code_logits(hidden).gather(1, at)

@@ -120,7 +120,8 @@ def test_a_fine_tuned_unlockmgm_keeps_its_adapter(fixtures: Path, tmp_path: Path
     canvas, labels = Canvas(ids[:, 1:], ids[:, 1:] == 1034), ids[:, 0] - 1024
     with torch.inference_mode():
         hidden = model.hidden(canvas, labels)
-        second = model.head.logits(model.feedback(model, hidden, canvas, labels))
+        states = model.feedback.states(model, hidden, canvas, labels)
+        second = model.head.logits(states[-1][:, 1:])
     torch.testing.assert_close(second, io["logits_pass2"][:, 1:], rtol=2e-5, atol=5e-5)
     plan = pipeline.recipe.plan
     assert (plan.guidance.weak, plan.guidance.scale) == ("self", 2.0)

@@ -98,11 +98,11 @@ def test_the_next_folding_sees_other_weights(part: str) -> None:
     assert not same(after, before)
 
 
-def test_a_call_teaches_every_weight_of_the_adapter() -> None:
+def test_the_published_way_teaches_every_weight_of_the_adapter() -> None:
     model = built("post").train()
     arguments = first_pass(model)
     assert set(model.state_dict()) == set(built("post").state_dict())
-    adapter_of(model)(model, *arguments).sum().backward()
+    adapter_of(model).states(model, *arguments)[-1].sum().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if n.startswith("feedback"))
 
 

@@ -15,19 +15,18 @@ from unmask.data.source import open_source
 from unmask.data.transform import StillCrop, Transform
 from unmask.errors import InputError
 from unmask.files.folders import check_file
-from unmask.image_size import ImageSize
 from unmask.machine.devices import resolve_device
 from unmask.probe.classifier import open_classifier
-from unmask.probe.encoder import Pool
 from unmask.probe.extract import BATCH, knn_accuracy, labels_beside, write_features
 from unmask.probe.linear import frozen
+from unmask.probe.settings import FeatureOptions
 from unmask.probe.training import fit_size
-from unmask.ranges import Between, Name, Place, Ranged
+from unmask.ranges import Between, Name, Place
 from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Ranged):
+class Arguments(FeatureOptions):
     """Write features of all images, and say how often their nearest neighbours name them rightly.
 
     The accuracy is DINO's: votes of the nearest training images by cosine similarity s, weighted by
@@ -41,15 +40,8 @@ class Arguments(Ranged):
     out: Path
     """The .npy file of the training side, (N, D) float32 in the order of the data. Beside it go
     .labels.npy, and both again of the held-out side, under .val.npy."""
-    pool: Pool = "mean"
-    """One feature of an image: the average of its tokens, or the class slot."""
     crop: StillCrop = "inner"
     """Crop that gives images their size, of both sides."""
-    image_size: ImageSize | None = None
-    """Pixels: one number for a square, or height and width; None means the size that gives the
-    encoder its trained grid."""
-    interpolate: bool = False
-    """Allow a grid other than the trained one, with resized positions."""
     neighbours: Annotated[int, Between(1, 10**6)] = 20
     """Nearest training images that vote on the class of a held-out one."""
     batch_size: Annotated[int, Between(1, 10**6)] = BATCH
@@ -72,7 +64,7 @@ def main(words: Sequence[str]) -> None:
         held_out: open_source(arguments.data, split="val"),
     }
     classifier = open_classifier(arguments.model, pool=arguments.pool)
-    size = fit_size(classifier, arguments.image_size, interpolate=arguments.interpolate)
+    size = fit_size(classifier, arguments)
     device, tokenizer = resolve_device(arguments.device), classifier.tokenizer
     encoder, encode = classifier.model.encoder.to(device), tokenizer.to(device).encode
     transform = Transform(size=size, crop=arguments.crop, channels=tokenizer.image_channels)

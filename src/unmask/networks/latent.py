@@ -56,13 +56,9 @@ class LatentNetwork(EncoderDecoderNetwork):
     def parts(self) -> tuple[LatentEmbed, EncoderDecoder, DiffusionHead]:
         """Embed, trunk and head, without useful weights."""
         embed = LatentEmbed(
-            self.channels,
-            self.width,
-            length=self.length,
-            classes=self.classes,
-            buffer=self.buffer,
+            self.channels, self.width, length=self.length, classes=self.classes, buffer=self.buffer
         )
-        own = nn.Parameter(torch.zeros(1, 1, self.decoder_width))
+        own = nn.Parameter(torch.zeros(1, 1, self.decoder_width))  # (1, 1, E)
         trunk = self.trunk(
             prefix=self.buffer,
             hidden="dropped" if self.drops else "replaced",

@@ -52,8 +52,8 @@ class MageNetwork(EncoderDecoderNetwork):
         """Embed, trunk and head, with torch's own initial weights."""
         positions = (self.position_rows or self.length + 1) - 1
         embed = MageEmbed(self.codes, self.width, length=positions, dropout=self.dropout)
-        trunk = self.trunk(prefix=1, hidden="embedded", mask_token=None, tail=False)
+        trunk = self.trunk(prefix=1, hidden="embedded", mask_token=None, tail=False)  # D to E
         outputs = embed.tokens.num_embeddings
         head = FixedTableHead(self.codes, self.decoder_width, inner=self.width, outputs=outputs)
-        head.out.weight = embed.tokens.weight
+        head.out.weight = embed.tokens.weight  # (V + 1001, D)
         return embed, trunk, head

@@ -16,17 +16,11 @@ from unmask.ranges import Between
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskGITVitNetwork(Network):
-    """maskgit-pytorch's ViT: separate class table with a null class, linear head."""
-
-    formerly: ClassVar[tuple[str, ...]] = ("PreNormNetwork",)
+class CodeNetwork(Network):
+    """A plain trunk on codes, which may guide itself."""
 
     codes: CodeCount
     """V, codes of the tokenizer."""
-    classes: ClassCount = 0
-    """N, classes of images; 0 for an unconditional model."""
-    dropout: Dropout = 0.0
-    """Dropout rate on embeddings, attention weights and the results of a block's branches."""
     feedback: Feedback | None = None
     """Sizes of the self-guidance adapter; None for none."""
 
@@ -35,6 +29,18 @@ class MaskGITVitNetwork(Network):
         """Tokens are one of V codes."""
         return "codes", self.codes
 
+
+@dataclass(frozen=True, kw_only=True)
+class MaskGITVitNetwork(CodeNetwork):
+    """maskgit-pytorch's ViT: separate class table with a null class, linear head."""
+
+    formerly: ClassVar[tuple[str, ...]] = ("PreNormNetwork",)
+
+    classes: ClassCount = 0
+    """N, classes of images; 0 for an unconditional model."""
+    dropout: Dropout = 0.0
+    """Dropout rate on embeddings, attention weights and the results of a block's branches."""
+
     def parts(self) -> tuple[IdEmbed, Trunk, LinearHead]:
         """Embed, trunk and head, with torch's own initial weights."""
         blocks = [
@@ -42,17 +48,14 @@ class MaskGITVitNetwork(Network):
             for _ in range(self.depth)
         ]
         embed = IdEmbed(
-            self.codes,
-            self.width,
-            length=self.length,
-            classes=self.classes,
-            dropout=self.dropout,
-        )
-        return embed, Trunk(blocks), LinearHead(self.codes, self.width)
+            self.codes, self.width, length=self.length, classes=self.classes, dropout=self.dropout
+        )  # (B, L) to (B, P + L, D), P 1 or 0
+        head = LinearHead(self.codes, self.width)  # (..., D) to (..., V)
+        return embed, Trunk(blocks), head
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskGITBertNetwork(Network):
+class MaskGITBertNetwork(CodeNetwork):
     """MaskGIT's BERT: classes are tokens of the same vocabulary; no null class.
 
     UnlockMGM's PyTorch port is the default; ``gelu="tanh"``, ``tie_embeddings`` and
@@ -62,8 +65,6 @@ class MaskGITBertNetwork(Network):
     formerly: ClassVar[tuple[str, ...]] = ("PostNormNetwork",)
     has_null_class: ClassVar[bool] = False
 
-    codes: CodeCount
-    """V, codes of the tokenizer."""
     feed_forward: Width
     """Hidden width of a block's two linear layers."""
     classes: Annotated[int, Between(1, 10**6)] = 1000
@@ -78,27 +79,16 @@ class MaskGITBertNetwork(Network):
     """Whether the output layer's matrix is the word table."""
     drop_attention_output: bool = False
     """Whether dropout also hits the attention's result before the residual sum."""
-    feedback: Feedback | None = None
-    """Sizes of the self-guidance adapter; None for none."""
-
-    @property
-    def space(self) -> Space:
-        """Tokens are one of V codes."""
-        return "codes", self.codes
 
     def parts(self) -> tuple[JointEmbed, Trunk, MlmHead]:
         """Embed, trunk and head, with torch's own initial weights."""
         embed = JointEmbed(
-            self.codes,
-            self.width,
-            length=self.length,
-            classes=self.classes,
-            dropout=self.dropout,
-        )
+            self.codes, self.width, length=self.length, classes=self.classes, dropout=self.dropout
+        )  # (B, L) to (B, 1 + L, D)
         outputs = self.codes + self.classes + 1
-        head = MlmHead(self.codes, self.width, outputs=outputs, gelu=self.gelu)
+        head = MlmHead(self.codes, self.width, outputs=outputs, gelu=self.gelu)  # (..., outputs)
         if self.tie_embeddings:
-            head.out.weight = embed.tokens.weight
+            head.out.weight = embed.tokens.weight  # (V + N + 1, D)
         return embed, Trunk(self._block() for _ in range(self.depth)), head
 
     def _block(self) -> PostNormBlock:

@@ -20,7 +20,7 @@ from unmask.networks.sizes import (
     token_grid,
 )
 from unmask.nn.embed import Embed
-from unmask.nn.encoder_decoder import EncoderDecoder, HiddenTokens, vit_blocks
+from unmask.nn.encoder_decoder import Blocks, EncoderDecoder, HiddenTokens, vit_blocks
 from unmask.nn.feedback import Feedback, FeedbackAdapter
 from unmask.nn.model import AnyHead, AnyTrunk, MaskedModel
 from unmask.ranges import Ranged
@@ -76,7 +76,10 @@ class Network(Ranged, ABC, path="network"):
 
     @abstractmethod
     def parts(self) -> tuple[Embed, AnyTrunk, AnyHead]:
-        """Embed, trunk and head, with torch's own initial weights."""
+        """Embed, trunk and head, with torch's own initial weights.
+
+        ``(B, L)`` tokens become ``(B, P + L, D)``, then ``(B, P + L, E)``, and the head reads those.
+        """
 
     def build(self) -> MaskedModel:
         """The network, without useful weights until initialised or loaded."""
@@ -114,24 +117,16 @@ class EncoderDecoderNetwork(Network):
         """Hidden width of the feed-forward layers in blocks of this width."""
         return round(width * self.mlp_ratio)
 
+    def _half(self, width: int, depth: int, heads: int) -> Blocks:
+        hidden = self.feed_forward(width)
+        return vit_blocks(width, depth, heads, feed_forward=hidden, dropout=self.dropout)
+
     def trunk(
         self, *, prefix: int, hidden: HiddenTokens, mask_token: nn.Parameter | None, tail: bool
     ) -> EncoderDecoder:
         """Both halves; arguments as of :class:`~unmask.nn.encoder_decoder.EncoderDecoder`."""
-        sizes = (
-            (self.width, self.depth, self.heads),
-            (self.decoder_width, self.decoder_depth, self.decoder_heads),
-        )
-        encoder, decoder = (
-            vit_blocks(
-                width,
-                depth,
-                heads,
-                feed_forward=self.feed_forward(width),
-                dropout=self.dropout,
-            )
-            for width, depth, heads in sizes
-        )
+        encoder = self._half(self.width, self.depth, self.heads)
+        decoder = self._half(self.decoder_width, self.decoder_depth, self.decoder_heads)
         return EncoderDecoder(
             encoder,
             decoder,

@@ -57,13 +57,14 @@ def stated_grid(length: int, grid: tuple[int, int] | None, origin: str) -> tuple
     Raises:
         InputError: when the length is no square, or not h times w.
     """
-    wanted = _square(length) if grid is None else grid
+    square = _square(length)
+    wanted = grid or square
     if not _fills(wanted, length):
         raise InputError(
             f"{origin} has {length} tokens an image, which are not {wanted[0]}x{wanted[1]}; "
             "give their rows and columns with --grid"
         )
-    return None if wanted == _square(length) else wanted
+    return None if wanted == square else wanted
 
 
 def _square(length: int) -> tuple[int, int]:

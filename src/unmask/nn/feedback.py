@@ -92,7 +92,10 @@ class Level(nn.Module):
 
 
 class FeedbackAdapter(nn.Module):
-    """Features of the second pass; see the head of this file.
+    """What steers the second pass; see the head of this file.
+
+    Training takes the way down as it is published (:meth:`states`), sampling folds it first
+    (:class:`FoldedAdapter`).
 
     Args:
         options: see :class:`Feedback`.
@@ -107,23 +110,6 @@ class FeedbackAdapter(nn.Module):
         self.top = nn.Parameter(torch.eye(width))
         self.anchor = ClassAnchor(width, classes, options.factor)
         self.levels = nn.ModuleList(Level(width) for _ in range(depth))
-
-    def forward(
-        self, model: MaskedModel, hidden: Hidden, canvas: Canvas, class_labels: Tensor | None
-    ) -> Tensor:
-        """The second pass as published; :class:`FoldedAdapter` is faster, for frozen weights.
-
-        Args:
-            model: the network that this adapter belongs to.
-            hidden: of its first pass, ``(B, P, D)`` and ``(B, L, D)``.
-            canvas: ``(B, L)``, of the first pass too.
-            class_labels: ``(B,)`` int64 or None, of the first pass too.
-
-        Returns:
-            ``(B, L, D)``, for the head.
-        """
-        x = self.states(model, hidden, canvas, class_labels)[-1]  # (B, P + L, D)
-        return x[:, hidden.prefix.shape[1] :]  # (B, L, D)
 
     def gate(self, hidden: Hidden, class_labels: Tensor | None) -> Tensor:
         """``(B, P + L, 1)`` in [0, 1]: cosine of state and anchor, not below 0."""
@@ -146,9 +132,13 @@ class FeedbackAdapter(nn.Module):
     def states(
         self, model: MaskedModel, hidden: Hidden, canvas: Canvas, class_labels: Tensor | None
     ) -> list[Tensor]:
-        """The second pass step by step: the input of every block and the output of the last.
+        """The second pass as published: the input of every block and the output of the last.
 
-        Arguments as of a call.
+        Args:
+            model: the network that this adapter belongs to.
+            hidden: of its first pass, ``(B, P, D)`` and ``(B, L, D)``.
+            canvas: ``(B, L)``, of the first pass too.
+            class_labels: ``(B,)`` int64 or None, of the first pass too.
 
         Returns:
             depth + 1 tensors ``(B, P + L, D)``.
@@ -212,7 +202,7 @@ class FoldedAdapter:
             ]
 
     def __call__(self, hidden: Hidden, canvas: Canvas, class_labels: Tensor | None) -> Tensor:
-        """``(B, L, D)``; arguments as of a call of the adapter."""
+        """``(B, L, D)``, for the head; arguments as of :meth:`FeedbackAdapter.states`."""
         gated = self.adapter.gated(hidden, class_labels)  # (B, S, D)
         extras = (
             F.linear(gated, matrix, block.attention.value_projection[1])  # (B, S, D)

@@ -16,15 +16,7 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.names import (
-    Rule,
-    Table,
-    count_of,
-    drop,
-    rename_layer,
-    shape_of,
-    to_own,
-)
+from unmask.checkpoints.names import Rule, Table, count_of, drop, rename_layer, shape_of, to_own
 from unmask.checkpoints.store import (
     CONFIG,
     Saved,

@@ -58,9 +58,7 @@ class EncoderSizes(Ranged, path="network"):
         """Reject sizes that make no network."""
         super().__post_init__()
         check_heads(self.width, self.heads)
-        tokens = self.grid[0] * self.grid[1]
-        token_grid(tokens, self.grid)
-        if self.positions < tokens:
+        if self.positions < self.grid[0] * self.grid[1]:
             raise InputError(
                 f"positions={self.positions} are fewer than {self.grid[0]}x{self.grid[1]} tokens; "
                 "give a smaller grid"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.files.durable import ROOM, outputs
+from unmask.files.durable import outputs
 from unmask.pictures import to_float
 
 Extractor = Callable[[Tensor], Tensor]
@@ -98,23 +96,24 @@ def write_features(
         InputError: none of the images can be read, or the disk is full or refuses; an older file is
             whole then.
     """
-    labels = np.full(len(source), -1, np.int64)
-    files = labels_beside(path), path
-    with outputs(*files, named=path, intact="older ones are whole") as (labels_aside, aside):
-        with aside.open("wb") as file:
-            table = _Table(file, len(source))
-            for rows, values in extract(
-                source, transform, extractor, device=device, batch_size=batch_size
-            ):
-                table.write(rows, values.float())
-                known = map(source.label, rows)
-                labels[rows] = [-1 if label is None else label for label in known]
-            if not table.width:
-                raise InputError(f"none of the {len(source)} images of {source.name} can be read")
-            table.end()
+    labels = torch.full((len(source),), -1)
+    table: np.memmap | None = None
+    with outputs(labels_beside(path), path, named=path, intact="older ones are whole") as asides:
+        labels_aside, aside = asides
+        for rows, values in extract(
+            source, transform, extractor, device=device, batch_size=batch_size
+        ):
+            if table is None:
+                table = _blank_table(aside, len(source), values.shape[1])
+            table[rows] = values.float().numpy()
+            known = map(source.label, rows)
+            labels[rows] = torch.tensor([-1 if label is None else label for label in known])
+        if table is None:
+            raise InputError(f"none of the {len(source)} images of {source.name} can be read")
+        table.flush()
         with labels_aside.open("wb") as file:
-            np.save(file, labels)
-    return torch.from_numpy(np.load(path, mmap_mode="c")), torch.from_numpy(labels)
+            np.save(file, labels.numpy())
+    return torch.from_numpy(np.load(path, mmap_mode="c")), labels
 
 
 def labels_beside(path: Path) -> Path:
@@ -122,50 +121,17 @@ def labels_beside(path: Path) -> Path:
     return path.with_suffix(".labels.npy")
 
 
-class _Table:
-    """A ``.npy`` file that is written row after row; one that is left out is NaN.
+def _blank_table(path: Path, rows: int, width: int) -> np.memmap:
+    """A ``.npy`` file of ``(rows, width)`` NaN, open for writing.
 
-    Args:
-        file: empty.
-        rows: in all.
+    All of it is written before the work, so a disk that has no room for it says so at once.
     """
-
-    def __init__(self, file: BinaryIO, rows: int) -> None:
-        self.file, self.rows, self.width, self.done = file, rows, 0, 0
-
-    def write(self, rows: Sequence[int], values: Tensor) -> None:
-        """Write ``(n, D)`` float32 values of ascending rows."""
-        if not self.width:
-            self._begin(values.shape[1])
-        self._skip_to(rows[0])
-        block = np.full((rows[-1] + 1 - rows[0], self.width), np.nan, np.float32)
-        block[np.array(rows) - rows[0]] = values.numpy()
-        self.file.write(block.tobytes())
-        self.done = rows[-1] + 1
-
-    def end(self) -> None:
-        """Write the rows that are still missing."""
-        self._skip_to(self.rows)
-
-    def _begin(self, width: int) -> None:
-        """Write the header, and have the disk keep the room of all rows, or say that it is full."""
-        self.width = width
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, width)}
-        np.lib.format.write_array_header_1_0(self.file, header)
-        self.file.flush()
-        size = self.file.tell() + 4 * self.rows * width
-        if hasattr(os, "posix_fallocate"):
-            try:
-                os.posix_fallocate(self.file.fileno(), 0, size)
-            except OSError as error:
-                if error.errno in ROOM:
-                    raise
-
-    def _skip_to(self, row: int) -> None:
-        while self.done < row:
-            count = min(BATCH, row - self.done)
-            self.file.write(np.full((count, self.width), np.nan, np.float32).tobytes())
-            self.done += count
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+    nan = np.full(width, np.nan, np.float32).tobytes()
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.writelines(nan for _ in range(rows))
+    return np.load(path, mmap_mode="r+")
 
 
 CHUNK = 1024  # queries compared at a time

@@ -133,7 +133,7 @@ def judge(classifier: Classifier, source: ImageSource, options: ClassifierOption
     """
     model, tokenizer = classifier.model, classifier.tokenizer
     check_head(model, source)
-    size = fit_size(classifier, options.image_size, interpolate=options.interpolate)
+    size = fit_size(classifier, options)
     device, transform = launched().device, options.still(size, tokenizer.image_channels)
     examples = labelled(source, transform, tokenizer.to(device).encode, device=device)
     return measure_accuracy(model.to(device).eval(), *examples, classes=model.classes)

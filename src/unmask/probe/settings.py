@@ -29,8 +29,8 @@ WarmUp = Annotated[float, Between(0, 10**6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierOptions(Ranged):
-    """How a classifier is trained on MAGE's encoder, frozen or not; the defaults are a probe's."""
+class FeatureOptions(Ranged):
+    """What becomes an image's feature."""
 
     pool: Pool = "mean"
     """One feature of an image: the average of its tokens, or the class slot."""
@@ -39,6 +39,18 @@ class ClassifierOptions(Ranged):
     encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid other than the trained one, with resized positions."""
+
+    def __post_init__(self) -> None:
+        """Give equal sizes one form."""
+        super().__post_init__()
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", checked_size(self.image_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(FeatureOptions):
+    """How a classifier is trained on MAGE's encoder, frozen or not; the defaults are a probe's."""
+
     crop: Crop = "clipped"
     """Crop of training images. Validation images get the deterministic version of this crop."""
     flip: bool = True
@@ -77,8 +89,6 @@ class ClassifierOptions(Ranged):
     def __post_init__(self) -> None:
         """Reject lengths that no run can have."""
         super().__post_init__()
-        if self.image_size is not None:
-            object.__setattr__(self, "image_size", checked_size(self.image_size))
         if self.warmup_epochs > self.epochs:
             raise InputError(
                 f"warmup_epochs={self.warmup_epochs} must lie in [0, epochs] and epochs="

@@ -26,7 +26,7 @@ from unmask.probe.classifier import Classifier, save_classifier
 from unmask.probe.encoder import TokenClassifier, fit_grid
 from unmask.probe.extract import Extractor, labelled
 from unmask.probe.mixing import MixPlan, StoredBatches, mix, mix_targets, soft_targets
-from unmask.probe.settings import ClassifierOptions
+from unmask.probe.settings import ClassifierOptions, FeatureOptions
 from unmask.recipes.training import Training
 from unmask.text import say
 from unmask.train.loop import train
@@ -143,23 +143,16 @@ class LabelledData:
     """Processes that prepare batches; 0 prepares them in the process that trains."""
 
 
-def fit_size(
-    classifier: Classifier, image_size: ImageSize | None, *, interpolate: bool
-) -> ImageSize:
-    """Pixels of the images to come; the encoder is made to take them.
-
-    Args:
-        classifier: whose encoder may change in place.
-        image_size: None means the size that gives the trained grid.
-        interpolate: see :func:`unmask.probe.encoder.fit_grid`.
+def fit_size(classifier: Classifier, options: FeatureOptions) -> ImageSize:
+    """Pixels of the images to come; the encoder is made to take them, in place.
 
     Raises:
-        InputError: see there.
+        InputError: the grid differs from the trained one, and may not be interpolated.
     """
     encoder, tokenizer = classifier.model.encoder, classifier.tokenizer
     rows, columns = encoder.sizes.grid
-    size = checked_size(image_size or (rows * tokenizer.stride, columns * tokenizer.stride))
-    fit_grid(encoder, tokenizer.grid(size), interpolate=interpolate)
+    size = checked_size(options.image_size or (rows * tokenizer.stride, columns * tokenizer.stride))
+    fit_grid(encoder, tokenizer.grid(size), interpolate=options.interpolate)
     return size
 
 
@@ -188,7 +181,7 @@ class ClassifierRun:
                     f"{side.name} has no labels, and a classifier needs them on both sides; sort "
                     "its images into class folders"
                 )
-        self.size = fit_size(classifier, options.image_size, interpolate=options.interpolate)
+        self.size = fit_size(classifier, options)
         cache = data.cache
         for part in (data.held_out, cache):
             if part is not None and tuple(part.class_names) != self.names:
