@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from tape import Tape
 
-from unmask.draws import Draws, Tape, gumbel_from_uniform, invert_cdf, keyed_generator, keyed_seed
+from unmask.draws import Draws, gumbel_from_uniform, invert_cdf, keyed_generator, keyed_seed
 
 
 def test_a_key_names_one_stream() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import SupportsIndex
 
@@ -132,11 +132,11 @@ class Draws:
         """Standard normal numbers for some positions of a row.
 
         Args:
-            purpose: as of :meth:`normal`.
-            step: as of :meth:`normal`.
+            purpose: what the numbers are for.
+            step: the decoding step.
             where: ``(B, N)`` int64. The n-th position read gets the n-th share of the stream,
                 whatever N is: longer rows beside it change nothing.
-            shape: of one position's share.
+            shape: what one position gets.
 
         Returns:
             ``(B, N, *shape)`` float32.
@@ -169,52 +169,3 @@ class Draws:
         """
         u = self.uniform("token", step, length).gather(1, where)  # (B, N)
         return invert_cdf(probs, u)
-
-
-class Tape(Draws):
-    """Replays recorded randomness, as parity tests need.
-
-    Args:
-        records: by purpose, the recorded numbers with the step first: ``"token"`` holds
-            exponential numbers ``(T, B, L, V)`` of a race (the largest probability over noise
-            wins); any other purpose holds what :meth:`uniform`, :meth:`normal` or
-            :meth:`gumbel` returned, ``(T, B, ...)``.
-        batch: B.
-    """
-
-    def __init__(self, records: Mapping[str, Tensor], batch: int) -> None:
-        super().__init__([0] * batch)
-        self.records = dict(records)
-
-    def _replay(self, purpose: str, step: int) -> Tensor:
-        if purpose not in self.records:
-            known = ", ".join(sorted(self.records))
-            raise KeyError(f"the tape holds no record of {purpose!r}, only of: {known}")
-        return self.records[purpose][step]
-
-    def uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
-        """The record of ``purpose`` at ``step``, as it is."""
-        return self._replay(purpose, step)
-
-    def normal(self, purpose: str, step: int, *shape: int) -> Tensor:
-        """The record of ``purpose`` at ``step``, as it is."""
-        return self._replay(purpose, step)
-
-    def normal_at(self, purpose: str, step: int, where: Tensor, *shape: int) -> Tensor:
-        """The record ``(B, L, *shape)`` of ``purpose`` at ``step``, at the positions ``where``."""
-        record = self._replay(purpose, step)
-        return torch.stack([row[at] for row, at in zip(record, where, strict=True)])
-
-    def shared_uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
-        """The record of ``purpose`` at ``step``, as it is."""
-        return self._replay(purpose, step)
-
-    def gumbel(self, purpose: str, step: int, *shape: int) -> Tensor:
-        """The record of ``purpose`` at ``step``, taken as Gumbel numbers already."""
-        return self._replay(purpose, step)
-
-    def categorical(self, probs: Tensor, step: int, where: Tensor, length: int) -> Tensor:
-        """The winner of the recorded exponential race, ``(B, N)`` int64."""
-        noise = self._replay("token", step)  # (B, L, V)
-        index = where.unsqueeze(-1).expand(-1, -1, noise.shape[-1])
-        return (probs / noise.gather(1, index)).argmax(-1)

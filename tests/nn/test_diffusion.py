@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from tape import Tape
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from unmask.draws import Draws, Tape, keyed_generator
+from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.nn import dpm_solver
 from unmask.nn.diffusion import DiffusionDraw, DiffusionHead

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import tyro
@@ -16,13 +16,11 @@ from unmask.commands.plan_arguments import PlanArguments
 from unmask.commands.sample_results import Format, Results
 from unmask.decode import Plan
 from unmask.divergence import divergence
-from unmask.evaluate.image_sets import ImageBatch
 from unmask.film import unmasking
 from unmask.generation import Images, Tokens, generate, generate_tokens
 from unmask.image_size import height_width
 from unmask.machine.devices import resolve_device
 from unmask.memory import check_memory
-from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Between, Length, Name, Place, Ranged, Seed
 from unmask.show import Bar
@@ -62,16 +60,6 @@ class Arguments(Ranged):
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 
-class Asked(NamedTuple):
-    """What is generated, in the order in which it is written."""
-
-    pipeline: Pipeline
-    labels: list[int]
-    seeds: Sequence[int]
-    plan: Plan
-    batch_size: int
-
-
 def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask sample")
@@ -79,24 +67,27 @@ def main(words: Sequence[str]) -> None:
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
     plan, began = arguments.how.of(pipeline), time.monotonic()
     _check_room(pipeline, arguments)
-    labels = _labels(pipeline, arguments)
+    chosen = pipeline.labels(arguments.classes or range(pipeline.model.classes))
+    labels = [label for label in chosen for _ in range(arguments.per_class)]
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
-    asked = Asked(pipeline, labels, seeds, plan, arguments.batch_size)
+    order = in_turn(len(seeds), 1 if results.by_class else arguments.per_class)
+    request: dict[str, Any] = {
+        "class_labels": [labels[k] for k in order] if labels else None,
+        "seeds": [seeds[k] for k in order],
+        "plan": plan,
+        "batch_size": arguments.batch_size,
+    }
     if arguments.format == "tokens":
-        made = [batch.tokens.cpu() for batch in _tokens(asked)]
-        results.write_tokens(torch.cat(made), seeds, labels)
+        made = _with_bar(generate_tokens(pipeline, **request), len(seeds), plan)
+        results.write_tokens(torch.cat([batch.tokens.cpu() for batch in made]), seeds, labels)
     else:
-        if arguments.format in ("npz", "folder"):
-            order = in_turn(len(seeds), arguments.per_class)
-            rows = [labels[k] for k in order] if labels else labels
-            asked = asked._replace(labels=rows, seeds=[seeds[k] for k in order])
-        images = _images(asked)
+        images = _with_bar(generate(pipeline, **request), len(seeds), plan)
         results.claim(pipeline, plan)
         results.write_images(images, columns=arguments.per_class)
     if arguments.film:
         each = slice(None, None, arguments.per_class)  # the first image of every class
-        firsts = labels[each] or None
-        results.write_film(unmasking(pipeline, firsts, seeds=list(seeds)[each], plan=plan))
+        frames = unmasking(pipeline, labels[each] or None, seeds=list(seeds[each]), plan=plan)
+        results.write_film(frames)
     pace = (time.monotonic() - began) / len(seeds)
     say(f"{len(seeds)} images in {arguments.out}/, {pace:.3g} s an image", *results.told())
 
@@ -116,11 +107,6 @@ def _check_room(pipeline: Pipeline, arguments: Arguments) -> None:
     )
 
 
-def _labels(pipeline: Pipeline, arguments: Arguments) -> list[int]:
-    chosen = pipeline.labels(arguments.classes or range(pipeline.model.classes))
-    return [label for label in chosen for _ in range(arguments.per_class)]
-
-
 def in_turn(images: int, per_class: int) -> list[int]:
     """The numbers of images that lie class by class, in an order that takes the classes in turn.
 
@@ -128,22 +114,6 @@ def in_turn(images: int, per_class: int) -> list[int]:
     each part: in class order the inception score of a part could not exceed its few classes.
     """
     return [k for first in range(per_class) for k in range(first, images, per_class)]
-
-
-def _tokens(asked: Asked) -> Iterator[Tokens]:
-    pipeline, labels, seeds, plan, size = asked
-    batches = generate_tokens(pipeline, labels or None, seeds=seeds, plan=plan, batch_size=size)
-    return _with_bar(batches, len(seeds), plan)
-
-
-def _images(asked: Asked) -> Iterator[tuple[ImageBatch, Sequence[int]]]:
-    """Images as bytes, with their seeds."""
-    pipeline, labels, seeds, plan, size = asked
-    batches = generate(pipeline, labels or None, seeds=seeds, plan=plan, batch_size=size)
-    return (
-        (ImageBatch(to_uint8(batch.pixels).cpu(), batch.class_labels), batch.seeds)
-        for batch in _with_bar(batches, len(seeds), plan)
-    )
 
 
 def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:

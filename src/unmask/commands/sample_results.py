@@ -17,7 +17,8 @@ from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.files.durable import clear_leftovers, output
 from unmask.files.folders import check_file, check_folder, claim, shown, told
 from unmask.files.serial import to_dict
-from unmask.pictures import sheet, to_pil, usual_zoom, write_gif, write_png
+from unmask.generation import Images
+from unmask.pictures import sheet, to_pil, to_uint8, usual_zoom, write_gif, write_png
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.tokenizer import weights_identity
 from unmask.train.run_folder import flat_config
@@ -38,13 +39,13 @@ class Results:
     """
 
     out: Path
-    """Of the results; need not exist."""
+    """Folder of the results; need not exist."""
     format: Format
     """What the images become."""
     film: bool
-    """Whether their unmasking is shown as well."""
+    """Whether the unmasking of some images is shown as well."""
     before: list[str] = field(init=False)
-    """What was there."""
+    """Files that the folder held before the call."""
 
     def __post_init__(self) -> None:
         """Check the place of every file."""
@@ -93,28 +94,32 @@ class Results:
         with output(self.out / FILES["tokens"]) as aside, aside.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    def write_images(
-        self, made: Iterable[tuple[ImageBatch, Sequence[int]]], *, columns: int
-    ) -> None:
-        """Write images with their seeds, in the form that was asked for; ``columns`` of a sheet."""
+    @property
+    def by_class(self) -> bool:
+        """Whether images are written class by class; evaluators are given the classes in turn."""
+        return self.format not in ("npz", "folder")
+
+    def write_images(self, made: Iterable[Images], *, columns: int) -> None:
+        """Write batches in the form that was asked for; ``columns`` of a contact sheet."""
+        sets = ((to_uint8(some.pixels).cpu(), some.class_labels, some.seeds) for some in made)
         if self.format == "npz":
-            write_npz(self.out / FILES["npz"], (batch for batch, _ in made))
+            write_npz(
+                self.out / FILES["npz"], (ImageBatch(images, labels) for images, labels, _ in sets)
+            )
         elif self.format == "folder":
-            write_folder(self.out / IMAGES, (batch.images for batch, _ in made))
+            write_folder(self.out / IMAGES, (images for images, *_ in sets))
         elif self.format == "grid":
-            pixels = torch.cat([batch.images for batch, _ in made])  # (N, C, H, W) uint8
+            pixels = torch.cat([images for images, *_ in sets])  # (N, C, H, W) uint8
             write_png(sheet(pixels, columns, zoom=usual_zoom(pixels)), self.out / FILES["grid"])
         else:
             for folder in (self.out, *self.out.glob("class_*/")):
                 clear_leftovers(folder)
-            for batch, seeds in made:
-                self._write_set(batch, seeds)
-
-    def _write_set(self, batch: ImageBatch, seeds: Sequence[int]) -> None:
-        labels = [None] * len(seeds) if batch.labels is None else batch.labels.tolist()
-        for image, label, seed in zip(batch.images, labels, seeds, strict=True):
-            folder = self.out if label is None else self.out / f"class_{label}"
-            write_png(to_pil(image), folder / f"{seed}.png", one_of_many=True)
+            for images, labels, seeds in sets:
+                every = [None] * len(seeds) if labels is None else labels.tolist()
+                names = ["." if label is None else f"class_{label}" for label in every]
+                for image, name, seed in zip(images, names, seeds, strict=True):
+                    place = self.out / name / f"{seed}.png"
+                    write_png(to_pil(image), place, one_of_many=True)
 
     def write_film(self, frames: Tensor) -> None:
         """Write ``(S, B, C, H, W)`` images as a sheet with a row an image, and as an animation."""

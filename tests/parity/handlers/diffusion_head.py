@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 from golden import Case
+from tape import Tape
 from torch import Tensor
 
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
-from unmask.draws import Tape
 from unmask.nn import dpm_solver
 from unmask.nn.diffusion import DiffusionDraw, DiffusionHead, embed_waves, frequencies
 from unmask.nn.gaussian import process

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from golden import Case
 from handlers.mar import whole_steps
+from tape import Tape
 from torch import Tensor, nn
 
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
-from unmask.draws import Draws, Tape
+from unmask.draws import Draws
 from unmask.image_size import checked_size, height_width
 from unmask.masking import Masks, NormalMasking, lowest
 from unmask.nn.block import Attention

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from golden import Case
 from handlers.diffusion_head import process_tables
+from tape import Tape
 from torch import Tensor, nn
 
 from unmask.checkpoints.names import to_own, to_source
 from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
-from unmask.draws import Draws, Tape
+from unmask.draws import Draws
 from unmask.guidance import Guidance
 from unmask.image_size import checked_size, height_width
 from unmask.masking import Masks, NormalMasking

@@ -10,13 +10,14 @@ import torch
 from golden import Case
 from handlers.maskgit_pytorch import curve_of
 from handlers.unlockmgm import check_told
+from tape import Tape
 from torch import Tensor
 
 from unmask.checkpoints.names import to_own
 from unmask.checkpoints.store import load_state
 from unmask.counts import FixedCounts
 from unmask.decode import Plan, blank_canvas, decode
-from unmask.draws import Tape, gumbel_from_uniform
+from unmask.draws import gumbel_from_uniform
 from unmask.guidance import Guidance
 from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.categorical import CategoricalDraw
