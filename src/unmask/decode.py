@@ -116,7 +116,8 @@ def decode(
     Raises:
         InputError: the model's encoder drops hidden tokens, and rows hide unequally many.
     """
-    batch = _Batch(model, class_labels, plan, draws, canvas)
+    prepared, branches = plan.order.start(model.grid, draws), Branches(model, class_labels)
+    batch = _Batch(plan, draws, branches, ~canvas.masked, prepared)
     unsound = torch.zeros((), dtype=torch.bool, device=canvas.masked.device)
     for now in _schedule(plan, canvas, draws, alike=model.drops):
         tokens, masked, log_prob = batch.advance(canvas, now)
@@ -174,21 +175,15 @@ def _check_rows(plan: Plan, start: Tensor, *, alike: bool) -> None:
         )
 
 
+@dataclass(frozen=True)
 class _Batch:
     """What stays the same for a batch from step to step."""
 
-    def __init__(
-        self,
-        model: MaskedModel,
-        class_labels: Tensor | None,
-        plan: Plan,
-        draws: Draws,
-        canvas: Canvas,
-    ) -> None:
-        self.plan, self.draws, self.head, self.drops = plan, draws, model.head, model.drops
-        self.branches = Branches(model, class_labels)
-        self.given = ~canvas.masked  # (B, L)
-        self.prepared = plan.order.start(model.grid, draws)
+    plan: Plan
+    draws: Draws
+    branches: Branches
+    given: Tensor  # (B, L), known from the start
+    prepared: Tensor | None  # by the order
 
     @torch.inference_mode()
     def advance(self, canvas: Canvas, now: _Now) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -236,7 +231,7 @@ class _Batch:
     def draw(self, canvas: Canvas, where: Tensor, now: _Now) -> Drawn:
         """Tokens at ``(B, N)`` positions, from the network's guided prediction."""
         length, most = canvas.masked.shape[1], where.shape[1]
-        if self.drops:
+        if self.branches.model.drops:
             kept = first_positions(~canvas.masked, length - now.masked)  # (B, K)
             canvas = canvas._replace(kept=kept)
         strong, weak = self.branches(canvas, tuple(now.scales), where, now.use)  # (B, N, D) each
@@ -244,7 +239,7 @@ class _Batch:
         strong, where, *weak = (widened(x, enough) for x in (strong, where, *weak))
         reading = Reading(strong, where, length, now.step, weak, tuple(now.scales.values()))
         options: Any = self.plan.draw  # of this head, as who made the plan has checked
-        values, log_prob = self.head.draw(reading, options, self.draws)
+        values, log_prob = self.branches.model.head.draw(reading, options, self.draws)
         return Drawn(values[:, :most], None if log_prob is None else log_prob[:, :most])
 
 

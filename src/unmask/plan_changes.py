@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from unmask.decode import Plan
 from unmask.errors import InputError, pick
-from unmask.nn.categorical import CategoricalDraw
 from unmask.nn.diffusion import DiffusionDraw, Solver
 from unmask.nn.guided import HeadDraw
 from unmask.orders import NAMED, Confidence
@@ -19,22 +18,26 @@ class PlanChanges(Ranged):
     """What to replace in a plan; None keeps the plan's own."""
 
     steps: Annotated[int | None, Between(1, 2**20)] = None
-    """Decoding steps; more is slower and not always better."""
+    """Decoding steps; more is slower and not always better. None keeps the plan's."""
     order: Name | None = None
     """Which tokens come first: confidence (with the plan's own numbers if it has that order),
-    random, halton or raster."""
+    random, halton or raster. None keeps the plan's."""
     guidance_scale: Annotated[float | None, Between(0, 1e6)] = None
-    """1 means none; larger follows the class more closely."""
+    """Scale of guidance: 1 means none; larger follows the class more closely. None keeps the
+    plan's."""
     temperature: Annotated[float | None, Between(0, 1e6)] = None
-    """Noise on the confidence, or in a diffusion head; larger gives more variety."""
+    """Noise on the confidence, or in a diffusion head; larger gives more variety. None keeps the
+    plan's."""
     softmax_temperature: Annotated[float | None, Between(1e-6, 1e6)] = None
-    """Of the token distribution itself."""
+    """Temperature of the distribution of codes; below 1 sharpens it. None keeps the plan's."""
     top_k: Annotated[int | None, Between(1, 2**24)] = None
-    """Draw among the k likeliest codes only."""
+    """Draw among the k likeliest codes only. None keeps the plan's."""
     solver: Solver | None = None
-    """Of a diffusion head, with --respacing."""
+    """Sampler inside a diffusion head (MAR, eMIGM). None keeps the plan's."""
     respacing: Annotated[str | None, Length(0, 255)] = None
-    """Its steps: ddim25, 100 or a,b,c; of dpm-solver their number, as 14."""
+    """Steps of that sampler: ddim25 (25 at a whole stride), 100 (spread evenly), 10,15,20 (by
+    section), or empty for all 1000; of dpm-solver the number of network evaluations, such as 14.
+    None keeps the plan's."""
 
     def applied(self, plan: Plan) -> Plan:
         """The plan with these changes.
@@ -42,27 +45,25 @@ class PlanChanges(Ranged):
         Raises:
             InputError: one that the order or the head does not have, or a value out of range.
         """
-        if self.steps is not None:
-            plan = replace(plan, steps=self.steps)
-        keeps_order = self.order == "confidence" and isinstance(plan.order, Confidence)
-        if self.order is not None and not keeps_order:
+        kept = self.order == "confidence" and isinstance(plan.order, Confidence)
+        if self.order is not None and not kept:
             plan = replace(plan, order=pick(NAMED, self.order, "order"))
-        if self.guidance_scale is not None:
-            plan = replace(plan, guidance=replace(plan.guidance, scale=self.guidance_scale))
         if self.temperature is not None:
             plan = _at_temperature(plan, self.temperature)
-        return replace(plan, draw=self._drawn(plan.draw))
+        guidance = replace(plan.guidance, **_given(scale=self.guidance_scale))
+        draw = self._drawn(plan.draw)
+        return replace(plan, guidance=guidance, draw=draw, **_given(steps=self.steps))
 
     def _drawn(self, draw: HeadDraw) -> HeadDraw:
         """How tokens are drawn, by options that one kind of head has each."""
         of_codes = _given(top_k=self.top_k, temperature=self.softmax_temperature)
         of_latents = _given(solver=self.solver, respacing=self.respacing)
-        if of_codes and not isinstance(draw, CategoricalDraw):
+        if of_codes and not draw.of_codes:
             raise InputError(
                 "top_k and softmax_temperature are of codes, and this plan draws latents; leave "
                 "them out"
             )
-        if of_latents and not isinstance(draw, DiffusionDraw):
+        if of_latents and draw.of_codes:
             raise InputError(
                 "solver and respacing are of diffusion heads, and this plan draws codes; leave "
                 "them out"
