@@ -73,22 +73,21 @@ def find_curve(name: str, total: int | None = None) -> Callable[[Tensor], Tensor
     raise unknown("mask curve", name, known)
 
 
-def masked_share(name: str, progress: Tensor, *, total: int, least: float = 0.0) -> Tensor:
+def masked_share(name: str, progress: Tensor, *, total: int) -> Tensor:
     """Share of tokens that are masked at a given progress.
 
     Args:
         name: see :func:`find_curve`.
         progress: r in [0, 1], any shape; its dtype is the arithmetic's.
         total: L, tokens of an image.
-        least: the result is clipped to [least, 1].
 
     Returns:
-        The shape and dtype of ``progress``.
+        Shares in [0, 1], of the shape and dtype of ``progress``.
 
     Raises:
         InputError: for an unknown name.
     """
-    return find_curve(name, total)(progress).clamp(least, 1)
+    return find_curve(name, total)(progress).clamp(0, 1)
 
 
 EARLIEST = 1e-5  # where the plan's time ends

@@ -19,6 +19,8 @@ from unmask.errors import InputError
 from unmask.ranges import Between, Ranged
 
 Weak = Literal["null", "self"]
+ByStep = Literal["constant", "steps", "power-cosine"]
+ByShare = Literal["revealed", "revealed-power", "revealed-cubic", "revealed-exp", "revealed-cosine"]
 Use = Literal["once", "keep", "reuse"]
 """What a step does with its weak branches: evaluates them, keeps them too, or takes the kept."""
 
@@ -43,16 +45,7 @@ class Guidance(Ranged, path="guidance"):
     (whose papers count from 0: their s is our 1 + s)."""
     self_scale: Annotated[float, Between(0, 1e6)] = 1.0
     """With weak="null": scale of self-guidance besides; 1 means none."""
-    ramp: Literal[
-        "constant",
-        "steps",
-        "power-cosine",
-        "revealed",
-        "revealed-power",
-        "revealed-cubic",
-        "revealed-exp",
-        "revealed-cosine",
-    ] = "constant"
+    ramp: Literal[ByStep, ByShare] = "constant"
     """How s rises from 1: with t/T ("steps", maskgit-pytorch's "linear"), with
     (1 - cos(pi (t/T)^power)) / 2, or with the share f of known tokens after the step: f, f^2, f^3,
     1 - exp(-5f), cos(pi/2 (1 - f))."""

@@ -167,6 +167,6 @@ class FixedTableHead(CategoricalHead):
         return self.norm(self.gelu(self.dense(features)))
 
     def loss(self, features: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Cross entropy over the codes, arguments as of :meth:`CategoricalHead.loss`."""
+        """Cross entropy over the codes: ``(M, E)`` and ``(M,)`` codes to ``(M,)``."""
         logits = self.code_logits(features)
         return F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)

@@ -14,7 +14,6 @@ import functools
 import itertools
 import math
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -45,61 +44,36 @@ class Stage(NamedTuple):
     spread: float = 0.0
     """Fresh noise enters times ``spread exp(tilt v)``, v being the variance output; 0 for none."""
     tilt: float = 0.0
-    """See ``spread``."""
+    """Exponent of the fresh noise's factor ``spread exp(tilt v)``."""
 
 
-@dataclass(frozen=True)
-class Process:
-    """Some of the 1000 steps as a process of their own, k = 0 being the cleanest."""
+class Process(NamedTuple):
+    """Some of the 1000 steps as a process of their own, k = 0 being the cleanest.
+
+    Tables are ``(S,)`` float64. The posterior is the law of the state before step k, given the
+    state after it and the clean latents.
+    """
 
     times: Tensor
     """``(S,)`` int64, the steps kept: the network always hears the original number."""
     betas: Tensor
-    """``(S,)`` float64, variance added by each step."""
-
-    @property
-    def signal(self) -> Tensor:
-        """``(S,)`` share of the clean variance left after step k, the product of 1 - beta."""
-        return (1 - self.betas).cumprod(0)
-
-    @property
-    def signal_before(self) -> Tensor:
-        """``(S,)`` the same before step k; 1 for the first."""
-        return torch.cat([torch.ones_like(self.betas[:1]), self.signal[:-1]])
-
-    @property
-    def posterior_variance(self) -> Tensor:
-        """``(S,)`` variance of the state before step k, given the one after it and the clean one.
-
-        0 at k = 0: it is certain.
-        """
-        return self.betas * (1 - self.signal_before) / (1 - self.signal)
-
-    @property
-    def posterior_log_variance(self) -> Tensor:
-        """``(S,)``, the value at k = 0 being that of k = 1."""
-        variance = self.posterior_variance
-        return torch.cat([variance[1:2], variance[1:]]).log()
-
-    @property
-    def posterior_clean(self) -> Tensor:
-        """``(S,)`` factor of the clean latents in the mean of that posterior."""
-        return self.betas * self.signal_before.sqrt() / (1 - self.signal)
-
-    @property
-    def posterior_state(self) -> Tensor:
-        """``(S,)`` factor of the state after step k in it."""
-        return (1 - self.signal_before) * (1 - self.betas).sqrt() / (1 - self.signal)
-
-    @property
-    def clean_state(self) -> Tensor:
-        """``(S,)`` factor of the state in the predicted clean latents."""
-        return (1 / self.signal).sqrt()
-
-    @property
-    def clean_noise(self) -> Tensor:
-        """``(S,)`` factor of the noise that is subtracted there."""
-        return (1 / self.signal - 1).sqrt()
+    """Variance added by each step."""
+    signal: Tensor
+    """Share of the clean variance left after step k, the product of 1 - beta."""
+    signal_before: Tensor
+    """Share of the clean variance left before step k; 1 for the first."""
+    posterior_variance: Tensor
+    """Variance of the posterior; 0 at k = 0, where it is certain."""
+    posterior_log_variance: Tensor
+    """Logarithm of that variance, the value at k = 0 being that of k = 1."""
+    posterior_clean: Tensor
+    """Factor of the clean latents in the posterior's mean."""
+    posterior_state: Tensor
+    """Factor of the state after step k in the posterior's mean."""
+    clean_state: Tensor
+    """Factor of the state in the predicted clean latents."""
+    clean_noise: Tensor
+    """Factor of the predicted noise that is subtracted in the predicted clean latents."""
 
 
 def cosine_betas() -> Tensor:
@@ -114,11 +88,28 @@ def process(respacing: str = "") -> Process:
     """The process over the steps that a string keeps; see :func:`kept_steps`."""
     betas = cosine_betas()
     kept = torch.tensor(kept_steps(respacing), device="cpu")
-    if len(kept) == STEPS:
-        return Process(kept, betas)
-    signal = (1 - betas).cumprod(0)[kept]
-    before = torch.cat([torch.ones_like(signal[:1]), signal[:-1]])
-    return Process(kept, 1 - signal / before)
+    if len(kept) < STEPS:
+        signal = (1 - betas).cumprod(0)[kept]
+        betas = 1 - signal / _before(signal)
+    signal = (1 - betas).cumprod(0)
+    before = _before(signal)
+    variance = betas * (1 - before) / (1 - signal)
+    return Process(
+        times=kept,
+        betas=betas,
+        signal=signal,
+        signal_before=before,
+        posterior_variance=variance,
+        posterior_log_variance=torch.cat([variance[1:2], variance[1:]]).log(),
+        posterior_clean=betas * before.sqrt() / (1 - signal),
+        posterior_state=(1 - before) * (1 - betas).sqrt() / (1 - signal),
+        clean_state=(1 / signal).sqrt(),
+        clean_noise=(1 / signal - 1).sqrt(),
+    )
+
+
+def _before(signal: Tensor) -> Tensor:
+    return torch.cat([torch.ones_like(signal[:1]), signal[:-1]])
 
 
 def kept_steps(respacing: str) -> list[int]:
@@ -246,11 +237,11 @@ def variational_bits(
         ``(R, M)`` float32.
     """
     signal, noise, width, lower, weight = row
-    above = (variance + 1) / 2 * width
+    above = (variance + 1) / 2 * width  # (R, M, C)
     divergence = (above - 1 + (-above).exp() * (1 + weight * error.square())) / 2
     shift = error * (noise / signal)  # clean minus predicted clean
     likelihood = _log_likelihood(clean, shift, (-(lower + above) / 2).exp())
-    return torch.where(first, -likelihood, divergence).mean(-1) / math.log(2)
+    return torch.where(first, -likelihood, divergence).mean(-1) / math.log(2)  # (R, M)
 
 
 def _log_likelihood(clean: Tensor, shift: Tensor, sharpness: Tensor) -> Tensor:
