@@ -60,13 +60,13 @@ class FixedCounts(Counts):
     """
 
     curve: Name = "cosine"
-    """Masked share against finished steps / steps, a name of ``unmask.curves``."""
+    """Masked share against the share of finished steps, a name of ``unmask.curves``."""
     pace: Literal["each_step", "overall"] = "each_step"
-    """"each_step" leaves at least one fewer than the step before (JAX, UnlockMGM, MAGE, MAR);
-    "overall" leaves at most M - 1 - t after step t (maskgit-pytorch), so that a flat stretch of
-    the curve may reveal nothing."""
+    """How steps are made to reveal something: "each_step" leaves at least one token fewer than the
+    step before (JAX, UnlockMGM, MAGE, MAR); "overall" leaves at most M - 1 - t after step t
+    (maskgit-pytorch), so that a flat stretch of the curve may reveal nothing."""
     least: Annotated[int, Between(0, 2**20)] = 0
-    """Smallest count: 1 in the JAX family, whose last step also counts one token as masked."""
+    """Smallest count of masked tokens: 1 in the JAX family, whose last step also counts one."""
     precision: Literal["float32", "float64"] = "float64"
     """Arithmetic of the curve: in float32, two thirds of a cosine on 256 tokens is 127, not 128."""
 
@@ -103,7 +103,8 @@ class AncestralCounts(Counts):
     """
 
     curve: Name = "exp"
-    """gamma, a name of ``unmask.curves.TIME_CURVES``; sampling may use another than training."""
+    """Mask function gamma, a name of ``unmask.curves.TIME_CURVES``; sampling may use another than
+    training."""
 
     def __post_init__(self) -> None:
         """Reject an unknown curve."""

@@ -36,31 +36,31 @@ REVEALED: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance(Ranged, path="guidance"):
-    """How strongly, away from what, and when."""
+    """How strongly predictions move away from a weak one, from which, and when."""
 
     scale: Annotated[float, Between(0, 1e6)] = 1.0
-    """s; 1 means none, larger trades diversity for fidelity."""
+    """Guidance scale s: 1 means none, larger trades diversity for fidelity."""
     weak: Weak = "null"
-    """The weak branch: "null" predicts without the class, "self" is self-guidance's second pass
-    (whose papers count from 0: their s is our 1 + s)."""
+    """Weak branch that guidance goes away from: "null" predicts without the class, "self" is
+    self-guidance's second pass (whose papers count from 0: their s is our 1 + s)."""
     self_scale: Annotated[float, Between(0, 1e6)] = 1.0
-    """With weak="null": scale of self-guidance besides; 1 means none."""
+    """Scale of self-guidance beside guidance by class (weak="null" only); 1 means none."""
     ramp: Literal[ByStep, ByShare] = "constant"
-    """How s rises from 1: with t/T ("steps", maskgit-pytorch's "linear"), with
+    """How the scale s rises from 1: with t/T ("steps", maskgit-pytorch's "linear"), with
     (1 - cos(pi (t/T)^power)) / 2, or with the share f of known tokens after the step: f, f^2, f^3,
     1 - exp(-5f), cos(pi/2 (1 - f))."""
     power: Annotated[float, Between(0, 1000)] = 1.0
     """Exponent of the "power-cosine" ramp."""
     interval: Annotated[tuple[float, float] | None, Between(0, 1)] = None
-    """Guide only where low < time left after the step <= high (eMIGM; time runs from 1 to 1e-5).
-    None always guides."""
+    """Low and high: guide only where low < time left after the step <= high (eMIGM; time runs from
+    1 to 1e-5). None always guides."""
     refresh: Annotated[int, Between(1, 2**20)] = 1
-    """Evaluate the weak branches once in so many steps, in the first of them that is guided; in the
-    others they stay as far from the strong one as they were (the condition cache of LazyMAR, arXiv
-    2503.12450)."""
+    """Steps that share one evaluation of the weak branches, in the first of them that is guided; in
+    the others they stay as far from the strong one as they were (the condition cache of LazyMAR,
+    arXiv 2503.12450). 1 evaluates in every step."""
 
     def __post_init__(self) -> None:
-        """Reject two scales for one branch, and an interval that is none."""
+        """Reject two scales for one branch, and an interval whose low end is not below the high."""
         super().__post_init__()
         if self.weak == "self" and self.self_scale != 1:
             raise InputError(

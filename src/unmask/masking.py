@@ -74,13 +74,14 @@ class TrainMasking(Masking):
     """
 
     curve: Name = "cosine"
-    """Masked share against u, a name of ``unmask.curves``."""
+    """Masked share against the uniform number u, a name of ``unmask.curves``."""
     shared: bool = False
-    """One ratio for a whole group instead of one an image."""
+    """Draw one mask ratio for a whole group instead of one an image."""
     rounding: Literal["up", "nearest"] = "nearest"
-    """Of ratio x tokens, half to even for "nearest"; always at least one token."""
+    """How ratio x tokens becomes a count: "up", or "nearest" with halves to even; always at least
+    one token."""
     least_ratio: Annotated[float, Between(0, 1)] = 0.0
-    """Smaller ratios are raised to this one."""
+    """Smallest mask ratio; what is drawn below it is raised to it."""
     group: GroupSize | None = None
     """Images whose hidden tokens are averaged together, and which have one ratio if that is shared;
     None means the whole batch. With 1 every image counts equally, however much it hides."""
@@ -118,13 +119,13 @@ class NormalMasking(Masking):
     """
 
     mean: Annotated[float, Between(-1000, 1000)]
-    """Of the normal distribution before it is cut."""
+    """Mean of the normal distribution of mask ratios before it is cut."""
     std: Annotated[float, Between(above=0, at_most=1000)] = 0.25
-    """Its standard deviation."""
+    """Standard deviation of the normal distribution of mask ratios before it is cut."""
     least: Annotated[float, Between(above=0, at_most=1)]
-    """Smallest ratio."""
+    """Smallest mask ratio, where the distribution is cut."""
     most: Annotated[float, Between(above=0, at_most=1)] = 1.0
-    """Largest ratio."""
+    """Largest mask ratio, where the distribution is cut."""
     drop: Literal["hidden", "least"] = "hidden"
     """What the encoder does not see: every hidden token, or ceil(least x tokens) of them."""
     group: GroupSize | None = None
@@ -132,7 +133,7 @@ class NormalMasking(Masking):
     whole batch. MAR and MAGE draw a ratio in each process, so for 32 or 64 images."""
 
     def __post_init__(self) -> None:
-        """Reject a range that is none."""
+        """Reject a smallest ratio above the largest."""
         super().__post_init__()
         if self.least > self.most:
             raise InputError(f"masking.least={self.least} must be at most masking.most={self.most}")
@@ -144,7 +145,12 @@ class NormalMasking(Masking):
         return self.mean + self.std * torch.special.ndtri(low + u * (high - low))
 
     def hide(self, ratio: Tensor, score: Tensor) -> Masks:
-        """Hide the positions of lowest score: a ratio ``()``, scores ``(B, L)``."""
+        """Hide the positions of lowest score.
+
+        Args:
+            ratio: ``()`` float64, the share to hide.
+            score: ``(B, L)``.
+        """
         batch, total = score.shape
         count = (ratio * total).ceil().long().clamp(1, total)
         dropped = count if self.drop == "hidden" else math.ceil(total * self.least)
@@ -170,13 +176,13 @@ class BernoulliMasking(Masking):
     """
 
     curve: Name = "exp"
-    """gamma, a name of ``unmask.curves.TIME_CURVES``."""
+    """Mask function gamma, a name of ``unmask.curves.TIME_CURVES``."""
     least_time: Annotated[float, Between(0, 1)] = 0.2
-    """Smaller t are raised to this one, if shared."""
+    """Smallest time t of a shared mask; what is drawn below it is raised to it."""
     shared: bool = True
-    """One mask for a group, as a dropping encoder needs; else each image has its own t."""
+    """Draw one mask for a group, as a dropping encoder needs; else each image has its own t."""
     weighted: bool = False
-    """Whether a token counts gamma'(p) / gamma(p) instead of 1."""
+    """Weigh a token's loss by gamma'(p) / gamma(p) instead of 1."""
     group: GroupSize | None = None
     """Images that have one mask if it is shared, and whose hidden tokens are averaged together;
     None means the whole batch. eMIGM draws a mask in each process, so for 32 or 64 images."""
@@ -187,12 +193,12 @@ class BernoulliMasking(Masking):
         time_curve(self.curve)
 
     def time(self, u: Tensor) -> Tensor:
-        """p of uniform numbers in [0, 1), any shape."""
+        """Probabilities' argument p of uniform numbers in [0, 1), any shape."""
         t = u.clamp(min=self.least_time) if self.shared else u
         return (1 - LEAST_TIME) * t + LEAST_TIME
 
     def weight(self, time: Tensor) -> Tensor:
-        """What a token's loss counts at p, any shape."""
+        """Weight of a token's loss at p, any shape."""
         return time_curve(self.curve).log_derivative(time) if self.weighted else torch.ones(())
 
     def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:

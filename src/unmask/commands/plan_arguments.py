@@ -19,13 +19,13 @@ class PlanArguments(Ranged):
     """A plan of the system's recipe, its default unless named, and changes to it."""
 
     plan: Name | None = None
-    """A plan of the system's recipe by name (unmask recipes NAME lists them) instead of its
-    default; the options below change it further."""
+    """Decoding plan of the system's recipe by name (unmask recipes NAME lists them), which other
+    options change further. None means the recipe's default plan."""
     fast: bool = False
     """Short for --plan fast: fewer steps or a quicker solver, at a cost that docs/compare.md
     states."""
     changes: Annotated[PlanChanges, tyro.conf.arg(name="")] = field(default_factory=PlanChanges)
-    """What to replace in it."""
+    """What to replace in the plan."""
 
     def of(self, pipeline: Pipeline) -> Plan:
         """The plan that is asked for.

@@ -36,22 +36,22 @@ class Arguments(Ranged):
     model: Annotated[Place, tyro.conf.Positional]
     """A model folder, a run, a shipped name such as fashion-maskgit, or a hub id."""
     classes: Annotated[tuple[Name, ...], Length(0, 10**6)] = ()
-    """Class names or numbers, or none for the null class; without this option, every class."""
+    """Classes by name or number, or the word none for the null class; empty means every class."""
     per_class: Annotated[int, Between(1, 10**6)] = 8
-    """Images of each class (of an unconditional model: images)."""
+    """Images of each class; of an unconditional model, images in all."""
     seed: Seed = 0
-    """Image k uses seed + k; the same seed gives the same image at any batch size, on a CPU to the
-    last bit."""
+    """Seed of the first image; image k uses seed + k. The same seed gives the same image at any
+    batch size, on a CPU to the last bit."""
     how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
-    """A plan of the system's recipe, its default unless named, and changes to it."""
+    """Plan of the system's recipe, its default unless named, and changes to it."""
     out: Path = Path("samples")
     """Folder for the results."""
     format: Format = "grid"
-    """A contact sheet; one PNG an image (class_<label>/<seed>.png); the same in one flat folder
-    (images/<number>.png), as torch-fidelity and pytorch-fid read; samples.npz as ADM's evaluator
-    reads; or the ids alone (tokens.npz: tokens, seeds, labels), which needs no tokenizer. The flat
-    folder and samples.npz take the classes in turn. Pixels v in [0, 1] become the bytes 255 v +
-    0.5, cut off."""
+    """What is written: "grid", a contact sheet; "png", a file an image (class_<label>/<seed>.png);
+    "folder", those in one flat folder (images/<number>.png), as torch-fidelity and pytorch-fid
+    read; "npz", samples.npz as ADM's evaluator reads; or "tokens", the ids alone (tokens.npz:
+    tokens, seeds, labels), which need no tokenizer. "folder" and "npz" take the classes in turn.
+    Pixels v in [0, 1] become the bytes 255 v + 0.5, cut off."""
     film: bool = False
     """Also write the unmasking of one image a class as film.png and film.gif."""
     batch_size: Annotated[int, Between(1, 2**16)] = 64

@@ -23,7 +23,7 @@ class CategoricalDraw(HeadDraw):
     of_codes: ClassVar[bool] = True
 
     temperature: Annotated[float, Between(1e-6, 1e6)] = 1.0
-    """Divides the logits; below 1 sharpens."""
+    """Temperature that divides the logits; below 1 sharpens the distribution of codes."""
     top_k: Annotated[int | None, Between(1, 2**24)] = None
     """Only the k likeliest codes, and ties with the k-th, can be drawn; None means all."""
 

@@ -47,13 +47,14 @@ class DiffusionDraw(HeadDraw):
     of_codes: ClassVar[bool] = False
 
     solver: Solver = "ddpm"
-    """"ddpm" adds fresh noise in every step (MAR); "ddim" none; "dpm-solver" takes few and better
-    steps without (eMIGM)."""
+    """Sampler inside the diffusion head: "ddpm" adds fresh noise in every step (MAR), "ddim" none,
+    "dpm-solver" takes fewer and better steps without (eMIGM)."""
     respacing: Annotated[str, Length(0, 255)] = "ddim25"
-    """Which of the 1000 steps are taken: "" for all, "ddimN", "N" or "a,b,c" (see
-    :func:`unmask.nn.gaussian.kept_steps`); for dpm-solver the number of evaluations, as "14"."""
+    """Which of the 1000 diffusion steps are taken: empty for all, "ddim25" for 25 at a whole
+    stride, "100" for 100 spread evenly, "10,15,20" by section; for dpm-solver the number of network
+    evaluations, such as "14"."""
     temperature: Annotated[float, Between(0, 1e6)] = 1.0
-    """Multiplies the fresh noise of ddpm; below 1 trades diversity for fidelity."""
+    """Factor of the fresh noise of ddpm; below 1 trades diversity for fidelity."""
 
     def __post_init__(self) -> None:
         """Reject steps that do not exist and a temperature that nothing would read."""
@@ -98,7 +99,7 @@ class ModulatedBlock(Recomputable):
 
     def forward(self, h: Tensor, active: Tensor) -> Tensor:
         """``(..., w)``, given the condition after its SiLU; the two may broadcast."""
-        shift, scale, gate = self.modulation(active).chunk(3, dim=-1)
+        shift, scale, gate = self.modulation(active).chunk(3, dim=-1)  # (..., w) each
         u = torch.addcmul(shift, self.norm(h), 1 + scale)
         return torch.addcmul(h, gate, self.second(F.silu(self.first(u))))
 
@@ -167,16 +168,16 @@ class DiffusionHead(nn.Module):
             log variance.
         """
         active = F.silu(y)
-        h = self.input(x)
+        h = self.input(x)  # (..., w)
         for block in self.blocks:
             h = block(h, active)
-        shift, scale = self.modulation(active).chunk(2, dim=-1)
+        shift, scale = self.modulation(active).chunk(2, dim=-1)  # (..., w) each
         h = torch.addcmul(shift, self.norm(h), 1 + scale)
         return F.linear(h, self.out.weight[:outputs], self.out.bias[:outputs]).float()
 
     def forward(self, x: Tensor, times: Tensor, features: Tensor) -> Tensor:
         """``(..., C)`` at ``(...)`` times given ``(..., D)``: ``(..., 2 C)`` float32."""
-        y = self.embed_times(times) + self.condition(features)
+        y = self.embed_times(times) + self.condition(features)  # (..., w)
         return self.predict(x, y, outputs=2 * self.channels)
 
     def loss(self, features: Tensor, targets: Tensor, *, times: Tensor, noise: Tensor) -> Tensor:

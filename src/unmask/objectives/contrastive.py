@@ -71,7 +71,7 @@ class ContrastiveObjective(MaskedObjective):
         options: see :class:`Contrastive`.
         generator: initial weights of the two layers.
         batch_size: images of the whole batch. A micro-batch counts by its share of them.
-        label_smoothing: see :class:`MaskedObjective`.
+        label_smoothing: share of the target spread over all codes, in [0, 1).
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ContrastiveObjective(MaskedObjective):
                 nn.init.zeros_(layer.bias)
 
     def losses(self, model: MaskedModel, located: LocatedBatch) -> dict[str, Tensor]:
-        """See :meth:`MaskedObjective.losses`; rows i and b + i of 2 b are views of one image."""
+        """ "loss", "masked" and "contrast"; rows i and b + i of 2 b are views of one image."""
         examples, trunk = located.batch, model.trunk
         assert isinstance(trunk, EncoderDecoder)
         canvas = Canvas(examples.tokens, examples.masked, examples.kept)
@@ -117,9 +117,9 @@ class ContrastiveObjective(MaskedObjective):
         gradients of all processes add up to that of the whole, and so do the shares.
         """
         features = F.normalize(self.project(encoded.mean(1)).float(), dim=-1)  # (2 b, E)
-        first, second = map(of_all_processes, features.chunk(2))
+        first, second = map(of_all_processes, features.chunk(2))  # (B, E) of all processes
         options = self.options
         loss = info_nce(first, second, options.temperature, negatives=options.negatives)
         loss = loss * options.weight * len(first) / self.batch_size
-        share = len(features) / (len(first) + len(second))
-        return loss - loss.detach() * (1 - share)
+        others = 1 - len(features) / (len(first) + len(second))  # share of the other processes
+        return loss - others * loss.detach()  # its value is this process's share, its gradient all

@@ -27,11 +27,11 @@ class LocatedBatch(NamedTuple):
     where: Tensor
     """``(M,)`` int64, positions of the masked tokens in the flattened ``(B, L)``, ascending."""
     read: Tensor | None
-    """``(B, M / B)`` int64, the same by row; None where rows hide unequally many."""
+    """``(B, M / B)`` int64, those positions by row; None where rows hide unequally many."""
     times: Tensor | None = None
     """``(R, M)`` int64, diffusion steps, for heads that diffuse."""
     noise: Tensor | None = None
-    """``(R, M, C)`` standard normal, likewise."""
+    """``(R, M, C)`` standard normal, for heads that diffuse."""
 
 
 def locate(
@@ -72,10 +72,10 @@ class MaskedObjective(nn.Module):
         return self.losses(cast(MaskedModel, self.averaged), located)
 
     def losses(self, model: MaskedModel, located: LocatedBatch) -> dict[str, Tensor]:
-        """The same of a located batch."""
+        """The loss of a batch whose masked positions are known."""
         examples = located.batch
         canvas = Canvas(examples.tokens, examples.masked, examples.kept)
-        hidden = model.hidden(canvas, examples.class_labels, located.read)
+        hidden = model.hidden(canvas, examples.class_labels, located.read)  # (B, N, D)
         return {"loss": self.weigh(model, hidden, located)}
 
     def weigh(self, model: MaskedModel, hidden: Hidden, located: LocatedBatch) -> Tensor:
@@ -85,13 +85,14 @@ class MaskedObjective(nn.Module):
         if located.read is None:
             features = features.index_select(0, where)  # (M, D)
         targets = examples.tokens.flatten(0, 1).index_select(0, where)  # (M,) or (M, C)
-        weight = examples.weight.expand(len(examples.masked))[where // examples.masked.shape[1]]
+        rows, length = examples.masked.shape
+        weight = examples.weight.expand(rows)[where // length]  # (M,)
         return (self._losses(model, features, targets, located) * weight).sum()
 
     def _losses(
         self, model: MaskedModel, features: Tensor, targets: Tensor, located: LocatedBatch
     ) -> Tensor:
-        """``(M,)`` float32."""
+        """``(M,)`` float32 losses of ``(M, D)`` features."""
         times, noise = located.times, located.noise
         if isinstance(model.head, DiffusionHead):
             assert times is not None, "a head that diffuses needs times"

@@ -114,7 +114,7 @@ class SubstitutionObjective(nn.Module):
         return ids.flatten().index_select(0, batch.where)
 
     def losses(self, batch: SubstitutionBatch, codes: Tensor) -> dict[str, Tensor]:
-        """The loss of given replacements, ``(M,)`` int64; see :meth:`forward`."""
+        """The loss of given replacements, ``(M,)`` int64 codes, and its terms."""
         canvas, labels = self.corrupt(batch, codes), batch.batch.class_labels
         with torch.no_grad():
             hidden = self.model.hidden(canvas, labels)

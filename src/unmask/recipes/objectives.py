@@ -19,19 +19,19 @@ class Contrastive(Ranged, path="contrastive"):
     """How views are told apart."""
 
     weight: Annotated[float, Between(0, 1e6)] = 0.1
-    """lambda, beside the masked loss of both views (paper)."""
+    """Weight lambda of the contrastive loss, beside the masked loss of both views (paper)."""
     temperature: Annotated[float, Between(1e-6, 1e6)] = 0.2
-    """tau; from memory of the paper, to be checked."""
+    """Temperature tau of InfoNCE; from memory of the paper, to be checked."""
     hidden: Width = 2048
-    """Width between the two layers, which the paper leaves open; GELU, no norm."""
+    """Width between the two layers of the projection (GELU, no norm); the paper leaves it open."""
     outputs: Width = 256
-    """Width of the compared vectors, likewise."""
+    """Width of the compared vectors; the paper leaves it open."""
     pool: Literal["image", "all"] = "image"
-    """Whether the mean is over the image positions that the encoder sees, masks among them, or
-    over the class slot too; likewise."""
+    """Positions of the encoder that are averaged: those of the image, masks among them, or "all"
+    with the class slot; the paper leaves it open."""
     negatives: Literal["other", "both"] = "other"
-    """Whether an image is compared with the other view of all images, or with all views but itself
-    (SimCLR); likewise."""
+    """What an image is compared with: the "other" view of all images, or "both" views of all but
+    itself (SimCLR); the paper leaves it open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,23 +39,25 @@ class Substitution(Ranged, path="substitution"):
     """Which tokens are replaced, by what, and how the adapter learns from it."""
 
     rate: Annotated[float, Between(above=0, at_most=1)] = 0.3
-    """Share of an image's visible tokens that is replaced, half to even; at least one token."""
+    """Share of an image's visible tokens that is replaced, rounded half to even; at least one."""
     dynamic: bool = False
-    """Draw the share for each image, uniformly from 0 to twice the rate."""
+    """Draw the replaced share for each image, uniformly from 0 to twice the rate."""
     proposal: Literal["softmax", "double-softmax"] = "softmax"
     """What replaces a token: a code that the network finds likely there when it sees nothing but
     the class. "double-softmax" takes the softmax of its probabilities as if they were logits, which
     is close to any code at all; UnlockMGM's models were trained so."""
     fully_masked: Literal["skip", "mask"] = "skip"
-    """An image that shows nothing teaches nothing; or, as UnlockMGM has it, one of its masks is
-    replaced and the mask is to be named, for which the head needs an output."""
+    """What becomes of images that show no token: "skip" learns nothing from them; "mask", as in
+    UnlockMGM, replaces one of their masks, which is to be named, so the head needs an output for
+    it."""
     variational: Annotated[float, Between(0, 1e6)] = 0.1
-    """Weight of the squared error by which the way down fails to invert the blocks; 0 for none."""
+    """Weight of the variational term, the squared error by which the adapter's way down fails to
+    invert the blocks; 0 for none."""
     base_dropout: bool = True
     """Whether the frozen network's dropout is active, as in UnlockMGM."""
 
     def __post_init__(self) -> None:
-        """Reject numbers out of range."""
+        """Reject a rate that drawing up to twice of it would take beyond 1."""
         super().__post_init__()
         if self.dynamic and self.rate > 0.5:
             raise InputError(
@@ -82,12 +84,12 @@ class Substitution(Ranged, path="substitution"):
         Args:
             masked: ``(B, L)`` bool.
             score: ``(B, L)`` uniform in [0, 1); the lowest of visible tokens are replaced.
-            u: as of :meth:`counts`.
+            u: ``(B,)`` float32 in [0, 1); read only if ``dynamic``.
 
         Returns:
             ``(B, L)`` bool.
         """
-        visible = (~masked).sum(1)
+        visible = (~masked).sum(1)  # (B,)
         counts = self.counts(visible, u)
         if self.fully_masked == "skip":
             counts = torch.minimum(counts, visible)
