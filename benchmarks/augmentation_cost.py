@@ -1,6 +1,6 @@
 """What random augmentation and mixing add to a fine-tuning step.
 
-    python benchmarks/augmentation_cost.py [--images 16] [--threads 1] [--device cpu]
+    python benchmarks/augmentation_cost.py [--images 16] [--threads 1] [--device cpu] [--report DIR]
 
 A ViT-B with MAGE's tokenizer, at random weights, takes fine-tuning steps on 256x256 crops of random
 pictures. Augmentation is what RandAugment adds to crop and flip, on one core; mixing what it adds
@@ -9,16 +9,13 @@ to the step. Limit: 10% of the step together, though a loader's workers hide the
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from common import parsed, parser, publish, seconds
 from PIL import Image
-from report import write_report
 
 from unmask.data.augment import Augment
 from unmask.draws import keyed_generator
@@ -39,16 +36,11 @@ from unmask.train.optim import adamw
 LIMIT, CLASSES = 0.10, 1000
 
 
-def seconds(call: Callable[[int], object], device: torch.device, repeats: int) -> float:
+def median_seconds(call: Callable[[int], object], device: torch.device, repeats: int) -> float:
     """Median time of a call, after one that is not counted."""
-    taken = []
-    for index in range(repeats + 1):
-        begun = time.perf_counter()
-        call(index)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - begun)
-    return statistics.median(taken[1:])
+    return statistics.median(
+        [seconds(lambda k=k: call(k), device) for k in range(repeats + 1)][1:]  # type: ignore[misc]
+    )
 
 
 def picture() -> Image.Image:
@@ -59,18 +51,17 @@ def picture() -> Image.Image:
 
 def main() -> None:
     """Measure, print and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "reports")
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--images", type=int, default=16)
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--device", default="cpu")
+    options = parsed(words)
     torch.set_num_threads(options.threads)
     device, count, image = torch.device(options.device), options.images, picture()
     crops = Augment(size=256, crop="resized", flip=True, operations=0)
     changed = Augment(size=256, crop="resized", flip=True)
     plain, varied = (
-        seconds(lambda k, t=t: t(image, keyed_generator(k)), torch.device("cpu"), 400)
+        median_seconds(lambda k, t=t: t(image, keyed_generator(k)), torch.device("cpu"), 400)
         for t in (crops, changed)
     )
     encoder = Encoder(EncoderSizes())
@@ -98,7 +89,7 @@ def main() -> None:
         _, share = mix(to_float(pixels), type(plan)(*(part.to(device) for part in plan)))
         mix_targets(soft_targets(labels, CLASSES), share)
 
-    whole, mixed = seconds(step, device, 3), seconds(mixing, device, 50)
+    whole, mixed = median_seconds(step, device, 3), median_seconds(mixing, device, 50)
     shares = [(varied - plain) * count / whole, mixed / whole]
     rows = [
         ["crop and flip", 1000 * plain * count, ""],
@@ -112,8 +103,7 @@ def main() -> None:
         f"RandAugment runs on one core, in a loader's workers. {verdict} the limit of {LIMIT:.0%}."
     )
     header = ["", "ms a step", "share of the step"]
-    print(write_report(options.out, "augmentation_cost", rows=rows, header=header, note=note))
-    print(*rows, note, sep="\n")
+    publish(options, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,28 @@ hidden behind the encoder, hashing, writing. Limit: the encoder has at least 90%
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import parsed, parser, publish, seconds
 from PIL import Image
-from report import hardware_line, markdown_table, versions_line, write_report
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.draws import keyed_generator
+from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
 from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
 
 LIMIT = 0.9
+MADE: dict[str, Callable[[], ImageTokenizer]] = {
+    "kl16": lambda: KLVAETokenizer(KLVAE()),
+    "maskgit-vqgan": lambda: MaskGITVQGANTokenizer(MaskGITVQGAN()),
+}
 
 
 def write_photographs(folder: Path, count: int) -> Path:
@@ -53,35 +57,24 @@ class Stopwatch:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Call and time it, the device idle before and after."""
-        wait = torch.cuda.synchronize if images.is_cuda else lambda: None
-        wait()
-        start = time.perf_counter()
-        out = self.call(images)
-        wait()
-        self.seconds += time.perf_counter() - start
+        made: list[Tensor] = []
+        self.seconds += seconds(lambda: made.append(self.call(images)), images.device)
         self.calls += 1
-        return out
+        return made[0]
 
 
 def main() -> None:
     """Write images, cache them, print the share."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tokenizer", choices=("kl16", "maskgit-vqgan"), default="kl16")
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    args = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--images", type=int, default=64)
+    words.add_argument("--batch-size", type=int, default=16)
+    words.add_argument("--device", default="cpu")
+    words.add_argument("--tokenizer", choices=MADE, default="kl16")
+    args = parsed(words)
     device = torch.device(args.device)
-    tokenizer: KLVAETokenizer | MaskGITVQGANTokenizer
-    if args.tokenizer == "kl16":
-        tokenizer = KLVAETokenizer(KLVAE()).to(device).eval()
-        watch = Stopwatch(tokenizer.moments)
-        tokenizer.moments = watch  # type: ignore[method-assign]
-    else:
-        tokenizer = MaskGITVQGANTokenizer(MaskGITVQGAN()).to(device).eval()
-        watch = Stopwatch(tokenizer.encode)
-        tokenizer.encode = watch  # type: ignore[method-assign]
+    tokenizer = MADE[args.tokenizer]().to(device).eval()
+    watch = Stopwatch(tokenizer.encode)
+    tokenizer.encode = watch  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as name:
         folder = write_photographs(Path(name) / "images", args.images)
         source = open_source(folder, split="all")
@@ -95,15 +88,13 @@ def main() -> None:
     verdict = "kept" if share >= LIMIT else "MISSED"
     limit = f"{LIMIT:.0%} {verdict}"
     rows = [[args.tokenizer, args.images, wall, watch.seconds, share, views / wall, limit]]
-    print(hardware_line(), versions_line(), markdown_table(header, rows), sep="\n")
-    if args.report:
-        note = (
-            f"JPEG files of 500 x 375 pixels, cached at 256 x 256 in two views, {args.batch_size} "
-            f"images a batch, {watch.calls} calls of the encoder on {args.device}, random weights "
-            "of the published size. The wall time is the whole call of build_cache, the hash of "
-            "the weights and the fsync of every file included."
-        )
-        print(write_report(args.report, "cache_build", rows=rows, header=header, note=note))
+    note = (
+        f"JPEG files of 500 x 375 pixels, cached at 256 x 256 in two views, {args.batch_size} "
+        f"images a batch, {watch.calls} calls of the encoder on {args.device}, random weights "
+        "of the published size. The wall time is the whole call of build_cache, the hash of "
+        "the weights and the fsync of every file included."
+    )
+    publish(args, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

@@ -18,30 +18,29 @@ import time
 from pathlib import Path
 
 import torch
-from read_codes import RandomImages, RandomTokenizer
-from read_moments import RandomMoments
-from report import hardware_line, markdown_table, write_report
+from common import parsed, parser, publish
+from random_caches import RandomImages, RandomMoments, RandomTokenizer
 from torch import Tensor
+from unmask.data.verified import LIST
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import verify
 
 IMAGES, SIDE, PAUSE = 240, 8, 0.05
 LAYOUT = CacheLayout(image_size=SIDE, shard_size=4, batch_size=2)
-KINDS = {"codes": (RandomTokenizer, "encode"), "moments": (RandomMoments, "moments")}
+KINDS = {"codes": RandomTokenizer, "moments": RandomMoments}
 
 
 def build(kind: str, out: Path, pause: float = 0.0) -> None:
     """Build one; ``pause`` seconds a batch, so that kills find it in every place."""
-    made, name = KINDS[kind]
-    tokenizer = made()
-    encode = getattr(tokenizer, name)
+    tokenizer = KINDS[kind]()
+    encode = tokenizer.encode
 
     def slowly(images: Tensor) -> Tensor:
         time.sleep(pause)
         return encode(images)
 
-    setattr(tokenizer, name, slowly)
+    tokenizer.encode = slowly  # type: ignore[method-assign]
     print("building", flush=True)
     build_cache(tokenizer, RandomImages(IMAGES, SIDE), out=out, layout=LAYOUT, progress=False)
 
@@ -63,14 +62,18 @@ def killed_build(kind: str, out: Path, kills: int) -> list[int]:
     return left
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the list of those that were found whole, which holds their times."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != LIST}
+
+
 def main() -> None:
     """Kill, compare, print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=10, help="of each kind")
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    parser.add_argument("--build", choices=KINDS, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--kills", type=int, default=10, help="of each kind")
+    words.add_argument("--build", choices=KINDS, help=argparse.SUPPRESS)
+    words.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parsed(words)
     torch.set_num_threads(1)
     if args.build:
         build(args.build, args.out, PAUSE)
@@ -81,20 +84,18 @@ def main() -> None:
             killed, whole = Path(name) / "killed", Path(name) / "whole"
             left = killed_build(kind, killed, args.kills)
             build(kind, whole)
-            files = {file.name: file.read_bytes() for file in whole.iterdir()}
-            same = {file.name: file.read_bytes() for file in killed.iterdir()} == files
-            assert same, f"the cache of {kind} differs"
+            files = contents(whole)
+            assert contents(killed) == files, f"the cache of {kind} differs"
             assert not verify(killed)
             rows.append([kind, args.kills, str(left), len(files), "all bytes equal"])
     header = ["cache", "kills", "files after each", "files of an undisturbed build", "result"]
-    print(hardware_line(), markdown_table(header, rows), sep="\n")
-    if args.report:
-        note = (
-            f"{IMAGES} images in shards of {LAYOUT.shard_size}. Each build runs in a process of "
-            f"its own and is killed by SIGKILL within {IMAGES / 2 * PAUSE / args.kills:.2g} s of "
-            "its start, at random; the last is let end. All files of the folder are compared."
-        )
-        print(write_report(args.report, "cache_kills", rows=rows, header=header, note=note))
+    note = (
+        f"{IMAGES} images in shards of {LAYOUT.shard_size}. Each build runs in a process of "
+        f"its own and is killed by SIGKILL within {IMAGES / 2 * PAUSE / args.kills:.2g} s of "
+        "its start, at random; the last is let end. All files are compared but the list of "
+        "those that were found whole, which holds their times."
+    )
+    publish(args, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,13 @@ address space beyond it.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
-from report import markdown_table, write_report
+from common import answer_row, parsed, parser, publish
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "toys"), str(TESTS / "walks")]  # where the walk is
@@ -26,13 +24,6 @@ from damaged_files import KINDS, Attempt, calls, warm  # noqa: E402
 from forked import FAILED, MEMORY, REFUSED, SECONDS, SLOW, STARTED, Answer, answers  # noqa: E402
 
 ANSWERS = (STARTED, REFUSED, FAILED, SLOW)
-
-
-def row(name: str, found: list[Answer]) -> list[object]:
-    """A kind of file, and how its attempts were answered."""
-    counted = Counter(answer.kind for answer in found)
-    longest = max((answer.seconds for answer in found), default=0.0)
-    return [name, len(found), *(counted[kind] for kind in ANSWERS), round(longest, 1)]
 
 
 def note(bad: list[tuple[Attempt, Answer]], minutes: float) -> str:
@@ -56,27 +47,24 @@ def note(bad: list[tuple[Attempt, Answer]], minutes: float) -> str:
 
 def main() -> None:
     """Walk, print the table, write the report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    parser.add_argument("--most", type=int, help="damages a command; all without it")
-    parser.add_argument("kinds", nargs="*", choices=[[], *KINDS], help="all without it")
-    args = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--most", type=int, help="damages a command; all without it")
+    words.add_argument("kinds", nargs="*", choices=[[], *KINDS], help="all without it")
+    args = parsed(words)
     warm()
     began, rows, every = time.monotonic(), [], []
     bad: list[tuple[Attempt, Answer]] = []
     for name in args.kinds or KINDS:
         with tempfile.TemporaryDirectory() as whole:
             found = list(answers(calls(name, Path(whole), args.most), workers=os.cpu_count() or 1))
-        rows.append(row(name, [answer for _, answer in found]))
+        rows.append(answer_row(name, [answer for _, answer in found], ANSWERS))
         every += [answer for _, answer in found]
         bad += [(attempt, a) for attempt, a in found if a.kind in (FAILED, SLOW)]
         print(*rows[-1], flush=True)
-    rows.append(row("all", every))
+    rows.append(answer_row("all", every, ANSWERS))
     header = ["file", "tried", *ANSWERS, "longest [s]"]
     told = note(bad, (time.monotonic() - began) / 60)
-    print(markdown_table(header, rows), told, sep="\n\n")
-    if args.report:
-        print(write_report(args.report, "damaged_data", rows=rows, header=header, note=told))
+    publish(args, rows, header=header, note=told)
 
 
 if __name__ == "__main__":

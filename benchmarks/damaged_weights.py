@@ -8,14 +8,12 @@ of the changed settings.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
-from report import markdown_table, write_report
+from common import answer_row, parsed, parser, publish
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "toys"), str(TESTS / "walks")]  # where the toys and the walk are
@@ -31,9 +29,7 @@ def table(found: list[Attempt]) -> list[list[object]]:
     rows: list[list[object]] = []
     for kind in [*KINDS, "all"]:
         of_it = [a.answer for a in found if kind in (a.kind, "all")]
-        counted = Counter(answer.kind for answer in of_it)
-        longest = max((answer.seconds for answer in of_it), default=0.0)
-        rows.append([kind, len(of_it), *(counted[a] for a in ANSWERS), round(longest, 1)])
+        rows.append(answer_row(kind, of_it, ANSWERS))
     return rows
 
 
@@ -57,10 +53,9 @@ def note(found: list[Attempt], minutes: float, *, ran: bool) -> str:
 
 def main() -> None:
     """Walk, print the table, write the report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--most", type=int, default=30, help="changed settings a kind of file")
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    args = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--most", type=int, default=30, help="changed settings a kind of file")
+    args = parsed(words)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         build(root)
@@ -71,13 +66,7 @@ def main() -> None:
         ran = (root / RAN).exists()
     header = ["file", "tried", *ANSWERS, "longest [s]"]
     said = note(found, minutes, ran=ran)
-    print(markdown_table(header, table(found)))
-    print(said)
-    if args.report:
-        written = write_report(
-            args.report, "damaged_weights", rows=table(found), header=header, note=said
-        )
-        print(written)
+    publish(args, table(found), header=header, note=said)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,11 @@ tensor operations counted by the profiler.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from report import markdown_table, write_report
+from common import paired, parsed, parser, publish
 
 from unmask.decode import Plan, blank_canvas, decode
 from unmask.draws import Draws, keyed_generator
@@ -52,13 +48,6 @@ def full_decode(model: MaskedModel, labels: torch.Tensor, plan: Plan) -> None:
         pass
 
 
-def seconds(call: Callable[[], None]) -> float:
-    """Wall time of one call."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def operations(call: Callable[[], None]) -> int:
     """Tensor operations that one call dispatches, those inside others not counted."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -70,12 +59,11 @@ def operations(call: Callable[[], None]) -> int:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="fashion-maskgit")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--recipe", default="fashion-maskgit")
+    words.add_argument("--batch-size", type=int, default=64)
+    words.add_argument("--rounds", type=int, default=11)
+    options = parsed(words)
     recipe = get(options.recipe)
     model = recipe.network.build()
     initialize(model, keyed_generator("benchmark"))
@@ -84,9 +72,7 @@ def main() -> None:
     full = lambda: full_decode(model, labels, recipe.plan)  # noqa: E731
     bare = lambda: bare_calls(model, labels, recipe.plan)  # noqa: E731
     full(), bare()
-    pairs = [(seconds(full), seconds(bare)) for _ in range(options.rounds)]
-    ratio = statistics.median(a / b for a, b in pairs)
-    full_time, bare_time = (statistics.median(side) for side in zip(*pairs, strict=True))
+    full_time, bare_time, ratio = paired(full, bare, rounds=options.rounds)
     rows = [
         ("decode loop", f"{full_time * 1e3:.1f}", str(operations(full))),
         ("bare network calls", f"{bare_time * 1e3:.1f}", str(operations(bare))),
@@ -97,9 +83,7 @@ def main() -> None:
         f"{recipe.plan.guidance.scale}; median of {options.rounds} paired time ratios: "
         f"{ratio:.3f} (limit {LIMIT})."
     )
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "decode_overhead", rows=rows, header=header, note=note)
+    publish(options, rows, header=header, note=note)
     sys.exit(ratio > LIMIT)
 
 

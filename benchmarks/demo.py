@@ -8,10 +8,9 @@ Runs what `make demo` runs, into a new folder. Limits: 8 minutes after installat
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from report import markdown_table, write_report
+from common import parsed, parser, publish
 
 from unmask.demo import run_demo
 from unmask.report import write_report as write_page
@@ -19,18 +18,15 @@ from unmask.report import write_report as write_page
 
 def main() -> None:
     """Run the demo and write what it cost."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--out", type=Path, required=True)
+    options = parsed(words)
     result = run_demo(options.out)
     write_page(result, options.out / "report.html")
     header = ["stage", "seconds", "peak GB so far"]
     rows = [[s.name, f"{s.seconds:.0f}", f"{s.peak_gb:.2f}"] for s in result.stages]
     note = f"```text\n{result.scores.table()}\n\n{result.line()}\n```"
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "demo", rows=rows, header=header, note=note)
+    publish(options, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

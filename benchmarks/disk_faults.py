@@ -9,7 +9,6 @@ long ones; and on a real full disk, where one can be mounted. See ``tests/walks/
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from report import hardware_line, markdown_table, write_report
+from common import parsed, parser, publish
 
 WALKS = Path(__file__).parents[1] / "tests" / "walks"
 HEADER = ["command", "calls", "tried", "answered", "of them real full disks"]
@@ -42,9 +41,8 @@ def walked(commands: list[str], place: Path, library: Path) -> list[dict]:
 
 def main() -> None:
     """Walk, print the table, and say what went wrong."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    args = parser.parse_args()
+    words = parser(__doc__)
+    args = parsed(words)
     sys.path.append(str(WALKS))
     from test_disk_faults import SHARES, build
 
@@ -60,21 +58,18 @@ def main() -> None:
     rows = [[outcome[column] for column in columns] for outcome in outcomes]
     sums = [sum(row[k] for row in rows) for k in range(1, len(columns))]
     rows.append(["all", *sums])
-    print(hardware_line())
-    print(markdown_table(HEADER, rows))
     for outcome in outcomes:
         for wrong in outcome["wrong"]:
             print(f"{outcome['command']}: {wrong}")
-    if args.report:
-        note = (
-            f"{time.monotonic() - start:.0f} s in {len(SHARES)} processes side by side, beside "
-            "other work on the machine, so the processor's seconds tell more. A fault is answered "
-            "if right after it every result is the older or the new one, a full disk has ended "
-            "the command with status 2 and one line that names the path and the reason, nothing "
-            "half is left, and the next start ends as an undisturbed run: equal files, except "
-            "logs, whose times are left out, and training states, which are only counted."
-        )
-        print(write_report(args.report, "disk_faults", rows=rows, header=HEADER, note=note))
+    note = (
+        f"{time.monotonic() - start:.0f} s in {len(SHARES)} processes side by side, beside "
+        "other work on the machine, so the processor's seconds tell more. A fault is answered "
+        "if right after it every result is the older or the new one, a full disk has ended "
+        "the command with status 2 and one line that names the path and the reason, nothing "
+        "half is left, and the next start ends as an undisturbed run: equal files, except "
+        "logs, whose times are left out, and training states, which are only counted."
+    )
+    publish(args, rows, header=HEADER, note=note)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ published evaluators compute it; singular ones of rank 100 that commute with a c
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import scipy.linalg
 import torch
-from report import markdown_table, write_report
+from common import parsed, parser, publish
 from torch import Tensor
 
 from unmask.draws import keyed_generator
@@ -67,10 +65,9 @@ def singular(width: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--width", type=int, default=2048)
+    options = parsed(words)
     one, other = gaussian("one", options.width), gaussian("other", options.width)
     found, seconds = timed(one, other)
     root, root_seconds = by_sqrtm(one, other)
@@ -81,10 +78,8 @@ def main() -> None:
         [f"rank {RANK}", "closed form", thin, thin_seconds, "-", thin / closed - 1],
     ]
     header = ["covariances", "against", "distance", "s", "s of the other", "relative difference"]
-    print(markdown_table(header, rows))
-    if options.report:
-        note = f"{options.width} features. Distances in float64; {torch.get_num_threads()} threads."
-        write_report(options.report, "frechet", rows=rows, header=header, note=note)
+    note = f"{options.width} features. Distances in float64; {torch.get_num_threads()} threads."
+    publish(options, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

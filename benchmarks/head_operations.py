@@ -9,15 +9,11 @@ as in training; a draw embeds the condition and all times once.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
-from report import markdown_table, write_report
-from torch.utils._python_dispatch import TorchDispatchMode
+from common import operations, parsed, parser, publish
 
 from unmask.draws import Draws, keyed_generator
 from unmask.nn.diffusion import DiffusionDraw, DiffusionHead
@@ -27,29 +23,7 @@ LIMIT = 1.10
 EVALUATIONS = 14  # of DPM-Solver, as published for 64 and 128 steps
 
 
-class Counter(TorchDispatchMode):
-    """Counts operations that compute or copy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Count and go on."""
-        self.count += not (func.is_view or "_unsafe_view" in func.name())
-        return func(*args, **(kwargs or {}))
-
-
 @torch.no_grad()
-def operations(call: Callable[[], object]) -> int:
-    """Operations that one call dispatches."""
-    with Counter() as counter:
-        call()
-    return counter.count
-
-
 def measure(depth: int, guided: bool) -> tuple[int, float, int]:
     """Operations of the network, of one ancestral step, and of a draw by DPM-Solver."""
     head = DiffusionHead(16, 32, width=32, depth=depth)
@@ -71,10 +45,9 @@ def measure(depth: int, guided: bool) -> tuple[int, float, int]:
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depth", type=int, nargs="+", default=[3, 6, 8, 12])
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--depth", type=int, nargs="+", default=[3, 6, 8, 12])
+    options = parsed(words)
     rows: list[tuple[object, ...]] = []
     for depth in options.depth:
         for guided in (False, True):
@@ -88,9 +61,7 @@ def main() -> None:
         "guided ancestral step for 88 of its network (6 blocks), and 3,280 a guided draw of 8 "
         f"evaluations for 696 of its network. Limit of both ratios: {LIMIT}."
     )
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "head_operations", rows=rows, header=header, note=note)
+    publish(options, rows, header=header, note=note)
     sys.exit(any(max(row[-2:]) > LIMIT for row in rows))  # type: ignore[type-var]
 
 

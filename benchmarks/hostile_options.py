@@ -9,14 +9,12 @@ space beyond it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
-from report import markdown_table, write_report
+from common import answer_row, parsed, parser, publish
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "toys"), str(TESTS / "walks")]  # where the toys and the walk are
@@ -33,11 +31,9 @@ def table(found: list[tuple[Trial, Answer]]) -> list[list[object]]:
     rows: list[list[object]] = []
     for command in [*dict.fromkeys(trial.command for trial, _ in found), "all"]:
         of_it = [(trial, a) for trial, a in found if command in (trial.command, "all")]
-        counted = Counter(answer.kind for _, answer in of_it)
         options = {(trial.command, trial.option) for trial, _ in of_it}
-        longest = max(answer.seconds for _, answer in of_it)
-        kinds = [counted[kind] for kind in KINDS]
-        rows.append([command, len(options), len(of_it), *kinds, round(longest, 1)])
+        name, *figures = answer_row(command, [answer for _, answer in of_it], KINDS)
+        rows.append([name, len(options), *figures])
     return rows
 
 
@@ -62,10 +58,9 @@ def note(found: list[tuple[Trial, Answer]], minutes: float) -> str:
 
 def main() -> None:
     """Walk, print the table, write the report."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workers", type=int, help="children at a time; one a core unless given")
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    args = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--workers", type=int, help="children at a time; one a core unless given")
+    args = parsed(words)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_place(root)
@@ -74,15 +69,7 @@ def main() -> None:
         found = list(walk(list(trials(root)), root, workers=args.workers))
         minutes = (time.monotonic() - began) / 60
     header = ["command", "options", "tried", *KINDS, "longest [s]"]
-    print(markdown_table(header, table(found)))
-    print(note(found, minutes))
-    if args.report:
-        rows = table(found)
-        print(
-            write_report(
-                args.report, "hostile_options", rows=rows, header=header, note=note(found, minutes)
-            )
-        )
+    publish(args, table(found), header=header, note=note(found, minutes))
 
 
 if __name__ == "__main__":

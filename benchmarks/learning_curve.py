@@ -10,13 +10,12 @@ classifier. With a constant learning rate a checkpoint at step k is what a run o
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from report import markdown_table, write_report
+from common import parsed, parser, publish
 
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.scores import class_accuracy
@@ -53,13 +52,12 @@ def seconds_at(run: Path, step: int) -> float:
 
 def main() -> None:
     """Sample, judge, report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--from-step", type=int, default=0)
-    parser.add_argument("--note", default="")
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("runs", type=Path, nargs="+")
+    words.add_argument("--count", type=int, default=300)
+    words.add_argument("--from-step", type=int, default=0)
+    words.add_argument("--note", default="")
+    options = parsed(words)
     rows = []
     for run in options.runs:
         trained = read_yaml(Recipe, run / "recipe.yaml")
@@ -70,10 +68,8 @@ def main() -> None:
                 share = accuracy(recipe, checkpoint, options.count)
                 rows.append((recipe.name, step, f"{seconds_at(run, step):.0f}", f"{share:.3f}"))
                 print(*rows[-1], flush=True)
-    print(markdown_table(HEADER, rows))
-    if options.report:
-        note = f"{options.count} images a row, seeds from 0. {options.note}"
-        write_report(options.report, "learning_curve", rows=rows, header=HEADER, note=note)
+    note = f"{options.count} images a row, seeds from 0. {options.note}"
+    publish(options, rows, header=HEADER, note=note)
 
 
 if __name__ == "__main__":

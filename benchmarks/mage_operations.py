@@ -10,19 +10,14 @@ of blocks at a small width, with attention written out and fused.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from report import markdown_table, write_report
+from common import operations, parsed, parser, products, publish
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.counts import FixedCounts
 from unmask.decode import blank_canvas
@@ -37,13 +32,6 @@ from unmask.recipes import get
 from unmask.types import MaskedBatch
 
 HEADER = ("what", "plain", "here", "here / plain")
-
-
-def products(call: Callable[[], object]) -> float:
-    """10^9 multiplications and additions of a call's matrix products."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call()
-    return counter.get_total_flops() / 1e9
 
 
 def positions(count: int) -> Tensor:
@@ -64,7 +52,8 @@ def pass_of(model: MaskedModel, kept: int | None, read: int | None, *, codes: bo
         features = torch.cat([hidden.prefix, hidden.tokens], 1)
         return head.code_logits(features) if codes else head.logits(features)
 
-    return products(run)
+    with torch.no_grad():
+        return products(run) / 1e9
 
 
 def training_rows(model: MaskedModel, masking: NormalMasking) -> list[tuple[object, ...]]:
@@ -89,7 +78,8 @@ def head_of(model: MaskedModel, read: int, *, codes: bool) -> float:
     head = model.head
     assert isinstance(head, FixedTableHead)
     features = torch.zeros(1, read, head.dense.in_features, device="meta")
-    return products(lambda: (head.code_logits if codes else head.logits)(features))
+    with torch.no_grad():
+        return products(lambda: (head.code_logits if codes else head.logits)(features)) / 1e9
 
 
 def generation_row(model: MaskedModel, steps: int) -> tuple[object, ...]:
@@ -112,21 +102,6 @@ class WrittenOut(Attention):
         scores = scores - scores.amax(-1, keepdim=True)
         probs = torch.dropout(scores.softmax(-1), self.dropout, self.training)
         return self.merge(probs @ v)
-
-
-class Counter(TorchDispatchMode):
-    """Counts operations that compute or copy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        """Count and go on."""
-        self.count += not (func.is_view or "_unsafe_view" in func.name())
-        return func(*args, **(kwargs or {}))
 
 
 def example_of(network: MageNetwork, masking: NormalMasking, batch: int) -> MaskedBatch:
@@ -157,10 +132,9 @@ def dispatched(network: MageNetwork, masking: NormalMasking, *, fused: bool) -> 
         loss = objective(located)["loss"]
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     size = sum(n for at, n in kept.items() if at not in weights) / batch / 1e6
-    with Counter() as counter:
-        objective(located)["loss"].backward()
+    count = operations(lambda: objective(located)["loss"].backward())
     del loss
-    return counter.count, size
+    return count, size
 
 
 def attention_rows(network: MageNetwork, masking: NormalMasking) -> list[tuple[object, ...]]:
@@ -183,10 +157,9 @@ def attention_rows(network: MageNetwork, masking: NormalMasking) -> list[tuple[o
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="mage-base")
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--recipe", default="mage-base")
+    options = parsed(words)
     recipe = get(options.recipe)
     assert isinstance(recipe.network, MageNetwork), "a recipe of MAGE is needed"
     assert isinstance(recipe.masking, NormalMasking)
@@ -204,9 +177,7 @@ def main() -> None:
         "Written-out attention also keeps its probabilities, and in the published code their "
         "dropout."
     )
-    print(markdown_table(HEADER, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "mage_operations", rows=rows, header=HEADER, note=note)
+    publish(options, rows, header=HEADER, note=note)
     sys.exit(any(float(str(row[-1])) >= 1 for row in rows))
 
 

@@ -14,17 +14,13 @@ medians of interleaved pairs at full width. --graphs is torch.compile's "reduce-
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from head_operations import Counter
-from report import markdown_table, write_report
+from common import operations, paired, parsed, parser, publish
 from torch import Tensor
 
 from unmask.counts import FixedCounts
@@ -149,36 +145,18 @@ def compiled(case: Case, *, graphs: bool) -> Case:
     return case
 
 
-def seconds(call: Callable[[], None], device: torch.device) -> float:
-    """Wall time of one call, the device's queue emptied."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    began = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - began
-
-
-def operations(call: Callable[[], None]) -> int:
-    """Operations that compute or copy."""
-    with Counter() as counter:
-        call()
-    return counter.count
-
-
 def main() -> None:
     """Count, time and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="mar-base")
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--graphs", action="store_true")
-    parser.add_argument("--count-only", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--recipe", default="mar-base")
+    words.add_argument("--batch-size", type=int, default=2)
+    words.add_argument("--device", default="cpu")
+    words.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    words.add_argument("--compile", action="store_true")
+    words.add_argument("--graphs", action="store_true")
+    words.add_argument("--count-only", action="store_true")
+    words.add_argument("--rounds", type=int, default=5)
+    options = parsed(words)
     network = get(options.recipe).network
     narrow = replace(network, width=network.heads, decoder_width=network.decoder_heads,
                      head_width=8, classes=options.batch_size)  # fmt: skip
@@ -196,12 +174,9 @@ def main() -> None:
             case = compiled(case, graphs=options.graphs)
         for _ in range(2):  # caches, kernels, graphs
             case.loop(), case.bare()
-        pairs = [
-            (seconds(case.loop, case.device), seconds(case.bare, case.device))
-            for _ in range(options.rounds)
-        ]
-        ratios["time"] = statistics.median(a / b for a, b in pairs)
-        medians = [statistics.median(side) for side in zip(*pairs, strict=True)]
+        *medians, ratios["time"] = paired(
+            case.loop, case.bare, rounds=options.rounds, device=case.device
+        )
         rows = [[*row, median * 1e3] for row, median in zip(rows, medians, strict=True)]
         header.append("ms, median")
         images = f" {options.batch_size / medians[0]:.3g} images a second through these steps."
@@ -212,9 +187,7 @@ def main() -> None:
         + "".join(f" Ratio of {name}: {ratio:.3f}." for name, ratio in ratios.items())
         + f" Limit {LIMIT}.{images}"
     )
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "mar_sampling", rows=rows, header=header, note=note)
+    publish(options, rows, header=header, note=note)
     sys.exit(max(ratios.values()) > LIMIT)
 
 

@@ -10,15 +10,11 @@ the head included. A row takes one saving away and leaves the others.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from report import markdown_table, write_report
+from common import parsed, parser, products, publish
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.decode import Branches, blank_canvas
 from unmask.draws import Draws, keyed_generator
@@ -48,13 +44,6 @@ ROWS = {
     "last decoder block at every token": Without(last_block_where_read=True),
     "encoder sees every token, not the known ones": Without(encoder_of_known=True),
 }
-
-
-def operations(call: Callable[[], object]) -> int:
-    """Multiplications and additions of a call."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def model_of(recipe: Recipe, without: Without) -> MaskedModel:
@@ -96,7 +85,7 @@ def training(recipe: Recipe, without: Without) -> int:
             noise=torch.zeros(repeats, rows, model.head.channels, device="meta"),
         ).sum().backward()
 
-    return operations(step)
+    return products(step)
 
 
 @torch.no_grad()
@@ -129,15 +118,14 @@ def sampling(recipe: Recipe, without: Without) -> int:
         ):
             pass
 
-    return operations(step)
+    return products(step)
 
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="mar-base")
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--recipe", default="mar-base")
+    options = parsed(words)
     recipe = get(options.recipe)
     rows, ours = [], (0, 0)
     for name, without in ROWS.items():
@@ -154,9 +142,7 @@ def main() -> None:
         "head loss at hidden tokens alone, the condition once and the last block where it is read "
         "are this library's."
     )
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "mar_shares", rows=rows, header=header, note=note)
+    publish(options, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ one process; every round reads other batches, the same ones from both, and the r
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from read_codes import RandomImages, Reader, measure
-from report import hardware_line, markdown_table, versions_line, write_report
+from common import parsed, parser, publish
+from random_caches import RandomImages, RandomMoments, Reader, measure
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
@@ -27,32 +26,9 @@ from unmask.data.cache import LatentCache
 from unmask.data.foreign_cache import KL16, convert_cache
 from unmask.draws import keyed_generator
 from unmask.tokenizers.latents import posterior, to_map, to_tokens
-from unmask.tokenizers.tokenizer import Tokenizer
 
 SIDE = 16
 CHANNELS, MOMENT_CHANNELS, SCALE = KL16.channels, KL16.moment_channels, KL16.scale
-
-
-class RandomMoments(Tokenizer):
-    """Random moments that depend on the colour of an image only; one token a pixel."""
-
-    identity = "random moments"
-    space = ("channels", CHANNELS)
-    moment_channels = MOMENT_CHANNELS
-    scale = SCALE
-    stride = 1
-    image_channels = 3
-    native_range = (0.0, 1.0)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """``(B, C, S, S)`` to ``(B, M, S, S)``."""
-        keys = (images[:, :, 0, 0] * 255).round().long().tolist()
-        shape = (MOMENT_CHANNELS, *images.shape[2:])
-        return torch.stack([torch.randn(shape, generator=keyed_generator("m", *k)) for k in keys])
-
-    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Not used."""
-        raise NotImplementedError
 
 
 def write_npz(cache: LatentCache, folder: Path) -> None:
@@ -91,13 +67,12 @@ def drawn(read: Reader, noise: Tensor) -> Reader:
 
 def main() -> None:
     """Build both, read both, print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=20000)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=8, help="a round")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--report", metavar="DIR", help="write a report file there")
-    args = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--images", type=int, default=20000)
+    words.add_argument("--batch-size", type=int, default=256)
+    words.add_argument("--batches", type=int, default=8, help="a round")
+    words.add_argument("--rounds", type=int, default=7)
+    args = parsed(words)
     torch.set_num_threads(1)
     noise = torch.randn(args.batch_size, SIDE**2, CHANNELS, generator=keyed_generator("noise"))
     with tempfile.TemporaryDirectory() as name:
@@ -128,16 +103,14 @@ def main() -> None:
         ]
     rows.append(["conversion of the files", report.rows / report.seconds, "", "", ""])
     header = ["reader", "samples/s, median", "least", "most", "ratio"]
-    print(hardware_line(), versions_line(), markdown_table(header, rows), sep="\n")
-    if args.report:
-        note = (
-            f"Shuffled batches of {args.batch_size} out of {args.images} images with moments of "
-            f"{MOMENT_CHANNELS} x {SIDE} x {SIDE} float32 and two views each, one process, one "
-            f"thread, files in the page cache; {args.rounds} rounds of {args.batches} batches, "
-            "alternating, after one round of warm-up. Both readers return the same tensors, which "
-            "is checked. Latents are drawn a batch at a time in both, the noise at hand."
-        )
-        print(write_report(args.report, "read_moments", rows=rows, header=header, note=note))
+    note = (
+        f"Shuffled batches of {args.batch_size} out of {args.images} images with moments of "
+        f"{MOMENT_CHANNELS} x {SIDE} x {SIDE} float32 and two views each, one process, one "
+        f"thread, files in the page cache; {args.rounds} rounds of {args.batches} batches, "
+        "alternating, after one round of warm-up. Both readers return the same tensors, which "
+        "is checked. Latents are drawn a batch at a time in both, the noise at hand."
+    )
+    publish(args, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

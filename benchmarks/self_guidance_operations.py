@@ -9,15 +9,11 @@ sampling does; folding itself is counted apart, since it is done once for all st
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from report import markdown_table, write_report
+from common import parsed, parser, products, publish
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from unmask.decode import blank_canvas
 from unmask.nn.feedback import FeedbackAdapter, FoldedAdapter
@@ -27,21 +23,14 @@ from unmask.recipes import get
 LIMIT = 2.1
 
 
-def operations(call: Callable[[], object]) -> int:
-    """Multiplications and additions of a call's matrix products."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call()
-    return counter.get_total_flops()
-
-
+@torch.no_grad()
 def count(model: MaskedModel) -> dict[str, int]:
     """Operations of each way to take a step, logits of every token included."""
     adapter = model.feedback
     assert isinstance(adapter, FeedbackAdapter)
     canvas = blank_canvas(1, model.length, "meta")
     labels = torch.zeros(1, dtype=torch.long, device="meta") if model.classes else None
-    with torch.no_grad():
-        first, ready = model.hidden(canvas, labels), FoldedAdapter(model, canvas, labels)
+    first, ready = model.hidden(canvas, labels), FoldedAdapter(model, canvas, labels)
 
     def ordinary() -> Tensor:
         """The network and its head."""
@@ -60,17 +49,16 @@ def count(model: MaskedModel) -> dict[str, int]:
         """The second pass as sampling does it, and the head."""
         return model.head.code_logits(ready(first, canvas, labels))
 
-    folding = operations(fold)
-    found = {"pass": operations(ordinary), "plain": operations(plain), "folded": operations(folded)}
+    folding = products(fold)
+    found = {"pass": products(ordinary), "plain": products(plain), "folded": products(folded)}
     return found | {"folding": folding}
 
 
 def main() -> None:
     """Count and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipe", default="selfguidance-imagenet256")
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--recipe", default="selfguidance-imagenet256")
+    options = parsed(words)
     with torch.device("meta"):
         model = get(options.recipe).network.build().eval()
     found = count(model)
@@ -86,11 +74,7 @@ def main() -> None:
         f"{options.recipe}: matrix products alone, on the meta device. Limit of a guided step: "
         f"{LIMIT} ordinary passes."
     )
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(
-            options.report, "self_guidance_operations", rows=rows, header=header, note=note
-        )
+    publish(options, rows, header=header, note=note)
     sys.exit(1 + found["folded"] / one > LIMIT)
 
 

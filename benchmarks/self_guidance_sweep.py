@@ -6,13 +6,12 @@
 
 First every guidance at every temperature, once. Then each kind of guidance at its own best (the
 lowest Fréchet distance at its number of steps) with more images, several times, from seeds that
-the choice has not seen. Scores as in sampling_sweep.py. Each row is appended to FILE as soon as it
+the choice has not seen. Scores as of FashionScores. Each row is appended to FILE as soon as it
 is known, and a second run goes on from there.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import statistics
@@ -22,8 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from report import markdown_table, write_report
-from sampling_sweep import Judge
+from common import FashionScores, parsed, parser, publish
 
 from unmask.evaluate.classifier import load_fashion_classifier
 from unmask.evaluate.generated import generated_batches
@@ -31,6 +29,7 @@ from unmask.evaluate.options import EvaluationOptions
 from unmask.guidance import Guidance
 from unmask.pipeline import Pipeline, load
 from unmask.plan_changes import PlanChanges
+from unmask.show import Table
 
 GUIDANCE = {
     "none": Guidance(),
@@ -78,9 +77,9 @@ class Bench:
         self.known = {Cell(*cell): Scores(*scores) for cell, scores in map(json.loads, lines)}
 
     @cached_property
-    def judge(self) -> Judge:
+    def judge(self) -> FashionScores:
         """Made when something must be measured."""
-        return Judge(2000)
+        return FashionScores(2000)
 
     def scores(self, cell: Cell) -> Scores:
         """From the file, or measured and appended to it."""
@@ -89,8 +88,11 @@ class Bench:
             plan = changes.applied(self.pipeline.plan)
             plan = replace(plan, guidance=GUIDANCE[cell.guidance])
             how = EvaluationOptions(count=cell.count, seed=cell.seed)
-            made = list(generated_batches(self.pipeline, how, plan=plan))
-            self.known[cell] = Scores(*self.judge.scores(made))
+            row = self.judge(generated_batches(self.pipeline, how, plan=plan))
+            assert row.class_accuracy is not None, "all samples have labels"
+            assert row.precision is not None, "there are real images"
+            assert row.recall is not None, "there are real images"
+            self.known[cell] = Scores(row.fd, row.class_accuracy, row.precision, row.recall)
             with self.file.open("a") as out:
                 out.write(json.dumps([cell, self.known[cell]]) + "\n")
             print(*cell, *(f"{score:.4g}" for score in self.known[cell]), sep="\t", flush=True)
@@ -125,16 +127,15 @@ def final_row(bench: Bench, cell: Cell, seeds: list[int], count: int) -> list[st
 
 def main() -> None:
     """Sweep, choose, repeat and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--model", default="fashion-selfguidance")
-    parser.add_argument("--steps", type=int, nargs="+", default=[8])
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[4.5, 8.0, 2.0, 16.0])
-    parser.add_argument("--count", type=int, default=300)
-    parser.add_argument("--final-count", type=int, default=1000)
-    parser.add_argument("--final-seeds", type=int, nargs="+", default=[10_000, 20_000, 30_000])
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--rows", type=Path, required=True)
+    words.add_argument("--model", default="fashion-selfguidance")
+    words.add_argument("--steps", type=int, nargs="+", default=[8])
+    words.add_argument("--temperatures", type=float, nargs="+", default=[4.5, 8.0, 2.0, 16.0])
+    words.add_argument("--count", type=int, default=300)
+    words.add_argument("--final-count", type=int, default=1000)
+    words.add_argument("--final-seeds", type=int, nargs="+", default=[10_000, 20_000, 30_000])
+    options = parsed(words)
     bench = Bench(load(options.model), options.rows)
     cells = [
         Cell(name, steps, temperature, options.count, 0)
@@ -153,7 +154,7 @@ def main() -> None:
     note = (
         f"The best of each kind and number of steps by Fréchet distance, {options.final_count:,} "
         f"images from each of the seeds {options.final_seeds}, mean ± standard deviation:\n\n"
-        f"{markdown_table(header, final)}\n\n"
+        f"{Table(titles=header, rows=final).markdown()}\n\n"
         f"The sweep above it: {options.model}, {options.count} images a row from seed 0. "
         "Distances of EfficientNet-lite0 features at 128 px (not FID) against the 2,000 embedded "
         "held-out images; fewer images give larger distances, so the tables do not compare. "
@@ -163,11 +164,7 @@ def main() -> None:
         f"Class accuracy by: {load_fashion_classifier().describe()}."
     )
     sweep_header = ["guidance", "steps", "temperature", *SCORES]
-    print(markdown_table(sweep_header, sweep), note, sep="\n\n")
-    if options.report:
-        write_report(
-            options.report, "self_guidance_sweep", rows=sweep, header=sweep_header, note=note
-        )
+    publish(options, sweep, header=sweep_header, note=note)
 
 
 if __name__ == "__main__":

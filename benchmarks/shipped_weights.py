@@ -5,12 +5,10 @@ python benchmarks/shipped_weights.py [--seeds 0 10000 20000] [--report DIR]
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from dataclasses import replace
-from pathlib import Path
 
-from report import markdown_table, write_report
+from common import parsed, parser, publish
 
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
@@ -33,11 +31,10 @@ python examples/ship_weights.py runs/vq runs/maskgit
 
 def main() -> None:
     """Judge each seed's 2,000 images against the embedded held-out ones."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="fashion-maskgit")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 10_000, 20_000])
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--model", default="fashion-maskgit")
+    words.add_argument("--seeds", type=int, nargs="+", default=[0, 10_000, 20_000])
+    options = parsed(words)
     pipeline = load(options.model)
     train, held_out = (open_source("fashion-mnist", split=s) for s in ("train", "val"))
     transform = Transform(size=28, crop="none", channels=1)
@@ -58,9 +55,7 @@ def main() -> None:
         rows.append(["standard deviation", *(statistics.stdev(column) for column in columns)])
     header = ["seeds", "fd", "precision", "recall", "class accuracy"]
     note = f"Plan: `{pipeline.plan}`\n\n```text\n{last.table()}\n```\n\n{MADE_BY}"
-    print(markdown_table(header, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "shipped_weights", rows=rows, header=header, note=note)
+    publish(options, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,20 @@
 
     python benchmarks/small_systems.py [--count 500] [--seed 0] [--report DIR]
 
-Every row samples shipped weights with one plan and judges them as benchmarks/sampling_sweep.py
-does: Fréchet distance of EfficientNet-lite0 features against the embedded held-out images (not
-FID), class accuracy by the shipped classifier, precision and recall. Trunk evaluations count an
-image twice where guidance is active; head evaluations are denoising steps a token, likewise.
+Every row samples shipped weights with one plan and scores them: Fréchet distance of
+EfficientNet-lite0 features against the embedded held-out images (not FID), class accuracy by the
+shipped classifier, precision and recall. Trunk evaluations count an image twice where guidance is
+active; head evaluations are denoising steps a token, likewise.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from report import markdown_table, write_report
-from sampling_sweep import Judge
+from common import FashionScores, parsed, parser, publish
 
 from unmask.decode import Plan
 from unmask.draws import Draws
@@ -93,29 +90,26 @@ def sample(pipeline: Pipeline, plan: Plan, seeds: range) -> tuple[list[ImageBatc
 
 def main() -> None:
     """Sample, judge, report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["maskgit", "mar", "emigm"])
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
-    judge, rows = Judge(options.count), []
+    words = parser(__doc__)
+    words.add_argument("--models", nargs="+", default=["maskgit", "mar", "emigm"])
+    words.add_argument("--count", type=int, default=500)
+    words.add_argument("--seed", type=int, default=0)
+    options = parsed(words)
+    scores, rows = FashionScores(options.count), []
     seeds = range(options.seed, options.seed + options.count)
     for name in (f"fashion-{model}" for model in options.models):
         pipeline = load(name)
         for what, plan in plans_of(pipeline.recipe):
             batches, seconds = sample(pipeline, plan, seeds)
-            fd, accuracy, precision, recall = judge.scores(batches)
+            row = scores(batches)
             trunk, head = evaluations(plan, pipeline.model.length)
             rows.append(
-                [name, what, trunk, head, f"{1000 * seconds / options.count:.0f}", f"{fd:.1f}",
-                 f"{accuracy:.3f}", f"{precision:.3f}", f"{recall:.3f}"]
+                [name, what, trunk, head, f"{1000 * seconds / options.count:.0f}", f"{row.fd:.1f}",
+                 f"{row.class_accuracy:.3f}", f"{row.precision:.3f}", f"{row.recall:.3f}"]
             )  # fmt: skip
             print(*rows[-1], sep=" | ", flush=True)
-    print(markdown_table(HEADER, rows))
-    if options.report:
-        note = f"{options.count} images a row, seeds from {options.seed}"
-        write_report(options.report, "small_systems", rows=rows, header=HEADER, note=note)
+    note = f"{options.count} images a row, seeds from {options.seed}"
+    publish(options, rows, header=HEADER, note=note)
 
 
 if __name__ == "__main__":

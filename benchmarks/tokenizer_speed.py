@@ -13,19 +13,17 @@ to the nearer; of latents it says the largest difference relative to their sprea
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 
 import torch
-from report import markdown_table, write_report
+from common import paired, parsed, parser, publish
 from torch import Tensor
 
 from unmask.draws import keyed_generator
+from unmask.show import shown
 from unmask.tokenizers.image_tokenizer import ImageTokenizer, channels_last
 from unmask.tokenizers.latents import to_map
 from unmask.tokenizers.published import PUBLISHED
@@ -86,24 +84,12 @@ def difference(plain: ImageTokenizer, ours: ImageTokenizer, images: Tensor) -> s
     return f"{int(apart.sum())} of {apart.numel()} ids, gap at most {float(gap):.1e}"
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call, to its end on the device."""
-    wait = torch.accelerator.synchronize if device.type != "cpu" else lambda: None
-    wait()
-    began = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - began
-
-
 def compare(
     plain: Callable[[], object], ours: Callable[[], object], device: torch.device, rounds: int
 ) -> tuple[float, float, float]:
     """Median seconds of both and the median of paired ratios, after a warm-up."""
     plain(), ours()
-    pairs = [(seconds(plain, device), seconds(ours, device)) for _ in range(rounds)]
-    first, second = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return first, second, statistics.median(a / b for a, b in pairs)
+    return paired(plain, ours, rounds=rounds, device=device)
 
 
 @torch.inference_mode()
@@ -136,31 +122,28 @@ def of_different_sizes() -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PUBLISHED)}")
-    parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--compile", action="store_true", help="compile our side")
-    parser.add_argument("--report", type=Path)
-    options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in PUBLISHED]:
-        parser.error(f"{unknown[0]} is none of {', '.join(PUBLISHED)}")
+    words = parser(__doc__)
+    words.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PUBLISHED)}")
+    words.add_argument("--image-size", type=int, default=256)
+    words.add_argument("--batch-size", type=int, default=2)
+    words.add_argument("--rounds", type=int, default=7)
+    words.add_argument("--device", default="cpu")
+    words.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    words.add_argument("--compile", action="store_true", help="compile our side")
+    options = parsed(words)
+    if unPUBLISHED := [name for name in options.names if name not in PUBLISHED]:
+        words.error(f"{unPUBLISHED[0]} is none of {', '.join(PUBLISHED)}")
     rows = []
     for name in options.names or of_different_sizes():
         rows.append(measure(name, options))
-        print(markdown_table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
+        print(*map(shown, rows[-1]), sep="\t", flush=True)
     note = (
         f"Images {options.batch_size} x {options.image_size}^2, {options.dtype}, "
         f"{options.device}{', ours compiled' if options.compile else ''}; random weights; median "
         f"of {options.rounds} interleaved pairs after one call of each to warm up. Above 1 ours "
         "is faster."
     )
-    print(markdown_table(HEADER, rows), note, sep="\n\n")
-    if options.report:
-        write_report(options.report, "tokenizer_speed", rows=rows, header=HEADER, note=note)
+    publish(options, rows, header=HEADER, note=note)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the training loop costs beyond forward, backward, clipping, AdamW and average.
 
-    python benchmarks/training_overhead.py [--steps 120] [--out benchmarks/reports]
+    python benchmarks/training_overhead.py [--steps 120] [--report DIR]
 
 The loop trains a network of the demo's size. Each time it asks for a batch, the same step is taken
 by hand on a twin network, so the two alternate within one run and share whatever else the machine
@@ -9,7 +9,6 @@ does. Logging is part of the loop; saving and samples are not. Limit: 5% by the 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from report import write_report
+from common import parsed, parser, publish
 from torch.profiler import profile
 from torch.utils.data import Dataset
 
@@ -138,10 +137,9 @@ def operations(settings: Training) -> tuple[int, int]:
 
 def main() -> None:
     """Measure, print and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "reports")
-    options = parser.parse_args()
+    words = parser(__doc__)
+    words.add_argument("--steps", type=int, default=120)
+    options = parsed(words)
     settings = Training(
         steps=options.steps, batch_size=BATCH, clip_grad_norm=1.0, ema=Ema(), log_every=25
     )
@@ -164,8 +162,7 @@ def main() -> None:
         f"the ratios of neighbouring steps. {verdict} the limit of {LIMIT:.0%}."
     )
     header = ["", "ms a step", "torch operations", "overhead"]
-    print(write_report(options.out, "training_overhead", rows=rows, header=header, note=note))
-    print(*rows, note, sep="\n")
+    publish(options, rows, header=header, note=note)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ FASHION = Recipe(
     plan=plan(12, 2.0),
     results=scores(
         "shipped weights; random encoder 46.3, pixels 83.7",
-        "benchmarks/reports/fashion_mage_amd-epyc_2026-11-21.md",
+        "benchmarks/reports/fashion_mage_amd-epyc.md",
         linear_probe=70.3,
     ),
 )  # fmt: skip

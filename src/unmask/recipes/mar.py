@@ -19,7 +19,7 @@ from unmask.recipes.training import Ema, Training
 from unmask.results import scores
 
 README, PAPER = "LTH14/mar, README", "arXiv 2406.11838"
-FASHION_REPORT = "benchmarks/reports/small_systems_amd-epyc_2026-11-21.md"
+FASHION_REPORT = "benchmarks/reports/small_systems_amd-epyc.md"
 
 ROWS = (
     Row("base",  (6, 1024),  millions=208, fid=(2.31, 3.48), inception=(281.7, 192.4), scale=2.9),

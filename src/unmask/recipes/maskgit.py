@@ -20,7 +20,7 @@ from unmask.results import scores
 
 PYTORCH_README = "xyfJASON/maskgit-pytorch, README"
 JAX_README = "google-research/maskgit, README"
-FASHION_REPORT = "benchmarks/reports/shipped_weights_amd-epyc_2026-11-21.md"
+FASHION_REPORT = "benchmarks/reports/shipped_weights_amd-epyc.md"
 
 # maskgit-pytorch, configs/*.yaml -----------------------------------------------------------------
 

@@ -106,7 +106,7 @@ FASHION = replace(
     ),
     results=scores(
         "shipped weights, 3 x 600 images; 0.874 without guidance",
-        "benchmarks/reports/self_guidance_sweep_amd-epyc_2026-11-21.md",
+        "benchmarks/reports/self_guidance_sweep_amd-epyc.md",
         accuracy=0.921,
     ),
 )

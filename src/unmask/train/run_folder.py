@@ -21,6 +21,7 @@ LOOKS = {"preview_every", "preview_images", "preview_share"}
 EVALUATION = {"evaluate_every", "evaluate_images", "evaluate_classifier"}
 SAVES = {"save_every", "save_minutes", "keep", "keep_every"}
 MAY_CHANGE = LOOKS | EVALUATION | SAVES | {"steps", "log_every", "tracker"}
+MAY_CHANGE |= {"results"}  # what a recipe quotes from reports decides nothing
 
 MAY_BE_UNKNOWN = {"made_from.content"}  # older caches did not note it
 MEANING = {
