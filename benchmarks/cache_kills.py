@@ -21,10 +21,10 @@ import torch
 from common import parsed, parser, publish
 from random_caches import RandomImages, RandomMoments, RandomTokenizer
 from torch import Tensor
-from unmask.data.verified import LIST
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import verify
+from unmask.files.verified import LIST
 
 IMAGES, SIDE, PAUSE = 240, 8, 0.05
 LAYOUT = CacheLayout(image_size=SIDE, shard_size=4, batch_size=2)
