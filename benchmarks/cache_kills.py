@@ -57,7 +57,7 @@ def killed_build(kind: str, out: Path, kills: int) -> list[int]:
             time.sleep(dice.uniform(0, longest))
             assert child.poll() is None, "it ended before it was killed"
             child.kill()
-        left.append(len(list(out.iterdir())))
+        left.append(len(list(out.glob("*"))))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return left
 
