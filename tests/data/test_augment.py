@@ -147,4 +147,4 @@ def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="magnitude=11 must be at most 10"):
         Augment(size=8, magnitude=11)
     with pytest.raises(InputError, match="crop='middle' must be one of center, center-bilinear"):
-        Transform(size=8, crop="middle")
+        Transform(size=8, crop="middle")  # type: ignore[arg-type]

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import io
 import os
 import resource
@@ -5,7 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -13,15 +15,19 @@ import torch
 from disk import watched
 from PIL import Image
 from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, contents, pixels, png
+from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
 from unmask.data.cache import Encoding, LatentCache, verify
 from unmask.data.decoding import decode_image
+from unmask.data.reader import ImageSource
 from unmask.data.transform import Transform
+from unmask.data.write_cache import CacheReport
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files.durable import aside_of
 from unmask.image_size import CachedCrop
+from unmask.tokenizers.tokenizer import Tokenizer
 
 
 class Changed(ListSource):
@@ -29,7 +35,7 @@ class Changed(ListSource):
 
     time = 1
 
-    def content(self, row):
+    def content(self, row: int) -> bytes:
         return png(77) if row in (3, 8) else super().content(row)
 
 
@@ -38,13 +44,21 @@ LABELS = [i % 4 for i in range(10)]
 LAYOUT = CacheLayout(image_size=8, shard_size=4, batch_size=3)
 
 
-def build(out, *, tokenizer=None, source=None, layout=LAYOUT, **kwargs):
+def build(
+    out: Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    source: ImageSource | None = None,
+    layout: CacheLayout = LAYOUT,
+    **more: Any,
+) -> CacheReport:
+    """Build a cache of ten images, unless told otherwise."""
     tokenizer = tokenizer or PatchTokenizer()
     source = source or ListSource(VALUES, LABELS)
-    return build_cache(tokenizer, source, out=out, layout=layout, progress=False, **kwargs)
+    return build_cache(tokenizer, source, out=out, layout=layout, progress=False, **more)
 
 
-def test_files_are_plain_arrays(tmp_path):
+def test_files_are_plain_arrays(tmp_path: Path) -> None:
     report = build(tmp_path / "c")
     assert (report.complete, report.rows, report.written, report.kept) == (True, 10, 3, 0)
     codes = np.load(tmp_path / "c" / "codes-00002.npy")
@@ -67,7 +81,7 @@ def test_every_file_is_on_the_disk_before_it_has_its_name(
     assert written[note - 2 : note] == ["codes-00001.npy", "codes-00001.origin"]
 
 
-def test_a_second_build_encodes_nothing(tmp_path):
+def test_a_second_build_encodes_nothing(tmp_path: Path) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     tokenizer = PatchTokenizer()
@@ -76,12 +90,14 @@ def test_a_second_build_encodes_nothing(tmp_path):
     assert contents(tmp_path / "c") == before
 
 
-def stop_after(tokenizer, limit):
+def stop_after(
+    tokenizer: MomentTokenizer | PatchTokenizer, limit: int
+) -> MomentTokenizer | PatchTokenizer:
     """The tokenizer, dying when it has encoded a number of images."""
     name = "moments" if hasattr(tokenizer, "moments") else "encode"
     encode = getattr(tokenizer, name)
 
-    def _encode(images):
+    def _encode(images: Tensor) -> Tensor:
         if tokenizer.encoded >= limit:
             raise KeyboardInterrupt
         return encode(images)
@@ -92,7 +108,7 @@ def stop_after(tokenizer, limit):
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize("limit", [0, 3, 8, 11, 16])
-def test_a_stopped_build_continues_to_the_same_bytes(tmp_path, limit, kind):
+def test_a_stopped_build_continues_to_the_same_bytes(tmp_path: Path, limit: int, kind: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "c", tokenizer=stop_after(TOKENIZERS[kind](), limit))
     with pytest.raises(InputError, match="no finished latent cache"):
@@ -104,7 +120,7 @@ def test_a_stopped_build_continues_to_the_same_bytes(tmp_path, limit, kind):
     assert contents(tmp_path / "c") == contents(tmp_path / "whole")
 
 
-def test_leftovers_of_killed_processes_are_cleared_up(tmp_path):
+def test_leftovers_of_killed_processes_are_cleared_up(tmp_path: Path) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     (tmp_path / "c" / "codes-00001.npy").unlink()
@@ -117,7 +133,9 @@ def test_leftovers_of_killed_processes_are_cleared_up(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", np.float32), ("float16", np.float16)])
-def test_files_of_moments_are_plain_arrays(tmp_path, precision, dtype):
+def test_files_of_moments_are_plain_arrays(
+    tmp_path: Path, precision: Literal["float32", "float16"], dtype: type
+) -> None:
     layout = CacheLayout(image_size=8, shard_size=4, batch_size=3, precision=precision)
     tokenizer = MomentTokenizer()
     build(tmp_path / "c", tokenizer=tokenizer, layout=layout)
@@ -130,9 +148,9 @@ def test_files_of_moments_are_plain_arrays(tmp_path, precision, dtype):
     assert not torch.equal(straight, mirrored)
 
 
-def test_the_mirror_image_is_encoded_not_the_moments_mirrored(tmp_path):
+def test_the_mirror_image_is_encoded_not_the_moments_mirrored(tmp_path: Path) -> None:
     class Uneven(MomentTokenizer):
-        def encode(self, images):
+        def encode(self, images: Tensor) -> Tensor:
             return super().encode(images) + torch.arange(4.0)
 
     build(tmp_path / "c", tokenizer=Uneven())
@@ -141,11 +159,11 @@ def test_the_mirror_image_is_encoded_not_the_moments_mirrored(tmp_path):
     assert np.allclose(straight[..., ::-1] - np.arange(4)[::-1], mirrored - np.arange(4))
 
 
-def test_both_views_are_one_batch_of_the_encoder(tmp_path):
+def test_both_views_are_one_batch_of_the_encoder(tmp_path: Path) -> None:
     sizes = []
 
     class Counting(PatchTokenizer):
-        def encode(self, images):
+        def encode(self, images: Tensor) -> Tensor:
             sizes.append(len(images))
             return super().encode(images)
 
@@ -157,15 +175,15 @@ CROPS = CacheLayout(image_size=8, crops=3, shard_size=4, batch_size=3)
 
 
 @pytest.mark.parametrize("crop", get_args(CachedCrop))
-def test_a_cache_holds_the_crop_that_it_is_told(tmp_path, crop):
+def test_a_cache_holds_the_crop_that_it_is_told(tmp_path: Path, crop: CachedCrop) -> None:
     class Wide(ListSource):
-        def content(self, row):
+        def content(self, row: int) -> bytes:
             stripes, file = np.zeros((10, 30, 3), np.uint8), io.BytesIO()
-            stripes[:, :: row + 2] = self.values[row]
+            stripes[:, :: row + 2] = self.values[row] or 0
             Image.fromarray(stripes).save(file, "PNG")
             return file.getvalue()
 
-        def image(self, row):
+        def image(self, row: int) -> Image.Image:
             return decode_image(self.content(row), self.key(row))
 
     source, tokenizer = Wide(VALUES, LABELS), PatchTokenizer()
@@ -182,7 +200,7 @@ def test_a_cache_holds_the_crop_that_it_is_told(tmp_path, crop):
             build(tmp_path / "c", source=source, layout=replace(LAYOUT, crop=other))
 
 
-def test_random_crops_are_views(tmp_path):
+def test_random_crops_are_views(tmp_path: Path) -> None:
     build(tmp_path / "c", layout=CROPS)
     cache = LatentCache.open(tmp_path / "c")
     assert (cache.views, cache.plan.cut) == (3, "mirrored crops")
@@ -204,39 +222,41 @@ def test_random_crops_are_views(tmp_path):
         CacheLayout(image_size=8, crops=-1)
 
 
-def test_images_are_read_while_those_before_are_encoded(tmp_path):
+def test_images_are_read_while_those_before_are_encoded(tmp_path: Path) -> None:
     """Reading of row 5 must begin before row 0 is encoded: two batches ahead, across shards."""
     begun = threading.Event()
 
     class Source(ListSource):
-        def content(self, row):
+        def content(self, row: int) -> bytes:
             if row == 5:
                 begun.set()
             return super().content(row)
 
     class Waiting(PatchTokenizer):
-        def encode(self, images):
+        def encode(self, images: Tensor) -> Tensor:
             assert begun.wait(20), "nothing was read ahead"
             return super().encode(images)
 
     build(tmp_path / "c", tokenizer=Waiting(), source=Source(VALUES, LABELS))
 
 
-def test_moments_beyond_float16_are_refused(tmp_path):
+def test_moments_beyond_float16_are_refused(tmp_path: Path) -> None:
     class Large(MomentTokenizer):
-        def encode(self, images):
+        def encode(self, images: Tensor) -> Tensor:
             return super().encode(images) * 1e4
 
     layout = CacheLayout(image_size=8, precision="float16")
     with pytest.raises(InputError, match=r"moments reach 3\.5e\+05, float16 .* use precision"):
         build(tmp_path / "c", tokenizer=Large(), layout=layout)
     nothing = CacheLayout(image_size=8)
-    Large.encode = lambda self, images: torch.full((len(images), 6, 4, 4), torch.nan)
+    Large.encode = lambda self, images: torch.full(  # type: ignore[method-assign]
+        (len(images), 6, 4, 4), torch.nan
+    )
     with pytest.raises(InputError, match="moments reach nan"):
         build(tmp_path / "d", tokenizer=Large(), layout=nothing)
 
 
-def test_shards_hold_64_mib_unless_told_otherwise():
+def test_shards_hold_64_mib_unless_told_otherwise() -> None:
     source, layout = ListSource([1]), CacheLayout(image_size=8)
     codes = Encoding(kind="codes", tokenizer="x", codes=1024)
     moments = Encoding(kind="moments", tokenizer="x", channels=16, moment_channels=32)
@@ -249,7 +269,7 @@ def test_shards_hold_64_mib_unless_told_otherwise():
 @pytest.mark.parametrize(
     "lost", ["codes-00001.npy", "codes-00001.json", "cache.json", "labels.npy"]
 )
-def test_whatever_file_is_lost_is_made_again(tmp_path, lost):
+def test_whatever_file_is_lost_is_made_again(tmp_path: Path, lost: str) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     (tmp_path / "c" / lost).unlink()
@@ -257,7 +277,7 @@ def test_whatever_file_is_lost_is_made_again(tmp_path, lost):
     assert contents(tmp_path / "c") == before
 
 
-def test_a_cut_shard_is_made_again(tmp_path):
+def test_a_cut_shard_is_made_again(tmp_path: Path) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     file = tmp_path / "c" / "codes-00000.npy"
@@ -266,7 +286,7 @@ def test_a_cut_shard_is_made_again(tmp_path):
     assert contents(tmp_path / "c") == before
 
 
-def test_processes_together_build_what_one_builds(tmp_path):
+def test_processes_together_build_what_one_builds(tmp_path: Path) -> None:
     reports = [build(tmp_path / "c", rank=rank, world=2) for rank in (1, 0)]
     assert [report.complete for report in reports] == [False, True]
     assert [report.written for report in reports] == [1, 2]
@@ -295,7 +315,7 @@ def test_processes_together_build_what_one_builds(tmp_path):
         ({"tokenizer": MomentTokenizer()}, "kind 'codes', not 'moments'"),
     ],
 )
-def test_a_cache_of_something_else_is_left_alone(tmp_path, changed, named):
+def test_a_cache_of_something_else_is_left_alone(tmp_path: Path, changed: Any, named: str) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     with pytest.raises(InputError, match=named) as caught:
@@ -304,7 +324,7 @@ def test_a_cache_of_something_else_is_left_alone(tmp_path, changed, named):
     assert contents(tmp_path / "c") == before
 
 
-def test_other_peoples_files_are_left_alone(tmp_path):
+def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(InputError, match=r"holds 'thesis\.tex' but no cache"):
         build(tmp_path)
@@ -313,7 +333,7 @@ def test_other_peoples_files_are_left_alone(tmp_path):
         build(tmp_path / "thesis.tex")
 
 
-def test_unreadable_images_are_left_out_and_named(tmp_path):
+def test_unreadable_images_are_left_out_and_named(tmp_path: Path) -> None:
     values = [None if i in (1, 4, 5, 6, 7) else value for i, value in enumerate(VALUES)]
     report = build(tmp_path / "c", source=ListSource(values, LABELS))
     assert report.rows == 5
@@ -328,12 +348,12 @@ def test_unreadable_images_are_left_out_and_named(tmp_path):
     assert cache.labels.tolist() == [LABELS[i] for i in (0, 2, 3, 8, 9)]
 
 
-def test_nothing_readable(tmp_path):
+def test_nothing_readable(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 2 images"):
         build(tmp_path / "c", source=ListSource([None, None]))
 
 
-def test_too_many_codes(tmp_path):
+def test_too_many_codes(tmp_path: Path) -> None:
     tokenizer = PatchTokenizer()
     tokenizer.space = "codes", 65537
     with pytest.raises(InputError, match="65537 codes, a cache stores at most 65536"):
@@ -341,33 +361,33 @@ def test_too_many_codes(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_layout_sizes():
+def test_layout_sizes() -> None:
     with pytest.raises(InputError, match="shard_size=0 must be at least 1"):
         CacheLayout(image_size=8, shard_size=0)
     with pytest.raises(InputError, match="precision='bf16' must be"):
-        CacheLayout(image_size=8, precision="bf16")
+        CacheLayout(image_size=8, precision="bf16")  # type: ignore[arg-type]
 
 
-def reads(source):
+def reads(source: ListSource) -> tuple[ListSource, list[Any]]:
     """The source, counting how many images it is asked for."""
     content, asked = source.content, []
 
-    def _content(row):
+    def _content(row: int) -> bytes:
         asked.append(row)
         return content(row)
 
-    source.content = _content
+    source.content = _content  # type: ignore[method-assign]
     return source, asked
 
 
-def test_images_are_read_again_only_where_their_files_changed(tmp_path):
+def test_images_are_read_again_only_where_their_files_changed(tmp_path: Path) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     source, asked = reads(ListSource(VALUES, LABELS))
     assert build(tmp_path / "c", source=source).notes == []
     assert asked == []
     source, asked = reads(ListSource(VALUES, LABELS))
-    source.stamp = lambda row: (row, 5 if row in (2, 7) else 0)
+    source.stamp = lambda row: (row, 5 if row in (2, 7) else 0)  # type: ignore[method-assign]
     assert build(tmp_path / "c", source=source).written == 0
     assert sorted(asked) == [2, 7]
     asked.clear()
@@ -377,14 +397,14 @@ def test_images_are_read_again_only_where_their_files_changed(tmp_path):
     assert stable.items() <= contents(tmp_path / "c").items()
 
 
-def test_a_moved_or_renamed_data_set_is_the_same(tmp_path):
+def test_a_moved_or_renamed_data_set_is_the_same(tmp_path: Path) -> None:
     build(tmp_path / "c")
     moved = ListSource(VALUES, LABELS)
     moved.name, moved.split_rule, moved.time = "elsewhere", "in other words", 9
     assert build(tmp_path / "c", source=moved).written == 0
 
 
-def test_an_image_that_was_mended_is_a_change(tmp_path):
+def test_an_image_that_was_mended_is_a_change(tmp_path: Path) -> None:
     build(tmp_path / "c", source=ListSource([1, None, 3]))
     mended = ListSource([1, 2, 3])
     mended.time = 1
@@ -392,7 +412,7 @@ def test_an_image_that_was_mended_is_a_change(tmp_path):
         build(tmp_path / "c", source=mended)
 
 
-def test_rebuilding_takes_the_place_of_any_cache_and_of_nothing_else(tmp_path):
+def test_rebuilding_takes_the_place_of_any_cache_and_of_nothing_else(tmp_path: Path) -> None:
     build(tmp_path / "c")
     (tmp_path / "c" / "notes.txt").write_text("mine")
     for change in ({"tokenizer": PatchTokenizer("other")}, {"source": Changed(VALUES, LABELS)}):
@@ -408,7 +428,9 @@ def test_rebuilding_takes_the_place_of_any_cache_and_of_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("victim", ["codes-00001.npy", "codes-00001.origin", "codes-00001.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "other", "empty"])
-def test_a_damaged_shard_of_any_size_is_encoded_again_by_itself(tmp_path, victim, damage):
+def test_a_damaged_shard_of_any_size_is_encoded_again_by_itself(
+    tmp_path: Path, victim: str, damage: str
+) -> None:
     build(tmp_path / "c")
     build(tmp_path / "other", source=ListSource([v + 1 for v in VALUES], LABELS))
     before, file = contents(tmp_path / "c"), tmp_path / "c" / victim
@@ -426,7 +448,7 @@ def test_a_damaged_shard_of_any_size_is_encoded_again_by_itself(tmp_path, victim
     assert contents(tmp_path / "c") == before
 
 
-def test_a_shard_of_another_cache_with_its_note_is_not_taken(tmp_path):
+def test_a_shard_of_another_cache_with_its_note_is_not_taken(tmp_path: Path) -> None:
     build(tmp_path / "c")
     build(tmp_path / "other", tokenizer=PatchTokenizer("other"))
     before = contents(tmp_path / "c")
@@ -438,19 +460,19 @@ def test_a_shard_of_another_cache_with_its_note_is_not_taken(tmp_path):
     assert contents(tmp_path / "c") == before
 
 
-def test_the_reason_when_nothing_can_be_read(tmp_path):
+def test_the_reason_when_nothing_can_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 2 images of list can be read; item0: broken"):
         build(tmp_path / "c", source=ListSource([None, None]))
 
 
-def test_a_finished_cache_is_not_written_to(tmp_path):
+def test_a_finished_cache_is_not_written_to(tmp_path: Path) -> None:
     build(tmp_path / "c")
     times = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "c").iterdir()}
     build(tmp_path / "c")
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "c").iterdir()} == times
 
 
-def test_many_shards_open_in_a_moment(tmp_path, monkeypatch):
+def test_many_shards_open_in_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # of minutes of a slow disk
     layout = CacheLayout(image_size=8, shard_size=1, batch_size=64, flip=False)
     build(tmp_path / "c", source=ListSource([i % 256 for i in range(400)]), layout=layout)
@@ -469,7 +491,9 @@ def test_many_shards_open_in_a_moment(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lost", [("plan.json",), ("plan.json", "cache.json")])
 @pytest.mark.parametrize("content", [None, b"", b"[" * 100_000])
-def test_a_lost_plan_is_written_again(tmp_path, lost, content):
+def test_a_lost_plan_is_written_again(
+    tmp_path: Path, lost: tuple[str, ...], content: bytes | None
+) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     for name in lost:

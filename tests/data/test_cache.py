@@ -1,13 +1,19 @@
+from __future__ import annotations
+
 import json
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, contents
+from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import CacheIndex, LatentCache, digest_of, read_record, to_json, verify
@@ -23,38 +29,40 @@ VALUES = [7, 100, 3, 250, 61, 9, 18, 77]
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
 
 
-def make(folder, tokenizer, **layout):
+def make(
+    folder: Path, tokenizer: KLVAETokenizer | MomentTokenizer | PatchTokenizer, **layout: Any
+) -> Path:
     source = ListSource(VALUES, LABELS)
-    layout = CacheLayout(**{"image_size": 8, "shard_size": 3, "batch_size": 2, **layout})
-    build_cache(tokenizer, source, out=folder, layout=layout, progress=False)
+    whole = CacheLayout(**{"image_size": 8, "shard_size": 3, "batch_size": 2, **layout})
+    build_cache(tokenizer, source, out=folder, layout=whole, progress=False)
     return folder
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     return make(tmp_path / "cache", PatchTokenizer())
 
 
 @pytest.fixture(params=TOKENIZERS)
-def either(request, tmp_path):
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A cache of codes, then one of moments."""
     return make(tmp_path / "cache", TOKENIZERS[request.param]())
 
 
-def flip_bit(file, place, bit):
+def flip_bit(file: Path, place: int, bit: int) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1 << bit
     file.write_bytes(content)
 
 
-def expected(row, view):
+def expected(row: int, view: int) -> list[int]:
     """Left half of the image carries the value, tokens of the left half 256 more."""
     straight = [VALUES[row] + 256] * 2 + [0] * 2
     mirrored = [256] * 2 + [VALUES[row]] * 2
     return (mirrored if view else straight) * 4
 
 
-def test_codes_of_any_rows_in_any_order(folder):
+def test_codes_of_any_rows_in_any_order(folder: Path) -> None:
     cache = LatentCache.open(folder, tokenizer_identity="patch")
     rows = torch.tensor([7, 0, 3, 3, 5, 1, 2, 6, 4, 0])
     views = torch.tensor([0, 1, 0, 1, 1, 0, 0, 1, 0, 0])
@@ -64,7 +72,7 @@ def test_codes_of_any_rows_in_any_order(folder):
     assert codes.tolist() == wanted
 
 
-def test_what_it_says_of_itself(folder):
+def test_what_it_says_of_itself(folder: Path) -> None:
     cache = LatentCache.open(folder)
     assert (len(cache), cache.length, cache.grid, cache.views) == (8, 16, (4, 4), 2)
     assert (cache.kind, cache.channels) == ("codes", 0)
@@ -76,13 +84,13 @@ def test_what_it_says_of_itself(folder):
     assert cache.skipped == []
 
 
-def test_rows_out_of_range_are_refused(folder):
+def test_rows_out_of_range_are_refused(folder: Path) -> None:
     cache = LatentCache.open(folder)
     with pytest.raises(IndexError):
         cache.tokens(torch.tensor([8]), torch.tensor([0]))
 
 
-def test_another_process_maps_the_files_itself(folder):
+def test_another_process_maps_the_files_itself(folder: Path) -> None:
     content = pickle.dumps(LatentCache.open(folder))
     rows = torch.arange(8)
     views = torch.zeros_like(rows)
@@ -91,12 +99,12 @@ def test_another_process_maps_the_files_itself(folder):
     )
 
 
-def test_another_tokenizer_is_refused(folder):
+def test_another_tokenizer_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="made by tokenizer patch, not by other"):
         LatentCache.open(folder, tokenizer_identity="other")
 
 
-def test_no_cache_and_unfinished_cache(folder, tmp_path):
+def test_no_cache_and_unfinished_cache(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no finished latent cache .* build it with"):
         LatentCache.open(tmp_path)
     (folder / "cache.json").unlink()
@@ -104,7 +112,7 @@ def test_no_cache_and_unfinished_cache(folder, tmp_path):
         LatentCache.open(folder)
 
 
-def test_every_one_of_twenty_flipped_bits_is_found_and_named(either, tmp_path):
+def test_every_one_of_twenty_flipped_bits_is_found_and_named(either: Path, tmp_path: Path) -> None:
     assert verify(either) == []
     dice = random.Random(20)
     files = sorted(either.glob("*.npy"))
@@ -117,14 +125,14 @@ def test_every_one_of_twenty_flipped_bits_is_found_and_named(either, tmp_path):
     assert verify(either) == []
 
 
-def test_verify_names_all_that_is_damaged_or_missing(folder):
+def test_verify_names_all_that_is_damaged_or_missing(folder: Path) -> None:
     flip_bit(folder / "codes-00001.npy", -1, 2)
     flip_bit(folder / "labels.npy", 130, 2)
     (folder / "codes-00002.npy").unlink()
     assert verify(folder) == ["codes-00001.npy", "codes-00002.npy", "labels.npy"]
 
 
-def test_no_bit_of_the_index_flips_unseen(folder):
+def test_no_bit_of_the_index_flips_unseen(folder: Path) -> None:
     file = folder / "cache.json"
     whole = file.read_bytes()
     for place in range(len(whole)):
@@ -136,7 +144,7 @@ def test_no_bit_of_the_index_flips_unseen(folder):
                 read_record(file, CacheIndex)
 
 
-def test_no_bit_of_a_header_ends_in_a_traceback(folder):
+def test_no_bit_of_a_header_ends_in_a_traceback(folder: Path) -> None:
     """Whatever a flipped bit makes of the shape, the type or the order of the numbers."""
     file = folder / "codes-00001.npy"
     said = []
@@ -154,7 +162,7 @@ def test_no_bit_of_a_header_ends_in_a_traceback(folder):
     assert all(file.name in line and "\n" not in line for line in said)
 
 
-def test_a_damaged_shard_is_made_again_alone(either):
+def test_a_damaged_shard_is_made_again_alone(either: Path) -> None:
     before = contents(either)
     (damaged,) = either.glob("*-00001.npy")
     flip_bit(damaged, 200, 1)
@@ -166,7 +174,7 @@ def test_a_damaged_shard_is_made_again_alone(either):
     assert contents(either) == before
 
 
-def test_the_rest_is_readable_without_a_damaged_shard(either):
+def test_the_rest_is_readable_without_a_damaged_shard(either: Path) -> None:
     every = LatentCache.open(either)
     (either / f"{every.kind}-00001.npy").unlink()
     rest = LatentCache.open(either, without=[f"{every.kind}-00001.npy"])
@@ -181,7 +189,7 @@ def test_the_rest_is_readable_without_a_damaged_shard(either):
         LatentCache.open(either, without=["labels.npy"])
 
 
-def test_truncated_and_missing_files_are_refused_at_once(folder):
+def test_truncated_and_missing_files_are_refused_at_once(folder: Path) -> None:
     file = folder / "codes-00001.npy"
     content = file.read_bytes()
     file.write_bytes(content[:-2])
@@ -202,7 +210,7 @@ def test_truncated_and_missing_files_are_refused_at_once(folder):
         LatentCache.open(folder, check="never")
 
 
-def test_damaged_index(folder):
+def test_damaged_index(folder: Path) -> None:
     file = folder / "cache.json"
     record = json.loads(file.read_text())
     del record["plan"]["grid"]
@@ -212,7 +220,7 @@ def test_damaged_index(folder):
             LatentCache.open(folder)
 
 
-def test_unlabelled_cache(tmp_path):
+def test_unlabelled_cache(tmp_path: Path) -> None:
     layout = CacheLayout(image_size=8, flip=False)
     out = tmp_path / "c"
     build_cache(PatchTokenizer(), ListSource([4]), out=out, layout=layout, progress=False)
@@ -223,19 +231,19 @@ def test_unlabelled_cache(tmp_path):
     assert cache.tokens(torch.tensor([0]), torch.tensor([0])).shape == (1, 16)
 
 
-def random_weights(tokenizer, *key):
+def random_weights(tokenizer: KLVAETokenizer, *key: str) -> KLVAETokenizer:
     generator = keyed_generator(0, *key)
     for parameter in tokenizer.parameters():
         parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
     return tokenizer.requires_grad_(False)
 
 
-def small_kl():
+def small_kl() -> KLVAETokenizer:
     sizes = KLVAE(stem=8, widths=(8, 8), blocks=1, attention=(), channels=4, groups=4, scale=0.3)
     return random_weights(KLVAETokenizer(sizes), "kl")
 
 
-def rows_views_noise(cache):
+def rows_views_noise(cache: LatentCache) -> tuple[Tensor, Tensor, Tensor]:
     rows, views = torch.tensor([5, 0, 7, 5, 2]), torch.tensor([1, 0, 0, 0, 1])
     shape = (len(rows), cache.length, cache.channels)
     return rows, views, torch.randn(shape, generator=keyed_generator("noise"))
@@ -243,7 +251,9 @@ def rows_views_noise(cache):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("made_by", [small_kl, lambda: PixelTokenizer(Patches(patch=2))])
-def test_latents_are_those_of_the_tokenizer_to_the_bit(tmp_path, made_by, precision):
+def test_latents_are_those_of_the_tokenizer_to_the_bit(
+    tmp_path: Path, made_by: Callable[..., Any], precision: str
+) -> None:
     tokenizer = made_by()
     make(tmp_path / "c", tokenizer, precision=precision)
     cache = LatentCache.open(tmp_path / "c", tokenizer_identity=tokenizer.identity)
@@ -266,7 +276,7 @@ def test_latents_are_those_of_the_tokenizer_to_the_bit(tmp_path, made_by, precis
     assert torch.allclose(moments, told, rtol=tolerance, atol=tolerance)
 
 
-def test_variances_are_stored_as_they_are_and_clamped_when_drawn(tmp_path):
+def test_variances_are_stored_as_they_are_and_clamped_when_drawn(tmp_path: Path) -> None:
     cache = LatentCache.open(make(tmp_path / "c", MomentTokenizer()))
     rows, views, noise = rows_views_noise(cache)
     mean, logvar = cache.stored(rows, views).chunk(2, 1)
@@ -279,17 +289,17 @@ def test_variances_are_stored_as_they_are_and_clamped_when_drawn(tmp_path):
     assert torch.equal(cache.tokens(rows, views), cache.tokens(rows, views, 0 * noise))
 
 
-def test_noise_of_another_shape_is_refused(tmp_path):
+def test_noise_of_another_shape_is_refused(tmp_path: Path) -> None:
     one = torch.zeros(1, dtype=torch.int64)
     moments = LatentCache.open(make(tmp_path / "moments", MomentTokenizer()))
     with pytest.raises(InputError, match=r"are not \(B, L, 3\)"):
         moments.tokens(one, one, torch.zeros(1, 16, 4))
 
 
-def test_a_damaged_shard_is_found_before_its_first_use(folder):
+def test_a_damaged_shard_is_found_before_its_first_use(folder: Path) -> None:
     LatentCache.open(folder)
     flip_bit(folder / "codes-00001.npy", -1, 2)
-    told = []
+    told: list[str] = []
     with pytest.raises(InputError, match=r"not those that were built: codes-00001\.npy; build it"):
         LatentCache.open(folder, tell=told.append)
     assert len(told) == 1
@@ -302,7 +312,9 @@ def test_a_damaged_shard_is_found_before_its_first_use(folder):
     assert len(told) == 2
 
 
-def test_what_was_compared_once_is_not_read_again(folder, monkeypatch):
+def test_what_was_compared_once_is_not_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / LIST).unlink()
     LatentCache.open(folder)
     monkeypatch.setattr(verified, "digest_of_file", lambda file: pytest.fail(f"{file} is read"))
@@ -311,7 +323,7 @@ def test_what_was_compared_once_is_not_read_again(folder, monkeypatch):
         LatentCache.open(folder, check="always")
 
 
-def test_a_shard_of_another_cache_is_refused(folder, tmp_path):
+def test_a_shard_of_another_cache_is_refused(folder: Path, tmp_path: Path) -> None:
     other = make(tmp_path / "other", PatchTokenizer("strange"))
     for name in ("codes-00001.npy", "codes-00001.json", "codes-00001.origin"):
         shutil.copy(other / name, folder / name)
@@ -325,7 +337,7 @@ def test_a_shard_of_another_cache_is_refused(folder, tmp_path):
     assert verify(folder) == ["codes-00001.npy"]
 
 
-def rewritten(folder, name, array):
+def rewritten(folder: Path, name: str, array: np.ndarray) -> None:
     """Put other numbers into a cache together with their hashes, as a hostile hand might."""
     np.save(folder / name, array)
     content = (folder / name).read_bytes()
@@ -340,7 +352,7 @@ def rewritten(folder, name, array):
 
 
 @pytest.mark.parametrize("code", [512, 60000])
-def test_codes_that_the_tokenizer_has_not(folder, code):
+def test_codes_that_the_tokenizer_has_not(folder: Path, code: int) -> None:
     rewritten(folder, "codes-00001.npy", np.full((3, 2, 16), code, np.uint16))
     cache, first = LatentCache.open(folder), torch.tensor([0])
     cache.tokens(torch.tensor([0, 7]), torch.tensor([0, 1]))
@@ -349,13 +361,13 @@ def test_codes_that_the_tokenizer_has_not(folder, code):
 
 
 @pytest.mark.parametrize("label", [-1, 3, 77])
-def test_labels_that_no_class_has(folder, label):
+def test_labels_that_no_class_has(folder: Path, label: int) -> None:
     rewritten(folder, "labels.npy", np.array([*LABELS[:-1], label]))
     with pytest.raises(InputError, match=r"labels\.npy holds labels .* the cache has 3 classes"):
         LatentCache.open(folder)
 
 
-def test_counts_that_no_file_holds(folder):
+def test_counts_that_no_file_holds(folder: Path) -> None:
     index = read_record(folder / "cache.json", CacheIndex)
     shards = (replace(index.shards[0], rows=10**15), *index.shards[1:])
     (folder / "cache.json").write_bytes(to_json(replace(index, shards=shards)))
@@ -363,13 +375,13 @@ def test_counts_that_no_file_holds(folder):
         LatentCache.open(folder)
 
 
-def test_records_that_are_nested_too_deeply(folder):
+def test_records_that_are_nested_too_deeply(folder: Path) -> None:
     (folder / "cache.json").write_bytes(b"[" * 100_000)
     with pytest.raises(InputError, match="damaged or of another format"):
         LatentCache.open(folder)
 
 
-def test_content_stands_for_the_images_however_they_are_cut_into_shards(tmp_path):
+def test_content_stands_for_the_images_however_they_are_cut_into_shards(tmp_path: Path) -> None:
     few, many = (make(tmp_path / str(n), PatchTokenizer(), shard_size=n) for n in (2, 7))
     same = [LatentCache.open(folder).index.content for folder in (few, many)]
     assert same[0] == same[1] != ""

@@ -23,14 +23,13 @@ VALUES = [None if row % 11 == 3 else row for row in range(IMAGES)]
 def build(out: Path, kind: str, pause: float) -> None:
     """Two images a shard, one at a time; some are unreadable."""
     tokenizer = TOKENIZERS[kind]()
-    name = "moments" if kind == "moments" else "encode"
-    encode = getattr(tokenizer, name)
+    encode = tokenizer.encode
 
     def _slowly(images: Tensor) -> Tensor:
         time.sleep(pause)
         return encode(images)
 
-    setattr(tokenizer, name, _slowly)
+    tokenizer.encode = _slowly  # type: ignore[method-assign]
     layout = CacheLayout(image_size=8, shard_size=2, batch_size=1)
     labels = [row % 5 for row in range(IMAGES)]
     source = ListSource(VALUES, labels)

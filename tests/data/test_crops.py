@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,17 +26,17 @@ from unmask.data.crops import (
     resized_part,
     short_sides,
 )
-from unmask.data.transform import BOXES, RANDOM, STILL, Transform
+from unmask.data.transform import BOXES, RANDOM, STILL, Crop, Transform
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "tokenizers"
 
 
 @pytest.fixture(scope="module")
-def golden():
+def golden() -> dict[str, np.ndarray]:
     return load_file(FIXTURES / "image_ops.io.safetensors")
 
 
-def close(image, expected):
+def close(image: Image.Image | np.ndarray, expected: np.ndarray) -> bool:
     """Within one step of a byte, which another build of Pillow's resampling may differ by."""
     return np.abs(np.asarray(image).astype(int) - expected.astype(int)).max() <= 1
 
@@ -43,7 +44,7 @@ def close(image, expected):
 def plain_center_crop(image: Image.Image, size: int) -> Image.Image:
     """As ADM writes it down: everything is resized, then cut."""
     while min(image.size) >= 2 * size:
-        image = image.resize(tuple(side // 2 for side in image.size), Image.Resampling.BOX)
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
     image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
@@ -51,12 +52,12 @@ def plain_center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_center_crop_equals_adm(golden, i):
+def test_center_crop_equals_adm(golden: dict[str, np.ndarray], i: int) -> None:
     assert close(center_crop(Image.fromarray(golden[f"in{i}"]), 32), golden[f"center{i}"])
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_random_crop_geometry_equals_adm(golden, i):
+def test_random_crop_geometry_equals_adm(golden: dict[str, np.ndarray], i: int) -> None:
     stream = random.Random(100 + i)
     sides = short_sides(32)
     larger = stream.randrange(sides.start, sides.stop)
@@ -68,13 +69,13 @@ def test_random_crop_geometry_equals_adm(golden, i):
     assert close(cut, golden[f"random{i}"])
 
 
-def test_transform_center_is_the_golden_crop(golden):
+def test_transform_center_is_the_golden_crop(golden: dict[str, np.ndarray]) -> None:
     out = Transform(size=32)(Image.fromarray(golden["in0"]))
     assert out.dtype == torch.uint8
     assert close(out.permute(1, 2, 0).numpy(), golden["center0"])
 
 
-def test_ordinary_pictures_are_cut_to_the_bit_as_adm_cuts_them():
+def test_ordinary_pictures_are_cut_to_the_bit_as_adm_cuts_them() -> None:
     stream = np.random.default_rng(0)
     for _ in range(40):
         short = int(stream.integers(2, 160))
@@ -86,12 +87,12 @@ def test_ordinary_pictures_are_cut_to_the_bit_as_adm_cuts_them():
         assert (np.asarray(center_crop(image, size)) == plain).all(), (shape, size)
 
 
-def test_short_sides_span_80_to_100_percent():
+def test_short_sides_span_80_to_100_percent() -> None:
     assert list(short_sides(32)) == list(range(32, 41))
     assert list(short_sides(256))[-1] == 320
 
 
-def test_random_crop_is_a_function_of_the_generator(golden):
+def test_random_crop_is_a_function_of_the_generator(golden: dict[str, np.ndarray]) -> None:
     image = Image.fromarray(golden["in0"])
     crops = [
         np.asarray(random_crop(image, 32, torch.Generator().manual_seed(seed)))
@@ -136,7 +137,7 @@ def short_resized(image: Image.Image, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [16, 37])
-def test_center_is_resize_and_center_crop(shape, size):
+def test_center_is_resize_and_center_crop(shape: tuple[int, int], size: int) -> None:
     image = picture(shape)
     whole = short_resized(image, size)
     top, left = (round((side - size) / 2.0) for side in whole.shape[:2])
@@ -146,7 +147,7 @@ def test_center_is_resize_and_center_crop(shape, size):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_random_is_resize_and_random_crop(shape):
+def test_random_is_resize_and_random_crop(shape: tuple[int, int]) -> None:
     """All of the short side is seen; the place along the other one is uniform."""
     image, size = picture(shape), 16
     whole = short_resized(image, size)
@@ -165,14 +166,14 @@ def test_random_is_resize_and_random_crop(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("size", [24, (10, 31)])
-def test_whole_is_resize_to_both_sides(shape, size):
+def test_whole_is_resize_to_both_sides(shape: tuple[int, int], size: int | tuple[int, int]) -> None:
     image = picture(shape)
     high, wide = (size, size) if isinstance(size, int) else size
     got = np.asarray(bilinear_whole(image, size)).astype(int)
     assert np.abs(got - resized(image, high, wide)).max() <= 1
 
 
-def test_on_squares_whole_and_center_agree():
+def test_on_squares_whole_and_center_agree() -> None:
     image = picture((90, 90))
     assert bilinear_whole(image, 32).tobytes() == bilinear_center_crop(image, 32).tobytes()
 
@@ -188,7 +189,9 @@ def test_on_squares_whole_and_center_agree():
         ((100, 200), (40, 50), (80, 40)),
     ],
 )
-def test_the_longer_side_is_cut_off_to_a_whole_number(shape, size, wanted):
+def test_the_longer_side_is_cut_off_to_a_whole_number(
+    shape: tuple[int, int], size: int | tuple[int, int], wanted: tuple[int, int]
+) -> None:
     assert resize_covering(picture(shape), size) == wanted
 
 
@@ -199,7 +202,7 @@ def dull_picture(height: int, width: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("whole", [(40, 30), (80, 60), (13, 7), (300, 20)])
-def test_a_part_is_what_the_whole_shows_there(whole):
+def test_a_part_is_what_the_whole_shows_there(whole: tuple[int, int]) -> None:
     image, (width, height) = dull_picture(30, 40), whole
     for top, left in ((0, 0), (height - 5, width - 6), (1, 2)):
         part = resized_part(image, whole, (5, 6), top=top, left=left)
@@ -208,7 +211,9 @@ def test_a_part_is_what_the_whole_shows_there(whole):
 
 
 @pytest.mark.parametrize("shape", [(2, 200), (200, 2), (1, 500)])
-def test_parts_of_a_strip_are_computed_alone_and_agree_with_the_whole(shape):
+def test_parts_of_a_strip_are_computed_alone_and_agree_with_the_whole(
+    shape: tuple[int, int],
+) -> None:
     image = dull_picture(*shape)
     scale = 24 / min(shape)
     width, height = round(image.width * scale), round(image.height * scale)
@@ -223,11 +228,11 @@ def test_parts_of_a_strip_are_computed_alone_and_agree_with_the_whole(shape):
 
 @pytest.mark.parametrize("crop", [*STILL, *RANDOM, *BOXES])
 @pytest.mark.parametrize("size", [(1, 65_000), (65_000, 1), (3, 30_000)])
-def test_a_very_thin_picture_costs_no_more_than_its_crop(crop, size):
-    image, seen = Image.new("RGB", size, (10, 200, 30)), []
+def test_a_very_thin_picture_costs_no_more_than_its_crop(crop: Crop, size: tuple[int, int]) -> None:
+    image, seen = Image.new("RGB", size, (10, 200, 30)), list[int]()
     resize = Image.Image.resize
 
-    def watched(self, size, *rest, **more):
+    def watched(self: Image.Image, size: tuple[int, int], *rest: Any, **more: Any) -> Image.Image:
         seen.append(size[0] * size[1])
         return resize(self, size, *rest, **more)
 

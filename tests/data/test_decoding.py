@@ -7,6 +7,8 @@ import io
 import pickle
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,11 +27,11 @@ from unmask.data.transform import Transform
 from unmask.errors import InputError
 
 
-def test_decodes_to_the_pixels():
+def test_decodes_to_the_pixels() -> None:
     assert (np.asarray(decode_image(png(9), "a.png")) == pixels(9)).all()
 
 
-def jpeg():
+def jpeg() -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(buffer, "JPEG")
@@ -41,14 +43,14 @@ def jpeg():
     [b"", b"no image at all", png(3)[:-30], png(3)[:40], jpeg()[:600], b"\x89PNG\r\n\x1a\n" * 9],
     ids=["empty", "text", "png cut late", "png cut early", "jpeg cut", "png of headers"],
 )
-def test_damage_of_every_kind_is_one_error_that_names_the_image(content):
+def test_damage_of_every_kind_is_one_error_that_names_the_image(content: bytes) -> None:
     with pytest.raises(UnreadableImageError, match=r"^train/7\.png cannot be read") as caught:
         decode_image(content, "train/7.png")
     assert "\n" not in str(caught.value)
     assert caught.value.key == "train/7.png"
 
 
-def test_any_flipped_byte_is_decoded_or_reported():
+def test_any_flipped_byte_is_decoded_or_reported() -> None:
     content = bytearray(png(3))
     for i in range(len(content)):
         damaged = bytes([*content[:i], content[i] ^ 0x41, *content[i + 1 :]])
@@ -56,12 +58,12 @@ def test_any_flipped_byte_is_decoded_or_reported():
             assert decode_image(damaged, "x").convert("RGB").getbands() == ("R", "G", "B")
 
 
-def test_the_error_survives_a_worker_process():
+def test_the_error_survives_a_worker_process() -> None:
     error = pickle.loads(pickle.dumps(UnreadableImageError("a", "b")))
     assert (error.key, error.reason) == ("a", "b")
 
 
-def test_image_names():
+def test_image_names() -> None:
     assert is_image_name("a.JPEG")
     assert is_image_name("a.webp")
     assert not is_image_name("._a.png")
@@ -81,7 +83,7 @@ SIDEWAYS += ["TRANSVERSE", "ROTATE_270"]  # how a picture lies in a file of orie
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_every_orientation_stands_upright(kind, orientation):
+def test_every_orientation_stands_upright(kind: str, orientation: int) -> None:
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x112] = orientation
     turn = SIDEWAYS[orientation - 1]
@@ -93,7 +95,7 @@ def test_every_orientation_stands_upright(kind, orientation):
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 4242])
-def test_an_orientation_that_is_none_changes_nothing(orientation):
+def test_an_orientation_that_is_none_changes_nothing(orientation: int) -> None:
     exif, file = Image.Exif(), io.BytesIO()
     exif[0x112] = orientation
     corner().save(file, "PNG", exif=exif)
@@ -102,7 +104,7 @@ def test_an_orientation_that_is_none_changes_nothing(orientation):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL.TiffImagePlugin")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_damaged_exif_block_loses_no_picture(kind):
+def test_a_damaged_exif_block_loses_no_picture(kind: str) -> None:
     exif = Image.Exif()
     exif[0x112], exif[0x10F] = 6, "a camera"
     block = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
@@ -126,7 +128,9 @@ def test_a_damaged_exif_block_loses_no_picture(kind):
     ],
     ids=["profile", "long text", "many texts"],
 )
-def test_no_limit_on_what_lies_beside_the_pixels_loses_a_picture(notes):
+def test_no_limit_on_what_lies_beside_the_pixels_loses_a_picture(
+    notes: dict[str, bytes] | dict[str, dict[str, str]] | dict[str, str],
+) -> None:
     file, text = io.BytesIO(), PngImagePlugin.PngInfo()
     told = notes.get("text", {})
     for name, value in (told if isinstance(told, dict) else {"note": told}).items():
@@ -138,7 +142,7 @@ def test_no_limit_on_what_lies_beside_the_pixels_loses_a_picture(notes):
         decode_image(content[:-40], "x")
 
 
-def test_bombs_and_programs_are_refused_by_name():
+def test_bombs_and_programs_are_refused_by_name() -> None:
     file = io.BytesIO()
     Image.new("1", (15000, 13000)).save(file, "PNG")
     with pytest.raises(UnreadableImageError, match=r"^x cannot be .*decompression bomb"):
@@ -150,7 +154,7 @@ def test_bombs_and_programs_are_refused_by_name():
 
 
 @pytest.mark.parametrize("kind", ["APNG", "WEBP", "GIF"])
-def test_of_several_frames_the_first_is_the_picture(kind):
+def test_of_several_frames_the_first_is_the_picture(kind: str) -> None:
     file, frames = io.BytesIO(), [corner(), Image.new("RGB", (24, 16), (9, 9, 200))]
     options = {"lossless": True} if kind == "WEBP" else {}
     form = "PNG" if kind == "APNG" else kind
@@ -162,7 +166,9 @@ def test_of_several_frames_the_first_is_the_picture(kind):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "LA", "I;16"])
-def test_the_header_tells_the_shape_of_the_picture(tmp_path, kind, orientation, mode):
+def test_the_header_tells_the_shape_of_the_picture(
+    tmp_path: Path, kind: str, orientation: int, mode: str
+) -> None:
     exif, file = Image.Exif(), tmp_path / "a"
     exif[0x112] = orientation
     with contextlib.suppress(OSError):  # a mode that the format has not
@@ -172,7 +178,7 @@ def test_the_header_tells_the_shape_of_the_picture(tmp_path, kind, orientation, 
         assert picture_shape(file) == (len(image.getbands()), image.height, image.width)
 
 
-def test_a_file_without_a_header_has_no_shape(tmp_path):
+def test_a_file_without_a_header_has_no_shape(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(3)[:20])
     assert picture_shape(tmp_path / "a.png") is None
     assert picture_shape(tmp_path / "nowhere.png") is None
@@ -180,7 +186,10 @@ def test_a_file_without_a_header_has_no_shape(tmp_path):
 
 COLOURS = np.array([[200, 40, 90], [30, 180, 60]], np.uint8)  # of the upper and the lower half
 FORMATS = {"PNG": 3, "BMP": 3, "TIFF": 3, "GIF": 60, "WEBP": 3, "JPEG": 12}  # levels they may lose
-OPTIONS = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "WEBP": {"lossless": True},
+    "JPEG": {"quality": 100, "subsampling": 0},
+}
 
 
 def halves() -> Image.Image:
@@ -190,7 +199,7 @@ def halves() -> Image.Image:
 def clear_on_the_right(mode: str) -> Image.Image:
     """Opaque on the left, transparent on the right."""
     image = halves().convert(mode)
-    image.putalpha(Image.fromarray(np.repeat(np.uint8([[255, 0]]), 8, 1).repeat(16, 0)))
+    image.putalpha(Image.fromarray(np.repeat(np.array([[255, 0]], np.uint8), 8, 1).repeat(16, 0)))
     return image
 
 
@@ -243,7 +252,7 @@ def files(mode: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mode", Image.MODES)
-def test_every_mode_in_every_format_is_seen_as_a_person_sees_it(mode):
+def test_every_mode_in_every_format_is_seen_as_a_person_sees_it(mode: str) -> None:
     for name, content in files(mode).items():
         image = decode_image(content, "a")
         assert image.mode in ("L", "RGB")
@@ -258,7 +267,7 @@ def test_every_mode_in_every_format_is_seen_as_a_person_sees_it(mode):
 
 @pytest.mark.parametrize("mode", [m for m in Image.MODES if m != "I;16N"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_in_memory_is_seen_as_its_file_is(mode, channels):
+def test_a_picture_in_memory_is_seen_as_its_file_is(mode: str, channels: int) -> None:
     transform = Transform(size=16, crop="none", channels=channels)
     seen = transform(of_mode(mode))
     for name, content in files(mode).items():
@@ -268,13 +277,13 @@ def test_a_picture_in_memory_is_seen_as_its_file_is(mode, channels):
             assert gap <= 3, f"{mode} in {name}"
 
 
-def test_flattened_leaves_plain_pictures_alone():
+def test_flattened_leaves_plain_pictures_alone() -> None:
     for mode in ("L", "RGB"):
         image = halves().convert(mode)
         assert flattened(image) is image
 
 
-def test_palettes_may_be_transparent_in_two_ways():
+def test_palettes_may_be_transparent_in_two_ways() -> None:
     image = halves().quantize(2)
     for clear in (image.getpixel((0, 0)), bytes([0 if image.getpixel((0, 0)) == 0 else 255, 255])):
         file = io.BytesIO()
@@ -286,7 +295,7 @@ def test_palettes_may_be_transparent_in_two_ways():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
-def test_one_colour_may_be_the_transparent_one(mode):
+def test_one_colour_may_be_the_transparent_one(mode: str) -> None:
     image, file = of_mode(mode), io.BytesIO()
     image.save(file, "PNG", transparency=image.getpixel((0, 0)))
     pixels = np.asarray(decode_image(file.getvalue(), "a"))
@@ -313,7 +322,7 @@ def deep_png(pixels: np.ndarray, clear: np.ndarray | None = None) -> bytes:
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
-def test_sixteen_bits_a_channel_keep_their_high_byte(bands):
+def test_sixteen_bits_a_channel_keep_their_high_byte(bands: int) -> None:
     deep = np.random.default_rng(bands).integers(0, 65536, (6, 5, bands)).astype(np.uint16)
     if bands in (2, 4):
         deep[..., -1] = 65535
@@ -325,7 +334,7 @@ def test_sixteen_bits_a_channel_keep_their_high_byte(bands):
     assert (got[0, 0] == (255 if bands in (2, 4) else colour[0, 0])).all()
 
 
-def test_a_transparent_colour_of_sixteen_bits():
+def test_a_transparent_colour_of_sixteen_bits() -> None:
     deep = np.full((4, 4, 3), 0x4321, np.uint16)
     deep[0, 0] = (0x1234, 0x5678, 0x9ABC)
     pixels = np.asarray(decode_image(deep_png(deep, deep[0, 0]), "a"))
@@ -344,7 +353,7 @@ def tiff(pixels: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("kind", [np.uint16, np.int32])
-def test_a_ramp_of_any_usual_depth_goes_from_black_to_white(bits, kind):
+def test_a_ramp_of_any_usual_depth_goes_from_black_to_white(bits: int, kind: type) -> None:
     deep = (RAMP * (2**bits - 1)).astype(kind)
     pixels = np.asarray(decode_image(tiff(deep), "a"))
     assert (pixels == deep.astype(np.int64) >> (bits - 8)).all()
@@ -352,14 +361,14 @@ def test_a_ramp_of_any_usual_depth_goes_from_black_to_white(bits, kind):
 
 
 @pytest.mark.parametrize("top", [1, 255])
-def test_a_ramp_of_floats_goes_from_black_to_white(top):
+def test_a_ramp_of_floats_goes_from_black_to_white(top: int) -> None:
     pixels = np.asarray(decode_image(tiff((RAMP * top).astype(np.float32)), "a"))
     assert np.abs(pixels - RAMP * 255).max() <= 0.51
     assert (pixels.min(), pixels.max()) == (0, 255)
 
 
 @pytest.mark.parametrize("top", [3, 90, 255, 256, 700, 4095, 5000, 16384, 40000, 65535])
-def test_no_depth_turns_a_picture_black_or_clips_it(top):
+def test_no_depth_turns_a_picture_black_or_clips_it(top: int) -> None:
     """What is brighter stays brighter, and the brightest is as bright as in 8 bits or 64 of 255."""
     pixels = np.asarray(decode_image(tiff((RAMP * top).astype(np.int32)), "a")).astype(int)
     assert (np.diff(pixels.ravel()) >= 0).all()
@@ -367,7 +376,7 @@ def test_no_depth_turns_a_picture_black_or_clips_it(top):
     assert (pixels == 255).mean() < 0.02
 
 
-def test_a_file_that_states_its_depth_is_believed():
+def test_a_file_that_states_its_depth_is_believed() -> None:
     """Pillow writes no 12-bit TIFF; this one is 2 x 1 pixels, 0x123 and 0x456."""
     tags = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 122)]
     tags += [(277, 3, 1), (278, 3, 1), (279, 4, 3)]
@@ -382,14 +391,14 @@ def test_a_file_that_states_its_depth_is_believed():
     [
         (np.full((4, 4), np.nan, np.float32), "floats from nan to nan"),
         (np.full((4, 4), np.inf, np.float32), "floats from inf to inf"),
-        (np.float32([[0, 1.5]]), "floats from 0 to 1.5 are neither"),
-        (np.float32([[-0.5, 1]]), "floats from -0.5 to 1 are neither"),
-        (np.float32([[0, 4000]]), "floats from 0 to 4000 are neither"),
-        (np.int32([[0, 70000]]), "whole numbers from 0 to 70000 have no known white"),
-        (np.int32([[-1, 9]]), "whole numbers from -1 to 9 have no known white"),
+        (np.array([[0, 1.5]], np.float32), "floats from 0 to 1.5 are neither"),
+        (np.array([[-0.5, 1]], np.float32), "floats from -0.5 to 1 are neither"),
+        (np.array([[0, 4000]], np.float32), "floats from 0 to 4000 are neither"),
+        (np.array([[0, 70000]], np.int32), "whole numbers from 0 to 70000 have no known white"),
+        (np.array([[-1, 9]], np.int32), "whole numbers from -1 to 9 have no known white"),
     ],
 )
-def test_depths_that_cannot_be_known_are_refused_by_name(pixels, reason):
+def test_depths_that_cannot_be_known_are_refused_by_name(pixels: np.ndarray, reason: str) -> None:
     with pytest.raises(InputError, match=f"^x/7.tif cannot be read as an image .{reason}") as said:
         decode_image(tiff(pixels), "x/7.tif")
     assert "convert it to 8 or 16 bits" in str(said.value)
@@ -397,7 +406,7 @@ def test_depths_that_cannot_be_known_are_refused_by_name(pixels, reason):
         Transform(size=1)(Image.fromarray(pixels))
 
 
-def test_a_transform_does_not_change_the_picture_it_is_given():
+def test_a_transform_does_not_change_the_picture_it_is_given() -> None:
     image = halves()
     image.info["transparency"] = (0x1234, 0x5678, 0x9ABC)
     before = image.info["transparency"]

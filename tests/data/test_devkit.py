@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -10,15 +13,15 @@ from unmask.data.devkit import SYNSETS, TRUTH, find_truth, read_matlab, read_tru
 from unmask.errors import InputError
 
 
-def write_kit(folder, numbers, names):
+def write_kit(folder: Path, numbers: list[int], names: list[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TRUTH).write_text("".join(f"{number}\n" for number in numbers))
-    rows = np.array(list(enumerate(names, 1)), [("ILSVRC2012_ID", object), ("WNID", object)])
+    rows = np.array(list(enumerate(names, 1)), [("ILSVRC2012_ID", Any), ("WNID", Any)])
     savemat(folder / SYNSETS, {"synsets": rows})
     return folder / TRUTH
 
 
-def test_numbers_become_names_by_the_table(tmp_path):
+def test_numbers_become_names_by_the_table(tmp_path: Path) -> None:
     names = [f"n{7 * i % 101:03d}" for i in range(100)]
     numbers = np.random.default_rng(0).integers(1, 101, 500).tolist()
     truth = write_kit(tmp_path / "data", numbers, names)
@@ -26,20 +29,20 @@ def test_numbers_become_names_by_the_table(tmp_path):
     assert read_truth(truth) == [names[number - 1] for number in numbers]
 
 
-def test_labels_follow_the_number_in_the_name_and_not_the_order(tmp_path):
+def test_labels_follow_the_number_in_the_name_and_not_the_order(tmp_path: Path) -> None:
     truth = write_kit(tmp_path, [1, 2, 3], ["b", "a", "gone"])
     images = ["val/x_0002.JPEG", "val/x_1.png", "val/x_00000003.JPEG"]
     assert truth_labels(truth, images, {"a": 0, "b": 1}) == [0, 1, None]
 
 
 @pytest.mark.parametrize("name", ["val/x.png", "val/x_4.png", "val/x_0.png", "val/x_99999999.png"])
-def test_an_image_without_a_line_is_refused(tmp_path, name):
+def test_an_image_without_a_line_is_refused(tmp_path: Path, name: str) -> None:
     truth = write_kit(tmp_path, [1, 2, 3], ["a", "b", "c"])
     with pytest.raises(InputError, match=rf"{name} has no number from 1 to 3"):
         truth_labels(truth, [name], {"a": 0})
 
 
-def test_a_kit_that_is_not_whole_is_refused(tmp_path):
+def test_a_kit_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     truth = write_kit(tmp_path, [1, 9], ["a", "b"])
     with pytest.raises(InputError, match=r"holds the number 9, which .*meta\.mat does not"):
         read_truth(truth)
@@ -54,32 +57,32 @@ def test_a_kit_that_is_not_whole_is_refused(tmp_path):
         read_truth(truth)
 
 
-def records(rows):
+def records(rows: list[dict[str, Any]]) -> np.ndarray:
     fields = [(name, object) for name in rows[0]]
     return np.array([tuple(row.values()) for row in rows], fields)
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_texts_numbers_and_records_are_read(tmp_path, compressed):
-    rows = [
+def test_texts_numbers_and_records_are_read(tmp_path: Path, compressed: bool) -> None:
+    rows: list[dict[str, Any]] = [
         {"ID": float(i), "WNID": f"n{i:08d}", "words": "x" * i, "children": np.arange(i)}
         for i in range(1, 40)
     ]
     held = {"synsets": records(rows), "one": 7.5, "text": "abc", "small": np.uint8(3)}
     savemat(tmp_path / "a.mat", held, do_compression=compressed)
-    found = read_matlab(tmp_path / "a.mat")
+    found: dict[str, Any] = read_matlab(tmp_path / "a.mat")
     assert (found["one"], found["text"], found["small"]) == (7.5, "abc", 3)
     assert [(row["ID"], row["WNID"], row["words"]) for row in found["synsets"]] == [
         (row["ID"], row["WNID"], row["words"]) for row in rows
     ]
 
 
-def test_what_is_not_understood_is_none(tmp_path):
-    savemat(tmp_path / "a.mat", {"cells": np.array([[1], "a"], object), "matrix": np.eye(3)})
+def test_what_is_not_understood_is_none(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"cells": np.array([[1], "a"], Any), "matrix": np.eye(3)})
     assert read_matlab(tmp_path / "a.mat") == {"cells": None, "matrix": None}
 
 
-def test_damage_is_one_line(tmp_path):
+def test_damage_is_one_line(tmp_path: Path) -> None:
     rows = [{"ID": float(i), "WNID": f"n{i:08d}"} for i in range(30)]
     file, stream = tmp_path / "a.mat", np.random.default_rng(0)
     savemat(file, {"synsets": records(rows)}, do_compression=False)

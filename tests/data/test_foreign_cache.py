@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ FILES = ["n02/b.JPEG", "n01/z.JPEG", "n02/a.JPEG", "n10/c.JPEG"]
 ORDER = ["n01/z.JPEG", "n02/a.JPEG", "n02/b.JPEG", "n10/c.JPEG"]
 
 
-def normal(*key: object, shape: tuple[int, ...] = (32, 16, 16)) -> np.ndarray:
+def normal(*key: Any, shape: tuple[int, ...] = (32, 16, 16)) -> np.ndarray:
     return torch.randn(shape, generator=keyed_generator("foreign", *key)).numpy()
 
 
@@ -30,7 +31,8 @@ def write_moments(root: Path, scale: float = 1.0) -> Path:
         file = root / f"{name}.npz"
         file.parent.mkdir(parents=True, exist_ok=True)
         arrays = {key: (scale * normal(name, key)) for key in ("moments", "moments_flip")}
-        np.savez(file, **{key: array.astype(np.float32) for key, array in arrays.items()})
+        whole: dict[str, Any] = {key: a.astype(np.float32) for key, a in arrays.items()}
+        np.savez(file, **whole)
     return root
 
 
@@ -40,12 +42,12 @@ def write_codes(root: Path, *, labelled: bool, codes: int = 512, count: int = 5)
     for row in range(count):
         generator = keyed_generator("idx", row)
         ids = torch.randint(codes, (2, 16), generator=generator).numpy()
-        more = {"y": np.array(row % 3)} if labelled else {}
+        more: dict[str, Any] = {"y": np.array(row % 3)} if labelled else {}
         np.savez(root / f"{row:06d}.npz", idx=ids[0], idx_flip=ids[1], **more)
     return root
 
 
-def convert(source: Path, name: str, **more: object) -> LatentCache:
+def convert(source: Path, name: str, **more: Any) -> LatentCache:
     report = convert_cache(source, name, out=source.with_name("out"), progress=False, **more)
     assert report.complete
     return LatentCache.open(report.path)
@@ -74,7 +76,9 @@ def test_moments_come_over_bit_for_bit(tmp_path: Path, name: str) -> None:
 def test_grids_that_are_not_square(tmp_path: Path) -> None:
     moments = tmp_path / "mar"
     (moments / "n01").mkdir(parents=True)
-    arrays = {key: normal(key, shape=(32, 6, 10)) for key in ("moments", "moments_flip")}
+    arrays: dict[str, Any] = {
+        key: normal(key, shape=(32, 6, 10)) for key in ("moments", "moments_flip")
+    }
     np.savez(moments / "n01" / "a.JPEG.npz", **arrays)
     cache = convert(moments, "mar")
     assert (cache.grid, cache.plan.image_size) == ((6, 10), (96, 160))
@@ -152,7 +156,7 @@ def test_who_made_it_must_be_said_or_accepted(tmp_path: Path) -> None:
         (MomentTokenizer(), r"the tokenizer makes moments of shape \(6, 16, 16\)"),
     ],
 )
-def test_another_tokenizer_is_refused(tmp_path: Path, tokenizer: object, message: str) -> None:
+def test_another_tokenizer_is_refused(tmp_path: Path, tokenizer: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         convert(write_moments(tmp_path / "mar"), "mar", tokenizer=tokenizer)
     assert not (tmp_path / "out").exists()
@@ -191,6 +195,7 @@ def test_no_flipped_bit_of_a_file_ends_in_a_traceback(tmp_path: Path) -> None:
     files = foreign_cache._ForeignFiles(source, "maskgit-pytorch")
     content = file.read_bytes()
     (whole,) = files._arrays(0, ["idx"], content)
+    assert whole is not None
     start = content.index(whole.tobytes())
     for place in range(len(content)):
         altered = bytearray(content)

@@ -1,6 +1,9 @@
+from __future__ import annotations
+
 import gzip
 import struct
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ TRAIN = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 TEST = 100 + np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3)
 
 
-def write_all(root, end=""):
+def write_all(root: Path, end: str = "") -> None:
     write_idx(root / f"train-images-idx3-ubyte{end}", TRAIN)
     write_idx(root / f"train-labels-idx1-ubyte{end}", np.array([0, 1, 2, 1, 0]))
     write_idx(root / f"t10k-images-idx3-ubyte{end}", TEST)
@@ -22,7 +25,7 @@ def write_all(root, end=""):
 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
-def test_rows_labels_and_sides(tmp_path, end):
+def test_rows_labels_and_sides(tmp_path: Path, end: str) -> None:
     write_all(tmp_path, end)
     train, val, both = (IdxImages(tmp_path, side) for side in ("train", "val", "all"))
     assert (len(train), len(val), len(both)) == (5, 2, 7)
@@ -33,13 +36,13 @@ def test_rows_labels_and_sides(tmp_path, end):
     assert "t10k" in IdxImages.official_split(tmp_path)
 
 
-def test_names_beside_the_files(tmp_path):
+def test_names_beside_the_files(tmp_path: Path) -> None:
     write_all(tmp_path)
     (tmp_path / "classes.json").write_text('["x", "y", "z"]')
     assert IdxImages(tmp_path, "val").class_names == ("x", "y", "z")
 
 
-def test_dotted_names_of_other_downloads(tmp_path):
+def test_dotted_names_of_other_downloads(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-images.idx3-ubyte", TRAIN)
     images = IdxImages(tmp_path, "all")
     assert IdxImages.recognises(tmp_path)
@@ -47,7 +50,7 @@ def test_dotted_names_of_other_downloads(tmp_path):
     assert not IdxImages.official_split(tmp_path)
 
 
-def test_damaged_files(tmp_path):
+def test_damaged_files(tmp_path: Path) -> None:
     file = tmp_path / "train-images-idx3-ubyte"
     write_idx(file, TRAIN)
     whole = file.read_bytes()
@@ -69,7 +72,7 @@ def test_damaged_files(tmp_path):
             read_idx(zipped)
 
 
-def header(*shape):
+def header(*shape: int) -> bytes:
     return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
 
 
@@ -79,7 +82,7 @@ def header(*shape):
     [header(2**32 - 1, 28, 28), header(2**32 - 1, 0, 0), header(5, 0, 3), header(*[2] * 255),
      header(1, 2**32 - 1, 2**32 - 1), header(), header(3), header(5, 4, 3)[:-2]],
 )  # fmt: skip
-def test_headers_that_state_what_no_file_holds(tmp_path, content, end):
+def test_headers_that_state_what_no_file_holds(tmp_path: Path, content: bytes, end: str) -> None:
     file = tmp_path / f"train-images-idx3-ubyte{end}"
     file.write_bytes(gzip.compress(content) if end else content)
     with pytest.raises(InputError, match="train-images-idx3-ubyte") as caught:
@@ -87,7 +90,7 @@ def test_headers_that_state_what_no_file_holds(tmp_path, content, end):
     assert "\n" not in str(caught.value)
 
 
-def test_a_bomb_is_not_unpacked(tmp_path):
+def test_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(1 << 28), 1)  # 256 MiB in one
     file = tmp_path / "x.gz"
     tracemalloc.start()
@@ -100,7 +103,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("start", ["emnist-letters-", "qmnist-"])
-def test_names_of_kindred_data_sets(tmp_path, start):
+def test_names_of_kindred_data_sets(tmp_path: Path, start: str) -> None:
     write_idx(tmp_path / f"{start}train-images-idx3-ubyte.gz", TRAIN)
     write_idx(tmp_path / f"{start}train-labels-idx1-ubyte.gz", np.array([1, 2, 3, 1, 2]))
     write_idx(tmp_path / f"{start}test-images-idx3-ubyte", TEST)
@@ -112,7 +115,7 @@ def test_names_of_kindred_data_sets(tmp_path, start):
     assert "test" in IdxImages.official_split(tmp_path)
 
 
-def test_one_of_several_data_sets_is_named_by_a_file(tmp_path):
+def test_one_of_several_data_sets_is_named_by_a_file(tmp_path: Path) -> None:
     for name in ("digits", "letters"):
         write_idx(tmp_path / f"emnist-{name}-train-images-idx3-ubyte", TRAIN)
     with pytest.raises(InputError, match=r"2 data sets .*\(emnist-digits, emnist-letters\)"):
@@ -122,7 +125,7 @@ def test_one_of_several_data_sets_is_named_by_a_file(tmp_path):
     assert len(IdxImages(file, "all")) == 5
 
 
-def test_content_and_stamp(tmp_path):
+def test_content_and_stamp(tmp_path: Path) -> None:
     write_all(tmp_path)
     images = IdxImages(tmp_path, "all")
     assert (np.asarray(decode_image(images.content(6), "it")) == TEST[1]).all()
@@ -132,20 +135,20 @@ def test_content_and_stamp(tmp_path):
     assert images.stamp(1)[-1] == 2
 
 
-def test_counts_that_differ(tmp_path):
+def test_counts_that_differ(tmp_path: Path) -> None:
     write_all(tmp_path)
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.array([0, 1]))
     with pytest.raises(InputError, match="2 labels for 5 images"):
         IdxImages(tmp_path, "train")
 
 
-def test_colour_is_not_what_these_files_hold(tmp_path):
+def test_colour_is_not_what_these_files_hold(tmp_path: Path) -> None:
     write_idx(tmp_path / "train-images-idx3-ubyte", TRAIN[..., None])
     with pytest.raises(InputError, match="4 dimensions"):
         IdxImages(tmp_path, "all")
 
 
-def test_labels_of_one_side_only(tmp_path):
+def test_labels_of_one_side_only(tmp_path: Path) -> None:
     write_all(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     assert IdxImages(tmp_path, "train").class_names == ("0", "1", "2")

@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from unmask.data.source import EMBEDDED, open_source, told
 from unmask.errors import InputError
 
 
-def test_official_split_is_used_and_stated(tmp_path):
+def test_official_split_is_used_and_stated(tmp_path: Path) -> None:
     root = write_shards(tmp_path)
     train, val = open_source(root), open_source(root, split="val")
     assert (len(train), len(val)) == (6, 3)
@@ -19,7 +22,7 @@ def test_official_split_is_used_and_stated(tmp_path):
     assert val.split_rule.startswith("official")
 
 
-def test_hashed_split_covers_every_image_once(tmp_path):
+def test_hashed_split_covers_every_image_once(tmp_path: Path) -> None:
     write_files(tmp_path, [f"{c}/{i}.png" for c in "ab" for i in range(30)])
     sides = [open_source(tmp_path, split=side, val_share=0.3) for side in ("train", "val")]
     keys = [source.key(i) for source in sides for i in range(len(source))]
@@ -32,7 +35,7 @@ def test_hashed_split_covers_every_image_once(tmp_path):
     assert len(open_source(tmp_path, split="all")) == 60
 
 
-def test_each_kind_is_recognised(tmp_path):
+def test_each_kind_is_recognised(tmp_path: Path) -> None:
     write_files(tmp_path / "flat", ["0.png"])
     (tmp_path / "idx").mkdir()
     write_idx(tmp_path / "idx" / "t10k-images-idx3-ubyte.gz", np.zeros((2, 3, 3)))
@@ -44,7 +47,7 @@ def test_each_kind_is_recognised(tmp_path):
     assert len(open_source(shards / "val-000000.tar", split="all")) == 3
 
 
-def test_what_is_no_data_set(tmp_path):
+def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere does not exist"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(InputError, match="holds no images of a known kind"):
@@ -57,16 +60,16 @@ def test_what_is_no_data_set(tmp_path):
     with pytest.raises(InputError, match="is a latent cache"):
         open_source(tmp_path / "cache")
     with pytest.raises(InputError, match="unknown split 'vall'; did you mean"):
-        open_source(tmp_path, split="vall")
+        open_source(tmp_path, split="vall")  # type: ignore[arg-type]
 
 
-def test_an_empty_side_is_named(tmp_path):
+def test_an_empty_side_is_named(tmp_path: Path) -> None:
     write_files(tmp_path, ["0.png"])
     with pytest.raises(InputError, match=r"the val side of .* is empty .*1 images in all"):
         open_source(tmp_path, split="val", val_share=1e-9)
 
 
-def test_embedded_data_set():
+def test_embedded_data_set() -> None:
     train, val = (open_source("fashion-mnist", split=side) for side in ("train", "val"))
     assert (len(train), len(val)) == (8000, 2000)
     assert train.class_names[8] == "Bag"
@@ -85,7 +88,9 @@ def test_embedded_avatars() -> None:
     assert val.split_rule.startswith("official")
 
 
-def test_a_folder_of_an_embedded_name_is_reached_by_its_path(tmp_path, monkeypatch):
+def test_a_folder_of_an_embedded_name_is_reached_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path / "fashion-mnist", ["a/0.png", "b/1.png"])
     embedded = open_source("fashion-mnist")
@@ -98,23 +103,23 @@ def test_a_folder_of_an_embedded_name_is_reached_by_its_path(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("near", ["fashion-mnist-10k", "Fashion-MNIST", "mnist", "fashion"])
-def test_a_name_that_is_nearly_embedded_is_suggested(near):
+def test_a_name_that_is_nearly_embedded_is_suggested(near: str) -> None:
     with pytest.raises(InputError, match=f"{near} does not exist; .* 'fashion-mnist'"):
         open_source(near)
 
 
-def test_a_path_that_does_not_exist_is_told_the_embedded_names():
+def test_a_path_that_does_not_exist_is_told_the_embedded_names() -> None:
     with pytest.raises(InputError, match=r"does not exist; give a folder .*: known: avatars"):
         open_source("/none/such")
 
 
 @as_root
-def test_a_place_that_may_not_be_looked_at_is_one_line(tmp_path):
+def test_a_place_that_may_not_be_looked_at_is_one_line(tmp_path: Path) -> None:
     write_files(tmp_path / "d", ["a/0.png", "b/1.png"])
     let_others_in(tmp_path)
     (tmp_path / "d").chmod(0)
 
-    def look():
+    def look() -> Any:
         for place in ("d", "d/a"):
             with pytest.raises(
                 InputError, match=r"^\S+ cannot be (read|listed) .Permission denied"
@@ -124,7 +129,7 @@ def test_a_place_that_may_not_be_looked_at_is_one_line(tmp_path):
     assert as_nobody(look) == 0
 
 
-def test_numbers_and_what_is_left_out_are_told(tmp_path):
+def test_numbers_and_what_is_left_out_are_told(tmp_path: Path) -> None:
     write_files(tmp_path / "d", [f"{c}/{i}.png" for c in "ab" for i in range(30)])
     (tmp_path / "d" / "a" / "x.gif").touch()
     train, every = (open_source(tmp_path / "d", split=split) for split in ("train", "all"))
@@ -142,13 +147,13 @@ def test_numbers_and_what_is_left_out_are_told(tmp_path):
     )
 
 
-def test_pictures_beside_shards_are_told(tmp_path):
+def test_pictures_beside_shards_are_told(tmp_path: Path) -> None:
     write_shards(tmp_path)
     write_files(tmp_path, ["extra/0.png"])
     assert any("image files such as extra/0.png" in line for line in told(open_source(tmp_path)))
 
 
-def test_what_may_be_meant_is_named(tmp_path):
+def test_what_may_be_meant_is_named(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     write_tar(tmp_path / "part" / "0.tar", [("1.png", png(1))])
     with pytest.raises(InputError, match=r"but part in it does \(give that\)"):
@@ -159,7 +164,7 @@ def test_what_may_be_meant_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("stray", ["ILSVRC2012_img_train.tar", "backup.tar", "old.parquet"])
-def test_a_stray_archive_beside_pictures_is_told_and_not_read(tmp_path, stray):
+def test_a_stray_archive_beside_pictures_is_told_and_not_read(tmp_path: Path, stray: str) -> None:
     write_files(tmp_path, ["a/0.png", "a/1.png", "b/2.png"])
     (tmp_path / stray).write_bytes(b"whatever")
     source = open_source(tmp_path, split="all")
@@ -168,13 +173,13 @@ def test_a_stray_archive_beside_pictures_is_told_and_not_read(tmp_path, stray):
 
 
 @pytest.mark.parametrize("name", ["000.tar", "shard-7.tar", "train.tar", "Val_a.tar"])
-def test_shards_beside_a_picture_are_the_data_set(tmp_path, name):
+def test_shards_beside_a_picture_are_the_data_set(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / name, [("0.png", png(0)), ("1.png", png(1))])
     write_files(tmp_path, ["preview.png"])
     assert len(open_source(tmp_path, split="all")) == 2
 
 
-def test_hidden_archives_are_litter(tmp_path):
+def test_hidden_archives_are_litter(tmp_path: Path) -> None:
     write_shards(tmp_path)
     (tmp_path / "._train-000000.tar").write_bytes(b"of another system")
     assert len(open_source(tmp_path)) == 6

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import contextlib
 import io
 import tarfile
@@ -44,7 +46,7 @@ def read(kind: str, content: bytes) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "BMP", "GIF", "npy", "npz", "pt", "tar"])
-def test_what_readers_raise_on_damaged_files_is_in_the_list(kind):
+def test_what_readers_raise_on_damaged_files_is_in_the_list(kind: str) -> None:
     content, stream = whole(kind), np.random.default_rng(0)
     for trial in range(150):
         damaged = bytearray(content)
@@ -57,6 +59,6 @@ def test_what_readers_raise_on_damaged_files_is_in_the_list(kind):
             read(kind, bytes(damaged))
 
 
-def test_a_reason_is_one_line():
+def test_a_reason_is_one_line() -> None:
     assert reason(ValueError("\n first \nsecond")) == "first"
     assert reason(zipfile.BadZipFile()) == "BadZipFile"

@@ -6,6 +6,7 @@ import gzip
 import io
 import struct
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,10 @@ class ListSource:
     """An image source of given pixel values; None is an unreadable image."""
 
     split_rule = "all of a list"
-    notes = ()
+    notes: Sequence[str] = ()
     time = 0  # of the last change
 
-    def __init__(self, values: list[int | None], labels: list[int] | None = None) -> None:
+    def __init__(self, values: Sequence[int | None], labels: Sequence[int] | None = None) -> None:
         self.values = values
         self.labels = labels
         self.name = "list"

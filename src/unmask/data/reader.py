@@ -74,6 +74,8 @@ class Reader(ImageSource, ABC, Generic[Place]):
     """
 
     kind: ClassVar[str]  # what a person would call such files, for messages
+    name: str = ""
+    split_rule: str = ""
     places: Sequence[Place]
     labels: Sequence[int | None]
     notes: list[str]
