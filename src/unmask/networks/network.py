@@ -78,7 +78,7 @@ class Network(Ranged, ABC, path="network"):
     def parts(self) -> tuple[Embed, AnyTrunk, AnyHead]:
         """Embed, trunk and head, with torch's own initial weights.
 
-        ``(B, L)`` tokens become ``(B, P + L, D)``, then ``(B, P + L, E)``, and the head reads those.
+        ``(B, L)`` tokens become ``(B, P + L, D)``, then ``(B, P + L, E)``; the head reads those.
         """
 
     def build(self) -> MaskedModel:
