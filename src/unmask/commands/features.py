@@ -34,14 +34,15 @@ class Arguments(FeatureOptions):
     """
 
     model: Annotated[Place, tyro.conf.Positional]
-    """A MAGE model folder or run, or a folder that a fine-tuning wrote."""
+    """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the
+    MAGE project."""
     data: Place
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     out: Path
-    """The .npy file of the training side, (N, D) float32 in the order of the data. Beside it go
-    .labels.npy, and both again of the held-out side, under .val.npy."""
+    """NAME.npy, for features of the training side: (N, D) float32 in the order of the data. Labels
+    go to NAME.labels.npy, the held-out side to NAME.val.npy and NAME.val.labels.npy."""
     crop: StillCrop = "inner"
-    """Crop that gives images their size, of both sides."""
+    """Crop that gives the images of both sides their size."""
     neighbours: Annotated[int, Between(1, 10**6)] = 20
     """Nearest training images that vote on the class of a held-out one."""
     batch_size: Annotated[int, Between(1, 10**6)] = BATCH

@@ -25,7 +25,7 @@ from unmask.text import say
 
 @dataclass(frozen=True, kw_only=True)
 class Shared(Ranged):
-    """What the commands take that train a classifier."""
+    """Arguments of the commands that train a classifier."""
 
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the

@@ -34,9 +34,9 @@ class LatentNetwork(EncoderDecoderNetwork):
     dropout: Dropout = 0.0
     """Dropout rate on attention weights, attention output, and twice in the MLP."""
     drops: bool = True
-    """Whether the encoder sees known tokens only; else it sees the mask token for the others."""
+    """Drop hidden tokens before the encoder; else it sees the mask token in their place."""
     tied: bool = False
-    """Whether the mask token is the vector of the null class too (eMIGM)."""
+    """Use one vector as mask token and as null class (eMIGM)."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""

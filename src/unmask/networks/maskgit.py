@@ -76,9 +76,9 @@ class MaskGITBertNetwork(CodeNetwork):
     gelu: Gelu = "erf"
     """Activation: exact as in UnlockMGM, or JAX's "tanh" approximation."""
     tie_embeddings: bool = False
-    """Whether the output layer's matrix is the word table."""
+    """Use the token table as the matrix of the output layer (JAX MaskGIT)."""
     drop_attention_output: bool = False
-    """Whether dropout also hits the attention's result before the residual sum."""
+    """Apply dropout to the attention's result too, before the residual sum (JAX MaskGIT)."""
 
     def parts(self) -> tuple[JointEmbed, Trunk, MlmHead]:
         """Embed, trunk and head, with torch's own initial weights."""

@@ -1,4 +1,4 @@
-"""What the networks of all systems share: sizes that are checked, and how they become a model."""
+"""The base of all systems' networks: sizes that are checked, and how they become a model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ class Network(Ranged, ABC, path="network"):
     """Sizes of a network; a subclass makes its parts."""
 
     width: Width
-    """D, features of a token; divisible by the heads. In two halves, the encoder's."""
+    """D, features of a token (in the encoder, where there is a decoder too); divisible by the
+    heads."""
     depth: Depth
-    """Transformer blocks. In two halves, the encoder's."""
+    """Transformer blocks (of the encoder, where there is a decoder too)."""
     heads: Heads
-    """Attention heads of a block. In two halves, the encoder's."""
+    """Attention heads of a block (of the encoder, where there is a decoder too)."""
     length: TokenCount
     """L, tokens of an image."""
     dropout: Dropout = 0.0
@@ -52,7 +53,7 @@ class Network(Ranged, ABC, path="network"):
     @property
     @abstractmethod
     def space(self) -> Space:
-        """What a token is: ("codes", V) or ("channels", C); tokenizers say it too."""
+        """Kind of a token: ("codes", V) or ("channels", C); tokenizers say it too."""
 
     @property
     def classes(self) -> int:

@@ -94,4 +94,4 @@ def check_heads(width: int, heads: int, part: str = "") -> None:
 
 
 Space = tuple[Literal["codes", "channels"], int]
-"""What a token is: ("codes", V), one of V numbers, or ("channels", C), a vector of C numbers."""
+"""Kind of a token: ("codes", V), one of V numbers, or ("channels", C), a vector of C numbers."""

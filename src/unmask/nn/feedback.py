@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Feedback(Ranged, path="network.feedback"):
-    """Sizes of the adapter beyond those of its network."""
+    """The adapter of self-guidance, beyond the sizes that its network gives it."""
 
     factor: Annotated[int, Between(1, 2**12)] = 16
     """F, how many learned vectors are mixed into one that stands for a class; UnlockMGM's
     ``tg_factor``."""
     blank: bool = True
-    """Whether the second pass sees masks only, with the class hidden too, as in both published
-    models; else it sees the canvas and class again."""
+    """Show the second pass nothing but masks and no class, as both published models do; else it
+    sees the canvas and the class again."""
 
 
 class ClassAnchor(nn.Module):
-    """What a hidden state of a class resembles.
+    """The vector that a hidden state of a class resembles.
 
     A label that means "no class", and a model without classes, have the shared part alone.
 
@@ -92,7 +92,7 @@ class Level(nn.Module):
 
 
 class FeedbackAdapter(nn.Module):
-    """What steers the second pass; see the head of this file.
+    """The way from the first pass to the second; see the head of this file.
 
     Training takes the way down as it is published (:meth:`states`), sampling folds it first
     (:class:`FoldedAdapter`).

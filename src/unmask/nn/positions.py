@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 FEWEST_ROWS = 4
-"""Of a matrix that CPUs multiply as they do larger ones. Of fewer they add the products in another
-order, and rounding would tell an image how large its batch is."""
+"""Least rows of a matrix for CPUs to multiply it as they do larger ones. With fewer rows they add
+the products in another order, and rounding would tell an image how large its batch is."""
 
 
 def first_positions(wanted: Tensor, count: int) -> Tensor:
-    """Where the wanted positions are.
+    """Positions of what is wanted, equally many in each row.
 
     Args:
         wanted: ``(B, L)`` bool.
@@ -29,10 +29,7 @@ def take(x: Tensor, where: Tensor) -> Tensor:
 
 
 def widened(x: Tensor, count: int) -> Tensor:
-    """``(B, N, ...)`` with the last of the N repeated up to ``count``.
-
-    As it is if there are more, or none.
-    """
+    """``(B, N, ...)`` with the last of the N repeated up to ``count``, unless N is 0 or more."""
     if not 0 < x.shape[1] < count:
         return x
     at = torch.arange(count, device=x.device).clamp(max=x.shape[1] - 1)

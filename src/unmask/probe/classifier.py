@@ -54,7 +54,7 @@ class Classifier:
     """A model to judge or to train further."""
 
     name: str
-    """What the user called it."""
+    """Name or path that the user gave."""
     model: TokenClassifier
     """Codes to features and, with a head, to scores."""
     tokenizer: ImageTokenizer
@@ -143,7 +143,7 @@ def save_classifier(classifier: Classifier, folder: Path, facts: Mapping[str, ob
 
 
 def load_classifier(folder: Path) -> tuple[TokenClassifier, ImageTokenizer]:
-    """What :func:`save_classifier` wrote, in evaluation mode.
+    """Network and tokenizer that :func:`save_classifier` wrote, in evaluation mode.
 
     Raises:
         InputError: when it is damaged.

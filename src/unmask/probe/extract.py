@@ -32,7 +32,7 @@ def extract(
     device: torch.device,
     batch_size: int = BATCH,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """What ``extractor`` makes of images, which it gets as float32 in [0, 1] on ``device``.
+    """Codes or features of images, which ``extractor`` gets as float32 in [0, 1] on ``device``.
 
     Yields:
         Rows, ascending, without those of unreadable images; and ``(n, ...)`` values on the CPU.
@@ -117,7 +117,7 @@ def write_features(
 
 
 def labels_beside(path: Path) -> Path:
-    """Where the labels of a file of features lie."""
+    """The file with the labels of a file of features."""
     return path.with_suffix(".labels.npy")
 
 

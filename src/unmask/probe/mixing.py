@@ -25,16 +25,16 @@ from unmask.ranges import Between, Ranged
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing(Ranged, path="mixing"):
-    """How images are mixed (timm's batch mode, as MAGE fine-tunes)."""
+    """Mixup and cutmix of training images (timm's batch mode, as MAGE fine-tunes)."""
 
     mixup: Annotated[float, Between(0, 4)] = 0.8
     """Alpha of mixup's Beta(alpha, alpha), 0.05 or more; 0 means no mixup."""
     cutmix: Annotated[float, Between(0, 4)] = 1.0
-    """The same of cutmix."""
+    """Alpha of cutmix's Beta(alpha, alpha), 0.05 or more; 0 means no cutmix."""
     switch: Annotated[float, Between(0, 1)] = 0.5
-    """Probability of cutmix where both are on."""
+    """Probability of cutmix, and not mixup, where both are on."""
     group: Annotated[int, Between(2, 10**6)] = 32
-    """M, images that share one coefficient; an even number that divides every micro-batch."""
+    """Images that share one mixing coefficient; an even number that divides every micro-batch."""
 
     def __post_init__(self) -> None:
         """Reject values that mix nothing."""
@@ -65,7 +65,7 @@ class Mixing(Ranged, path="mixing"):
 
 
 class MixPlan(NamedTuple):
-    """What becomes of each group: its own pixels weigh ``keep``, and 0 inside the box."""
+    """How each group is mixed: its own pixels weigh ``keep``, and 0 inside the box."""
 
     keep: Tensor
     """``(G,)`` float32: lambda of mixup, 1 of cutmix."""

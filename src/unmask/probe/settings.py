@@ -30,7 +30,7 @@ WarmUp = Annotated[float, Between(0, 10**6)]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions(Ranged):
-    """What becomes an image's feature."""
+    """Choices that make one feature of an image."""
 
     pool: Pool = "mean"
     """One feature of an image: the average of its tokens, or the class slot."""
@@ -38,7 +38,7 @@ class FeatureOptions(Ranged):
     """Pixels: one number for a square, or height and width; None means the size that gives the
     encoder its trained grid."""
     interpolate: bool = False
-    """Allow a grid other than the trained one, with resized positions."""
+    """Allow a grid of tokens other than the trained one; the position table is resized to it."""
 
     def __post_init__(self) -> None:
         """Give equal sizes one form."""
@@ -58,7 +58,7 @@ class ClassifierOptions(FeatureOptions):
     operations: Operations = 0
     """RandAugment: changes to an image."""
     magnitude: Annotated[float, Between(0, 10)] = 9.0
-    """RandAugment: mean strength of a change."""
+    """RandAugment: mean strength of a change, 10 being the strongest."""
     erase: Annotated[float, Between(0, 1)] = 0.0
     """Random erasing: probability of a hole in a training image."""
     epochs: Count = 90
@@ -128,7 +128,7 @@ class ClassifierOptions(FeatureOptions):
         )
 
     def augment(self, size: ImageSize, channels: int) -> Augment:
-        """What training images go through."""
+        """The transform of training images."""
         return Augment(
             size=size,
             crop=self.crop,
@@ -140,7 +140,7 @@ class ClassifierOptions(FeatureOptions):
         )
 
     def still(self, size: ImageSize, channels: int) -> Transform:
-        """What held-out images go through."""
+        """The transform of held-out images."""
         return Transform(size=size, crop=STILL.get(self.crop, self.crop), channels=channels)
 
 
@@ -182,6 +182,6 @@ class FinetuneOptions(ClassifierOptions):
     smoothing: Annotated[float, Between(0, below=1)] = 0.1
     """Label smoothing: share of the target spread over all classes."""
     mixing: Mixing = field(default_factory=Mixing)
-    """Mixup and cutmix."""
+    """Mixup and cutmix of training images."""
     new_head: bool = False
     """Start another head where the weights come with one."""

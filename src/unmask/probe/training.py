@@ -1,4 +1,4 @@
-"""What a probe and a fine-tuning share: objective, checks of the data, training loop, accuracy."""
+"""The run of a probe or a fine-tuning: objective, checks of the data, training, accuracy."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def accuracies(out: Path) -> list[dict[str, float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData:
-    """What is learnt from and what is judged on."""
+    """Images to learn from and images to judge on."""
 
     train: ImageSource
     """Labelled images."""
