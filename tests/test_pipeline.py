@@ -14,7 +14,7 @@ from toy_system import NAMES, TOY, UNCONDITIONAL, toy_pipeline, toy_tokenizer
 import unmask
 from unmask.assets import shipped_names
 from unmask.checkpoints import locate
-from unmask.checkpoints.store import save_weights
+from unmask.checkpoints.store import Saved, save_together
 from unmask.errors import InputError
 from unmask.pipeline import Pipeline, load
 from unmask.tokenizers.folder import save_tokenizer
@@ -91,7 +91,7 @@ def test_other_models_are_told_apart(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["recipe"]["network"]["depth"] = 3
     weights = toy_pipeline().model.state_dict()
-    save_weights(tmp_path / "model", weights, config)
+    save_together(Saved(tmp_path / "model", weights, config))
     with pytest.raises(InputError, match="is it of another network"):
         load(tmp_path / "model")
 

@@ -11,7 +11,7 @@ from forks import as_nobody, as_root, let_others_in
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from unmask.checkpoints.store import check_state, load_state, load_weights, save_weights
+from unmask.checkpoints.store import Saved, check_state, load_state, load_weights, save_together
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.networks.maskgit import MaskGITBertNetwork
@@ -34,7 +34,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_model_comes_back_with_ties_stored_once(tmp_path: Path) -> None:
     state = tied_model().state_dict()
-    save_weights(tmp_path / "m", state, {"a": [1, {"b": None}]})
+    save_together(Saved(tmp_path / "m", state, {"a": [1, {"b": None}]}))
     with safe_open(tmp_path / "m" / "model.safetensors", "pt") as file:
         assert len(list(file.keys())) == len(state) - 1
     loaded, config = load_weights(tmp_path / "m")
@@ -45,7 +45,7 @@ def test_a_model_comes_back_with_ties_stored_once(tmp_path: Path) -> None:
 
 def test_half_storage_widens_floats_and_leaves_integers(tmp_path: Path) -> None:
     state = {"w": torch.tensor([1 / 3, -2.0]), "n": torch.tensor([70000])}
-    save_weights(tmp_path, state, {}, half=True)
+    save_together(Saved(tmp_path, state, {}), half=True)
     loaded, _ = load_weights(tmp_path)
     assert loaded["w"].dtype == torch.float32
     assert torch.equal(loaded["w"], state["w"].half().float())
@@ -54,7 +54,7 @@ def test_half_storage_widens_floats_and_leaves_integers(tmp_path: Path) -> None:
 
 def test_half_storage_refuses_what_would_become_infinite(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'w' has values beyond float16"):
-        save_weights(tmp_path / "m", {"w": torch.tensor([1e6])}, {}, half=True)
+        save_together(Saved(tmp_path / "m", {"w": torch.tensor([1e6])}, {}), half=True)
     assert not (tmp_path / "m").exists()
 
 
@@ -102,7 +102,7 @@ def test_a_failing_disk_leaves_one_whole_model(
 ) -> None:
     """A fault at any write, flush or rename: the folder still holds all of one model."""
     old, new = {"w": torch.zeros(3)}, {"w": torch.ones(3)}
-    save_weights(tmp_path, old, {"is": "old"})
+    save_together(Saved(tmp_path, old, {"is": "old"}))
     (tmp_path / "notes.txt").write_text("mine")
     calls = 0
 
@@ -120,7 +120,7 @@ def test_a_failing_disk_leaves_one_whole_model(
     monkeypatch.setattr(Path, "replace", failing(Path.replace))
     monkeypatch.setattr(Path, "write_text", failing(Path.write_text))
     with pytest.raises(InputError, match="cannot write") as error:
-        save_weights(tmp_path, new, {"is": "new"})
+        save_together(Saved(tmp_path, new, {"is": "new"}))
     assert "No space left" in str(error.value)
     loaded, config = load_weights(tmp_path)
     assert (loaded["w"].tolist(), config["is"]) in [([0, 0, 0], "old"), ([1, 1, 1], "new")]
@@ -130,7 +130,7 @@ def test_a_failing_disk_leaves_one_whole_model(
 def test_a_damaged_or_foreign_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no model\.safetensors"):
         load_weights(tmp_path)
-    save_weights(tmp_path, {"w": torch.zeros(300)}, {})
+    save_together(Saved(tmp_path, {"w": torch.zeros(300)}, {}))
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="is damaged") as error:
@@ -141,8 +141,8 @@ def test_a_damaged_or_foreign_folder_is_one_line(tmp_path: Path) -> None:
 @as_root
 def test_other_users_read_a_model_as_the_umask_says(tmp_path: Path) -> None:
     let_others_in(tmp_path)
-    save_weights(tmp_path / "open", {"w": torch.ones(3)}, {})
-    save_weights(tmp_path / "closed", {"w": torch.ones(3)}, {})
+    save_together(Saved(tmp_path / "open", {"w": torch.ones(3)}, {}))
+    save_together(Saved(tmp_path / "closed", {"w": torch.ones(3)}, {}))
     (tmp_path / "closed" / "model.safetensors").chmod(0o600)
 
     def read() -> None:

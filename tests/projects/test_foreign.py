@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unmask.checkpoints.store import load_state, save_weights
+from unmask.checkpoints.store import Saved, load_state, save_together
 from unmask.errors import InputError
 from unmask.projects.foreign import Foreign, load_foreign
 
@@ -204,7 +204,7 @@ def test_pickles_with_code_and_damaged_files_are_one_line(tmp_path: Path, name: 
 def test_folders_of_our_own_and_empty_ones_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds neither"):
         load_foreign(tmp_path)
-    save_weights(tmp_path, {"w": torch.zeros(1)}, {})
+    save_together(Saved(tmp_path, {"w": torch.zeros(1)}, {}))
     with pytest.raises(InputError, match="unmask's own format"):
         load_foreign(tmp_path)
 

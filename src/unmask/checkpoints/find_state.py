@@ -8,9 +8,10 @@ dict is wherever names stand that the reader knows, whatever is before them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import takewhile
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ DEPTH = 16  # containers inside containers that are looked into
 class State(NamedTuple):
     """The state dict that is meant."""
 
-    tensors: dict[str, Tensor]
-    """By the names that the reader knows."""
+    tensors: Mapping[str, Tensor]
+    """Tensors by the names that the reader knows."""
     taken: str
     """Where it was: entries and prefix; empty for a bare state dict."""
     averaged: bool
@@ -101,7 +102,8 @@ def _look_into(loaded: object) -> tuple[list[_Place], tuple[str, ...]]:
         if id(thing) in seen or len(path) > DEPTH:
             continue
         seen.add(id(thing))
-        entries = {str(name): value for name, value in _entries(thing)}
+        items = thing.items() if isinstance(thing, dict) else enumerate(cast(list, thing))
+        entries = {str(name): value for name, value in items}
         tensors = {name: t for name, t in entries.items() if isinstance(t, Tensor) and _dense(t)}
         if tensors:
             containers.append(_Place(path, "", tensors))
@@ -112,13 +114,6 @@ def _look_into(loaded: object) -> tuple[list[_Place], tuple[str, ...]]:
             if AVERAGE.search(name) and (value is None or value in ({}, []))
         ]
     return containers, tuple(empty)
-
-
-def _entries(thing: object) -> Iterator[tuple[object, object]]:
-    if isinstance(thing, dict):
-        yield from thing.items()
-    elif isinstance(thing, (list, tuple)):
-        yield from enumerate(thing)
 
 
 def _dense(tensor: Tensor) -> bool:
@@ -163,8 +158,7 @@ def _aside(containers: Sequence[_Place], chosen: _Place) -> tuple[str, ...]:
         elif container.path == chosen.path:
             continue
         else:
-            split = 0
-            while container.path[: split + 1] == chosen.path[: split + 1]:
-                split += 1
-            names[".".join(container.path[: split + 1])] = None
+            pairs = zip(container.path, chosen.path, strict=False)
+            shared = len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
+            names[".".join(container.path[: shared + 1])] = None
     return tuple(names)

@@ -8,6 +8,7 @@ checked against the network (:func:`unmask.checkpoints.store.check_state`).
 from __future__ import annotations
 
 import functools
+import operator
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,17 +24,6 @@ from unmask.errors import InputError
 Value = TypeVar("Value")
 Cast = Callable[[str, Tensor], Tensor]
 """What becomes of a tensor, given our name for it."""
-
-
-def only(parts: Sequence[Tensor]) -> Tensor:
-    """The one tensor, as it is."""
-    (tensor,) = parts
-    return tensor
-
-
-def same(tensor: Tensor) -> list[Tensor]:
-    """The reverse of :func:`only`."""
-    return [tensor]
 
 
 def stack_rows(parts: Sequence[Tensor]) -> Tensor:
@@ -61,9 +51,9 @@ class Rule:
     """Patterns of the source's keys; several are merged by ``join``."""
     own: tuple[str, ...]
     """Our names; several get the same tensor (tied weights), none drops the key."""
-    join: Callable[[Sequence[Tensor]], Tensor] = only
+    join: Callable[[Sequence[Tensor]], Tensor] = operator.itemgetter(0)
     """From the source's tensors to ours."""
-    split: Callable[[Tensor], list[Tensor]] | None = same
+    split: Callable[[Tensor], list[Tensor]] | None = lambda tensor: [tensor]
     """Back again; None where the layout cannot be recovered from the tensor alone."""
 
 
@@ -181,7 +171,9 @@ def to_own(
     """
     groups: dict[tuple[Rule, Found], dict[str, str]] = {}
     for key in state:
-        rule, pattern, found = _find(key, table, origin)
+        if (fitting := _find(key, table, "source")) is None:
+            raise InputError(f"{origin}: no rule for the key {key!r}; is it of another model?")
+        rule, pattern, found = fitting
         groups.setdefault((rule, found), {})[pattern] = key
     own: dict[str, Tensor] = {}
     for (rule, found), parts in groups.items():
@@ -213,13 +205,13 @@ def pick(state: Mapping[str, Value], names: Mapping[str, str]) -> Mapping[str, V
     return {new: state[name] for new, name in names.items()}
 
 
-def _find(key: str, table: Table, origin: str) -> tuple[Rule, str, Found]:
+def _find(name: str, table: Table, side: str) -> tuple[Rule, str, Found] | None:
+    """The first rule with a pattern that fits a name, the pattern, and what stands in it."""
     for rule in table:
-        for pattern in rule.source:
-            found = match(pattern, key)
-            if found is not None:
+        for pattern in getattr(rule, side):
+            if (found := match(pattern, name)) is not None:
                 return rule, pattern, found
-    raise InputError(f"{origin}: no rule for the key {key!r}; is it of another model?")
+    return None
 
 
 def to_source(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
@@ -232,7 +224,9 @@ def to_source(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     source: dict[str, Tensor] = {}
     given: dict[str, tuple[str, Tensor]] = {}
     for name, tensor in state.items():
-        rule, found = _find_own(name, table)
+        if (fitting := _find(name, table, "own")) is None:
+            raise InputError(f"the parameter {name!r} has no counterpart in the other project")
+        rule, _, found = fitting
         assert rule.split is not None, f"{name}: this table only reads"
         keys = [fill(pattern, found) for pattern in rule.source]
         first, other = given.setdefault(keys[0], (name, tensor)) if keys else (name, tensor)
@@ -242,12 +236,3 @@ def to_source(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
             )
         source |= dict(zip(keys, rule.split(tensor), strict=True))
     return source
-
-
-def _find_own(name: str, table: Table) -> tuple[Rule, Found]:
-    for rule in table:
-        for pattern in rule.own:
-            found = match(pattern, name)
-            if found is not None:
-                return rule, found
-    raise InputError(f"the parameter {name!r} has no counterpart in the other project")

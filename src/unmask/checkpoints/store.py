@@ -34,13 +34,6 @@ class Saved(NamedTuple):
     """What JSON can say, enough to build the network again."""
 
 
-def save_weights(
-    folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], *, half: bool = False
-) -> None:
-    """:func:`save_together` of one model."""
-    save_together(Saved(folder, state, config), half=half)
-
-
 def save_together(*models: Saved, half: bool = False) -> None:
     """Write models; whatever happens, each folder then holds all of the old one or of the new.
 
@@ -73,7 +66,7 @@ def save_together(*models: Saved, half: bool = False) -> None:
 
 
 def load_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a model that :func:`save_weights` wrote.
+    """Read a model that :func:`save_together` wrote.
 
     Returns:
         The state by our names, half floats widened to float32 and tied names filled in; the config.
@@ -133,15 +126,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
-            state = {name: widen(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            state: dict[str, Tensor] = {}
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_tensor(name)
+                state[name] = tensor.float() if tensor.dtype in HALF else tensor
             return state, file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{path} is damaged: {error}; copy or save it again") from None
-
-
-def widen(tensor: Tensor) -> Tensor:
-    """Half floats as float32; anything else as it is."""
-    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def single(name: str, tensor: Tensor) -> Tensor:

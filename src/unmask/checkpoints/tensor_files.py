@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from safetensors import safe_open
 from torch import Tensor
@@ -16,18 +15,10 @@ from unmask.checkpoints.flax import decode_flax, flatten
 from unmask.checkpoints.lazy import LazyTensors
 from unmask.checkpoints.pickles import load_pickle
 from unmask.errors import InputError
+from unmask.files.damage import reason
 
 
-class Weights(NamedTuple):
-    """The tensors of a file that were meant."""
-
-    tensors: LazyTensors
-    """By the source's names, read when asked for; only legacy pickles are read at once."""
-    state: State
-    """Which of the file's state dicts it is."""
-
-
-def read_tensors(path: Path, marks: Collection[str] = ()) -> LazyTensors:
+def read_tensors(path: Path, marks: Collection[str] = ()) -> Mapping[str, Tensor]:
     """The tensors of a file by its own names, "/" between the parts of a flax tree.
 
     Args:
@@ -42,24 +33,23 @@ def read_tensors(path: Path, marks: Collection[str] = ()) -> LazyTensors:
     return read_weights(path, marks).tensors
 
 
-def read_weights(path: Path, marks: Collection[str] = ()) -> Weights:
-    """As :func:`read_tensors`, with what was taken and what was left aside."""
-    kind = kind_of(path)
+def read_weights(path: Path, marks: Collection[str] = ()) -> State:
+    """What :func:`read_tensors` gives, with what was taken and what was left aside.
+
+    The tensors are read when they are asked for; only legacy pickles are read at once.
+    """
+    kind, separator = kind_of(path), "."
+    loaded: object
     if kind == "safetensors":
-        return _weights(path, _map_safetensors(path), marks, maps=True)
-    if kind == "msgpack":
-        return _weights(path, _map_flax(path), marks, maps=True, separator="/")
-    loaded = load_pickle(path, zipped=kind == "zip")
-    if not isinstance(loaded, (dict, list)):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return _weights(path, loaded, marks, maps=kind == "zip")
-
-
-def _weights(
-    path: Path, loaded: object, marks: Collection[str], *, maps: bool, separator: str = "."
-) -> Weights:
+        loaded = _map_safetensors(path)
+    elif kind == "msgpack":
+        loaded, separator = _map_flax(path), "/"
+    else:
+        loaded = load_pickle(path, zipped=kind == "zip")
+        if not isinstance(loaded, (dict, list)):
+            raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
     state = find_state(loaded, marks, separator=separator)
-    return Weights(LazyTensors(state.tensors, path, maps=maps), state)
+    return state._replace(tensors=LazyTensors(state.tensors, path, maps=kind != "pickle"))
 
 
 def _map_safetensors(path: Path) -> dict[str, Tensor]:
@@ -67,8 +57,7 @@ def _map_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # its errors are Rust's, and differ from version to version
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is damaged: {reason}; download or copy it again") from None
+        raise InputError(f"{path} is damaged: {reason(error)}; download or copy it again") from None
 
 
 def _map_flax(path: Path) -> dict[str, Tensor]:

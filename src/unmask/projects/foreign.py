@@ -16,6 +16,7 @@ from unmask.checkpoints.store import check_state, is_ours, single
 from unmask.checkpoints.tensor_files import read_weights
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError
+from unmask.files.damage import reason
 from unmask.files.json_files import read_json
 from unmask.memory import skeleton
 from unmask.networks.any import AnyNetwork
@@ -194,17 +195,14 @@ def _step_number(folder: Path) -> int:
 
 
 def _read_file(path: Path) -> Checkpoint:
-    state, found = read_weights(path, MARKS)
+    found = read_weights(path, MARKS)
     told = {"taken": found.taken, "aside": ", ".join(found.aside), "empty": ", ".join(found.empty)}
-    beside = path.parent / "config.json"
-    if path.name == FILES[0] or beside.is_file():
-        return Checkpoint(state, path, told, _read_config(beside), beside)
-    return Checkpoint(state, path, told, *_run_config(path))
+    if (beside := path.parent / "config.json").is_file():
+        return Checkpoint(found.tensors, path, told, _read_config(beside), beside)
+    return Checkpoint(found.tensors, path, told, *_run_config(path))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; UnlockMGM's weights need the config.json beside them")
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} holds no mapping of keys to values")
@@ -220,8 +218,7 @@ def _run_config(weights: Path) -> tuple[dict[str, Any], Path | None]:
             except OSError as error:
                 raise InputError(f"{path} cannot be read: {error.strerror}") from None
             except (yaml.YAMLError, ValueError, RecursionError) as error:
-                reason = (str(error).splitlines() or ["it is nested too deeply"])[0]
-                raise InputError(f"{path} is not YAML: {reason}") from None
+                raise InputError(f"{path} is not YAML: {reason(error)}") from None
             if isinstance(config, dict):
                 return config, path
     return {}, None

@@ -112,10 +112,9 @@ def network_of(found: Checkpoint) -> MaskGITBertNetwork:
         InputError: naming a key that is missing, or a flag of an architecture that is not
             MaskGIT's; or when the tokens do not fill the grid.
     """
-    config, folder = found.config, found.file.parent
+    config, origin = found.config, found.file.parent / "config.json"
     if not config:
-        raise InputError(f"{folder} has no config.json; put UnlockMGM's beside it")
-    origin = folder / "config.json"
+        raise InputError(f"{origin} is missing; UnlockMGM's weights need the config.json beside it")
     check_architecture(config, FIXED, "MaskGIT", origin)
     for key in SIZES.values():
         if not isinstance(config.get(key), int):
