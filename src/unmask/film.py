@@ -15,11 +15,7 @@ from unmask.types import Step
 
 
 def unmasking(
-    pipeline: Pipeline,
-    class_labels: Classes | None,
-    *,
-    seeds: Seeds,
-    plan: Plan | None = None,
+    pipeline: Pipeline, class_labels: Classes | None, *, seeds: Seeds, plan: Plan | None = None
 ) -> Tensor:
     """Every step's tokens decoded, patches that are still masked in grey.
 

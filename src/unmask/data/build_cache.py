@@ -180,18 +180,8 @@ def build_cache(
         return tokenizer.encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)
 
     rows = CacheRows(
-        plan=plan,
-        source=source,
-        read=_read,
-        pack=_encode,
-        batch_size=layout.batch_size,
+        plan=plan, source=source, read=_read, pack=_encode, batch_size=layout.batch_size
     )
     return write_cache(
-        rows,
-        out=out,
-        progress=progress,
-        rank=rank,
-        world=world,
-        rebuild=rebuild,
-        compared=compared,
+        rows, out=out, progress=progress, rank=rank, world=world, rebuild=rebuild, compared=compared
     )

@@ -71,12 +71,7 @@ FASHION_VQ = TokenizerRecipe(
     network=ConvVQ(image_channels=1, widths=(16, 32, 64), blocks=(0, 0, 1), codes=256, code_dim=8),
     loss=TokenizerLoss(l1=1.0, l2=2.0),
     training=Training(
-        steps=1200,
-        batch_size=32,
-        lr=4e-3,
-        schedule="cosine",
-        warmup_steps=50,
-        ema=None,
+        steps=1200, batch_size=32, lr=4e-3, schedule="cosine", warmup_steps=50, ema=None
     ),
 )
 

@@ -211,11 +211,7 @@ class ImageTokenizer(nn.Module):
         return self
 
     def after_step(
-        self,
-        seen: list[tuple[Tensor, Tensor]],
-        generator: torch.Generator | None,
-        *,
-        patience: int,
+        self, seen: list[tuple[Tensor, Tensor]], generator: torch.Generator | None, *, patience: int
     ) -> None:
         """Look after the bottleneck once a training step is made.
 

@@ -177,11 +177,7 @@ class TokenizerObjective(nn.Module):
     progress: Tensor
 
     def __init__(
-        self,
-        tokenizer: ImageTokenizer,
-        options: TokenizerLoss | None = None,
-        *,
-        batch_size: int,
+        self, tokenizer: ImageTokenizer, options: TokenizerLoss | None = None, *, batch_size: int
     ) -> None:
         super().__init__()
         self.options = options or TokenizerLoss()

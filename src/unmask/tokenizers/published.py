@@ -238,11 +238,7 @@ def holds_tokenizer(name_or_path: str | Path) -> bool:
 
 
 def translate(
-    state: Mapping[str, Tensor],
-    config: Mapping[str, object],
-    origin: str,
-    *,
-    cast: Cast = single,
+    state: Mapping[str, Tensor], config: Mapping[str, object], origin: str, *, cast: Cast = single
 ) -> tuple[ImageConfig, dict[str, Tensor]]:
     """A checkpoint's tensors by our names, and the sizes that they have.
 

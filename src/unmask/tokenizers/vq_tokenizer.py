@@ -66,11 +66,7 @@ class VQTokenizer(ImageTokenizer):
         return self.quantizer.lookup(tokens.view(-1, rows, columns))
 
     def after_step(
-        self,
-        seen: list[tuple[Tensor, Tensor]],
-        generator: torch.Generator | None,
-        *,
-        patience: int,
+        self, seen: list[tuple[Tensor, Tensor]], generator: torch.Generator | None, *, patience: int
     ) -> None:
         """Count which codes a training step used, and put dead ones onto latents.
 

@@ -310,10 +310,7 @@ def stacked_decoder(
             groups=sizes.groups,
         ),
         _middle(sizes, attends=middle_attention),
-        (
-            group_norm(finest, sizes.groups),
-            nn.Conv2d(finest, sizes.image_channels, 3, padding=1),
-        ),
+        (group_norm(finest, sizes.groups), nn.Conv2d(finest, sizes.image_channels, 3, padding=1)),
         nn.Conv2d(projected, latents, 1),
     )
 
