@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from torch import nn
@@ -16,10 +17,9 @@ from unmask.tokenizers.vqgan_blocks import (
     BranchShortcutBlock,
     Upsample,
     check_widths,
-    decoder,
-    encoder,
     group_norm,
     levels,
+    named,
 )
 
 
@@ -64,29 +64,27 @@ class MaskGITVQGANTokenizer(VQTokenizer):
 
     def __init__(self, config: MaskGITVQGAN) -> None:
         super().__init__(config, config.codes)
-        widest, finest = config.widths[-1], config.widths[0]
-        self.encoder = encoder(
-            nn.Conv2d(config.image_channels, config.stem, 3, padding=1, bias=False),
-            levels(
-                config.stem,
-                config.widths,
-                BranchShortcutBlock,
-                blocks=config.blocks,
-                resample=lambda width: nn.AvgPool2d(2),
-            ),
-            [BranchShortcutBlock(widest, widest) for _ in range(config.middle)],
-            (group_norm(widest), nn.Conv2d(widest, config.code_dim, 1)),
+        widths, widest, finest = config.widths, config.widths[-1], config.widths[0]
+        parts = partial(levels, block=BranchShortcutBlock, blocks=config.blocks)
+        self.encoder = named(
+            conv_in=nn.Conv2d(config.image_channels, config.stem, 3, padding=1, bias=False),
+            levels=parts((config.stem, *widths), resample=lambda width: nn.AvgPool2d(2)),
+            middle=_middle(config),
+            norm_out=group_norm(widest),
+            act=nn.SiLU(),
+            conv_out=nn.Conv2d(widest, config.code_dim, 1),
         )
         self.quantizer = VectorQuantizer(config.codes, config.code_dim)
-        self.decoder = decoder(
-            nn.Conv2d(config.code_dim, widest, 3, padding=1),
-            levels(
-                widest,
-                config.widths[::-1],
-                BranchShortcutBlock,
-                blocks=config.blocks,
-                resample=Upsample,
-            ),
-            [BranchShortcutBlock(widest, widest) for _ in range(config.middle)],
-            (group_norm(finest), nn.Conv2d(finest, config.image_channels, 3, padding=1)),
+        self.decoder = named(
+            conv_in=nn.Conv2d(config.code_dim, widest, 3, padding=1),
+            middle=_middle(config),
+            levels=parts((widest, *widths[::-1]), resample=Upsample),
+            norm_out=group_norm(finest),
+            act=nn.SiLU(),
+            conv_out=nn.Conv2d(finest, config.image_channels, 3, padding=1),
         )
+
+
+def _middle(config: MaskGITVQGAN) -> nn.Sequential:
+    widest = config.widths[-1]
+    return nn.Sequential(*(BranchShortcutBlock(widest, widest) for _ in range(config.middle)))

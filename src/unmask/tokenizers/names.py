@@ -20,6 +20,7 @@ from unmask.checkpoints.names import (
     rename,
     rename_module,
     shape_of,
+    tensors,
 )
 from unmask.errors import InputError
 from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
@@ -241,8 +242,8 @@ def widths_of(own: Mapping[str, Tensor], side: str, origin: str) -> tuple[int, .
 
 
 FLAX_CODEBOOK = "params/quantizer/codebook"
-PARTS = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2"}
-CONVOLUTIONS = {"Conv_0": "conv1", "Conv_1": "conv2", "Conv_2": "shortcut"}
+FLAX_NORMS = {"GroupNorm_0": "norm1", "GroupNorm_1": "norm2"}
+FLAX_CONVOLUTIONS = {"Conv_0": "conv1", "Conv_1": "conv2", "Conv_2": "shortcut"}
 
 
 def _to_torch(parts: Sequence[Tensor]) -> Tensor:
@@ -251,25 +252,6 @@ def _to_torch(parts: Sequence[Tensor]) -> Tensor:
 
 def _to_flax(tensor: Tensor) -> list[Tensor]:
     return [tensor.permute(2, 3, 1, 0).contiguous()]
-
-
-def _conv(source: str, own: str, *, bias: bool) -> Table:
-    kernel = Rule((f"params/{source}/kernel",), (f"{own}.weight",), _to_torch, _to_flax)
-    return (kernel, rename(f"params/{source}/bias", f"{own}.bias")) if bias else (kernel,)
-
-
-def _norm(source: str, own: str) -> Table:
-    names = {"scale": "weight", "bias": "bias"}
-    return tuple(rename(f"params/{source}/{s}", f"{own}.{o}") for s, o in names.items())
-
-
-def _block(source: str, own: str) -> Table:
-    rules: list[Rule] = []
-    for part, name in PARTS.items():
-        rules += _norm(f"{source}/{part}", f"{own}.{name}")
-    for part, name in CONVOLUTIONS.items():
-        rules += _conv(f"{source}/{part}", f"{own}.{name}", bias=False)
-    return tuple(rules)
 
 
 def flax_table(state: Mapping[str, Tensor], origin: str) -> Table:
@@ -286,23 +268,29 @@ def flax_table(state: Mapping[str, Tensor], origin: str) -> Table:
     if levels < 1:
         raise InputError(f"{origin} holds no decoder; is it of another network?")
     blocks = count_of(state, "params/encoder/ResBlock_{i}/GroupNorm_0/scale") // (levels + 1)
-    rules = [rename(FLAX_CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
-    rules += _conv("encoder/Conv_0", "encoder.conv_in", bias=False)
-    rules += _conv("encoder/Conv_1", "encoder.conv_out", bias=True)
-    rules += _conv("decoder/Conv_0", "decoder.conv_in", bias=True)
-    rules += _conv(f"decoder/Conv_{levels}", "decoder.conv_out", bias=True)
-    for level in range(levels - 1):
-        resample = f"decoder.levels.{level}.resample"
-        rules += _conv(f"decoder/Conv_{level + 1}", resample, bias=True)
-    for side in ("encoder", "decoder"):
-        rules += _norm(f"{side}/GroupNorm_0", f"{side}.norm_out")
-        for number, own in enumerate(_places(side, levels, blocks)):
-            rules += _block(f"{side}/ResBlock_{number}", f"{side}.{own}")
-    return tuple(rules)
-
-
-def _places(side: str, levels: int, blocks: int) -> list[str]:
-    """Our names of the residual blocks, in the order in which they run."""
-    ladder = [f"levels.{level}.blocks.{b}" for level in range(levels) for b in range(blocks)]
-    middle = [f"middle.{b}" for b in range(blocks)]
-    return ladder + middle if side == "encoder" else middle + ladder
+    ladder = [
+        f"levels.{level}.blocks.{block}" for level in range(levels) for block in range(blocks)
+    ]
+    middle = [f"middle.{block}" for block in range(blocks)]
+    convolutions = {
+        "encoder/Conv_0": "encoder.conv_in",
+        "encoder/Conv_1": "encoder.conv_out",
+        "decoder/Conv_0": "decoder.conv_in",
+        f"decoder/Conv_{levels}": "decoder.conv_out",
+        **{f"decoder/Conv_{n}": f"decoder.levels.{n - 1}.resample" for n in range(1, levels)},
+    }
+    norms = {f"{side}/GroupNorm_0": f"{side}.norm_out" for side in ("encoder", "decoder")}
+    for side, places in (("encoder", ladder + middle), ("decoder", middle + ladder)):
+        for number, place in enumerate(places):
+            source, own = f"{side}/ResBlock_{number}", f"{side}.{place}"
+            norms |= {f"{source}/{s}": f"{own}.{o}" for s, o in FLAX_NORMS.items()}
+            convolutions |= {f"{source}/{s}": f"{own}.{o}" for s, o in FLAX_CONVOLUTIONS.items()}
+    kernels = [
+        Rule((f"params/{source}/kernel",), (f"{own}.weight",), _to_torch, _to_flax)
+        for source, own in convolutions.items()
+    ]
+    names = {
+        f"params/{source}/bias": f"{own}.bias" for source, own in (convolutions | norms).items()
+    }
+    names |= {f"params/{source}/scale": f"{own}.weight" for source, own in norms.items()}
+    return (rename(FLAX_CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE), *kernels, *tensors(names))

@@ -1,7 +1,6 @@
-"""The convolutional parts that VQGAN's published descendants are made of.
+"""The convolutional parts of VQGAN and its published descendants, and its encoder and decoder.
 
-Encoders and decoders of all of them have the same skeleton, held by :func:`encoder` and
-:func:`decoder`; what differs between families is put in as finished modules.
+Encoders and decoders of all of them have parts of the same names, which differ in their blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from unmask.networks.sizes import Channels
 from unmask.ranges import Between
 from unmask.tokenizers.image_tokenizer import LevelConfig, Levels
 
-GROUPS = 32  # of a normalisation, in every published network
+GROUPS = 32  # of a normalisation in every published network
 
 
 def check_widths(widths: tuple[int, ...], groups: int = GROUPS) -> None:
@@ -156,8 +155,8 @@ class Level(nn.Module):
     def __init__(
         self,
         blocks: Sequence[nn.Module],
-        attention: Sequence[nn.Module] = (),
-        resample: nn.Module | None = None,
+        attention: Sequence[nn.Module],
+        resample: nn.Module | None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -167,81 +166,42 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, D, H, W)`` to the next level's width and size."""
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x)  # (B, D', H, W)
             if self.attention:
                 x = self.attention[index](x)
         return x if self.resample is None else self.resample(x)
 
 
 def levels(
-    width_in: int,
     widths: Sequence[int],
     block: Callable[[int, int], nn.Module],
+    resample: Callable[[int], nn.Module],
     *,
     blocks: int,
-    resample: Callable[[int], nn.Module],
     attention: Collection[int] = (),
-    groups: int = GROUPS,
-) -> list[Level]:
+    attend: Callable[[int], nn.Module] = AttentionBlock,
+) -> nn.Sequential:
     """The levels of one side, in the order in which they run.
 
     Args:
-        width_in: channels before the first.
-        widths: of each level.
+        widths: channels before the first level, then of each.
         block: makes a block from the channels before and after it.
-        blocks: a level.
         resample: makes the way from a level of so many channels to the next.
-        attention: places in ``widths`` of levels with attention after every block.
-        groups: of attention's normalisations.
+        blocks: a level.
+        attention: places of the levels that have attention after every block.
+        attend: makes attention from the channels of its level.
     """
     made = []
-    for place, (before, width) in enumerate(pairwise((width_in, *widths))):
-        after = resample(width) if place < len(widths) - 1 else None
+    for place, (before, width) in enumerate(pairwise(widths)):
         parts = [block(before if index == 0 else width, width) for index in range(blocks)]
-        attends = blocks if place in attention else 0
-        made.append(
-            Level(parts, [AttentionBlock(width, groups=groups) for _ in range(attends)], after)
-        )
-    return made
+        beside = [attend(width) for _ in parts] if place in attention else []
+        made.append(Level(parts, beside, resample(width) if place < len(widths) - 2 else None))
+    return nn.Sequential(*made)
 
 
-def encoder(
-    conv_in: nn.Module,
-    levels: Sequence[Level],
-    middle: Sequence[nn.Module],
-    ends: tuple[nn.Module, nn.Module],
-    project: nn.Module | None = None,
-) -> nn.Sequential:
-    """Images to latents.
-
-    Args:
-        conv_in: the first convolution.
-        levels: in the order in which they run.
-        middle: blocks at the lowest resolution.
-        ends: the last normalisation and convolution.
-        project: from latent channels to the codebook's.
-    """
-    parts = [("conv_in", conv_in), ("levels", nn.Sequential(*levels))]
-    parts += [("middle", nn.Sequential(*middle)), *_tail(ends)]
-    return nn.Sequential(OrderedDict(parts + ([("project", project)] if project else [])))
-
-
-def decoder(
-    conv_in: nn.Module,
-    levels: Sequence[Level],
-    middle: Sequence[nn.Module],
-    ends: tuple[nn.Module, nn.Module],
-    project: nn.Module | None = None,
-) -> nn.Sequential:
-    """Code vectors to images; arguments as of :func:`encoder`, the lowest resolution first."""
-    parts: list[tuple[str, nn.Module]] = [("project", project)] if project else []
-    parts += [("conv_in", conv_in), ("middle", nn.Sequential(*middle))]
-    return nn.Sequential(OrderedDict([*parts, ("levels", nn.Sequential(*levels)), *_tail(ends)]))
-
-
-def _tail(ends: tuple[nn.Module, nn.Module]) -> list[tuple[str, nn.Module]]:
-    norm, conv = ends
-    return [("norm_out", norm), ("act", nn.SiLU()), ("conv_out", conv)]
+def named(**parts: nn.Module) -> nn.Sequential:
+    """The parts of an encoder or decoder, which run in this order."""
+    return nn.Sequential(OrderedDict(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +215,7 @@ class StackConfig(LevelConfig):
     attention: Levels = (4,)
     """Levels with attention after every block, 0 the finest."""
     groups: Channels = GROUPS
-    """Of every normalisation."""
+    """Groups of every normalisation."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
@@ -276,48 +236,50 @@ def stacked_encoder(
         middle_attention: whether attention stands between the two middle blocks.
     """
     lowest = sizes.widths[-1]
-    return encoder(
-        nn.Conv2d(sizes.image_channels, sizes.stem, 3, padding=1),
-        levels(
-            sizes.stem,
-            sizes.widths,
-            partial(ResidualBlock, groups=sizes.groups),
-            blocks=sizes.blocks,
+    return named(
+        conv_in=nn.Conv2d(sizes.image_channels, sizes.stem, 3, padding=1),
+        levels=_ladder(sizes)(
+            (sizes.stem, *sizes.widths),
             resample=Downsample,
+            blocks=sizes.blocks,
             attention=sizes.attention,
-            groups=sizes.groups,
         ),
-        _middle(sizes, attends=middle_attention),
-        (group_norm(lowest, sizes.groups), nn.Conv2d(lowest, latents, 3, padding=1)),
-        nn.Conv2d(latents, projected, 1),
+        middle=_middle(sizes, attends=middle_attention),
+        norm_out=group_norm(lowest, sizes.groups),
+        act=nn.SiLU(),
+        conv_out=nn.Conv2d(lowest, latents, 3, padding=1),
+        project=nn.Conv2d(latents, projected, 1),
     )
 
 
 def stacked_decoder(
     sizes: StackConfig, latents: int, projected: int, *, middle_attention: bool = True
 ) -> nn.Sequential:
-    """``(B, projected, h, w)`` to ``(B, C, H, W)`` images; arguments as of the encoder."""
-    finest, last = sizes.widths[0], len(sizes.widths) - 1
-    return decoder(
-        nn.Conv2d(latents, sizes.widths[-1], 3, padding=1),
-        levels(
-            sizes.widths[-1],
-            sizes.widths[::-1],
-            partial(ResidualBlock, groups=sizes.groups),
-            blocks=sizes.blocks + 1,
+    """``(B, projected, h, w)`` to ``(B, C, H, W)`` images; arguments are the encoder's."""
+    last, lowest, finest = len(sizes.widths) - 1, sizes.widths[-1], sizes.widths[0]
+    return named(
+        project=nn.Conv2d(projected, latents, 1),
+        conv_in=nn.Conv2d(latents, lowest, 3, padding=1),
+        middle=_middle(sizes, attends=middle_attention),
+        levels=_ladder(sizes)(
+            (lowest, *sizes.widths[::-1]),
             resample=Upsample,
+            blocks=sizes.blocks + 1,
             attention=[last - level for level in sizes.attention],
-            groups=sizes.groups,
         ),
-        _middle(sizes, attends=middle_attention),
-        (group_norm(finest, sizes.groups), nn.Conv2d(finest, sizes.image_channels, 3, padding=1)),
-        nn.Conv2d(projected, latents, 1),
+        norm_out=group_norm(finest, sizes.groups),
+        act=nn.SiLU(),
+        conv_out=nn.Conv2d(finest, sizes.image_channels, 3, padding=1),
     )
 
 
-def _middle(sizes: StackConfig, *, attends: bool) -> list[nn.Module]:
+def _ladder(sizes: StackConfig) -> Callable[..., nn.Sequential]:
+    block, attend = (partial(kind, groups=sizes.groups) for kind in (ResidualBlock, AttentionBlock))
+    return partial(levels, block=block, attend=attend)
+
+
+def _middle(sizes: StackConfig, *, attends: bool) -> nn.Sequential:
     width, groups = sizes.widths[-1], sizes.groups
-    parts: list[nn.Module] = [ResidualBlock(width, width, groups=groups) for _ in range(2)]
-    if attends:
-        parts.insert(1, AttentionBlock(width, groups=groups))
-    return parts
+    first, second = (ResidualBlock(width, width, groups=groups) for _ in range(2))
+    between = [AttentionBlock(width, groups=groups)] if attends else []
+    return nn.Sequential(first, *between, second)
