@@ -23,7 +23,7 @@ from unmask.data.source import open_source
 from unmask.errors import InputError, did_you_mean
 from unmask.files.serial import to_dict, write_yaml
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train.state import is_complete
+from unmask.train.state import fault
 
 LISTED = """
 import sys
@@ -228,7 +228,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
     assert "step-0000002 is whole" in error
     assert error.count("\n") == 1
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000002"]
-    assert is_complete(tmp_path / "run" / "checkpoints" / "step-0000002")
+    assert not fault(tmp_path / "run" / "checkpoints" / "step-0000002")
     monkeypatch.undo()
     assert main([*words.split(), "--training.save-every", "2"]) == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from unmask.evaluate.real_images import RealImages, real_batches
 from unmask.evaluate.report import Report
 from unmask.film import unmasking
 from unmask.machine.devices import resolve_device
+from unmask.memory import peak_memory
 from unmask.pictures import to_float
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Name, Ranged
@@ -93,14 +92,8 @@ class DemoResult:
         return (
             f"demo: class_accuracy={generated.class_accuracy:.3f} fd={generated.fd:.1f} "
             f"fd_reconstruction={reconstruction.fd:.1f} fd_real={real.fd:.1f} "
-            f"seconds={seconds:.0f} peak_gb={peak_gb():.2f}"
+            f"seconds={seconds:.0f} peak_gb={peak_memory() / 1e9:.2f}"
         )
-
-
-def peak_gb() -> float:
-    """Largest resident memory of this process, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
@@ -123,7 +116,7 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         print(f"--- {name}", flush=True)
         began = time.monotonic()
         yield
-        stages.append(Stage(name, time.monotonic() - began, peak_gb()))
+        stages.append(Stage(name, time.monotonic() - began, peak_memory() / 1e9))
 
     train = open_source("fashion-mnist")
     held_out = open_source("fashion-mnist", split="val")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,6 +53,14 @@ def most_memory() -> int:
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         limits += [most] if most != resource.RLIM_INFINITY else []
     return min(limits)
+
+
+def peak_memory() -> int:
+    """Largest resident memory that this process ever had, in bytes."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def check_memory(wanted: int, what: str, way_out: str) -> None:

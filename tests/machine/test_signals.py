@@ -18,7 +18,7 @@ from unmask.cli import main
 from unmask.files.serial import write_yaml
 from unmask.machine import signals
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train.state import is_complete, latest
+from unmask.train.state import fault, latest
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -93,7 +93,7 @@ def test_a_training_is_saved(place: Path) -> None:
     step = int(newest.name.removeprefix("step-"))
     assert f"SIGTERM: stopped after step {step} of 1000000, which is saved in" in line
     assert len(log.read_text().splitlines()) == step
-    assert is_complete(newest)
+    assert not fault(newest)
     assert not list((place / "run").rglob(".*"))
 
 

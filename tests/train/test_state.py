@@ -24,7 +24,6 @@ from unmask.train import log, run_folder
 from unmask.train.state import (
     Checkpoint,
     fault,
-    is_complete,
     latest,
     read_checkpoint,
     stale_steps,
@@ -98,7 +97,7 @@ def test_any_damage_is_seen(tmp_path: Path, name: str) -> None:
     flipped[len(whole) // 2] ^= 4
     for damaged in (bytes(flipped), whole[:-3], whole[: len(whole) // 2], b""):
         (folder / name).write_bytes(damaged)
-        assert not is_complete(folder)
+        assert fault(folder)
         assert latest(tmp_path) == tmp_path / "step-0000001"
     (folder / name).unlink()
     assert latest(tmp_path) == tmp_path / "step-0000001"
@@ -321,7 +320,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(
     assert "MiB free" in message
     assert f"{tmp_path / 'step-0000001'} is whole" in message
     assert [p.name for p in tmp_path.iterdir()] == ["step-0000001"]
-    assert is_complete(tmp_path / "step-0000001")
+    assert not fault(tmp_path / "step-0000001")
 
 
 def test_a_run_on_a_full_disk_continues_when_there_is_room(

@@ -20,7 +20,7 @@ from toy_run import ToyBatches, log_lines, outcome, toy_accelerator, toy_setting
 
 from unmask.errors import InputError
 from unmask.machine import signals
-from unmask.train.agreement import Agreement, Wish
+from unmask.train.agreement import Wish, agreed
 from unmask.train.run import Preview
 from unmask.train.state import latest
 
@@ -215,10 +215,9 @@ def test_two_processes_leave_at_the_same_step(tmp_path: Path) -> None:
 
 
 def test_one_process_agrees_with_itself_at_once() -> None:
-    with Agreement(1) as agreement:
+    with agreed(1) as agreement:
         assert agreement.exchange(Wish(15, True)) == Wish(15, True)
         assert agreement.exchange(Wish()) == Wish()
-        assert agreement.main_says(True)
 
 
 @pytest.mark.parametrize(("optional", "ended"), [(True, [20, 24]), (False, [10, 20, 24])])

@@ -9,8 +9,9 @@ agreed on happens after the same step everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Wish(NamedTuple):
 
 
 class Agreement:
-    """The wishes of all processes; a context manager. Alone, a process agrees with itself at once.
+    """The wishes of all processes. Alone, a process agrees with itself at once.
 
     Args:
         processes: how many there are; all make one at the same time.
@@ -45,20 +46,6 @@ class Agreement:
         """Whether there is nobody to agree with."""
         return self.group is None
 
-    def __enter__(self) -> Agreement:
-        """Nothing is needed."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Take note of the last wishes; after a failure the others may be gone."""
-        if error is None:
-            self._answer()
-
     def exchange(self, wish: Wish) -> Wish:
         """Tell the others a wish, and learn what all wished one call before.
 
@@ -66,13 +53,14 @@ class Agreement:
         """
         if self.group is None:
             return wish
-        before = self._answer()
+        before = self.answer()
         told = torch.tensor([wish.stop, int(wish.save)])
         work = dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group, async_op=True)
         self.posted = told, work
         return before
 
-    def _answer(self) -> Wish:
+    def answer(self) -> Wish:
+        """What all wished at the last exchange; no wish before the first."""
         if self.posted is None:
             return Wish()
         told, work = self.posted
@@ -80,10 +68,14 @@ class Agreement:
         work.wait()
         return Wish(int(told[0]), bool(told[1]))
 
-    def main_says(self, answer: bool) -> bool:
-        """The main process's answer, waited for; for moments that are far apart."""
-        if self.group is None:
-            return answer
-        told = torch.tensor([int(answer)])
-        dist.broadcast(told, 0, group=self.group)
-        return bool(told[0])
+
+@contextmanager
+def agreed(processes: int) -> Iterator[Agreement]:
+    """An agreement whose last wishes are taken note of, unless others may be gone by a failure.
+
+    Args:
+        processes: how many there are; all make one at the same time.
+    """
+    agreement = Agreement(processes)
+    yield agreement
+    agreement.answer()

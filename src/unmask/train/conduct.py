@@ -172,9 +172,7 @@ class Conduct:
         """Save if that is worthwhile, look, and log what was found."""
         if not previews:
             return
-        if done not in (self.saved, self.settings.steps) and self.agreement.main_says(
-            self.saves.worthwhile()
-        ):
+        if done not in (self.saved, self.settings.steps) and by_main(self.saves.worthwhile):
             self._save(done)
         found: dict[str, float | str] = {}
         with self.log.paused():  # images a second are those of the training

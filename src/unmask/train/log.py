@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from accelerate import Accelerator
@@ -141,41 +140,24 @@ def _step_of(line: str) -> float:
 
 
 class RunLog:
-    """The log of one run; a context manager. Does nothing but on the main process.
+    """The log of one run. Does nothing but on the main process.
 
     Args:
         out: the run folder.
         settings: length of the run and images a step.
-        start: steps already done; later lines of an earlier try are removed.
+        start: steps already done.
         accelerator: tells the main process and carries the trackers.
+        bar: that is shown meanwhile.
     """
 
     def __init__(
-        self, out: Path, settings: Training, *, start: int, accelerator: Accelerator
+        self, out: Path, settings: Training, *, start: int, accelerator: Accelerator, bar: Bar
     ) -> None:
         self.path, self.accelerator = out / LOG, accelerator
         self.start, self.total = start, settings.steps
-        self.batch_size = settings.batch_size
-        seen = accelerator.is_main_process and sys.stdout.isatty()  # else lines go there
-        self.bar = Bar("train", self.total, unit="steps", done=start, shown=seen)
+        self.batch_size, self.bar = settings.batch_size, bar
         self.began = self.marked = time.monotonic()
         self.marked_step = start
-
-    def __enter__(self) -> RunLog:
-        """Cut the log back and show the bar if someone is looking."""
-        if self.accelerator.is_main_process:
-            drop_lines_after(self.path, self.start)
-        self.bar.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Take the bar down."""
-        self.bar.__exit__(kind, error, trace)
 
     def advance(self, step: int) -> None:
         """Move the bar to ``step`` steps done."""
@@ -244,3 +226,26 @@ class RunLog:
         left = timedelta(seconds=round(pace * (self.total - step)))
         shown = [f"step {step}/{self.total}", *shown, f"{left} left"]
         say("  ".join(shown))
+
+
+@contextmanager
+def run_log(
+    out: Path, settings: Training, *, start: int, accelerator: Accelerator
+) -> Iterator[RunLog]:
+    """The log of one run, cut back to the steps that are done, with a bar if someone is looking.
+
+    Args:
+        out: the run folder.
+        settings: length of the run and images a step.
+        start: steps already done; later lines of an earlier try are removed.
+        accelerator: tells the main process and carries the trackers.
+
+    Raises:
+        InputError: if the disk is full or refuses.
+    """
+    main = accelerator.is_main_process
+    if main:
+        drop_lines_after(out / LOG, start)
+    seen = main and sys.stdout.isatty()  # else lines go there
+    with Bar("train", settings.steps, unit="steps", done=start, shown=seen) as bar:
+        yield RunLog(out, settings, start=start, accelerator=accelerator, bar=bar)

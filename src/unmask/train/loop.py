@@ -7,9 +7,7 @@ was killed continues bit for bit from its last complete checkpoint.
 from __future__ import annotations
 
 import math
-import resource
 import signal
-import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
@@ -33,11 +31,12 @@ from unmask.machine import signals
 from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_arithmetic, check_launcher, plain_arguments
 from unmask.machine.processes import by_main, launched, without_accelerator
+from unmask.memory import peak_memory
 from unmask.recipes.training import Training
 from unmask.text import say
-from unmask.train.agreement import Agreement
+from unmask.train.agreement import agreed
 from unmask.train.conduct import Conduct
-from unmask.train.log import RunLog, hush_writers
+from unmask.train.log import hush_writers, run_log
 from unmask.train.optim import EmaWeights, learning_rate, set_learning_rate
 from unmask.train.run import Preview, Run, resume
 from unmask.train.run_folder import TRACKER, check_run_folder, plain_config, write_recipe
@@ -160,8 +159,8 @@ def _carry_out(
     """All steps from ``start`` on."""
     accelerator, settings = run.accelerator, run.settings
     with (
-        RunLog(run.out, settings, start=start, accelerator=accelerator) as log,
-        Agreement(accelerator.num_processes) as agreement,
+        run_log(run.out, settings, start=start, accelerator=accelerator) as log,
+        agreed(accelerator.num_processes) as agreement,
     ):
         conduct = Conduct(run, log, previews, agreement)
         conduct.begin(start)
@@ -335,7 +334,6 @@ def summary(run: Run, start: int, seconds: float) -> TrainResult:
     losses = torch.stack([missing if loss is None else loss for loss in ends])
     first, last = run.accelerator.reduce(losses, "sum").tolist()
     done = max(start, run.settings.steps)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts KiB on Linux
     return TrainResult(
         step=done,
         resumed_from=start,
@@ -343,7 +341,7 @@ def summary(run: Run, start: int, seconds: float) -> TrainResult:
         last_loss=last,
         seconds=seconds,
         images=(done - start) * run.settings.batch_size,
-        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        peak_memory=peak_memory(),
         checkpoint=run.newest,
         asked=run.settings.steps,
     )

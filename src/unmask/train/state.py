@@ -205,16 +205,11 @@ def _is_other(path: Path, entry: _Entry) -> bool:
         return hashlib.file_digest(file, hashlib.blake2b).hexdigest() != entry.digest
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether every file of a checkpoint is there with the size and hash of its manifest."""
-    return not fault(folder)
-
-
 def latest(directory: Path) -> Path | None:
     """The newest complete checkpoint of a ``checkpoints`` folder; nothing is removed."""
     folders = step_folders(directory)
     newest_first = (folders[step] for step in sorted(folders, reverse=True))
-    return next((folder for folder in newest_first if is_complete(folder)), None)
+    return next((folder for folder in newest_first if not fault(folder)), None)
 
 
 def stored_config(directory: Path) -> dict[str, object] | None:
