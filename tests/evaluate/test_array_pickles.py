@@ -1,3 +1,5 @@
+"""Pickles of arrays: what EDM2 writes is read, and nothing else is."""
+
 from __future__ import annotations
 
 import io
@@ -5,6 +7,7 @@ import os
 import pickle
 import pickletools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ from unmask.errors import InputError
 from unmask.evaluate.array_pickles import read_arrays
 from unmask.evaluate.reference import read_statistics
 
-HELD = {"fid": {"mu": np.arange(3.0), "sigma": np.eye(3)}, "counts": [1, 2.5, "three", None]}
+HELD: dict[str, Any] = {
+    "fid": {"mu": np.arange(3.0), "sigma": np.eye(3)},
+    "counts": [1, 2.5, "three", None],
+}
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -1,7 +1,13 @@
 """Whoever measures a chunk, and when, the numbers are those of one process that did it all."""
 
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
@@ -14,6 +20,7 @@ from unmask.evaluate.measure import RunningScores, measure
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.reference import Reference
+from unmask.evaluate.report import Report
 
 BATCH = 3  # so 12 images a chunk
 
@@ -23,22 +30,24 @@ class Sums:
 
     name, identity, width = "sums", "sums, no weights", 4
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.images = 0
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> Features:
         self.images += len(images)
         x = images[:, 0, :2, :2].flatten(1).float() / 7 + images.float().mean() * 1e-6
         return Features(x, x.softmax(1), torch.cat([x, x.sin()], 1))
 
 
-def numbered(name="generated", count=40, bad=(), wanted=None):
+def numbered(
+    name: str = "generated", count: int = 40, bad: Collection[int] = (), wanted: int | None = None
+) -> NumberedSet:
     """A set of which some positions cannot be read."""
     shape = (count, 1, 5, 5)
     x = torch.randint(0, 256, shape, generator=keyed_generator(0, name), dtype=torch.uint8)
-    skipped = []
+    skipped: list[str] = []
 
-    def between(start, stop):
+    def between(start: int, stop: int) -> Iterator[ImageBatch]:
         for first in range(start, stop, BATCH):
             rows = range(first, min(first + BATCH, stop))
             skipped.extend(str(row) for row in rows if row in bad)
@@ -47,7 +56,7 @@ def numbered(name="generated", count=40, bad=(), wanted=None):
     return NumberedSet(name=name, between=between, positions=count, wanted=wanted, skipped=skipped)
 
 
-def sets():
+def sets() -> list[NumberedSet]:
     return [
         numbered(),
         numbered("real floor", 50, wanted=40),
@@ -55,7 +64,7 @@ def sets():
     ]
 
 
-def opened(folder, extractor=None, **settings):
+def opened(folder: Path | None, extractor: Sums | None = None, **settings: str) -> Chunks:
     extractor = extractor or Sums()
     settings = {"images": "a", **settings}
     return Chunks(
@@ -63,7 +72,7 @@ def opened(folder, extractor=None, **settings):
     )
 
 
-def report_of(chunks, images):
+def report_of(chunks: Chunks, images: Sequence[NumberedSet]) -> Report:
     generated, floor, reference = images
     return evaluation._report(
         chunks.read,
@@ -76,12 +85,14 @@ def report_of(chunks, images):
 
 
 @pytest.fixture(scope="module")
-def expected():
+def expected() -> Report:
     return report_of(opened(None), sets())
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
-def test_any_number_of_processes_gives_the_same_bits(tmp_path, expected, processes):
+def test_any_number_of_processes_gives_the_same_bits(
+    tmp_path: Path, expected: Report, processes: int
+) -> None:
     for rank in reversed(range(processes)):
         chunks, own = opened(tmp_path), sets()
         chunks.compute(chunks.missing(own, rank=rank, processes=processes))
@@ -93,9 +104,11 @@ def test_any_number_of_processes_gives_the_same_bits(tmp_path, expected, process
     assert folding.images == 12
 
 
-def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(tmp_path, expected):
+def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(
+    tmp_path: Path, expected: Report
+) -> None:
     class Stops(Sums):
-        def __call__(self, images):
+        def __call__(self, images: Tensor) -> Features:
             if self.images > 50:
                 raise KeyboardInterrupt
             return super().__call__(images)
@@ -112,11 +125,12 @@ def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(tmp_path, expec
     assert not again.missing(sets())
 
 
-def test_limits_and_statistics_of_a_set(tmp_path):
+def test_limits_and_statistics_of_a_set(tmp_path: Path) -> None:
     images = numbered("reference", 60, {0, 4}, wanted=45)
     found = RunningScores.of(opened(tmp_path).read(images))
     assert found.count == 45
     statistics = found.statistics("reference")
+    assert statistics.spatial is not None
     assert (statistics.images, len(statistics.pooled.mean), len(statistics.spatial.mean)) == (
         45,
         4,
@@ -124,12 +138,12 @@ def test_limits_and_statistics_of_a_set(tmp_path):
     )
 
 
-def test_a_chunk_of_unreadable_images_alone(tmp_path):
+def test_a_chunk_of_unreadable_images_alone(tmp_path: Path) -> None:
     images = numbered("reference", 30, set(range(12, 24)))
     assert RunningScores.of(opened(tmp_path).read(images)).count == 18
 
 
-def test_the_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path):
+def test_the_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path: Path) -> None:
     opened(tmp_path / "work", seeds="0 to 9", network="n")
     with pytest.raises(InputError, match="seeds was '0 to 9' and is '5 to 14' now"):
         opened(tmp_path / "work", seeds="5 to 14", network="n")
@@ -142,7 +156,7 @@ def test_the_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path):
     assert [p.name for p in (tmp_path / "used").iterdir()] == ["kept.txt"]
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     chunks, images = opened(tmp_path), numbered()
     chunks.compute(chunks.missing([images]))
     file = tmp_path / "generated-00001.safetensors"

@@ -1,12 +1,17 @@
 """The same scores on several networks, against several kinds of references."""
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from toy_system import toy_pipeline, write_images
 
 from unmask.data.source import open_source
@@ -51,7 +56,7 @@ def flat(images):
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory):
+def real(tmp_path_factory: pytest.TempPathFactory) -> RealImages:
     folder = tmp_path_factory.mktemp("data")
     write_images(folder / "train", 36)
     write_images(folder / "val", 24)
@@ -60,7 +65,7 @@ def real(tmp_path_factory):
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch):
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = "features_of_a_test"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -73,34 +78,38 @@ class Narrow:
 
     name, identity, width = "narrow", "narrow", 16
 
-    def __call__(self, images):
+    def __call__(self, images: Tensor) -> Features:
         return Features(images.float().expand(-1, 3, -1, -1).mean((1, 3)) / 255)
 
 
-def images(count=COUNT):
+def images(count: int = COUNT) -> Tensor:
     generator = keyed_generator(0, "images")
     return torch.randint(0, 256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
 
 
-def of_file(tmp_path, options, x=None):
+def of_file(tmp_path: Path, options: EvaluationOptions, x: Tensor | None = None) -> Generated:
     write_npz(tmp_path / "made.npz", [images() if x is None else x])
     return Generated.of_files(tmp_path / "made.npz", options)
 
 
-def test_every_score_on_the_network_of_the_package(tmp_path):
+def test_every_score_on_the_network_of_the_package(tmp_path: Path) -> None:
     write_npz(tmp_path / "reference.npz", [images(30)])
     options = EvaluationOptions(count=COUNT, resize=32, reference=tmp_path / "reference.npz")
     row = evaluate(of_file(tmp_path, options), options=options).rows[0]
     extractor = EfficientNetLite0(resize=32)
-    assert extractor(images(2)).spatial.shape == (2, 2 * 2 * 7)
+    spatial = extractor(images(2)).spatial
+    assert spatial is not None
+    assert spatial.shape == (2, 2 * 2 * 7)
     assert None not in (row.fd, row.sfd, row.inception_score, row.precision, row.recall)
-    sides = [measure_statistics([images(n)], extractor, source="x").spatial for n in (COUNT, 30)]
-    assert row.sfd == pytest.approx(sides[0].distance(sides[1]), rel=1e-6)
+    one, other = (measure_statistics([images(n)], extractor, source="x") for n in (COUNT, 30))
+    assert row.sfd == pytest.approx(one.sfid(other), rel=1e-6)
     assert row.precision == 1  # images() of another count are the same at the start
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_too_few_images_are_refused_before_any_is_measured(tmp_path, real, monkeypatch, count):
+def test_too_few_images_are_refused_before_any_is_measured(
+    tmp_path: Path, real: RealImages, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
     options = EvaluationOptions(count=count, classifier="train")
     monkeypatch.setattr(evaluation, "choose_extractor", lambda *_: Narrow())
     monkeypatch.setattr(Narrow, "__call__", lambda *_: pytest.fail("measured"))
@@ -109,7 +118,7 @@ def test_too_few_images_are_refused_before_any_is_measured(tmp_path, real, monke
         evaluate(of_file(tmp_path, options), real, options=options)
 
 
-def test_features_of_a_user(tmp_path, real, module):
+def test_features_of_a_user(tmp_path: Path, real: RealImages, module: str) -> None:
     options = EvaluationOptions(count=COUNT, features=f"{module}:rows")
     report = evaluate(of_file(tmp_path, options), real, options=options)
     rows = images().double().mean((1, 3)) / 255
@@ -123,7 +132,7 @@ def test_features_of_a_user(tmp_path, real, module):
     assert "not FID: the network is not the published Inception" in str(report.table())
 
 
-def test_the_identity_of_a_module_follows_its_weights(module):
+def test_the_identity_of_a_module_follows_its_weights(module: str) -> None:
     one = load_features(f"{module}:shift", size=(8, 8))
     assert one.width == 3
     other = type(sys.modules[module].shift)()
@@ -141,7 +150,7 @@ def test_the_identity_of_a_module_follows_its_weights(module):
         ("flat", r"must make floats \(2, F\)"),
     ],
 )
-def test_features_that_are_none(module, attribute, message):
+def test_features_that_are_none(module: str, attribute: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_features(f"{module}:{attribute}", size=(8, 8))
     with pytest.raises(InputError, match="No module named"):
@@ -149,15 +158,14 @@ def test_features_that_are_none(module, attribute, message):
 
 
 @pytest.mark.parametrize("kind", ["statistics", "images", "both"])
-def test_a_reference_instead_of_data(tmp_path, module, kind):
+def test_a_reference_instead_of_data(tmp_path: Path, module: str, kind: str) -> None:
     path = tmp_path / "reference.npz"
     options = EvaluationOptions(count=COUNT, features=f"{module}:rows", reference=path)
     found = measure_statistics([images(30)], Narrow(), source="x").pooled
     moved = {"mu": found.mean.numpy() + 1, "sigma": found.covariance.numpy()}
-    pixels = {"arr_0": images(30).permute(0, 2, 3, 1).numpy()}
-    np.savez(
-        path, **(moved if kind != "images" else {}), **(pixels if kind != "statistics" else {})
-    )
+    pixels: dict[str, Any] = {"arr_0": images(30).permute(0, 2, 3, 1).numpy()}
+    held: dict[str, Any] = {} if kind == "images" else moved
+    np.savez(path, **held, **({} if kind == "statistics" else pixels))
     report = evaluate(of_file(tmp_path, options), options=options)
     assert report.statistics == str(path)
     own = measure_statistics([images()], Narrow(), source="made").pooled
@@ -168,11 +176,13 @@ def test_a_reference_instead_of_data(tmp_path, module, kind):
     assert report.reference_images == (0 if kind == "statistics" else 30)
 
 
-def test_what_does_not_fit_is_refused_before_an_image_is_made(tmp_path, real):
-    def untouched(start, stop):
+def test_what_does_not_fit_is_refused_before_an_image_is_made(
+    tmp_path: Path, real: RealImages
+) -> None:
+    def untouched(start: int, stop: int) -> Iterator[ImageBatch]:
         raise AssertionError("an image was generated")
 
-    def refused(message, **changes):
+    def refused(message: str, **changes: Any) -> None:
         options = EvaluationOptions(count=COUNT, **{"resize": 32, **changes})
         made = of_file(tmp_path, options)
         made = replace(made, sets=[replace(made.sets[0], between=untouched)])
@@ -191,7 +201,7 @@ def test_what_does_not_fit_is_refused_before_an_image_is_made(tmp_path, real):
         of_file(tmp_path, EvaluationOptions(repeats=2))
 
 
-def test_repeats_are_sets_of_later_seeds(real, module):
+def test_repeats_are_sets_of_later_seeds(real: RealImages, module: str) -> None:
     pipeline, features = toy_pipeline(), f"{module}:rows"
     options = EvaluationOptions(count=COUNT, features=features, repeats=3, seed=5)
     made = Generated.of_pipeline(pipeline, options, pipeline.plan)
@@ -202,23 +212,26 @@ def test_repeats_are_sets_of_later_seeds(real, module):
     found = torch.tensor([row.fd for row in report.repeats], dtype=torch.float64)
     assert len(found.unique()) == 3
     assert report.rows[0].fd == pytest.approx(found.mean().item())
+    assert report.rows[0].spread is not None
     assert report.rows[0].spread["fd"] == pytest.approx(found.std().item())
     assert report.seeds == f"5 to {4 + 3 * COUNT}"
     assert report.rows[1:] == last.rows[1:]
     assert f"{found.mean():.3f} ± {found.std():.3f}" in str(report.table())
 
 
-def test_a_range_of_samples_is_that_of_the_whole():
+def test_a_range_of_samples_is_that_of_the_whole() -> None:
     pipeline, options = toy_pipeline(), EvaluationOptions(count=20, batch_size=4)
     whole = list(generated_batches(pipeline, options))
     parts = list(generated_batches(pipeline, options, 8, 16))
     for one, other in zip(whole[2:4], parts, strict=True):
         assert torch.equal(one.images, other.images)
+        assert one.labels is not None
+        assert other.labels is not None
         assert torch.equal(one.labels, other.labels)
 
 
 @pytest.mark.parametrize("labels", [[3, 3, 0, 0, 0, 7], [10, 2, 2]])
-def test_a_set_in_class_order_is_reported_in_one_line(tmp_path, labels):
+def test_a_set_in_class_order_is_reported_in_one_line(tmp_path: Path, labels: list[int]) -> None:
     options = EvaluationOptions(count=4)
     batch = ImageBatch(images(len(labels)), torch.tensor(labels))
     write_npz(tmp_path / "made.npz", [batch])
@@ -230,7 +243,9 @@ def test_a_set_in_class_order_is_reported_in_one_line(tmp_path, labels):
 
 
 @pytest.mark.parametrize("labels", [None, [0, 1, 2], [1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 0]])
-def test_other_sets_have_no_word_about_their_order(tmp_path, labels):
+def test_other_sets_have_no_word_about_their_order(
+    tmp_path: Path, labels: list[int] | None
+) -> None:
     count = 3 if labels is None else len(labels)
     batch = ImageBatch(images(count), None if labels is None else torch.tensor(labels))
     write_npz(tmp_path / "made.npz", [batch])

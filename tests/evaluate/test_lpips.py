@@ -102,7 +102,8 @@ def test_black_and_white_differ_by_the_weights_of_what_they_excite() -> None:
     network = LPIPS().requires_grad_(False)
     for parameter in network.parameters():
         parameter.zero_()
-    network.features["0"].weight[0], network.features["0"].weight[1] = 1.0, -1.0
+    weight = network.get_parameter("features.0.weight")
+    weight[0], weight[1] = 1.0, -1.0
     network.linear[0][0, :2, 0, 0] = torch.tensor([0.25, 0.5])
     black = torch.zeros(1, 3, 33, 47)
     torch.testing.assert_close(network(black, 1 - black), torch.tensor([0.75]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -35,7 +37,9 @@ def test_flat_images_compare_by_their_means_alone() -> None:
 
 
 @pytest.mark.parametrize("score", [psnr, ssim])
-def test_an_image_is_scored_by_itself_and_both_ways_alike(score) -> None:
+def test_an_image_is_scored_by_itself_and_both_ways_alike(
+    score: Callable[[Tensor, Tensor], Tensor],
+) -> None:
     first, second = pictures(4).chunk(2)
     both = score(first, second)
     alone = torch.cat([score(a[None], b[None]) for a, b in zip(first, second, strict=True)])

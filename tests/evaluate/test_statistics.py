@@ -1,16 +1,21 @@
+"""Running moments equal those of one pass."""
+
+from __future__ import annotations
+
 import pytest
 import torch
+from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.frechet import RunningStatistics
 
 
-def normal(*shape, key="statistics"):
+def normal(*shape: int, key: str = "statistics") -> Tensor:
     return torch.randn(shape, generator=keyed_generator(0, key), dtype=torch.float64)
 
 
-def filled(*parts):
+def filled(*parts: Tensor) -> RunningStatistics:
     statistics = RunningStatistics(parts[0].shape[1])
     for part in parts:
         statistics.update(part)
@@ -18,7 +23,7 @@ def filled(*parts):
 
 
 @pytest.mark.parametrize("sizes", [[50], [1] * 50, [49, 1], [7, 20, 23]])
-def test_batches_equal_one_pass(sizes):
+def test_batches_equal_one_pass(sizes: list[int]) -> None:
     x = normal(50, 6) * 3 + 100
     found = filled(*x.split(sizes))
     assert found.count == 50
@@ -26,7 +31,7 @@ def test_batches_equal_one_pass(sizes):
     torch.testing.assert_close(found.covariance(), torch.cov(x.T), rtol=1e-9, atol=1e-10)
 
 
-def test_merge_equals_one_pass_and_leaves_the_other_alone():
+def test_merge_equals_one_pass_and_leaves_the_other_alone() -> None:
     x = normal(40, 5)
     first, second = filled(x[:13]), filled(x[13:])
     kept = second.scatter.clone()
@@ -36,7 +41,7 @@ def test_merge_equals_one_pass_and_leaves_the_other_alone():
     assert torch.equal(second.scatter, kept)
 
 
-def test_merging_with_nothing_changes_nothing():
+def test_merging_with_nothing_changes_nothing() -> None:
     some, nothing = filled(normal(9, 3)), RunningStatistics(3)
     before = some.covariance()
     some.merge(nothing)
@@ -45,14 +50,14 @@ def test_merging_with_nothing_changes_nothing():
     assert torch.equal(nothing.covariance(), before)
 
 
-def test_a_large_offset_does_not_cancel():
+def test_a_large_offset_does_not_cancel() -> None:
     x = normal(2000, 2)
     found = filled(*(x + 1e7).split(64))
     torch.testing.assert_close(found.covariance(), torch.cov(x.T), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_bad_features_are_refused_and_not_added(bad):
+def test_bad_features_are_refused_and_not_added(bad: Tensor) -> None:
     statistics = filled(normal(4, 3))
     features = normal(5, 3)
     features[2, 1] = bad
@@ -61,7 +66,7 @@ def test_bad_features_are_refused_and_not_added(bad):
     assert statistics.count == 4
 
 
-def test_other_widths_and_too_few_images_are_refused():
+def test_other_widths_and_too_few_images_are_refused() -> None:
     with pytest.raises(InputError, match="width 3"):
         RunningStatistics(3).update(normal(2, 4))
     with pytest.raises(InputError, match="width 4"):

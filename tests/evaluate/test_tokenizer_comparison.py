@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +30,7 @@ from unmask.evaluate.tokenizer_comparison import (
     perplexity,
     side_by_side,
 )
+from unmask.image_size import ImageSize
 from unmask.networks.sizes import Space
 from unmask.results import Result
 from unmask.tokenizers.published import PUBLISHED
@@ -50,7 +53,9 @@ class Means:
 class Noisy:
     """A source of noise in colour; rows in ``broken`` cannot be read."""
 
-    name, split_rule, class_names, notes = "noise (val)", "all of it", (), ()
+    name, split_rule = "noise (val)", "all of it"
+    class_names: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     def __init__(self, count: int = 12, broken: tuple[int, ...] = ()) -> None:
         self.count, self.broken = count, broken
@@ -63,6 +68,12 @@ class Noisy:
 
     def label(self, row: int) -> int | None:
         return None
+
+    def content(self, row: int) -> bytes:
+        raise NotImplementedError
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        return (row,)
 
     def image(self, row: int) -> Image.Image:
         if row in self.broken:
@@ -164,7 +175,7 @@ def test_the_spread_of_latents_is_that_of_the_numbers() -> None:
 def test_noise_belongs_to_the_image_and_not_to_the_batch() -> None:
     """Equal scores at any batch size, although every image has noise of its own."""
 
-    def scores(**options) -> dict[str, float]:
+    def scores(**options: Any) -> dict[str, float]:
         (row,) = compare(
             {"unsure": Unsure()}, Comparison(count=10, image_size=SIZE, **options)
         ).rows
@@ -263,14 +274,14 @@ def test_mistakes_come_before_any_work() -> None:
             raise AssertionError("the size was to be checked first")
 
     class Coarse(Flat):
-        def grid(self, image_size: int) -> tuple[int, int]:
+        def grid(self, image_size: ImageSize) -> tuple[int, int]:
             raise InputError("image size 8 does not divide by this tokenizer's stride 16")
 
     with pytest.raises(InputError, match="stride 16"):
         compare({"fine": Untouched(), "coarse": Coarse()})
     for wrong in ({"count": 1}, {"image_size": 6}, {"batch_size": 0}):
         with pytest.raises(InputError, match="must be at least"):
-            Comparison(**wrong)
+            Comparison(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_tokenizer_that_makes_nan() -> None:
@@ -311,7 +322,7 @@ def test_the_page_has_every_published_tokenizer_and_its_scores() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tokenizers.md").read_text(encoding="utf8")
     for name, entry in {**PUBLISHED, **PUBLISHED}.items():
         assert f"`{name}`" in page
-        network = entry.network
+        network: Any = entry.network
         lines = [line for line in page.splitlines() if f"`{name}`" in line]
         assert f"| {network.stride} |" in lines[0]
         width = getattr(network, "codes", None) or network.channels

@@ -13,64 +13,56 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 
 
-def check_predictions(probs: Tensor) -> Tensor:
-    """Predictions ``(B, K)`` on the CPU, their rows sums of 1.
+def inception_score(probs: Tensor) -> float:
+    """``exp(E KL(p(y|x) || p(y)))`` of ``(N, K)`` predictions, N at least 1, in [1, K].
 
-    Raises:
-        InputError: when they are not.
+    Salimans et al., arXiv 1606.03498. The mean divergence equals the entropy of the mean prediction
+    minus the mean entropy of the predictions.
     """
-    p = probs.detach().cpu()
-    if p.ndim != 2 or not ((p.double().sum(1) - 1).abs() < 1e-3).all() or (p < 0).any():
-        raise InputError(
-            f"predictions of shape {tuple(probs.shape)} must be probabilities (B, K) that "
-            "sum to 1 a row; apply a softmax to logits"
-        )
-    return p
+    p = probs.double()
+    mean = p.mean(0)
+    return math.exp(torch.xlogy(p, p).sum().item() / len(p) - torch.xlogy(mean, mean).sum().item())
 
 
-class RunningInceptionScore:
-    """``exp(E KL(p(y|x) || p(y)))`` in constant memory (Salimans et al., arXiv 1606.03498).
+class InceptionScore:
+    """Inception score over splits that chance puts together, whatever the order of the images.
 
-    The mean divergence equals the entropy of the mean prediction minus the mean entropy of the
-    predictions, and both are sums over images.
+    ADM's evaluator scores consecutive images together: of a set in class order a split shows few
+    classes, and its score cannot exceed their number. Here the images are shuffled first, by a
+    permutation that their number alone decides; so a set in class order and the same set in another
+    order score alike, up to the chance of the splits. Up to one split nothing is shuffled. All
+    predictions are kept, 4 K bytes an image.
 
     Args:
-        split: consecutive images that are scored together, the last ones perhaps fewer; ADM's
-            evaluator takes 5,000, which at 50,000 images are the usual ten. None means all.
+        split: images that are scored together, the last ones perhaps fewer; ADM's evaluator takes
+            5,000, which at 50,000 images are the usual ten. None means all.
     """
 
     def __init__(self, split: int | None = None) -> None:
         self.split = split
-        self.finished: list[float] = []
-        self._clear()
-
-    def _clear(self) -> None:
-        self.count, self.negative_entropy, self.total = 0, 0.0, torch.zeros(0)
+        self.probs: list[Tensor] = []
 
     def update(self, probs: Tensor) -> None:
-        """Add predictions ``(B, K)`` that sum to 1 over K.
+        """Add predictions ``(B, K)``.
 
         Raises:
-            InputError: when they do not.
+            InputError: unless they are probabilities that sum to 1 over K.
         """
-        p = check_predictions(probs).to(torch.float64)
-        while len(p):
-            part = p if self.split is None else p[: self.split - self.count]
-            p = p[len(part) :]
-            self.total = part.sum(0) + (self.total if self.count else 0)
-            self.count += len(part)
-            self.negative_entropy += torch.xlogy(part, part).sum().item()
-            if self.count == self.split:
-                self.finished.append(self._score())
-                self._clear()
-
-    def _score(self) -> float:
-        mean = self.total / self.count
-        return math.exp(self.negative_entropy / self.count - torch.xlogy(mean, mean).sum().item())
+        p = probs.detach().cpu()
+        if p.ndim != 2 or not ((p.double().sum(1) - 1).abs() < 1e-3).all() or (p < 0).any():
+            raise InputError(
+                f"predictions of shape {tuple(probs.shape)} must be probabilities (B, K) that "
+                "sum to 1 a row; apply a softmax to logits"
+            )
+        self.probs.append(p.float())
 
     def values(self) -> list[float]:
         """The score of each split, in [1, K]."""
-        return [*self.finished, self._score()] if self.count else list(self.finished)
+        probs = torch.cat(self.probs) if self.probs else torch.zeros(0, 1)
+        count, order = len(probs), torch.arange(len(probs))
+        if self.split is not None and count > self.split:
+            order = torch.randperm(count, generator=keyed_generator("inception score", count))
+        return [inception_score(probs[r]) for r in order.split(self.split or count) if count]
 
     def value(self) -> float:
         """The mean over the splits.
@@ -81,56 +73,6 @@ class RunningInceptionScore:
         if not (scores := self.values()):
             raise InputError("0 images have no inception score; give at least 1")
         return statistics.fmean(scores)
-
-
-class InceptionScore:
-    """The same over splits that chance puts together, whatever the order of the images.
-
-    ADM's evaluator scores consecutive images together: of a set in class order a split shows few
-    classes, and its score cannot exceed their number. Here the images are shuffled first, by a
-    permutation that their number alone decides; so a set in class order and the same set in another
-    order score alike, up to the chance of the splits. Up to one split nothing is shuffled. All
-    predictions are kept, 4 K bytes an image.
-
-    Args:
-        split: images that are scored together, the last ones perhaps fewer; None means all.
-    """
-
-    def __init__(self, split: int | None = None) -> None:
-        self.split = split
-        self.probs: list[Tensor] = []
-
-    def update(self, probs: Tensor) -> None:
-        """Add predictions ``(B, K)`` that sum to 1 over K.
-
-        Raises:
-            InputError: when they do not.
-        """
-        self.probs.append(check_predictions(probs).float())
-
-    def shuffled(self) -> RunningInceptionScore:
-        """What :class:`RunningInceptionScore` says of the images so far in the order of chance."""
-        running = RunningInceptionScore(self.split)
-        probs = torch.cat(self.probs) if self.probs else torch.zeros(0, 1)
-        count = len(probs)
-        order = torch.arange(count)
-        if self.split is not None and count > self.split:
-            order = torch.randperm(count, generator=keyed_generator("inception score", count))
-        for rows in order.split(1024):
-            running.update(probs[rows])
-        return running
-
-    def values(self) -> list[float]:
-        """The score of each split, in [1, K]."""
-        return self.shuffled().values()
-
-    def value(self) -> float:
-        """The mean over the splits.
-
-        Raises:
-            InputError: before any image was added.
-        """
-        return self.shuffled().value()
 
 
 class Manifold:
