@@ -96,6 +96,17 @@ def test_fine_tuning_leaves_its_best_and_its_last(data: LabelledData, tuned: Pat
     assert config["class_names"] == ["dark", "light"]
 
 
+def test_a_run_keeps_its_options_where_earlier_revisions_look_for_them() -> None:
+    stored = LINEAR.stored()
+    assert set(stored) == {"course", "embedding_dropout", "baseline"}
+    assert stored["course"]["base_lr"] == 100
+    tuning = TUNE.stored()
+    assert tuning.keys() - {"course"} == {
+        "layer_decay", "drop_path", "smoothing", "mixing", "new_head"
+    }  # fmt: skip
+    assert tuning["course"].keys() == stored["course"].keys()
+
+
 class KilledError(Exception):
     """The process ends here."""
 

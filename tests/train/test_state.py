@@ -373,6 +373,14 @@ def test_flat_names() -> None:
     assert run_folder.differing_keys(old, new) == ["gone", "model.width", "plan.steps"]
 
 
+def test_a_renamed_class_is_no_difference() -> None:
+    old, new = ({"network": {"kind": kind}} for kind in ("PreNormNetwork", "MaskGITVitNetwork"))
+    assert run_folder.differing_keys(old, new) == []
+    assert run_folder.differing_keys(new, old) == ["network.kind"]
+    other = {"network": {"kind": "MaskGITBertNetwork"}}
+    assert run_folder.differing_keys(old, other) == ["network.kind"]
+
+
 def test_an_option_that_came_later_and_is_none_is_no_difference() -> None:
     old = {"training": {"lr": 1.0}}
     for value, found in ((None, []), (0, ["training.later"]), (64, ["training.later"])):

@@ -116,17 +116,14 @@ def mix(images: Tensor, plan: MixPlan) -> tuple[Tensor, Tensor]:
         The mixed images, and ``(G,)`` float32, the share that an image keeps of itself, which for
         cutmix is of the pixels really left.
     """
-    height, width = images.shape[-2:]
     top, bottom, left, right = plan.box.T[..., None]  # (G, 1) each
-    rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
-    row_inside, column_inside = (
-        (rows >= top) & (rows < bottom),
-        (columns >= left) & (columns < right),
-    )
-    outside = ~(row_inside[:, :, None] & column_inside[:, None, :])  # (G, H, W)
+    rows, columns = (torch.arange(n, device=images.device) for n in images.shape[-2:])
+    in_rows = (rows >= top) & (rows < bottom)  # (G, H)
+    in_columns = (columns >= left) & (columns < right)  # (G, W)
+    outside = ~(in_rows[:, :, None] & in_columns[:, None, :])  # (G, H, W)
     weight = plan.keep[:, None, None] * outside  # (G, H, W)
     own = images.unflatten(0, (len(plan.keep), -1))  # (G, M, C, H, W)
-    mixed = torch.lerp(own.flip(1), own, weight[:, None, None].to(own.dtype))
+    mixed = torch.lerp(own.flip(1), own, weight[:, None, None].to(own.dtype))  # (G, M, C, H, W)
     return mixed.flatten(0, 1), weight.mean((1, 2))
 
 
