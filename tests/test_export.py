@@ -21,10 +21,10 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.export import FORMS, Exported, export, open_for
 from unmask.memory import skeleton
-from unmask.networks.any import AnyNetwork
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.mage import MageNetwork
 from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
+from unmask.networks.network import Network
 from unmask.nn.feedback import Feedback
 from unmask.pipeline import Pipeline
 from unmask.projects import mage
@@ -84,7 +84,7 @@ MAGE = MageNetwork(
     length=16,
     position_rows=257,
 )
-INVENTED: dict[str, tuple[str, AnyNetwork]] = {
+INVENTED: dict[str, tuple[str, Network]] = {
     "classes and a grid": ("maskgit-pytorch", VIT),
     "no classes": ("maskgit-pytorch", replace(VIT, classes=0, grid=None, length=16, dropout=0.1)),
     "bert": ("unlockmgm", BERT),
@@ -155,7 +155,7 @@ def tokenizer(config: Any) -> ImageTokenizer:
     return made.eval()
 
 
-def system(network: AnyNetwork) -> Pipeline:
+def system(network: Network) -> Pipeline:
     """A generator with random weights; MAGE's with the tokenizer that its files hold."""
     model = network.build()
     random(model, repr(network))

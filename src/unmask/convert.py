@@ -10,7 +10,7 @@ from unmask.checkpoints.store import load_state
 from unmask.checkpoints.write_tensors import halved
 from unmask.image_size import ImageSize, checked_size, height_width
 from unmask.memory import skeleton
-from unmask.networks.any import AnyNetwork
+from unmask.networks.network import Network
 from unmask.networks.sizes import patch_of, token_grid
 from unmask.pipeline import Pipeline
 from unmask.projects.foreign import PROJECTS, Foreign, Kind, load_foreign
@@ -121,18 +121,18 @@ def matching_recipe(found: Foreign) -> Recipe:
     )
 
 
-def _without_dropout(network: AnyNetwork) -> AnyNetwork:
+def _without_dropout(network: Network) -> Network:
     none: dict[str, Any] = {f.name: 0.0 for f in fields(network) if "dropout" in f.name}
     return replace(network, **none)
 
 
-def _image_size(network: AnyNetwork, stride: int) -> ImageSize:
+def _image_size(network: Network, stride: int) -> ImageSize:
     """Pixels of the images at so many pixels a token."""
     rows, columns = token_grid(network.length, network.grid)
     return checked_size((rows * stride, columns * stride))
 
 
-def _stride(preset: Recipe, network: AnyNetwork) -> int:
+def _stride(preset: Recipe, network: Network) -> int:
     """Pixels a token, as the preset has them; of a network of several latents a token, more."""
     rows, _ = token_grid(preset.network.length, preset.network.grid)
     (kind, wanted), (_, count) = network.space, preset.network.space

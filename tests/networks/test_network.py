@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.networks.any import AnyNetwork
 from unmask.networks.latent import LatentNetwork
 from unmask.networks.mage import MageNetwork
 from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
+from unmask.networks.network import Network
 from unmask.nn.feedback import Feedback
 from unmask.types import Canvas
 
@@ -27,7 +27,7 @@ MAR = LatentNetwork(
     **HALVES, channels=4, decoder_heads=2, head_width=8, head_depth=1, classes=3, buffer=3,
     length=15, grid=(3, 5),
 )  # fmt: skip
-NETWORKS: dict[str, AnyNetwork] = {
+NETWORKS: dict[str, Network] = {
     "pre-norm": PRE,
     "unconditional": replace(PRE, classes=0),
     "pre-norm, adapter": replace(PRE, feedback=Feedback()),
@@ -40,7 +40,7 @@ NETWORKS: dict[str, AnyNetwork] = {
 POSITIONS = ("embed.positions", "embed.positions.weight", "trunk.positions", "trunk.tail")
 
 
-def built(network: AnyNetwork, state: dict[str, Tensor] | None = None) -> torch.nn.Module:
+def built(network: Network, state: dict[str, Tensor] | None = None) -> torch.nn.Module:
     model, generator = network.build(), keyed_generator("turned")
     for name, parameter in model.named_parameters():
         given = torch.randn(parameter.shape, generator=generator) * 0.2

@@ -19,7 +19,7 @@ from unmask.errors import InputError
 from unmask.files.damage import reason
 from unmask.files.json_files import read_json
 from unmask.memory import skeleton
-from unmask.networks.any import AnyNetwork
+from unmask.networks.network import Network
 from unmask.projects import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
 from unmask.projects.project import Checkpoint, Project, Stated, Tensors
 
@@ -58,7 +58,7 @@ STEP_FOLDERS = ("ema_model", "unwrapped_model")
 class Foreign(NamedTuple):
     """A translated checkpoint."""
 
-    network: AnyNetwork
+    network: Network
     """Sizes; ``network.build()`` takes the state."""
     state: dict[str, Tensor]
     """Tensors by our names, float32 unless asked for in float16, strictly filling the network."""

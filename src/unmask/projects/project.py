@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.checkpoints.names import Table, count_of, layers, shape_of, to_source
 from unmask.errors import InputError
-from unmask.networks.any import AnyNetwork
+from unmask.networks.network import Network
 from unmask.networks.sizes import stated_grid, token_grid
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
@@ -161,7 +161,7 @@ class Project(Form):
     """A key that only its files have, or those of a project of the same keys."""
     fits: Callable[[Tensors], bool] = lambda state: True
     """Whether a state dict with the mark can be this project's."""
-    sizes: Callable[[Checkpoint], AnyNetwork]
+    sizes: Callable[[Checkpoint], Network]
     """The network of a checkpoint."""
     parts: Callable[[Tensors], Parts] = Parts
     """What a file holds beside the network."""
@@ -177,7 +177,7 @@ class Project(Form):
         return self.rules
 
 
-def square(network: AnyNetwork) -> dict[str, Any]:
+def square(network: Network) -> dict[str, Any]:
     """The limit of projects whose images are squares."""
     rows, columns = token_grid(network.length, network.grid)
     return {} if rows == columns else {"grid": None}

@@ -9,8 +9,9 @@ from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
 from unmask.image_size import CachedCrop, ImageSize, checked_size
 from unmask.masking import Masking, NormalMasking, TrainMasking
-from unmask.networks.any import AnyNetwork
+from unmask.networks import latent, maskgit  # noqa: F401  # a file may name their classes
 from unmask.networks.mage import MageNetwork
+from unmask.networks.network import Network
 from unmask.ranges import Name, Place, Ranged
 from unmask.recipes.objectives import Contrastive, Substitution
 from unmask.recipes.training import Training
@@ -50,7 +51,7 @@ class Recipe(Ranged):
     without its randomness."""
     flip: bool = True
     """Train on mirrored images too."""
-    network: AnyNetwork
+    network: Network
     """Sizes of embed, trunk and head."""
     masking: Masking = field(default_factory=TrainMasking)
     """Tokens that a training example hides."""

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from unmask.decode import Plan
 from unmask.guidance import Guidance
-from unmask.networks.any import AnyNetwork
 from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
+from unmask.networks.network import Network
 from unmask.nn.feedback import Feedback
 from unmask.orders import Confidence
 from unmask.recipes import maskgit
@@ -35,7 +35,7 @@ def published_plan(temperature: float) -> Plan:
     )
 
 
-def with_adapter(network: AnyNetwork) -> AnyNetwork:
+def with_adapter(network: Network) -> Network:
     """The network and a feedback adapter of its sizes."""
     assert isinstance(network, (MaskGITVitNetwork, MaskGITBertNetwork)), "others have no adapter"
     return replace(network, feedback=Feedback())

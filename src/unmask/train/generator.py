@@ -20,7 +20,7 @@ from unmask.files.serial import MADE_FROM, to_dict
 from unmask.image_size import checked_size, size_text, size_words
 from unmask.machine.processes import launched
 from unmask.memory import check_fits
-from unmask.networks.any import AnyNetwork
+from unmask.networks.network import Network
 from unmask.networks.sizes import token_grid
 from unmask.nn.model import MaskedModel, initialize
 from unmask.objectives.contrastive import ContrastiveObjective
@@ -164,7 +164,7 @@ def check_image_size(recipe: Recipe, cache: AnyCache, tokenizer: ImageTokenizer)
         )
 
 
-def _grid_options(network: AnyNetwork, grid: tuple[int, int]) -> str:
+def _grid_options(network: Network, grid: tuple[int, int]) -> str:
     """Options that give a network this grid."""
     rows, columns = grid
     length = f"--network.length {rows * columns}"
