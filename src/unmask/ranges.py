@@ -27,13 +27,13 @@ class Between:
     """Limits of a number, or of each number of a tuple, which must be finite in any case."""
 
     at_least: float | None = None
-    """Smallest value."""
+    """Smallest value allowed; None for no lower limit."""
     at_most: float | None = None
-    """Largest value."""
+    """Largest value allowed; None for no upper limit."""
     above: float | None = None
-    """What every value exceeds."""
+    """Lower limit that is not allowed itself; None for none."""
     below: float | None = None
-    """What no value reaches."""
+    """Upper limit that is not allowed itself; None for none."""
 
     def too_low(self, value: float) -> bool:
         """Whether a number is below the range."""
@@ -92,9 +92,9 @@ class Length:
     """Limits of how many letters a text has, or how many entries a tuple."""
 
     at_least: int
-    """Fewest."""
+    """Fewest letters or entries."""
     at_most: int
-    """Most."""
+    """Most letters or entries."""
 
     def __str__(self) -> str:
         """The range in words, without what is counted."""
@@ -107,19 +107,19 @@ class Declared:
     """What an annotation says about values, gathered from unions, tuples and marks."""
 
     kinds: frozenset[type] = frozenset()
-    """Which of int, float and str it allows."""
+    """Types among int, float and str that are allowed."""
     choices: tuple[Any, ...] = ()
-    """Members of a Literal."""
+    """Members of a Literal that are allowed."""
     none: bool = False
-    """Whether it allows None."""
+    """True where None is allowed."""
     free: bool = False
-    """Whether it also allows what is not judged here: paths, flags, dataclasses."""
+    """True where things are allowed that are not judged here: paths, flags, dataclasses."""
     between: Between | None = None
     """Limits of a number."""
     length: Length | None = None
     """Limits of a text, or of a tuple if there is one."""
     each: Declared | None = None
-    """What the entries of a tuple must be; None where no tuple is allowed."""
+    """Declaration of a tuple's entries; None where no tuple is allowed."""
 
     @property
     def words(self) -> str:
@@ -143,7 +143,7 @@ class Declared:
         )
 
     def marked(self, mark: Between | Length) -> Declared:
-        """The same with a range, which for numbers is also that of each entry of a tuple."""
+        """This declaration with a range, which also holds for each number of a tuple."""
         if isinstance(mark, Length):
             return replace(self, length=mark)
         each = self.each.marked(mark) if self.each else None
@@ -296,10 +296,10 @@ class Ranged:
 
 
 Seed = Annotated[int, Between(-(2**62), 2**62)]
-"""Of random numbers; those that follow it still fit 64 bits."""
+"""Seed of random numbers; the seeds that follow it still fit 64 bits."""
 Workers = Annotated[int, Between(0, 512)]
 """Processes that prepare batches; 0 prepares them in the process that trains."""
 Name = Annotated[str, Length(1, 255)]
-"""Of something that is chosen by name."""
+"""Name of something that is chosen by name."""
 Place = Annotated[str, Length(1, 4096)]
 """A path, a shipped or published name, or an id of the hub."""

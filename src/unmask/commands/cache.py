@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from unmask.commands.arguments import explained
-from unmask.commands.sources import TrainingSide, open_images
+from unmask.commands.sources import Images, TrainingSide, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache
@@ -36,15 +36,15 @@ class Build(Ranged):
     """
 
     tokenizer: Place
-    """A tokenizer run, folder, shipped or published name."""
-    data: Place
+    """Tokenizer that encodes: a run, a folder, or a shipped or published name."""
+    data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: TrainingSide = "train"
     """Which of the images are encoded: the training side, or all, as some sources train on."""
     out: Path
-    """Folder of the cache."""
+    """Folder of the cache: new, empty, or begun by the same words."""
     layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(default_factory=CacheLayout)
-    """Image size, views, precision, shards."""
+    """Image size, crops, precision and shards of the cache."""
     rebuild_cache: bool = False
     """Encode everything anew, in the place of a cache that is there."""
     device: Name = "auto"
@@ -95,15 +95,16 @@ class Convert(Ranged):
     format: Annotated[
         Literal["mar", "emigm", "emigm-512", "maskgit-pytorch"], tyro.conf.arg(name="from")
     ]
-    """Whose it is."""
+    """Project that wrote the other cache."""
     out: Path
     """Folder of the new cache."""
     tokenizer: Place | None = None
-    """The tokenizer that made it; without, the cache fits none until a reader accepts it."""
+    """Tokenizer that made the other cache. None: unknown, and whoever opens the new one must
+    accept that."""
     grid: Grid | None = None
-    """Rows and columns of codes, where the images are not square; their files do not tell them."""
+    """Rows and columns of codes, which the files do not tell. None: a square."""
     precision: Literal["float32", "float16"] = "float32"
-    """Of moments."""
+    """Number format of moments; codes are whole numbers."""
     rebuild_cache: bool = False
     """Convert everything anew, in the place of a cache that is there."""
 
@@ -205,7 +206,10 @@ def main(words: Sequence[str]) -> None:
     }
     arguments = explained(
         lambda: tyro.extras.subcommand_cli_from_dict(
-            commands, prog="unmask cache", args=list(words)
+            commands,
+            prog="unmask cache",
+            description="Encode images once, read them many times.",
+            args=list(words),
         )
     )
     arguments.run()

@@ -14,6 +14,7 @@ import tyro
 from unmask.checkpoints.store import CONFIG
 from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
+from unmask.commands.sources import Images
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.errors import InputError
@@ -39,7 +40,7 @@ class Arguments(Ranged):
 
     subject: Annotated[Place, tyro.conf.Positional]
     """Model folder, run or shipped name; or a folder of image files, or an .npz of samples."""
-    data: Place | None = None
+    data: Images | None = None
     """Real images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist, with a
     held-out split. Beside --reference it can be left out; then there are no floors."""
     options: Annotated[EvaluationOptions, tyro.conf.arg(name="")] = field(

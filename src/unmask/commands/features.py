@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
-from unmask.commands.sources import open_images
+from unmask.commands.sources import Images, open_images
 from unmask.data.source import open_source
 from unmask.data.transform import StillCrop, Transform
 from unmask.errors import InputError
@@ -36,7 +36,7 @@ class Arguments(FeatureOptions):
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the
     MAGE project."""
-    data: Place
+    data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     out: Path
     """NAME.npy, for features of the training side: (N, D) float32 in the order of the data. Labels

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from unmask.commands.arguments import parse
+from unmask.commands.sources import Images
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.data.transform import StillCrop, Transform
@@ -18,7 +19,7 @@ from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.evaluate.real_images import real_batches
 from unmask.files.folders import check_file, check_folder
 from unmask.image_size import ImageSize
-from unmask.ranges import Between, Place, Ranged
+from unmask.ranges import Between, Ranged
 from unmask.text import say
 
 
@@ -31,20 +32,21 @@ class Arguments(Ranged):
     MAGE's references are --crop center-bilinear of ImageNet's validation images, at 256 pixels.
     """
 
-    data: Annotated[Place, tyro.conf.Positional]
+    data: Annotated[Images, tyro.conf.Positional]
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     out: Path
-    """A new folder for PNG files, or a file that ends in .npz."""
+    """New folder for PNG files, or file that ends in .npz."""
     image_size: ImageSize = 256
-    """Pixels: one number for a square, or height and width."""
+    """Size of the images in pixels: one number for a square, or height and width."""
     crop: StillCrop = "center"
-    """How images get that size."""
+    """Crop to that size: center (ADM's), center-bilinear (torchvision's resize), inner
+    (the central seven eighths), whole (squeezed), none (the files have it)."""
     split: Split = "val"
-    """The side of the images."""
+    """Side of the data set's split from which images are taken."""
     count: Annotated[int | None, Between(1, 10**9)] = None
-    """How many to write; None means all."""
+    """Number of images to write; None means all of that side."""
     channels: Literal[1, 3] = 3
-    """1 writes grey images, 3 coloured ones."""
+    """Channels of the images: 1 for grey, 3 for colour."""
 
 
 def main(words: Sequence[str]) -> None:

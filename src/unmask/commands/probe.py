@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from unmask.commands.arguments import parse
-from unmask.commands.sources import open_images
+from unmask.commands.sources import Images, open_images
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
 from unmask.machine.processes import launched, part
@@ -30,7 +30,7 @@ class Shared(Ranged):
     model: Annotated[Place, tyro.conf.Positional]
     """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the
     MAGE project."""
-    data: Place
+    data: Images
     """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or
     fashion-mnist."""
     cache: Path | None = None

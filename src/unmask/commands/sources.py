@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from unmask.data.reader import Reader
 from unmask.data.source import open_source, told
+from unmask.ranges import Place
 from unmask.text import say
 
+Images = Annotated[Place, tyro.conf.arg(metavar="IMAGES")]
+"""Where images lie, or the name of a set that travels along."""
 TrainingSide = Literal["train", "all"]
 """What is trained on: the side that is for it, or every image."""
 

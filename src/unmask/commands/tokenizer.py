@@ -11,7 +11,7 @@ import tyro
 
 from unmask.commands.arguments import parse
 from unmask.commands.recipe_arguments import parse_with_recipe
-from unmask.commands.sources import TrainingSide, open_images
+from unmask.commands.sources import Images, TrainingSide, open_images
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.errors import InputError, did_you_mean
@@ -54,7 +54,7 @@ class Train(Ranged):
     """What to train; every field is an option."""
     out: Path
     """Run folder: checkpoints, samples (originals above reconstructions), log.jsonl, model/."""
-    data: Place
+    data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: TrainingSide = "train"
     """Which of the images are trained on: the training side, or all of them."""
@@ -77,7 +77,7 @@ class Eval(Ranged):
 
     names: Annotated[tuple[Place, ...], tyro.conf.Positional, Length(0, 1000)] = ()
     """Tokenizer runs or folders, shipped or published names, downloaded files."""
-    data: Place
+    data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: Split = "val"
     """The side of the images; what a tokenizer was trained on flatters it."""

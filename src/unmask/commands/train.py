@@ -11,7 +11,7 @@ import tyro
 
 from unmask.commands.cache import print_skipped
 from unmask.commands.recipe_arguments import parse_with_recipe
-from unmask.commands.sources import TrainingSide, open_images
+from unmask.commands.sources import Images, TrainingSide, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import Check, LatentCache
 from unmask.data.reader import Reader
@@ -20,7 +20,7 @@ from unmask.errors import InputError
 from unmask.files.folders import beside
 from unmask.machine.processes import launched, part
 from unmask.memory import check_fits
-from unmask.ranges import Place, Ranged, Workers
+from unmask.ranges import Ranged, Workers
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe
 from unmask.text import say
@@ -54,9 +54,9 @@ class Arguments(Ranged):
     """Recipe to train; every field of it is an option."""
     out: Path
     """Run folder: checkpoints, samples, log.jsonl, tracker, and at the end model/."""
-    data: Place | None = None
-    """Images: a folder, WebDataset tars, IDX files, Parquet, or fashion-mnist. They are encoded
-    once, into OUT-cache, or in every step where the recipe crops at random."""
+    data: Images | None = None
+    """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist. They are
+    encoded once, into OUT-cache, or in every step where the recipe crops at random."""
     split: TrainingSide = "train"
     """Images of --data that are trained on: the training side, or all, as some sources do."""
     cache: Path | None = None

@@ -23,8 +23,15 @@ Operation = Callable[[Image.Image, float], Image.Image]
 """An image and a strength in [-10, 10]; the sign counts where the operation has a direction."""
 
 
-def _of_bytes(image: Image.Image, change: Callable[[int], int]) -> Image.Image:
-    return image.point([change(value) for value in range(256)] * len(image.getbands()))
+def _bytes(change: Callable[[int, int], int], per_strength: float) -> Operation:
+    """Every byte by itself, given the byte and a whole number that grows with the strength."""
+
+    def apply(image: Image.Image, m: float) -> Image.Image:
+        """The operation."""
+        by = int(per_strength * abs(m))
+        return image.point([change(value, by) for value in range(256)] * len(image.getbands()))
+
+    return apply
 
 
 def _fill(image: Image.Image) -> int | tuple[int, int, int]:
@@ -48,33 +55,16 @@ def _affine(row: int, column: int, per_strength: float, *, of_size: bool = False
     return apply
 
 
-def _rotate(image: Image.Image, m: float) -> Image.Image:
-    return image.rotate(3 * m, Image.Resampling.BICUBIC, fillcolor=_fill(image))
-
-
-def _posterize(image: Image.Image, m: float) -> Image.Image:
-    lost = 8 - (4 - int(0.4 * abs(m)))
-    return _of_bytes(image, lambda value: value >> lost << lost)
-
-
-def _solarize(image: Image.Image, m: float) -> Image.Image:
-    threshold = 256 - int(25.6 * abs(m))
-    return _of_bytes(image, lambda value: value if value < threshold else 255 - value)
-
-
-def _solarize_add(image: Image.Image, m: float) -> Image.Image:
-    added = int(11 * abs(m))
-    return _of_bytes(image, lambda value: min(value + added, 255) if value < 128 else value)
-
-
 OPERATIONS: dict[str, Operation] = {
     "auto contrast": lambda image, m: ImageOps.autocontrast(image),
     "equalize": lambda image, m: ImageOps.equalize(image),
     "invert": lambda image, m: ImageOps.invert(image),
-    "rotate": _rotate,
-    "posterize": _posterize,
-    "solarize": _solarize,
-    "solarize add": _solarize_add,
+    "rotate": lambda image, m: image.rotate(
+        3 * m, Image.Resampling.BICUBIC, fillcolor=_fill(image)
+    ),
+    "posterize": _bytes(lambda value, by: value >> (4 + by) << (4 + by), 0.4),
+    "solarize": _bytes(lambda value, by: value if value < 256 - by else 255 - value, 25.6),
+    "solarize add": _bytes(lambda value, by: min(value + by, 255) if value < 128 else value, 11),
     "color": _enhance(ImageEnhance.Color),
     "contrast": _enhance(ImageEnhance.Contrast),
     "brightness": _enhance(ImageEnhance.Brightness),
@@ -100,13 +90,13 @@ class Augment(Transform):
     holes (random erasing, arXiv 1708.04896), as timm 0.3.2 does for MAGE's fine-tuning."""
 
     operations: Annotated[int, Between(0, 100)] = 2
-    """Changes an image, drawn with replacement, each made with probability 1/2."""
+    """Number of changes drawn per image, with replacement, each made with probability 1/2."""
     magnitude: Annotated[float, Between(0, HIGHEST)] = 9.0
-    """Mean strength."""
+    """Mean strength of a change; 10 is the strongest."""
     spread: Annotated[float, Between(0, HIGHEST)] = 0.5
-    """Standard deviation of the strength."""
+    """Standard deviation of a change's strength."""
     erase: Annotated[float, Between(0, 1)] = 0.0
-    """Probability of a hole filled with noise."""
+    """Probability of a hole, filled with noise, in an image."""
 
     @property
     def random(self) -> bool:

@@ -33,17 +33,17 @@ class Encoding:
     """What a tokenizer makes of an image."""
 
     kind: Kind
-    """What is stored."""
+    """What is stored: codes of a quantiser, or moments of an encoder of latents."""
     tokenizer: str
     """Identity of the tokenizer."""
     codes: int = 0
-    """V; codes lie in [0, V). 0 of moments."""
+    """Number V of codes, which lie in [0, V); 0 of moments."""
     channels: int = 0
-    """C, numbers a token. 0 of codes."""
+    """Numbers C per token; 0 of codes."""
     moment_channels: int = 0
-    """M: 2C, mean and log variance; or C, the latents of a deterministic encoder. 0 of codes."""
+    """Stored numbers M per token: 2C (mean, log variance) or C (no randomness); 0 of codes."""
     scale: float = 1.0
-    """Of the stored to the latents that are read."""
+    """Factor from what is stored to the latents that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class CachePlan:
     encoding: Encoding
     """What is stored of an image."""
     dtype: Dtype
-    """Of the shards: uint16 of codes."""
+    """Number format of the shards: uint16 of codes."""
     source: str
     """Name of the data set and its side, as it was when the build began; it decides nothing."""
     source_hash: str
@@ -65,13 +65,13 @@ class CachePlan:
     split_rule: str
     """How train and val were told apart, in words; it decides nothing."""
     class_names: tuple[str, ...]
-    """In label order; empty if unlabelled."""
+    """Names of the classes in label order; empty if unlabelled."""
     image_size: ImageSize
-    """Of the encoded images, in pixels: one number for squares, or height and width."""
+    """Size of the encoded images in pixels: a number for squares, or height and width."""
     grid: tuple[int, int]
     """Rows and columns of tokens."""
     views: int
-    """Of each image; of centre crops 2 with the mirrored image, which is encoded as such."""
+    """Encoded versions of each image: the crop and its mirror image (2), or the random crops."""
     cut: Literal["center", "center-bilinear", "whole", "crops", "mirrored crops"] = "center"
     """What a view is: one of the crops without chance or its mirror image, or a random crop."""
     shard_size: int
@@ -107,7 +107,7 @@ class Shard:
     """One finished file of codes or moments."""
 
     file: str
-    """Its name in the folder."""
+    """Name of the file in the folder."""
     rows: int
     """Images in it."""
     size: int
@@ -115,15 +115,15 @@ class Shard:
     digest: str
     """blake2b of the file."""
     labels: tuple[int, ...]
-    """One a row; empty if unlabelled, and in the index, which has a file of its own for them."""
+    """Label of each row; empty if unlabelled, and in the index, beside which is labels.npy."""
     skipped: tuple[tuple[str, str], ...]
     """Key and reason of each image that could not be read."""
     plan: str = ""
-    """Digest of the plan that it belongs to; empty in layouts before 3."""
+    """Digest of the plan that the shard belongs to; empty in layouts before 3."""
     tokenizer: str = ""
-    """Identity of the tokenizer that made it; likewise."""
+    """Identity of the tokenizer that made the shard; empty in layouts before 3."""
     origin: str = ""
-    """Digest of the keys, labels and bytes of the images that it was made from; likewise."""
+    """Digest of the images' keys, labels and bytes; empty in layouts before 3."""
 
     def belongs_to(self, plan: CachePlan) -> bool:
         """Whether it was made by this plan, as far as it tells."""
@@ -137,7 +137,7 @@ class CacheIndex:
     plan: CachePlan
     """What the shards were made from."""
     shards: tuple[Shard, ...]
-    """In the order of the rows."""
+    """Finished files in the order of the rows."""
     labels_digest: str
     """blake2b of the file of labels; empty if unlabelled."""
 

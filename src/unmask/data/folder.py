@@ -24,7 +24,7 @@ class Part:
     """One side of a split, or all of a data set without one."""
 
     folder: str
-    """Where it lies below the data set; empty for the data set itself."""
+    """Folder below the data set; empty for the data set itself."""
     files: list[str]
     """Sorted paths below that folder, with forward slashes."""
 

@@ -22,11 +22,11 @@ class Entry(NamedTuple):
     """A file of a tar."""
 
     name: str
-    """Its path inside, as it is written there."""
+    """Path in the tar, as it is written there."""
     start: int
-    """Of its bytes in the tar."""
+    """Offset of its first byte in the tar."""
     size: int
-    """Their number."""
+    """Number of its bytes."""
 
 
 def index_files(file: Path) -> tuple[list[Entry], list[str]]:

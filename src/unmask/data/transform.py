@@ -68,9 +68,9 @@ class Transform(Ranged):
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     """Filter that resizes crops of random area ("resized", "clipped")."""
     flip: bool = False
-    """Mirror with probability 1/2."""
+    """Mirror images left to right with probability 1/2."""
     channels: Annotated[int, Between(1, 3)] = 3
-    """1 for grey, 3 for RGB."""
+    """Channels of the result: 1 for grey, 3 for RGB."""
 
     def __post_init__(self) -> None:
         """Give equal sizes one form, and reject two channels."""

@@ -45,7 +45,7 @@ class TarContent(NamedTuple):
     """What one tar holds."""
 
     samples: tuple[Sample, ...]
-    """In the order of the tar."""
+    """Images in the order of the tar."""
     unused: Counter[str]
     """How many members there are of each kind that is not used, by a phrase that names the kind."""
 

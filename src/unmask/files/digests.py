@@ -17,7 +17,7 @@ def digest_of(content: bytes) -> str:
 
 
 def digest_of_file(file: Path) -> str:
-    """The same of a file, which is read piece by piece.
+    """32 hexadecimal digits that stand for a file, which is read piece by piece.
 
     Raises:
         OSError: it cannot be read.

@@ -50,15 +50,15 @@ class Holder:
     """Who uses a folder."""
 
     host: str = field(default_factory=socket.gethostname)
-    """Name of its machine."""
+    """Name of the machine."""
     pid: int = field(default_factory=os.getpid)
-    """Number of its process there."""
+    """Number of the process on that machine."""
     since: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-    """When it began, by its own clock."""
+    """Time at which it took the folder, by its machine's clock."""
     machine: str = field(default_factory=_machine)
-    """The machine and its start."""
+    """Identity of the machine and of its start."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Tells two holders of one process apart."""
+    """Random digits that tell two holders of one process apart."""
 
     def __str__(self) -> str:
         """The holder for a person."""
