@@ -88,18 +88,16 @@ def matching_recipe(found: Foreign) -> Recipe:
     for preset in presets:
         if _without_dropout(preset.network) == _without_dropout(network):
             return replace(preset, network=network)
-    tokens = network.space
-    likely = [p for p in presets if p.network.space == tokens] or list(presets)
     feedback = network.feedback
     base = min(
-        likely,
+        presets,
         key=lambda preset: (
+            preset.network.space != network.space,
             (preset.network.feedback is None) != (feedback is None),
             (preset.network.classes > 0) != (network.classes > 0),
             preset.network.length != network.length,
         ),
     )
-    known = base.network.space == tokens
     dropout = base.training.label_dropout or 0.1
     possible = feedback if base.plan.guidance.weak == "self" else network.has_null_class
     scale = base.plan.guidance.scale if possible else 1.0
@@ -107,7 +105,7 @@ def matching_recipe(found: Foreign) -> Recipe:
         base,
         name=f"{found.details['kind']}-converted",
         summary=f"converted from {Path(found.details['file']).name}, {network.length} tokens",
-        tokenizer=base.tokenizer if known else UNKNOWN,
+        tokenizer=base.tokenizer if base.network.space == network.space else UNKNOWN,
         image_size=_image_size(network, _stride(base, network)),
         network=network,
         training=replace(base.training, label_dropout=dropout if network.has_null_class else 0.0),

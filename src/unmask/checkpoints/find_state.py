@@ -23,18 +23,18 @@ DEPTH = 16  # containers inside containers that are looked into
 
 
 class State(NamedTuple):
-    """The state dict that is meant."""
+    """The state dict of a file that is meant, and what else the file holds."""
 
     tensors: Mapping[str, Tensor]
     """Tensors by the names that the reader knows."""
     taken: str
-    """Where it was: entries and prefix; empty for a bare state dict."""
+    """Entries and prefix under which it stood, joined by dots; empty for a bare state dict."""
     averaged: bool
-    """Whether it is an average, by the name of its place."""
+    """True for averaged weights, as the name of their place tells."""
     aside: tuple[str, ...]
-    """Places beside it that hold tensors too."""
+    """Other places in the file that hold tensors."""
     empty: tuple[str, ...]
-    """Places of averages that hold none."""
+    """Places called as averages are called that hold no tensors."""
 
 
 @dataclass(frozen=True)

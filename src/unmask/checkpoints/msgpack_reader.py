@@ -33,9 +33,9 @@ class Extension(NamedTuple):
     """A value of a type that an application has defined."""
 
     code: int
-    """Its type."""
+    """Number of the type, as the application chose it."""
     payload: memoryview
-    """Its bytes, where they lie."""
+    """Bytes of the value, a view of the data."""
 
 
 def unpack(data: memoryview) -> object:

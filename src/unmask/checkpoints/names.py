@@ -23,7 +23,7 @@ from unmask.errors import InputError
 
 Value = TypeVar("Value")
 Cast = Callable[[str, Tensor], Tensor]
-"""What becomes of a tensor, given our name for it."""
+"""Function from our name for a tensor and the tensor to what is kept of it."""
 
 
 def stack_rows(parts: Sequence[Tensor]) -> Tensor:
@@ -52,9 +52,9 @@ class Rule:
     own: tuple[str, ...]
     """Our names; several get the same tensor (tied weights), none drops the key."""
     join: Callable[[Sequence[Tensor]], Tensor] = operator.itemgetter(0)
-    """From the source's tensors to ours."""
+    """Function from the source's tensors to ours; by default the one tensor as it is."""
     split: Callable[[Tensor], list[Tensor]] | None = lambda tensor: [tensor]
-    """Back again; None where the layout cannot be recovered from the tensor alone."""
+    """Function from our tensor to the source's; None where the tensor alone does not tell them."""
 
 
 Table = tuple[Rule, ...]

@@ -24,14 +24,14 @@ TIED = "tied "  # metadata: "tied <name>" -> the name under which the tensor is 
 
 
 class Saved(NamedTuple):
-    """What is saved of a network."""
+    """A network's weights and configuration, and the folder they go to."""
 
     folder: Path
-    """Made when missing; a model in it is replaced, other files are left alone."""
+    """Folder to write, made when missing; a model in it is replaced, other files stay."""
     state: Mapping[str, Tensor]
-    """By our names; tensors that share memory are stored once."""
+    """Tensors by our names; those that share memory are stored once."""
     config: Mapping[str, Any]
-    """What JSON can say, enough to build the network again."""
+    """Values that JSON can hold, enough to build the network again."""
 
 
 def save_together(*models: Saved, half: bool = False) -> None:

@@ -34,7 +34,9 @@ def read_tensors(path: Path, marks: Collection[str] = ()) -> Mapping[str, Tensor
 
 
 def read_weights(path: Path, marks: Collection[str] = ()) -> State:
-    """What :func:`read_tensors` gives, with what was taken and what was left aside.
+    """The tensors of a file, which of its state dicts they are, and what was left aside.
+
+    Arguments and errors are those of :func:`read_tensors`.
 
     The tensors are read when they are asked for; only legacy pickles are read at once.
     """

@@ -47,23 +47,24 @@ class Arguments(Ranged):
     out: Annotated[Path, tyro.conf.Positional]
     """New folder, or an earlier conversion to replace."""
     kind: Kind | None = None
-    """Refuse anything but this. An eMIGM with a mask token of its own must be named: it looks like
-    MAR."""
+    """Project that the source must be of; None recognises it. An eMIGM with a mask token of its own
+    must be named, since its files look like MAR's."""
     heads: Heads | None = None
-    """Attention heads, where a maskgit-pytorch run has lost its ``config-*.yaml``, or a MAGE (its
-    encoder), MAR or eMIGM has another width than the published ones."""
+    """Attention heads a block, which no shape tells; to be given where a maskgit-pytorch run has
+    lost its ``config-*.yaml``, or a MAGE (its encoder), MAR or eMIGM is of no published width. None
+    takes the source's or the published number."""
     decoder_heads: Heads | None = None
-    """Attention heads of the decoder of a MAGE, MAR or eMIGM; none means the published number, or
-    for MAR and eMIGM that of --heads."""
+    """Attention heads a block in the decoder of a MAGE, MAR or eMIGM. None means the published
+    number, or for MAR and eMIGM that of --heads."""
     classes: ClassCount = 1000
-    """Classes of a flax file, which its shapes do not tell."""
+    """Number of classes of a flax file, whose shapes do not tell it."""
     grid: Grid | None = None
-    """Rows and columns of tokens, where a network's images are not square; no file tells them."""
+    """Rows and columns of tokens of an image, which no file tells. None means a square."""
     tokenizer: Place | None = None
-    """Folder, run, shipped or published name, or downloaded file of the tokenizer to put in;
-    without one: the source's own (MAGE), else tokens, no pixels."""
+    """Tokenizer to put into the model: a folder, run, shipped or published name, or downloaded
+    file. None takes the source's own (MAGE); without one the model makes tokens, no pixels."""
     half: bool = False
-    """Store float16, half the size."""
+    """Store weights in float16, half the size."""
 
 
 def main(words: Sequence[str]) -> None:

@@ -40,8 +40,8 @@ class Arguments(Ranged):
     """
 
     model: Annotated[Place, tyro.conf.Positional]
-    """A model folder, run, shipped name, or tokenizer; of a model its tokenizer is written where
-    the project stores tokenizers."""
+    """A model folder, run or shipped name, or a tokenizer. Where the project stores tokenizers, a
+    model's tokenizer is written."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the files, new or empty."""
     to: To

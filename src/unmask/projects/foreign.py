@@ -59,12 +59,13 @@ class Foreign(NamedTuple):
     """A translated checkpoint."""
 
     network: Network
-    """Sizes; ``network.build()`` takes the state."""
+    """Sizes of the network; what its ``build()`` makes takes the state."""
     state: dict[str, Tensor]
     """Tensors by our names, float32 unless asked for in float16, strictly filling the network."""
     details: dict[str, str]
-    """What was read: ``kind`` and ``file``, and where there are any ``taken`` (the entries and
-    prefixes inside the file), ``aside`` (other weights in it) and ``unknown`` keys."""
+    """What was read, in words: ``kind``, ``file``, and where there are any ``taken`` (entries and
+    prefixes inside the file), ``aside`` (other weights in it), ``empty`` (averages without
+    weights), ``unknown`` (keys of no part) and ``config`` (file of settings)."""
     tokenizer: Mapping[str, Tensor] = MappingProxyType({})
     """Tokenizer of the same file by its own keys; empty where there is none."""
     config: Mapping[str, Any] = MappingProxyType({})

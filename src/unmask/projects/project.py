@@ -51,13 +51,13 @@ class Checkpoint(NamedTuple):
     state: Tensors
     """Tensors of the network by the source's keys."""
     file: Path
-    """Where the tensors lie; named in errors."""
+    """File of the tensors, named in errors."""
     told: Mapping[str, str] = MappingProxyType({})
-    """Which of the file's state dicts was ``taken``, which others are ``aside`` or ``empty``."""
+    """Names of state dicts in the file: the one ``taken``, those left ``aside``, ``empty`` ones."""
     config: Mapping[str, Any] = MappingProxyType({})
     """Content of the source's configuration; empty where there is none."""
     config_file: Path | None = None
-    """Where the configuration lies."""
+    """File of the configuration; None without one."""
     own: Tensors = MappingProxyType({})
     """The tensors by our names."""
     heads: int | None = None
@@ -104,7 +104,7 @@ class Form:
     """How one project stores one kind of network."""
 
     name: str
-    """The project's name on the command line."""
+    """Name of the project on the command line."""
     network: type
     """Class of our sizes that the project's code can build."""
     limits: Callable[[Any], dict[str, Any]] = lambda config: {}
@@ -160,7 +160,7 @@ class Project(Form):
     mark: str
     """A key that only its files have, or those of a project of the same keys."""
     fits: Callable[[Tensors], bool] = lambda state: True
-    """Whether a state dict with the mark can be this project's."""
+    """Test of a state dict with the mark: False if it cannot be this project's."""
     sizes: Callable[[Checkpoint], Network]
     """The network of a checkpoint."""
     parts: Callable[[Tensors], Parts] = Parts
@@ -170,7 +170,7 @@ class Project(Form):
     published: Mapping[str, str] = field(default_factory=dict)
     """Names of published files, and where each is to be had."""
     recipes: tuple[Recipe, ...]
-    """Its published systems, of which a converted network takes the likest one's plan."""
+    """Published systems of the project; a converted network takes the plan of the likest one."""
 
     def table(self, config: Any) -> Table:
         """The rules, which are those of every size."""

@@ -33,34 +33,34 @@ OWN_CODEBOOK, OWN_IDLE = "quantizer.codebook", "quantizer.idle"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One project's names. ``{i}`` is a level, ``{j}`` a block."""
+    """How one project names the parts of a tokenizer. ``{i}`` is a level, ``{j}`` a block."""
 
     down: str
-    """A level of the encoder, finest first."""
+    """Pattern of a level of the encoder, finest first."""
     up: str
-    """A level of the decoder."""
+    """Pattern of a level of the decoder."""
     coarse_first: bool
-    """Whether the decoder's level 0 is the lowest resolution, which runs first."""
+    """True where the decoder's level 0 is the lowest resolution, which runs first."""
     block: str
-    """A residual block inside a level."""
+    """Pattern of a residual block inside a level."""
     attention: str = ""
-    """An attention block inside a level; empty where there is none anywhere."""
+    """Pattern of an attention block inside a level; empty where no level has one."""
     halve: str = ""
-    """The convolution that ends an encoder level; empty for pooling."""
+    """Name of the convolution that ends an encoder level; empty for pooling."""
     double: str
-    """The convolution that ends a decoder level."""
+    """Name of the convolution that ends a decoder level."""
     shortcut: str = "nin_shortcut"
-    """The 1x1 convolution inside a residual block."""
+    """Name of the 1x1 convolution inside a residual block."""
     middle: tuple[tuple[str, str], ...]
-    """Blocks at the lowest resolution, and their places in our list."""
+    """Patterns of the blocks at the lowest resolution, and their places in our list."""
     norm_out: str = "norm_out"
-    """The last normalisation."""
+    """Name of the last normalisation."""
     dropped: tuple[str, ...] = ()
     """Keys of training that are left aside."""
     marks: tuple[str, ...]
     """Keys that all its files have, and those of no layout before it."""
     codes: bool = True
-    """Whether there is a codebook."""
+    """False for an autoencoder of latents, which has no codebook."""
 
 
 TAMING = Layout(
