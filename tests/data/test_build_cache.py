@@ -18,7 +18,8 @@ from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, c
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache, plan_cache
-from unmask.data.cache import Encoding, LatentCache, verify
+from unmask.data.cache import LatentCache, verify
+from unmask.data.cache_records import Encoding
 from unmask.data.decoding import decode_image
 from unmask.data.reader import ImageSource
 from unmask.data.transform import Transform

@@ -16,10 +16,12 @@ from tiny_data import TOKENIZERS, ListSource, MomentTokenizer, PatchTokenizer, c
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
-from unmask.data.cache import CacheIndex, LatentCache, digest_of, read_record, to_json, verify
+from unmask.data.cache import LatentCache, verify
+from unmask.data.cache_records import CacheIndex, read_record, to_json
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files import verified
+from unmask.files.digests import digest_of
 from unmask.files.verified import LIST
 from unmask.tokenizers.patches import Patches
 from unmask.tokenizers.patches import PatchTokenizer as PixelTokenizer

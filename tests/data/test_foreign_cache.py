@@ -11,7 +11,8 @@ import torch
 from tiny_data import MomentTokenizer, PatchTokenizer, contents
 
 from unmask.data import foreign_cache
-from unmask.data.cache import CachePlan, LatentCache, verify
+from unmask.data.cache import LatentCache, verify
+from unmask.data.cache_records import CachePlan
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.foreign_cache import convert_cache
 from unmask.draws import keyed_generator

@@ -91,10 +91,9 @@ def encoding_of(tokenizer: Tokenizer) -> Encoding:
     return Encoding(
         kind="codes" if kind == "codes" else "moments",
         tokenizer=tokenizer.identity,
-        codes=count if kind == "codes" else 0,
-        channels=count if kind == "channels" else 0,
         moment_channels=tokenizer.moment_channels,
         scale=tokenizer.scale,
+        **{kind: count},
     )
 
 

@@ -22,38 +22,17 @@ from unmask.data.cache_records import (
     UNKNOWN,
     CacheIndex,
     CachePlan,
-    Dtype,
-    Encoding,
     Kind,
     Shard,
     read_record,
-    to_json,
 )
 from unmask.data.open_files import OpenFiles
 from unmask.data.origin import read_origin
 from unmask.errors import InputError
 from unmask.files.damage import DAMAGE, reason
-from unmask.files.digests import digest_of, file_stamp
+from unmask.files.digests import file_stamp
 from unmask.files.verified import Verified
 from unmask.tokenizers.latents import drawn, to_map
-
-__all__ = [
-    "INDEX_FILE",
-    "LABELS_FILE",
-    "UNKNOWN",
-    "CacheIndex",
-    "CachePlan",
-    "Check",
-    "Dtype",
-    "Encoding",
-    "Kind",
-    "LatentCache",
-    "Shard",
-    "digest_of",
-    "read_record",
-    "to_json",
-    "verify",
-]
 
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"

@@ -25,6 +25,8 @@ from unmask.tokenizers.tokenizer import (
 )
 
 Made = TypeVar("Made", bound="ImageTokenizer")
+Seen = list[tuple[Tensor, Tensor]]
+"""Latents ``(b, h, w, D)`` and codes ``(b, h, w)`` of the micro-batches of a training step."""
 
 MOST_LEVELS = 12
 Widths = Annotated[tuple[int, ...], Between(1, 2**14), Length(1, MOST_LEVELS)]
@@ -210,9 +212,7 @@ class ImageTokenizer(nn.Module):
         """
         return self
 
-    def after_step(
-        self, seen: list[tuple[Tensor, Tensor]], generator: torch.Generator | None, *, patience: int
-    ) -> None:
+    def after_step(self, seen: Seen, generator: torch.Generator | None, patience: int) -> None:
         """Look after the bottleneck once a training step is made.
 
         Args:

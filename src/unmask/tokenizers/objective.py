@@ -250,6 +250,6 @@ class TokenizerObjective(nn.Module):
         """
         every, patience = self.options.revive_every, self.options.patience
         due = bool(every) and step % every == 0
-        self.averaged.after_step(self._seen, generator if due else None, patience=patience)
+        self.averaged.after_step(self._seen, generator if due else None, patience)
         self._seen.clear()
         self.progress.fill_(step + 1)

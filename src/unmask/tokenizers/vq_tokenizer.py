@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from unmask.networks.sizes import Space
-from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, Reconstruction
+from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, Reconstruction, Seen
 from unmask.tokenizers.quantizer import VectorQuantizer, perplexity
 from unmask.tokenizers.tokenizer import resolve_grid
 
@@ -65,9 +65,7 @@ class VQTokenizer(ImageTokenizer):
         rows, columns = resolve_grid(tokens, self.codes, grid)
         return self.quantizer.lookup(tokens.view(-1, rows, columns))
 
-    def after_step(
-        self, seen: list[tuple[Tensor, Tensor]], generator: torch.Generator | None, *, patience: int
-    ) -> None:
+    def after_step(self, seen: Seen, generator: torch.Generator | None, patience: int) -> None:
         """Count which codes a training step used, and put dead ones onto latents.
 
         Every process calls it with equal generators. Use is counted over all processes and the

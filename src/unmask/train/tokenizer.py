@@ -26,22 +26,20 @@ from unmask.memory import check_fits
 from unmask.pictures import sheet, to_float, usual_zoom
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.text import say
-from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
+from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.image_tokenizer import ImageTokenizer, filled
 from unmask.tokenizers.objective import TokenizerObjective
 from unmask.tokenizers.tokenizer import noise_shape
 from unmask.train.loop import TrainResult, train
 from unmask.train.previews import TOGETHER, save_sheet, sheet_previews
-from unmask.train.run import Look
-from unmask.train.run_folder import CHECKPOINTS
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.run import Look, Preview
 
 MOST_SHOWN = 16  # images of a sheet, which are in memory throughout the training
 SCALE_IMAGES = 1024  # on which the spread of latents is measured
 
 
 class NoisyBatches(Dataset[list[tuple[Tensor | None, ...]]]):
-    """Batches of images and the noise with which latents are drawn, a function of (seed, k) too.
+    """Batches of images and the noise with which latents are drawn, each a function of (seed, k).
 
     Args:
         batches: of images.
@@ -53,10 +51,10 @@ class NoisyBatches(Dataset[list[tuple[Tensor | None, ...]]]):
 
     def __getitem__(self, step: int) -> list[tuple[Tensor | None, ...]]:
         """Images, labels and ``(b, C, h, w)`` standard normal noise a micro-batch."""
-        of = self.batches
-        generator = keyed_generator(of.seed, "posterior", step)
-        noise = torch.randn(of.batch_size, *self.shape, generator=generator)
-        return [(*part, noise[rows]) for part, rows in zip(of[step], of.own, strict=True)]
+        images = self.batches
+        generator = keyed_generator(images.seed, "posterior", step)
+        noise = torch.randn(images.batch_size, *self.shape, generator=generator)  # (B, C, h, w)
+        return [(*part, noise[rows]) for part, rows in zip(images[step], images.own, strict=True)]
 
 
 def train_tokenizer(
@@ -105,15 +103,15 @@ def train_tokenizer(
         settings=recipe.training,
         out=out,
         config={**to_dict(recipe), MADE_FROM: {"data": source.name, "images": len(source)}},
-        previews=sheet_previews(_reconstruction_sheet(tokenizer, examples), recipe.training),
+        previews=[
+            *sheet_previews(_reconstruction_sheet(tokenizer, examples), recipe.training),
+            _export(tokenizer, recipe, source),
+        ],
         num_workers=num_workers,
         from_scratch=from_scratch,
     )
-    if state.is_main_process:
-        if news := batches.bad.news():
-            say(news)
-        if result.step == result.asked:
-            export_tokenizer(recipe, out, source, checkpoint=result.checkpoint)
+    if state.is_main_process and (news := batches.bad.news()):
+        say(news)
     return result
 
 
@@ -151,46 +149,32 @@ def _reconstruction_sheet(tokenizer: ImageTokenizer, examples: torch.Tensor) -> 
     return draw
 
 
-def export_tokenizer(
-    recipe: TokenizerRecipe, out: Path, source: ImageSource, *, checkpoint: Path | None = None
-) -> ImageTokenizer:
-    """Write a checkpoint's averaged (or else raw) weights as ``out/model``.
-
-    The scale of continuous latents is measured here, on images spread evenly over the source.
-
-    Args:
-        recipe: of the run.
-        out: the run folder.
-        source: training images.
-        checkpoint: known to be whole; None looks for the newest.
-
-    Returns:
-        The tokenizer, in evaluation mode, frozen.
-
-    Raises:
-        InputError: when the run has no complete checkpoint yet.
-    """
-    folder = checkpoint or latest(out / CHECKPOINTS)
-    if folder is None:
-        raise InputError(f"{out} has no complete checkpoint yet; let it train to its first save")
-    weights = read_checkpoint(folder).weights
-    state = weights.get("ema", weights["model"])
-    tokenizer = filled(recipe.build, dict(state))
-    if tokenizer.space[0] == "channels":
-        sizes = replace(tokenizer.config, scale=_measured_scale(tokenizer, recipe, source))
-        tokenizer = filled(sizes.build, state)
-    save_tokenizer(tokenizer, out / EXPORT)
-    return load_tokenizer(out / EXPORT)
+def _export(tokenizer: ImageTokenizer, recipe: TokenizerRecipe, source: ImageSource) -> Preview:
+    """Writes the averaged (or else raw) weights of the last step as the run's model."""
+    return Preview(
+        lambda folder, step, averaged: save_tokenizer(_scaled(tokenizer, recipe, source), folder),
+        raw=False,
+        missing=lambda out, step: True,
+        place=EXPORT,
+    )
 
 
-def _measured_scale(
+def _scaled(
     tokenizer: ImageTokenizer, recipe: TokenizerRecipe, source: ImageSource
-) -> float:
-    """1 over the spread of drawn latents (latent diffusion, arXiv 2112.10752, app. G)."""
+) -> ImageTokenizer:
+    """The tokenizer whose latents have a spread of 1 (latent diffusion, arXiv 2112.10752, app. G).
+
+    Measured on latents that are drawn of images spread evenly over the source. Codes have no scale.
+    """
+    if tokenizer.space[0] == "codes":
+        return tokenizer
     transform = Transform(size=recipe.image_size, crop=recipe.crop, channels=recipe.channels)
     every = -(-len(source) // SCALE_IMAGES)
     images = _examples(source, transform, range(0, len(source), every), SCALE_IMAGES)
-    moments = torch.cat([tokenizer.encode(to_float(part)) for part in images.split(64)])
-    shape = (len(moments), *noise_shape(tokenizer, recipe.grid))
-    noise = torch.randn(shape, generator=keyed_generator("scale"))
-    return float(f"{tokenizer.scale / tokenizer.tokens(moments, noise).std():.4g}")
+    device = next(tokenizer.parameters()).device
+    parts = [tokenizer.encode(to_float(part.to(device))) for part in images.split(64)]
+    shape = (len(images), *noise_shape(tokenizer, recipe.grid))
+    noise = torch.randn(shape, generator=keyed_generator("scale")).to(device)
+    spread = tokenizer.tokens(torch.cat(parts), noise).std()
+    sizes = replace(tokenizer.config, scale=float(f"{tokenizer.scale / spread:.4g}"))
+    return filled(sizes.build, tokenizer.state_dict())
