@@ -37,7 +37,7 @@ from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer, ConvVQ, ConvVQTokenizer
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
 from unmask.tokenizers.objective import TokenizerLoss
-from unmask.train.generator import train_generator
+from unmask.train.generator import make_task
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -300,7 +300,7 @@ def test_an_older_run_of_another_stated_size_goes_on(root: Path) -> None:
     recipe = of_grid(FAMILIES["pre_norm"], GRID)
     recipe = replace(recipe, image_size=64, tokenizer=str(root / "toy-vq"))
     write_yaml(recipe, root / "older.yaml")
-    train_generator(recipe, cache, load_tokenizer(root / "toy-vq"), out=root / "older")
+    make_task(recipe, load_tokenizer(root / "toy-vq")).train(cache, out=root / "older")
     words = ["train", root / "older.yaml", "--cache", root / "pre_norm 3x5-cache"]
     run(*words, "--out", root / "older")
     assert main(list(map(str, [*words, "--out", root / "newer"]))) == 2

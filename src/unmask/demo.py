@@ -31,7 +31,7 @@ from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import FASHION_VQ, TokenizerRecipe
 from unmask.tokenizers.folder import load_tokenizer
 from unmask.tokenizers.tokenizer import Tokenizer
-from unmask.train.generator import train_generator
+from unmask.train.generator import make_task
 from unmask.train.tokenizer import train_tokenizer
 
 EACH = 10  # samples of a class that are shown
@@ -127,7 +127,7 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
     with stage("cache"):
         cache = _cache(tokenizer, train, out / "cache", options.recipe)
     with stage("generator"):
-        train_generator(_named(options.recipe, out), cache, tokenizer, out=out / "generator")
+        make_task(_named(options.recipe, out), tokenizer).train(cache, out=out / "generator")
         pipeline = load(out / "generator", device=options.device)
     with stage("samples"):
         classes = range(pipeline.model.classes)

@@ -21,7 +21,7 @@ from unmask.data.source import open_source
 from unmask.files.serial import to_dict
 from unmask.recipes.training import Ema
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.train.generator import make_batches, make_task
+from unmask.train.generator import make_task
 from unmask.train.loop import train
 from unmask.train.run import Preview
 
@@ -76,9 +76,10 @@ def run(out: Path, cache: LatentCache, stop: int = STEPS) -> list[float]:
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=2)
     scales: list[float] = []
     assert accelerator.mixed_precision == "fp16"
+    task = make_task(RECIPE, load_tokenizer(RECIPE.tokenizer))
     train(
-        make_task(RECIPE, load_tokenizer(RECIPE.tokenizer)).objective,
-        Stops(make_batches(RECIPE, cache), stop),
+        task.objective,
+        Stops(task.batches(cache), stop),
         settings=RECIPE.training,
         out=out,
         config=to_dict(RECIPE),

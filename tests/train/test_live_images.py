@@ -24,7 +24,7 @@ from unmask.objectives.masked import MaskedObjective
 from unmask.pipeline import load
 from unmask.recipes.objectives import Contrastive
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
-from unmask.train.generator import AnyCache, check_source, train_generator
+from unmask.train.generator import AnyCache, check_source, make_task
 from unmask.train.live_images import EncodeFirst, LiveImages, live_images
 from unmask.train.masked_batches import MaskedBatches
 from unmask.train.run import Run
@@ -139,7 +139,7 @@ def test_a_run_continues_bit_for_bit(
     check_source(recipe, source(), tokenizer)
 
     def run(name: str) -> dict[str, Tensor]:
-        train_generator(recipe, live(), tokenizer, out=tmp_path / name)
+        make_task(recipe, tokenizer).train(live(), out=tmp_path / name)
         folder = latest(tmp_path / name / "checkpoints")
         assert folder is not None
         saved = read_checkpoint(folder)

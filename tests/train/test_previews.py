@@ -35,7 +35,7 @@ from unmask.recipes.training import Training
 from unmask.tokenizers.folder import load_tokenizer
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train import previews
-from unmask.train.generator import train_generator
+from unmask.train.generator import make_task
 
 IMAGES, STEPS = 6, 6
 FIGURES = ["eval/fd", "eval/is", "eval/accuracy"]
@@ -105,10 +105,8 @@ def scored(place: Path, recipe: Recipe = TOY, **training: Any) -> Recipe:
 def run(place: Path, recipe: Recipe, out: Path, *, images: bool = True) -> list[dict]:
     """Train; the lines of the log that tell of the weights."""
     of_codes = recipe.tokenizer == TOY.tokenizer
-    train_generator(
-        recipe,
+    make_task(recipe, toy_tokenizer() if of_codes else patches()).train(
         LatentCache.open(place / ("codes" if of_codes else "patches")),
-        toy_tokenizer() if of_codes else patches(),
         out=out,
         held_out=held_out(place) if images else None,
     )

@@ -28,15 +28,11 @@ from unmask.tokenizers.folder import load_tokenizer
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train.generator import (
     AnyCache,
-    Task,
-    check_fit,
     check_image_size,
+    check_sizes,
     check_source,
     for_overfitting,
     make_task,
-    objective_of,
-    overfit_generator,
-    train_generator,
 )
 from unmask.train.live_images import live_images
 from unmask.train.outline import Examples, outline
@@ -90,11 +86,19 @@ def main(words: Sequence[str]) -> None:
     if recipe.training.evaluate_every and arguments.data is not None:
         held_out = open_source(arguments.data, split="val")
     _check_options(arguments)
-    source = None if arguments.cache else _open_images(arguments, tokenizer)
-    cache = _ready(arguments, source, tokenizer)
+    source: Reader | None = None
+    cache: AnyCache | None = None
+    if arguments.cache is not None:
+        cache = _open_encoded(arguments, arguments.cache, tokenizer)
+        check_sizes(recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
+    else:
+        source = _open_images(arguments, tokenizer)
+        cache = live_images(recipe, source, tokenizer) if recipe.encodes_each_step else None
     task = make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
     if speaks:
-        say(*_outline(arguments, source, cache, tokenizer, task))
+        objective = task.objective if cache is None else task.objective_on(cache)
+        examples = _examples(recipe, source, cache, tokenizer)
+        say(*outline(objective, examples, recipe.training, out))
     if arguments.dry_run:
         return part()
     if cache is None:
@@ -103,18 +107,15 @@ def main(words: Sequence[str]) -> None:
     if not (out / RECIPE).exists():  # what has begun goes on as it is
         check_image_size(recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
-        if not overfit_generator(recipe, cache, tokenizer, out=out, task=task).works:
+        if not task.overfit(cache, out=out).works:
             raise SystemExit(1)
         return
-    result = train_generator(
-        recipe,
+    result = task.train(
         cache,
-        tokenizer,
         out=out,
         held_out=held_out,
         num_workers=arguments.workers,
         from_scratch=arguments.from_scratch,
-        task=task,
     )
     if speaks:
         say(f"{result.told}; next: unmask sample {out} --out samples")
@@ -135,38 +136,16 @@ def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:
     return source
 
 
-def _ready(
-    arguments: Arguments, source: Reader | None, tokenizer: ImageTokenizer
-) -> AnyCache | None:
-    """What batches are read from; None where the images are yet to be encoded."""
-    recipe = arguments.recipe
-    if arguments.cache is not None:
-        cache = _open_encoded(arguments, arguments.cache, tokenizer)
-        check_fit(recipe, cache, tokenizer)
-        return cache
-    if source is not None and recipe.encodes_each_step:
-        return live_images(recipe, source, tokenizer)
-    return None
-
-
-def _outline(
-    arguments: Arguments,
-    source: Reader | None,
-    cache: AnyCache | None,
-    tokenizer: ImageTokenizer,
-    task: Task,
-) -> list[str]:
-    recipe, objective = arguments.recipe, task.objective
-    if cache is not None:
-        objective = objective_of(task, cache, tokenizer)
+def _examples(
+    recipe: Recipe, source: Reader | None, cache: AnyCache | None, tokenizer: ImageTokenizer
+) -> Examples:
     if source is not None:
         grid = tokenizer.grid(recipe.image_size)
-        held_out = source.total - len(source)
-        examples = Examples(len(source), len(source.class_names), grid, held_out)
-    else:
-        assert cache is not None, "there are images or a cache"
-        examples = Examples(len(cache), len(cache.class_names), cache.grid)
-    return outline(objective, examples, recipe.training, arguments.out)
+        return Examples(
+            len(source), len(source.class_names), grid, held_out=source.total - len(source)
+        )
+    assert cache is not None, "there are images or a cache"
+    return Examples(len(cache), len(cache.class_names), cache.grid)
 
 
 def _encode(arguments: Arguments, source: Reader, tokenizer: ImageTokenizer) -> LatentCache:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -88,15 +87,6 @@ def load_base(model: MaskedModel, recipe: Recipe, tokenizer: str) -> str:
 AnyCache = LatentCache | LiveImages
 
 
-def check_fit(recipe: Recipe, cache: AnyCache, tokenizer: ImageTokenizer) -> None:
-    """Refuse a network of other sizes than the data, naming the option to change.
-
-    Raises:
-        InputError: codes, tokens or classes differ.
-    """
-    check_sizes(recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
-
-
 def check_source(recipe: Recipe, source: ImageSource, tokenizer: ImageTokenizer) -> None:
     """Refuse images, not encoded yet, that do not fit the network or do not fill a batch.
 
@@ -172,15 +162,110 @@ def _grid_options(network: Network, grid: tuple[int, int]) -> str:
     return length if square else f"{length} --network.grid {rows} {columns}"
 
 
-class Task(NamedTuple):
-    """What a recipe asks of the training loop."""
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A recipe with its network, ready to be trained; :func:`make_task` makes one."""
 
+    recipe: Recipe
+    """What is trained and how."""
+    tokenizer: ImageTokenizer
+    """Tokenizer of the data; it draws the previews and goes into the exported model."""
     model: MaskedModel
-    """The network, as it starts."""
+    """Network with its initial weights."""
     objective: nn.Module
     """What is minimised; ``objective.averaged`` is the part of the network that learns."""
     base: str | None
     """What stands for the weights that the network started from; None where it started anew."""
+
+    def objective_on(self, cache: AnyCache) -> nn.Module:
+        """What the loop minimises: the objective, behind the tokenizer if it has to encode."""
+        if not isinstance(cache, LiveImages):
+            return self.objective
+        return EncodeFirst(self.objective, self.tokenizer)
+
+    def batches(self, cache: AnyCache) -> Dataset:
+        """This process's batches."""
+        recipe, state = self.recipe, launched()
+        kind = MaskedBatches if recipe.contrastive is None else TwoViewBatches
+        batches = kind(
+            cache,
+            recipe.masking,
+            training=recipe.training,
+            classes=recipe.network.classes,
+            rank=state.process_index,
+            world=state.num_processes,
+        )
+        if recipe.substitution is None or isinstance(batches, TwoViewBatches):
+            return batches
+        return SubstitutionBatches(batches, recipe.substitution)
+
+    def train(
+        self,
+        cache: AnyCache,
+        *,
+        out: Path,
+        held_out: ImageSource | None = None,
+        num_workers: int = 0,
+        from_scratch: bool = False,
+    ) -> TrainResult:
+        """Train, continue or just finish a run, and export ``out/model`` for sampling.
+
+        Args:
+            cache: encoded images, or images that are encoded in every step.
+            out: the run folder.
+            held_out: real images that scores during the training compare with.
+            num_workers: processes that prepare batches.
+            from_scratch: see :func:`unmask.train.loop.train`.
+
+        Raises:
+            InputError: see :func:`check_sizes` and :func:`unmask.train.loop.train`; scores wanted
+                and nothing to compare with.
+        """
+        self._check(cache)
+        pipeline = Pipeline(self.recipe, self.model, self.tokenizer, cache.class_names)
+        return train(
+            self.objective_on(cache),
+            self.batches(cache),
+            settings=self.recipe.training,
+            out=out,
+            config=self._config(cache),
+            previews=[*_previews(pipeline, cache, held_out), _export(pipeline)],
+            num_workers=num_workers,
+            from_scratch=from_scratch,
+        )
+
+    def overfit(self, cache: AnyCache, *, out: Path) -> Verdict:
+        """Learn one batch by heart, the first thing to try when a run does not work.
+
+        Args:
+            cache: encoded images, or images that are encoded in every step.
+            out: the run folder.
+
+        Raises:
+            InputError: see :meth:`train`.
+        """
+        self._check(cache)
+        return overfit_one_batch(
+            self.objective_on(cache),
+            self.batches(cache),
+            settings=self.recipe.training,
+            out=out,
+            config=self._config(cache),
+        )
+
+    def _check(self, cache: AnyCache) -> None:
+        classes = len(cache.class_names)
+        check_sizes(self.recipe, self.tokenizer, grid=cache.grid, classes=classes)
+
+    def _config(self, cache: AnyCache) -> dict[str, object]:
+        """What must be the same where the run is continued."""
+        data = (cache if isinstance(cache, LiveImages) else cache.plan).source_hash
+        made_from = {"tokenizer": self.tokenizer.identity, "data": data, "images": len(cache)}
+        if isinstance(cache, LatentCache) and cache.index.content:
+            made_from["content"] = cache.index.content
+        if self.base is not None:
+            made_from["base"] = self.base
+        return {**to_dict(self.recipe), MADE_FROM: made_from}
 
 
 def make_task(recipe: Recipe, tokenizer: ImageTokenizer) -> Task:
@@ -194,154 +279,38 @@ def make_task(recipe: Recipe, tokenizer: ImageTokenizer) -> Task:
         InputError: an adapter is to be trained and no base is named, or the base does not fit;
             the weights exceed the machine's memory.
     """
-    check_fits(recipe.network.build, "network")
-    model, smoothing = recipe.network.build(), recipe.training.label_smoothing
-    initialize(model, keyed_generator(recipe.training.seed, "weights"))
-    base = load_base(model, recipe, tokenizer.identity) if recipe.base else None
-    if recipe.contrastive is not None:
-        extra: nn.Module = ContrastiveObjective(
-            model,
-            recipe.contrastive,
-            generator=keyed_generator(recipe.training.seed, "projection"),
-            batch_size=recipe.training.batch_size,
-            label_smoothing=smoothing,
-        )
-        return Task(model, extra, base)
-    if recipe.substitution is None:
-        return Task(model, MaskedObjective(model, label_smoothing=smoothing), base)
-    if base is None:
+    if recipe.substitution is not None and recipe.base is None:
         raise InputError(
             f"{recipe.name} trains the adapter of a network that is trained already: give --base "
             "MODEL, a folder of unmask train or unmask convert"
         )
-    objective = SubstitutionObjective(model, recipe.substitution, label_smoothing=smoothing)
-    return Task(model, objective, base)
+    check_fits(recipe.network.build, "network")
+    model = recipe.network.build()
+    initialize(model, keyed_generator(recipe.training.seed, "weights"))
+    base = load_base(model, recipe, tokenizer.identity) if recipe.base else None
+    objective = _objective(recipe, model)
+    return Task(recipe=recipe, tokenizer=tokenizer, model=model, objective=objective, base=base)
 
 
-def make_batches(recipe: Recipe, cache: AnyCache) -> Dataset:
-    """This process's batches of a recipe."""
-    state = launched()
-    kind = MaskedBatches if recipe.contrastive is None else TwoViewBatches
-    batches = kind(
-        cache,
-        recipe.masking,
-        training=recipe.training,
-        classes=recipe.network.classes,
-        rank=state.process_index,
-        world=state.num_processes,
-    )
-    if recipe.substitution is None or isinstance(batches, TwoViewBatches):
-        return batches
-    return SubstitutionBatches(batches, recipe.substitution)
-
-
-def objective_of(task: Task, cache: AnyCache, tokenizer: ImageTokenizer) -> nn.Module:
-    """What the loop minimises: the task's objective, behind the tokenizer if it has to encode."""
-    if not isinstance(cache, LiveImages):
-        return task.objective
-    return EncodeFirst(task.objective, tokenizer)
-
-
-def train_generator(
-    recipe: Recipe,
-    cache: AnyCache,
-    tokenizer: ImageTokenizer,
-    *,
-    out: Path,
-    held_out: ImageSource | None = None,
-    num_workers: int = 0,
-    from_scratch: bool = False,
-    task: Task | None = None,
-) -> TrainResult:
-    """Train, continue or just finish a run, and export ``out/model`` for sampling.
-
-    Args:
-        recipe: what to train and how.
-        cache: encoded images, or images that are encoded in every step.
-        tokenizer: that encoded them; draws the previews and goes into the export.
-        out: the run folder.
-        held_out: real images that scores during the training compare with.
-        num_workers: processes that prepare batches.
-        from_scratch: see :func:`unmask.train.loop.train`.
-        task: what :func:`make_task` gives for this recipe; None makes it here.
-
-    Raises:
-        InputError: see :func:`check_fit` and :func:`unmask.train.loop.train`; scores wanted and
-            nothing to compare with.
-    """
-    check_fit(recipe, cache, tokenizer)
-    task = task or make_task(recipe, tokenizer)
-    pipeline = Pipeline(recipe, task.model, tokenizer, cache.class_names)
-    return train(
-        objective_of(task, cache, tokenizer),
-        make_batches(recipe, cache),
-        settings=recipe.training,
-        out=out,
-        config=_config(recipe, cache, tokenizer, task),
-        previews=[*_previews(pipeline, cache, held_out), _export(pipeline)],
-        num_workers=num_workers,
-        from_scratch=from_scratch,
-    )
-
-
-def _export(pipeline: Pipeline) -> Preview:
-    """Writes the averaged (or else raw) weights of the last step as the run's model."""
-    return Preview(
-        lambda folder, step, averaged: pipeline.save_pretrained(folder),
-        raw=False,
-        missing=lambda out, step: True,
-        place=EXPORT,
-    )
+def _objective(recipe: Recipe, model: MaskedModel) -> nn.Module:
+    training = recipe.training
+    smoothing = training.label_smoothing
+    if recipe.contrastive is not None:
+        return ContrastiveObjective(
+            model,
+            recipe.contrastive,
+            generator=keyed_generator(training.seed, "projection"),
+            batch_size=training.batch_size,
+            label_smoothing=smoothing,
+        )
+    if recipe.substitution is not None:
+        return SubstitutionObjective(model, recipe.substitution, label_smoothing=smoothing)
+    return MaskedObjective(model, label_smoothing=smoothing)
 
 
 def for_overfitting(recipe: Recipe) -> Recipe:
     """The recipe without what keeps a network from learning a batch by heart."""
     return replace(recipe, training=replace(recipe.training, preview_every=0, label_smoothing=0.0))
-
-
-def overfit_generator(
-    recipe: Recipe,
-    cache: AnyCache,
-    tokenizer: ImageTokenizer,
-    *,
-    out: Path,
-    task: Task | None = None,
-) -> Verdict:
-    """Learn one batch by heart, the first thing to try when a run does not work.
-
-    Args:
-        recipe: what to train and how.
-        cache: encoded images, or images that are encoded in every step.
-        tokenizer: that encoded them.
-        out: the run folder.
-        task: of the recipe :func:`for_overfitting`; None makes it here.
-
-    Raises:
-        InputError: see :func:`train_generator`.
-    """
-    check_fit(recipe, cache, tokenizer)
-    recipe = for_overfitting(recipe)
-    task = task or make_task(recipe, tokenizer)
-    return overfit_one_batch(
-        objective_of(task, cache, tokenizer),
-        make_batches(recipe, cache),
-        settings=recipe.training,
-        out=out,
-        config=_config(recipe, cache, tokenizer, task),
-    )
-
-
-def _config(
-    recipe: Recipe, cache: AnyCache, tokenizer: ImageTokenizer, task: Task
-) -> dict[str, object]:
-    """What must be the same where the run is continued."""
-    data = (cache if isinstance(cache, LiveImages) else cache.plan).source_hash
-    made_from = {"tokenizer": tokenizer.identity, "data": data, "images": len(cache)}
-    if isinstance(cache, LatentCache) and cache.index.content:
-        made_from["content"] = cache.index.content
-    if task.base is not None:
-        made_from["base"] = task.base
-    return {**to_dict(recipe), MADE_FROM: made_from}
 
 
 def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None) -> list[Preview]:
@@ -358,3 +327,13 @@ def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None)
         every, missing = training.evaluate_every, scores.missing
         looks.append(Preview(scores, every, raw=False, shared=True, missing=missing))
     return looks
+
+
+def _export(pipeline: Pipeline) -> Preview:
+    """Writes the averaged (or else raw) weights of the last step as the run's model."""
+    return Preview(
+        lambda folder, step, averaged: pipeline.save_pretrained(folder),
+        raw=False,
+        missing=lambda out, step: True,
+        place=EXPORT,
+    )
