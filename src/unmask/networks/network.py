@@ -89,7 +89,6 @@ class Network(Ranged, ABC, path="network"):
             adapter = FeedbackAdapter(self.feedback, self.width, depth=depth, classes=classes)
         return MaskedModel(
             *self.parts(),
-            length=self.length,
             grid=token_grid(self.length, self.grid),
             classes=classes,
             feedback=adapter,

@@ -24,8 +24,7 @@ class MaskedModel(nn.Module):
         embed: canvas and class to ``(B, P + L, D)``.
         trunk: ``(B, P + L, D)`` to ``(B, P + L, E)``; a plain trunk leaves D as it is.
         head: reads token features; applied only where it is needed, by whoever needs it.
-        length: L, tokens of a full canvas.
-        grid: (h, w) tokens, h w = L.
+        grid: (h, w) tokens of a full canvas.
         classes: N; 0 for an unconditional model.
         feedback: the adapter of self-guidance: ``(model, hidden, canvas, class_labels)`` to the
             ``(B, L, D)`` features of its second pass.
@@ -37,7 +36,6 @@ class MaskedModel(nn.Module):
         trunk: AnyTrunk,
         head: AnyHead,
         *,
-        length: int,
         grid: tuple[int, int],
         classes: int,
         feedback: nn.Module | None = None,
@@ -46,8 +44,8 @@ class MaskedModel(nn.Module):
         self.embed = embed
         self.trunk = trunk
         self.head = head
-        self.length = length
         self.grid = grid
+        self.length = grid[0] * grid[1]
         self.classes = classes
         self.feedback = feedback
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,18 +55,16 @@ class LARS(Optimizer):
         assert closure is None, "the loss is computed before the step"
         for group in self.param_groups:
             for weight in group["params"]:
-                if weight.grad is not None:
-                    self._move(weight, weight.grad, group)
-
-    def _move(self, weight: Tensor, change: Tensor, group: dict[str, Any]) -> None:
-        if weight.ndim > 1:
-            change = change.add(weight, alpha=group["weight_decay"])
-            ours, theirs = weight.norm(), change.norm()
-            ratio = group["trust"] * ours / theirs
-            change = change * torch.where((ours > 0) & (theirs > 0), ratio, 1.0)
-        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-        momentum.mul_(group["momentum"]).add_(change)
-        weight.sub_(momentum, alpha=group["lr"])
+                if (change := weight.grad) is None:
+                    continue
+                if weight.ndim > 1:
+                    change = change.add(weight, alpha=group["weight_decay"])
+                    ours, theirs = weight.norm(), change.norm()
+                    ratio = group["trust"] * ours / theirs
+                    change = change * torch.where((ours > 0) & (theirs > 0), ratio, 1.0)
+                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+                momentum.mul_(group["momentum"]).add_(change)
+                weight.sub_(momentum, alpha=group["lr"])
 
 
 PIXELS = 32  # most pixels a side that the baseline of pixels reads
