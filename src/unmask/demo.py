@@ -12,25 +12,22 @@ from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
-from unmask.data.source import ImageSource, open_source
+from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.generated import Generated, generated_batches
 from unmask.evaluate.image_batch import gather
 from unmask.evaluate.options import EvaluationOptions
-from unmask.evaluate.real_images import RealImages, real_batches
+from unmask.evaluate.real_images import RealImages, real_batches, reconstructed
 from unmask.evaluate.report import Report
 from unmask.film import unmasking
-from unmask.machine.devices import resolve_device
 from unmask.memory import peak_memory
-from unmask.pictures import to_float
 from unmask.pipeline import Pipeline, load
-from unmask.ranges import Name, Ranged
+from unmask.ranges import Ranged
 from unmask.recipes.maskgit import FASHION
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.tokenizers import FASHION_VQ, TokenizerRecipe
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.train.generator import make_task
 from unmask.train.tokenizer import train_tokenizer
 
@@ -42,16 +39,14 @@ class DemoOptions(Ranged):
     """What the demo does; the defaults fit two CPU cores and eight minutes."""
 
     tokenizer: TokenizerRecipe = FASHION_VQ
-    """First stage."""
+    """Recipe of the tokenizer."""
     recipe: Recipe = FASHION
-    """Second stage."""
+    """Recipe of the generator on the tokenizer's codes."""
     evaluation: EvaluationOptions = field(
         default_factory=lambda: EvaluationOptions(classifier="fashion")
     )
-    """How the samples are scored."""
-    device: Name = "auto"
-    """Device of sampling and scoring: cpu, cuda, mps; auto takes the machine's accelerator if it
-    has one. Training goes where the launcher says."""
+    """How the samples are scored, and the device of sampling and scoring; training goes where the
+    launcher says."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +66,9 @@ class DemoResult:
     out: Path
     """Folder of the demo."""
     stages: list[Stage]
-    """In order."""
+    """Parts of the demo in their order."""
     scores: Report
-    """Generated images and both floors."""
+    """Scores of generated images and of both floors."""
     pipeline: Pipeline
     """The trained system."""
     samples: Tensor
@@ -83,7 +78,7 @@ class DemoResult:
     originals: Tensor
     """``(20, C, H, W)`` uint8 held-out images."""
     reconstructions: Tensor
-    """The same through the tokenizer and back."""
+    """``(20, C, H, W)`` uint8, the originals through the tokenizer and back."""
 
     def line(self) -> str:
         """The result in one line."""
@@ -107,7 +102,8 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         InputError: when ``out`` holds another run, or there is no such device.
     """
     options = options or DemoOptions()
-    resolve_device(options.device)  # now, because it is needed only after the training
+    recipe = replace(options.recipe, tokenizer=str(out / "tokenizer"))
+    how, device = options.evaluation, options.evaluation.place  # needed only after the training
     stages: list[Stage] = []
 
     @contextmanager
@@ -118,28 +114,30 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         yield
         stages.append(Stage(name, time.monotonic() - began, peak_memory() / 1e9))
 
-    train = open_source("fashion-mnist")
-    held_out = open_source("fashion-mnist", split="val")
-    transform = _transform(options.recipe)
+    real = RealImages(
+        open_source("fashion-mnist"),
+        open_source("fashion-mnist", split="val"),
+        Transform(size=recipe.image_size, crop=recipe.crop, channels=1),
+    )
     with stage("tokenizer"):
-        train_tokenizer(options.tokenizer, train, out=out / "tokenizer")
+        train_tokenizer(options.tokenizer, real.train, out=out / "tokenizer")
         tokenizer = load_tokenizer(out / "tokenizer")
     with stage("cache"):
-        cache = _cache(tokenizer, train, out / "cache", options.recipe)
+        layout = CacheLayout(image_size=recipe.image_size, flip=recipe.flip)
+        build_cache(tokenizer, real.train, out=out / "cache", layout=layout)
+        cache = LatentCache.open(out / "cache", tokenizer_identity=tokenizer.identity)
     with stage("generator"):
-        make_task(_named(options.recipe, out), tokenizer).train(cache, out=out / "generator")
-        pipeline = load(out / "generator", device=options.device)
+        make_task(recipe, tokenizer).train(cache, out=out / "generator")
+        pipeline = load(out / "generator", device=device)
     with stage("samples"):
         classes = range(pipeline.model.classes)
-        first = replace(options.evaluation, count=EACH * len(classes))
+        first = replace(how, count=EACH * len(classes))
         samples = gather(generated_batches(pipeline, first)).images  # the classes in turn
         film = unmasking(pipeline, classes, seeds=classes)
     with stage("scores"):
-        how = replace(options.evaluation, device=options.device)
         made = Generated.of_pipeline(pipeline, how, pipeline.plan)
-        scores = evaluate(made, RealImages(train, held_out, transform), options=how)
-    originals = next(real_batches(held_out, transform, count=20)).images
-    pixels = originals.to(resolve_device(options.device))
+        scores = evaluate(made, real, options=how)
+    originals = next(real_batches(real.held_out, real.still, count=20))
     return DemoResult(
         out=out,
         stages=stages,
@@ -147,20 +145,6 @@ def run_demo(out: Path, options: DemoOptions | None = None) -> DemoResult:
         pipeline=pipeline,
         samples=samples.unflatten(0, (EACH, -1)).transpose(0, 1).flatten(0, 1),
         film=film,
-        originals=originals,
-        reconstructions=pipeline.tokenizer.reconstruct(to_float(pixels)).cpu(),
+        originals=originals.images,
+        reconstructions=reconstructed(pipeline.tokenizer, device, originals).images,
     )
-
-
-def _transform(recipe: Recipe) -> Transform:
-    return Transform(size=recipe.image_size, crop=recipe.crop, channels=1)
-
-
-def _named(recipe: Recipe, out: Path) -> Recipe:
-    return replace(recipe, tokenizer=str(out / "tokenizer"))
-
-
-def _cache(tokenizer: Tokenizer, source: ImageSource, folder: Path, recipe: Recipe) -> LatentCache:
-    layout = CacheLayout(image_size=recipe.image_size, flip=recipe.flip)
-    build_cache(tokenizer, source, out=folder, layout=layout)
-    return LatentCache.open(folder, tokenizer_identity=tokenizer.identity)

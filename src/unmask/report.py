@@ -20,7 +20,7 @@ from unmask import __version__
 from unmask.demo import DemoResult
 from unmask.files.durable import output
 from unmask.files.serial import to_dict
-from unmask.pictures import sheet, to_float
+from unmask.pictures import sheet
 
 ZOOM = 2
 
@@ -38,7 +38,7 @@ def _content(result: DemoResult) -> dict[str, object]:
     pipeline = result.pipeline
     names = pipeline.class_names
     each = len(result.samples) // len(names)
-    pairs = torch.stack([to_float(result.originals), result.reconstructions], dim=1)
+    pairs = torch.stack([result.originals, result.reconstructions], dim=1)
     halves = pairs.view(2, -1, *pairs.shape[1:]).transpose(1, 2)  # two rows of pairs
     return {
         "classes": [
@@ -55,6 +55,7 @@ def _content(result: DemoResult) -> dict[str, object]:
             "Generator": _curve(result.out / "generator", ("loss",)),
         },
         "scores": result.scores,
+        "table": result.scores.table(),
         "stages": result.stages,
         "seconds": sum(stage.seconds for stage in result.stages),
         "line": result.line(),

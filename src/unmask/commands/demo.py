@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unmask.commands.arguments import parse
 from unmask.demo import DemoOptions, run_demo
+from unmask.evaluate.options import EvaluationOptions
 from unmask.files.folders import check_file, check_folder
 from unmask.ranges import Name, Ranged
 from unmask.report import write_report
@@ -33,7 +34,8 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, words, prog="unmask demo")
     check_folder(arguments.out, "demo", may_hold=lambda: True)
     check_file(arguments.out / "report.html", "report")
-    result = run_demo(arguments.out, DemoOptions(device=arguments.device))
+    how = EvaluationOptions(classifier="fashion", device=arguments.device)
+    result = run_demo(arguments.out, DemoOptions(evaluation=how))
     write_report(result, arguments.out / "report.html")
     say(*str(result.scores.table()).splitlines())
     say(f"pictures and curves: {arguments.out / 'report.html'}")
