@@ -40,7 +40,7 @@ def test_an_option_takes_one_number_or_two_wherever_it_stands(given, wanted, pla
     words = ["fashion-vq", "--data", "images"]
     words[place:place] = ["--image-size", *given.split()]
     found = parse(Eval, words, prog="x")
-    assert (found.names, found.comparison.image_size) == (("fashion-vq",), wanted)
+    assert (found.names, found.options.image_size) == (("fashion-vq",), wanted)
 
 
 @pytest.mark.parametrize("wrong", ["x", "2.5", "", "0", "-4", "28 0", "28 9000", "9" * 40])

@@ -66,7 +66,7 @@ class Means:
 def test_the_other_side_and_the_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("unmask.commands.tokenizer.EfficientNetLite0", Means)
+    monkeypatch.setattr("unmask.evaluate.tokenizer_comparison.EfficientNetLite0", Means)
     write_images(tmp_path / "images" / "val", 2)
     write_images(tmp_path / "images" / "train", 6)
     words = ["patches-4-rgb", "--data", str(tmp_path / "images"), "--image-size", "16"]

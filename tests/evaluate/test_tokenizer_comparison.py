@@ -22,7 +22,6 @@ from unmask.evaluate.features import Features
 from unmask.evaluate.inception import Inception
 from unmask.evaluate.tokenizer_comparison import (
     Comparison,
-    Meters,
     TokenizerReport,
     TokenizerRow,
     compare_tokenizers,
@@ -132,8 +131,9 @@ class Flat(Tokenizer):
 def compare(
     tokenizers: dict, comparison: Comparison = SMALL, source: Noisy | None = None
 ) -> TokenizerReport:
-    meters = Meters(extractors=[Means()], device=torch.device("cpu"))
-    return compare_tokenizers(tokenizers, source or Noisy(), meters=meters, comparison=comparison)
+    return compare_tokenizers(
+        tokenizers, source or Noisy(), extractors=[Means()], options=comparison
+    )
 
 
 def test_what_comes_back_unchanged_has_the_best_scores() -> None:

@@ -15,19 +15,15 @@ from unmask.commands.sources import Images, TrainingSide, open_images
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.errors import InputError, did_you_mean
-from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
-from unmask.evaluate.inception import load_inception
-from unmask.evaluate.lpips import load_lpips
 from unmask.evaluate.tokenizer_comparison import (
     FILES,
     Comparison,
-    Meters,
     compare_tokenizers,
 )
 from unmask.files.folders import check_file, check_folder, shown, told
 from unmask.machine.devices import resolve_device
 from unmask.machine.processes import launched, part
-from unmask.ranges import Length, Name, Place, Ranged, Workers
+from unmask.ranges import Length, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.show import Bar
 from unmask.text import say
@@ -81,16 +77,10 @@ class Eval(Ranged):
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: Split = "val"
     """The side of the images; what a tokenizer was trained on flatters it."""
-    comparison: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
-    """How much is judged, and how."""
-    lpips: tuple[Path, ...] = ()
-    """torchvision's AlexNet and the linear weights of lpips v0.1 (alex.pth), for LPIPS."""
-    inception: Path | None = None
-    """Weights of the 2015 Inception network (torch-fidelity's releases), for rFID."""
+    options: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
+    """How many images they are compared on, and by what."""
     out: Path | None = None
     """Folder for table.md, scores.json and pictures.png: originals above reconstructions."""
-    device: Name = "auto"
-    """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 
 
 def train(words: Sequence[str]) -> None:
@@ -133,22 +123,11 @@ def evaluate(words: Sequence[str]) -> None:
         check_folder(arguments.out, "results", may_hold=lambda: True)
         for name in FILES:
             check_file(arguments.out / name, "results")
-    device = resolve_device(arguments.device)
-    source = open_source(arguments.data, split=arguments.split)
-    extractors: list[FeatureExtractor] = [EfficientNetLite0(device=device)]
-    if arguments.inception is not None:
-        extractors.append(load_inception(arguments.inception, device=device))
-    lpips = load_lpips(arguments.lpips).to(device) if arguments.lpips else None
+    options, source = arguments.options, open_source(arguments.data, split=arguments.split)
+    device = resolve_device(options.device)
     tokenizers = {name: load_tokenizer(name).to(device) for name in arguments.names}
-    total = len(tokenizers) * min(arguments.comparison.count, len(source))
-    with Bar("there and back", total) as bar:
-        report = compare_tokenizers(
-            tokenizers,
-            source,
-            meters=Meters(extractors=extractors, lpips=lpips, device=device),
-            comparison=arguments.comparison,
-            on_images=bar.advance,
-        )
+    with Bar("there and back", len(tokenizers) * min(options.count, len(source))) as bar:
+        report = compare_tokenizers(tokenizers, source, options=options, on_images=bar.advance)
     report.table().turned().draw()
     if arguments.out is not None:
         before = shown(arguments.out)

@@ -21,16 +21,17 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import Draws
 from unmask.errors import InputError
-from unmask.evaluate.features import FeatureExtractor
+from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
 from unmask.evaluate.frechet import RunningStatistics
-from unmask.evaluate.inception import Inception
-from unmask.evaluate.lpips import LPIPS, WINDOW, psnr, ssim
+from unmask.evaluate.inception import Inception, load_inception
+from unmask.evaluate.lpips import LPIPS, WINDOW, load_lpips, psnr, ssim
 from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import Moments
 from unmask.files.durable import outputs
 from unmask.image_size import ImageSize, checked_size, size_text
+from unmask.machine.devices import resolve_device
 from unmask.pictures import sheet, to_float, to_uint8
-from unmask.ranges import Between, Ranged
+from unmask.ranges import Between, Name, Ranged
 from unmask.results import Result
 from unmask.show import Table, shown
 from unmask.tokenizers.published import PUBLISHED
@@ -43,23 +44,63 @@ COLUMNS = (
 )
 FILES = ("table.md", "scores.json", "pictures.png")
 LEAST_WIDTH = 640  # pixels of the picture; smaller images are magnified
+SHOWN = 8  # images of the picture
 LABEL = 16  # pixels of a row's title
 
 
 @dataclass(frozen=True, kw_only=True)
+class Comparison(Ranged):
+    """How many images tokenizers are compared on, and by what."""
+
+    count: Annotated[int, Between(2, 10**7)] = 2000
+    """Images that are sent through; scores of other counts do not compare."""
+    image_size: ImageSize = 256
+    """Pixels after ADM's centre crop: one number for a square, or height and width."""
+    batch_size: Annotated[int, Between(1, 2**16)] = 32
+    """Images a batch."""
+    latents: Literal["sample", "mean"] = "sample"
+    """Latents that are decoded: a draw from the encoder's Gaussian (of image k by seed k), as
+    generators see it, or its mean."""
+    lpips: tuple[Path, ...] = ()
+    """torchvision's AlexNet and the linear weights of lpips v0.1 (alex.pth), for LPIPS; without
+    them it is left out."""
+    inception: Path | None = None
+    """Weights of the 2015 Inception network (torch-fidelity's releases), for rFID; without them it
+    is left out."""
+    device: Name = "auto"
+    """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
+
+    def __post_init__(self) -> None:
+        """Reject what has no statistics."""
+        super().__post_init__()
+        size = checked_size(self.image_size, least=WINDOW)
+        object.__setattr__(self, "image_size", size)
+
+    def extractors(self) -> list[FeatureExtractor]:
+        """Networks whose features the Fréchet distances compare."""
+        device = resolve_device(self.device)
+        known: list[FeatureExtractor] = [EfficientNetLite0(device=device)]
+        return (
+            known
+            if self.inception is None
+            else [*known, load_inception(self.inception, device=device)]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerRow:
-    """Scores of one tokenizer."""
+    """Scores of one tokenizer on the images of a comparison."""
 
     name: str
-    """As it was given."""
+    """Name of the tokenizer, as it was given."""
     identity: str
-    """Hash of its sizes and weights."""
+    """Hash of the tokenizer's sizes and weights."""
     tokens: str
-    """How many an image has, and of what."""
+    """Tokens of an image, and what they are, as "16x16 of 1024 codes"."""
     scores: dict[str, float]
-    """By title, see :data:`COLUMNS`; what does not apply is left out."""
+    """Scores by title, see :data:`COLUMNS`; what does not apply is left out."""
     published: tuple[Result, ...] = ()
-    """What others report of these weights."""
+    """Scores that others report of these weights."""
 
     def cell(self, title: str) -> str:
         """What stands under a title: the score, and in brackets the published one."""
@@ -70,14 +111,14 @@ class TokenizerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerReport:
-    """Rows, and the circumstances under which they hold."""
+    """What a comparison found: rows of scores, and the circumstances under which they hold."""
 
     rows: tuple[TokenizerRow, ...]
-    """In the order asked for."""
+    """Scores of the tokenizers, in the order asked for."""
     notes: tuple[str, ...]
-    """Every choice that moves a number."""
+    """Every choice that moves a number, a line each."""
     pictures: Mapping[str, Tensor]
-    """By title, ``(N, C, H, W)`` uint8 of the same images: originals, then each tokenizer's."""
+    """``(N, C, H, W)`` uint8 of the same images by title: originals, then each tokenizer's."""
 
     def table(self) -> Table:
         """A line a tokenizer; columns that nobody fills are left out."""
@@ -134,51 +175,21 @@ def side_by_side(pictures: Mapping[str, Tensor]) -> Image.Image:
     return canvas
 
 
-SHOWN = 8  # images of the picture
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison(Ranged):
-    """How much is judged, and how."""
-
-    count: Annotated[int, Between(2, 10**7)] = 2000
-    """Images; scores of other counts do not compare."""
-    image_size: ImageSize = 256
-    """Pixels after ADM's centre crop: one number for a square, or height and width."""
-    batch_size: Annotated[int, Between(1, 2**16)] = 32
-    """Images a batch."""
-    latents: Literal["sample", "mean"] = "sample"
-    """What of an encoder's Gaussian is decoded: a draw (of image k by seed k), as generators see
-    it, or the mean."""
-
-    def __post_init__(self) -> None:
-        """Reject what has no statistics."""
-        super().__post_init__()
-        size = checked_size(self.image_size, least=WINDOW)
-        object.__setattr__(self, "image_size", size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Meters:
-    """What measures, and where the tokenizers are."""
-
-    extractors: Sequence[FeatureExtractor]
-    """Whose features the Fréchet distances compare."""
-    lpips: LPIPS | None = None
-    """None leaves it out."""
-    device: torch.device
+Networks = tuple[Sequence[FeatureExtractor], LPIPS | None]
 
 
 class _Trial:
     """One tokenizer at work: what it makes of the images, added up batch by batch."""
 
-    def __init__(self, tokenizer: Tokenizer, meters: Meters, comparison: Comparison) -> None:
-        self.tokenizer, self.meters, self.comparison = tokenizer, meters, comparison
-        self.grid = tokenizer.grid(comparison.image_size)
+    def __init__(self, tokenizer: Tokenizer, networks: Networks, options: Comparison) -> None:
+        self.tokenizer, self.options = tokenizer, options
+        self.device, (self.extractors, lpips) = resolve_device(options.device), networks
+        self.measures = {"PSNR": psnr, "SSIM": ssim} | ({"LPIPS": lpips} if lpips else {})
+        self.grid = tokenizer.grid(options.image_size)
         self.images = 0
         self.sums: defaultdict[str, float] = defaultdict(float)
         self.features = [
-            (RunningStatistics(e.width), RunningStatistics(e.width)) for e in meters.extractors
+            (RunningStatistics(e.width), RunningStatistics(e.width)) for e in self.extractors
         ]  # of reconstructions and of the images
         self.use: Tensor | RunningStatistics  # how often each code was met; moments of latents
         kind, count = tokenizer.space
@@ -189,7 +200,7 @@ class _Trial:
 
     def add(self, pixels: Tensor) -> None:
         """Send ``(B, C, H, W)`` uint8 images through."""
-        images = to_float(pixels.to(self.meters.device))
+        images = to_float(pixels.to(self.device))
         tokens, encoding = _timed(partial(self._encode, images, self._noise(len(images))))
         made, decoding = _timed(partial(self.tokenizer.decode, tokens, self.grid))
         if not made.isfinite().all():
@@ -199,12 +210,10 @@ class _Trial:
             self.use += tokens.flatten().bincount(minlength=len(self.use)).cpu()
         else:
             self.use.update(tokens.flatten(0, 1))
-        measures = {"PSNR": psnr, "SSIM": ssim, "LPIPS": self.meters.lpips}
-        for title, measure in measures.items():
-            if measure is not None:
-                self.sums[title] += measure(made, images).sum().item()
+        for title, measure in self.measures.items():
+            self.sums[title] += measure(made, images).sum().item()
         rounded = to_uint8(made)
-        for extractor, (after, before) in zip(self.meters.extractors, self.features, strict=True):
+        for extractor, (after, before) in zip(self.extractors, self.features, strict=True):
             after.update(extractor(rounded).pooled)
             before.update(extractor(pixels).pooled)
         self.images += len(images)
@@ -215,15 +224,15 @@ class _Trial:
 
     def _noise(self, count: int) -> Tensor | None:
         """What latents are drawn with; None for their mean."""
-        if self.comparison.latents == "mean":
+        if self.options.latents == "mean":
             return None
-        draws = Draws(range(self.images, self.images + count), device=self.meters.device)
+        draws = Draws(range(self.images, self.images + count), device=self.device)
         return draws.normal("posterior", 0, *noise_shape(self.tokenizer, self.grid))
 
     def scores(self) -> dict[str, float]:
         """By the titles of the report."""
         found = {title: total / self.images for title, total in self.sums.items()}
-        for extractor, (after, before) in zip(self.meters.extractors, self.features, strict=True):
+        for extractor, (after, before) in zip(self.extractors, self.features, strict=True):
             found[distance_title(extractor)] = Moments.of(after).distance(Moments.of(before))
         if isinstance(self.use, Tensor):
             found["codes used"] = (self.use > 0).double().mean().item()
@@ -267,8 +276,8 @@ def compare_tokenizers(
     tokenizers: Mapping[str, Tokenizer],
     source: ImageSource,
     *,
-    meters: Meters,
-    comparison: Comparison | None = None,
+    options: Comparison | None = None,
+    extractors: Sequence[FeatureExtractor] | None = None,
     on_images: Callable[[int], None] = lambda count: None,
 ) -> TokenizerReport:
     """Send the same images through every tokenizer and score what comes back, in constant memory.
@@ -276,25 +285,26 @@ def compare_tokenizers(
     A tokenizer of one channel sees grey versions of the images and is scored on these.
 
     Args:
-        tokenizers: by the name that the report gives them, on the meters' device.
+        tokenizers: by the name that the report gives them, on the device of the options.
         source: the images, read once for each tokenizer.
-        meters: feature networks and perceptual distance.
-        comparison: how much, and how.
+        options: how many images, and by what they are scored.
+        extractors: feature networks; None takes those of the options.
         on_images: called with the number of images that a tokenizer has just been scored on.
 
     Raises:
         InputError: an image size that a tokenizer or a score cannot take (before any work), or
             fewer than two readable images.
     """
-    comparison = comparison or Comparison()
-    skipped: list[str] = []
-    trials = {name: _Trial(t, meters, comparison) for name, t in tokenizers.items()}
+    options, skipped = options or Comparison(), list[str]()
+    lpips = load_lpips(options.lpips).to(resolve_device(options.device)) if options.lpips else None
+    networks = extractors or options.extractors(), lpips
+    trials = {name: _Trial(t, networks, options) for name, t in tokenizers.items()}
     for trial in trials.values():
         for pixels, _ in real_batches(
             source,
-            Transform(size=comparison.image_size, channels=trial.tokenizer.image_channels),
-            count=comparison.count,
-            batch_size=comparison.batch_size,
+            Transform(size=options.image_size, channels=trial.tokenizer.image_channels),
+            count=options.count,
+            batch_size=options.batch_size,
             skipped=skipped,
         ):
             trial.add(pixels)
@@ -337,7 +347,7 @@ def _told(row: TokenizerRow, trial: _Trial) -> str:
 
 def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[str]:
     """Choices that all rows share."""
-    size, meters = size_text(trial.comparison.image_size), trial.meters
+    options, size = trial.options, size_text(trial.options.image_size)
     yield f"{trial.images:,} images of {source.name} ({source.split_rule})"
     yield from source.notes
     yield f"{size} by ADM's centre crop; rows of grey and of colour images do not compare"
@@ -347,17 +357,17 @@ def _notes(source: ImageSource, skipped: list[str], trial: _Trial) -> Iterator[s
         "PSNR, SSIM and LPIPS: means over images, of floats in [0, 1]; reconstructions are clamped "
         f"and not rounded to 8 bits; SSIM has uniform windows of {WINDOW}x{WINDOW}"
     )
-    if meters.lpips is not None:
-        yield meters.lpips.identity
-    for extractor in meters.extractors:
+    if isinstance(lpips := trial.measures.get("LPIPS"), LPIPS):
+        yield lpips.identity
+    for extractor in trial.extractors:
         title, least = distance_title(extractor), extractor.width + 1
         yield f"{title}: of reconstructions, in 8 bits, to their images; {extractor.identity}"
         if trial.images < least:
             few = f"{trial.images:,} images are fewer than the {least:,} that the features need"
             yield f"{title} is biased upward: {few}; compare equal counts only"
-    drawn = "drawn, of image k by seed k" if trial.comparison.latents == "sample" else "the mean"
+    drawn = "drawn, of image k by seed k" if options.latents == "sample" else "the mean"
     yield f"latents are {drawn}; latent std is that after scaling, which should make it about 1"
     yield (
         "encode/s and decode/s: images a second in float32, median over batches of "
-        f"{trial.comparison.batch_size}, {meters.device}, {torch.get_num_threads()} threads"
+        f"{options.batch_size}, {trial.device}, {torch.get_num_threads()} threads"
     )
