@@ -68,7 +68,7 @@ class Eval(Ranged):
 
     PSNR and SSIM compare pixels; LPIPS and the Fréchet distances, what networks see in them. FD is
     of EfficientNet features, which need no download; LPIPS takes --lpips, rFID takes --inception.
-    Of codes the table also says how many are in use, of latents their spread.
+    For codes the table adds how many are in use, for latents their spread.
     """
 
     names: Annotated[tuple[Place, ...], tyro.conf.Positional, Length(0, 1000)] = ()
