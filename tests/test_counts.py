@@ -40,6 +40,20 @@ def test_counts_fall_to_the_end(curve: str, pace: str, steps: int) -> None:
     assert (counts[-1] == 0).all()
 
 
+def test_counts_are_the_floor_of_the_curve_and_overall_at_most_one_fewer_a_step() -> None:
+    cosine = [math.floor(64 * math.cos(math.pi / 2 * t / 8)) for t in range(1, 8)]
+    assert table(FixedCounts(), 8, [0])[:, 0].tolist() == [*cosine, 0]
+    flat = [math.floor(64 * (1 - (t / 8) ** 8)) for t in range(1, 9)]
+    assert flat[:4] == [63, 63, 63, 63]
+    bounded = table(FixedCounts(curve="pow8", pace="overall"), 8, [0])[:, 0]
+    assert bounded.tolist() == [min(count, 63 - t) for t, count in enumerate(flat)]
+
+
+def test_in_float32_two_thirds_of_a_cosine_is_one_token_less() -> None:
+    third = {p: table(FixedCounts(precision=p), 3, [0], 256)[1, 0] for p in ("float32", "float64")}
+    assert third == {"float32": 127, "float64": 128}
+
+
 def test_each_step_reveals_something_until_the_last() -> None:
     counts = table(FixedCounts(curve="arccos", least=1), 64, [0])[:, 0]
     assert torch.equal(counts[:-1], torch.arange(63, 0, -1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from tape import Tape
 
@@ -35,6 +38,7 @@ def test_the_run_seed_feeds_only_what_rows_share() -> None:
     one, other = Draws([1], run_seed=1), Draws([1], run_seed=2)
     assert torch.equal(one.uniform("a", 0, 3), other.uniform("a", 0, 3))
     assert not torch.equal(one.shared_uniform("a", 0, 3), other.shared_uniform("a", 0, 3))
+    assert not torch.equal(one.shared_uniform("a", 0, 3), one.uniform("a", 0, 3)[0]), "one seed"
 
 
 def test_inverse_cdf_draws_by_the_given_weights() -> None:
@@ -53,6 +57,13 @@ def test_inverse_cdf_at_its_ends_never_draws_an_impossible_code() -> None:
     assert invert_cdf(probs.expand(3, 4), ends).tolist() == [1, 1, 2]
     short = probs * (1 - 1e-6)  # a float32 sum may end below 1
     assert invert_cdf(short.expand(3, 4), ends).tolist() == [1, 1, 2]
+    assert invert_cdf(probs, torch.tensor(1.0)).item() == 2, "a number that was rounded up to 1"
+
+
+def test_inverse_cdf_of_what_is_no_number_gives_a_code_all_the_same() -> None:
+    probs = torch.tensor([[torch.nan, 0.5, 0.5], [0.5, torch.nan, 0.5], [torch.nan] * 3])
+    assert invert_cdf(probs[[0, 2]], torch.tensor([0.3, 0.9])).tolist() == [2, 2]
+    assert 0 <= invert_cdf(probs[1], torch.tensor(0.9)).item() < 3
 
 
 def test_the_exponential_race_of_a_tape_has_the_same_law() -> None:
@@ -76,8 +87,9 @@ def test_where_is_read_does_not_change_what_is_drawn() -> None:
 
 
 def test_gumbel_numbers_stay_finite_and_have_their_mean() -> None:
-    ends = gumbel_from_uniform(torch.tensor([0.0, 1 - 2**-24]))
-    assert torch.isfinite(ends).all()
+    ends = gumbel_from_uniform(torch.tensor([0.0, 1 - 2**-24, 1.0]))
+    wanted = [-math.log(-math.log(1e-20)), 24 * math.log(2), -math.log(1e-20)]
+    assert ends.tolist() == pytest.approx(wanted, rel=1e-4)
     sample = Draws([0]).gumbel("x", 0, 100_000)
     assert abs(sample.mean().item() - 0.5772) < 4.5 * 1.2825 / 100_000**0.5
 

@@ -34,9 +34,9 @@ class Plan(Ranged, path="plan"):
     steps: Annotated[int, Between(1, 2**20)] = 8
     """T, network evaluations an image (twice as many where guidance is active)."""
     counts: Counts = field(default_factory=FixedCounts)
-    """How many tokens stay masked after each step."""
+    """Rule for how many tokens stay masked after each step."""
     order: Order = field(default_factory=Confidence)
-    """Which tokens stay masked."""
+    """Rule for which tokens stay masked."""
     guidance: Guidance = field(default_factory=Guidance)
     """Away from which weaker prediction, and how strongly."""
     draw: HeadDraw = field(default_factory=CategoricalDraw)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ REVEALED: dict[str, Callable[[Tensor], Tensor]] = {
 @dataclass(frozen=True, kw_only=True)
 class Guidance(Ranged, path="guidance"):
     """How strongly predictions move away from a weak one, from which, and when."""
+
+    extensible: ClassVar[bool] = True  # a subclass with a table of its own may stand in its place
 
     scale: Annotated[float, Between(0, 1e6)] = 1.0
     """Guidance scale s: 1 means none, larger trades diversity for fidelity."""

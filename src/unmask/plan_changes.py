@@ -20,8 +20,8 @@ class PlanChanges(Ranged):
     steps: Annotated[int | None, Between(1, 2**20)] = None
     """Decoding steps; more is slower and not always better. None keeps the plan's."""
     order: Name | None = None
-    """Which tokens come first: confidence (with the plan's own numbers if it has that order),
-    random, halton or raster. None keeps the plan's."""
+    """Order in which tokens are revealed: confidence (with the plan's own numbers if it has that
+    order), random, halton or raster. None keeps the plan's."""
     guidance_scale: Annotated[float | None, Between(0, 1e6)] = None
     """Scale of guidance: 1 means none; larger follows the class more closely. None keeps the
     plan's."""

@@ -207,6 +207,36 @@ def test_a_renamed_class_is_read_by_its_former_names(kind: str) -> None:
     assert to_dict(drawing) == {"shape": {"side": 3, "kind": "Square"}}
 
 
+@dataclass(frozen=True)
+class Colour:
+    """May have heirs, and needs no name itself."""
+
+    extensible: ClassVar[bool] = True
+    hue: float = 0.5
+
+
+@dataclass(frozen=True)
+class Pale(Colour):
+    white: float = 0.9
+
+
+@dataclass(frozen=True)
+class Painting:
+    colour: Colour
+
+
+def test_an_heir_of_an_extensible_class_is_named_and_the_class_itself_is_not() -> None:
+    plain, pale = Painting(Colour(hue=0.25)), Painting(Pale(white=0.75))
+    assert to_dict(plain) == {"colour": {"hue": 0.25}}
+    assert to_dict(pale) == {"colour": {"hue": 0.5, "white": 0.75, "kind": "Pale"}}
+    for painting in (plain, pale):
+        assert from_dict(Painting, to_dict(painting), "here") == painting
+    with pytest.raises(InputError, match=r"unknown key 'colour\.wite'; did you mean 'white'"):
+        from_dict(Painting, {"colour": {"kind": "Pale", "wite": 1.0}}, "here")
+    with pytest.raises(InputError, match=r"colour\.kind: unknown class 'Pal'; .* 'Pale'"):
+        from_dict(Painting, {"colour": {"kind": "Pal"}}, "here")
+
+
 def test_an_unknown_class_is_refused_with_the_present_names() -> None:
     with pytest.raises(InputError) as error:
         from_dict(Drawing, {"shape": {"kind": "Kreis"}}, "here")

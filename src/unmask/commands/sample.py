@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import torch
 import tyro
@@ -17,7 +17,7 @@ from unmask.commands.sample_results import Format, Results
 from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.film import unmasking
-from unmask.generation import Images, Tokens, generate, generate_tokens
+from unmask.generation import Images, Options, Tokens, generate, generate_tokens
 from unmask.image_size import height_width
 from unmask.machine.devices import resolve_device
 from unmask.memory import check_memory
@@ -71,17 +71,13 @@ def main(words: Sequence[str]) -> None:
     labels = [label for label in chosen for _ in range(arguments.per_class)]
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     order = in_turn(len(seeds), 1 if results.by_class else arguments.per_class)
-    request: dict[str, Any] = {
-        "class_labels": [labels[k] for k in order] if labels else None,
-        "seeds": [seeds[k] for k in order],
-        "plan": plan,
-        "batch_size": arguments.batch_size,
-    }
+    wanted = [labels[k] for k in order] if labels else None
+    asked, options = [seeds[k] for k in order], Options(plan=plan, batch_size=arguments.batch_size)
     if arguments.format == "tokens":
-        made = _with_bar(generate_tokens(pipeline, **request), len(seeds), plan)
+        made = _with_bar(generate_tokens(pipeline, wanted, seeds=asked, **options), asked, plan)
         results.write_tokens(torch.cat([batch.tokens.cpu() for batch in made]), seeds, labels)
     else:
-        images = _with_bar(generate(pipeline, **request), len(seeds), plan)
+        images = _with_bar(generate(pipeline, wanted, seeds=asked, **options), asked, plan)
         results.claim(pipeline, plan)
         results.write_images(images, columns=arguments.per_class)
     if arguments.film:
@@ -116,10 +112,10 @@ def in_turn(images: int, per_class: int) -> list[int]:
     return [k for first in range(per_class) for k in range(first, images, per_class)]
 
 
-def _with_bar(batches: Iterator[B], total: int, plan: Plan) -> Iterator[B]:
+def _with_bar(batches: Iterator[B], seeds: Sequence[int], plan: Plan) -> Iterator[B]:
     """The batches, with a bar where someone looks, and a word if they have diverged."""
     warning = None
-    with Bar("unmasking", total) as bar:
+    with Bar("unmasking", len(seeds)) as bar:
         for batch in batches:
             bar.advance(len(batch.seeds))
             warning = warning or divergence(batch.tokens, plan.draw)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -38,21 +38,36 @@ def _converter() -> cattrs.Converter:
         lambda wanted: get_origin(wanted) is Literal, _structure_choice
     )
     converter.register_structure_hook_func(has_choices, _structure_kind)
-    converter.register_unstructure_hook_factory(has_choices, lambda _: _unstructure_kind)
+    converter.register_unstructure_hook_factory(
+        has_choices, lambda wanted: functools.partial(_unstructure_kind, wanted=wanted)
+    )
     return converter
+
+
+@functools.cache
+def _by_fields(cls: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Functions that read and write the fields of a class, whose kind is known already."""
+    converter = _converter()
+    return (
+        converter.gen_structure_attrs_fromdict(cls),
+        converter.gen_unstructure_attrs_fromdict(cls),
+    )
 
 
 def choices(wanted: Any) -> tuple[type, ...]:
     """The dataclasses that a field of this type may hold, where it may hold several.
 
     Args:
-        wanted: the annotation: a union of dataclasses or an abstract one, whose finished
-            descendants are meant, wherever they were defined; else there is no choice.
+        wanted: the annotation: a union of dataclasses, or an abstract one, whose finished
+            descendants are meant, wherever they were defined; or one that says by
+            ``extensible: ClassVar[bool]`` that its descendants may stand in its place.
     """
     if get_origin(wanted) in (Union, UnionType):
         parts = get_args(wanted)
         return parts if all(map(dataclasses.is_dataclass, parts)) else ()
-    return tuple(_finished(wanted)) if inspect.isabstract(wanted) else ()
+    if inspect.isabstract(wanted):
+        return tuple(_finished(wanted))
+    return (wanted, *_finished(wanted)) if getattr(wanted, "extensible", False) else ()
 
 
 def has_choices(wanted: Any) -> bool:
@@ -92,7 +107,7 @@ def _structure_kind(value: Any, wanted: Any) -> Any:
     if found is None:
         raise _of_kind(ValueError(f"unknown class {kind!r}; {did_you_mean(str(kind), known)}"))
     others = {key: item for key, item in value.items() if key != TAG}
-    return _converter().structure(others, found)
+    return _by_fields(found)[0](others, found)
 
 
 def _of_kind(error: Exception) -> Exception:
@@ -101,8 +116,10 @@ def _of_kind(error: Exception) -> Exception:
     return ClassValidationError("", [error], dict)
 
 
-def _unstructure_kind(value: Any) -> dict[str, Any]:
-    return {**_converter().unstructure(value), TAG: type(value).__name__}
+def _unstructure_kind(value: Any, wanted: Any) -> dict[str, Any]:
+    cls: Any = type(value)
+    kind = {} if cls is wanted else {TAG: cls.__name__}
+    return {**_by_fields(cls)[1](value), **kind}
 
 
 def _structure_choice(value: object, wanted: object) -> object:

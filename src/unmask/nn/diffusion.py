@@ -50,8 +50,8 @@ class DiffusionDraw(HeadDraw):
     """Sampler inside the diffusion head: "ddpm" adds fresh noise in every step (MAR), "ddim" none,
     "dpm-solver" takes fewer and better steps without (eMIGM)."""
     respacing: Annotated[str, Length(0, 255)] = "ddim25"
-    """Which of the 1000 diffusion steps are taken: empty for all, "ddim25" for 25 at a whole
-    stride, "100" for 100 spread evenly, "10,15,20" by section; for dpm-solver the number of network
+    """Diffusion steps that are taken of the 1000: empty for all, "ddim25" for 25 at a whole stride,
+    "100" for 100 spread evenly, "10,15,20" by section; for dpm-solver the number of network
     evaluations, such as "14"."""
     temperature: Annotated[float, Between(0, 1e6)] = 1.0
     """Factor of the fresh noise of ddpm; below 1 trades diversity for fidelity."""
