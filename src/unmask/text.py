@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections.abc import Iterable
 
 from rich.text import Text
 
@@ -17,6 +18,12 @@ def plain(text: object) -> str:
     bytes that are no text at all: on a terminal these hide, move or forge what is said.
     """
     return "".join(c if _harmless(c) else _escaped(c) for c in str(text))
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few names in alphabetical order, with a sign of more."""
+    known = sorted(names)
+    return ", ".join(known[:most]) + ", …" * (len(known) > most)
 
 
 def _harmless(character: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from forks import as_nobody, as_root, let_others_in
 from tiny_data import pixels, png, write_files, write_idx, write_shards, write_tar
 
-from unmask.data.source import EMBEDDED, open_source, told
+from unmask.data.source import EMBEDDED, open_source, summary
 from unmask.errors import InputError
 
 
@@ -134,23 +134,24 @@ def test_numbers_and_what_is_left_out_are_told(tmp_path: Path) -> None:
     (tmp_path / "d" / "a" / "x.gif").touch()
     train, every = (open_source(tmp_path / "d", split=split) for split in ("train", "all"))
     held_out = 60 - len(train)
-    numbers, left = told(train)
+    numbers, left = summary(train)
     assert numbers.startswith(f"d (train): 60 images of 2 classes, {60 - held_out} trained on, ")
     assert f"{held_out} held out; no official split" in numbers
     assert left == f"left out of {tmp_path / 'd'}: 1 .gif"
-    assert told(every)[0].startswith("d (all): 60 images of 2 classes, all trained on")
+    assert summary(every)[0].startswith("d (all): 60 images of 2 classes, all trained on")
     shards = tmp_path / "shards"
     shards.mkdir()
     write_shards(shards)
     assert (
-        "9 images of 2 classes, 6 trained on, 3 held out; official" in told(open_source(shards))[0]
+        "9 images of 2 classes, 6 trained on, 3 held out; official"
+        in summary(open_source(shards))[0]
     )
 
 
 def test_pictures_beside_shards_are_told(tmp_path: Path) -> None:
     write_shards(tmp_path)
     write_files(tmp_path, ["extra/0.png"])
-    assert any("image files such as extra/0.png" in line for line in told(open_source(tmp_path)))
+    assert any("image files such as extra/0.png" in line for line in summary(open_source(tmp_path)))
 
 
 def test_what_may_be_meant_is_named(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_stray_archive_beside_pictures_is_told_and_not_read(tmp_path: Path, st
     (tmp_path / stray).write_bytes(b"whatever")
     source = open_source(tmp_path, split="all")
     assert (len(source), source.class_names) == (3, ("a", "b"))
-    assert f"1 archive, not unpacked: {stray}" in told(source)[-1]
+    assert f"1 archive, not unpacked: {stray}" in summary(source)[-1]
 
 
 @pytest.mark.parametrize("name", ["000.tar", "shard-7.tar", "train.tar", "Val_a.tar"])

@@ -8,7 +8,8 @@ import pytest
 from forks import as_nobody, as_root, let_others_in
 from tiny_data import png, write_files
 
-from unmask.data.walk import Walk, some
+from unmask.data.walk import Walk
+from unmask.text import some
 
 
 def listed(root: Path) -> tuple[list[str], str]:

@@ -9,7 +9,7 @@ import pytest
 from forks import as_nobody, as_root, let_others_in
 
 from unmask.errors import InputError
-from unmask.files.folders import as_place, beside, check_file, check_folder, shown, told
+from unmask.files.folders import as_place, beside, check_file, check_folder, fates, visible
 
 
 def refused_folder(path: Path) -> str:
@@ -113,10 +113,10 @@ def test_beside_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_was_there_is_told(tmp_path: Path) -> None:
     for name in ("b.json", "c", "d", "e", "f", "a.png", ".hidden"):
         (tmp_path / name).touch()
-    before = shown(tmp_path)
-    assert told(before, ["a.png", "b.json", "z"]) == [
+    before = visible(tmp_path)
+    assert fates(before, ["a.png", "b.json", "z"]) == [
         "replaced what an earlier command wrote: a.png, b.json",
-        "there before, and left as it was: c, d, e and 1 more",
+        "there before, and left as it was: c, d, e, …",
     ]
-    assert told([], ["a"]) == []
-    assert shown(tmp_path / "absent") == []
+    assert fates([], ["a"]) == []
+    assert visible(tmp_path / "absent") == []

@@ -15,7 +15,7 @@ from unmask.decode import Plan
 from unmask.errors import InputError
 from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
 from unmask.files.durable import clear_leftovers, output
-from unmask.files.folders import check_file, check_folder, claim, shown, told
+from unmask.files.folders import check_file, check_folder, claim, fates, visible
 from unmask.files.serial import to_dict
 from unmask.generation import Images
 from unmask.pictures import sheet, to_pil, to_uint8, usual_zoom, write_gif, write_png
@@ -52,7 +52,7 @@ class Results:
         if self.film and self.format == "tokens":
             raise InputError("--film shows pixels; leave it out with --format tokens")
         check_folder(self.out, "results", may_hold=lambda: True)
-        self.before = shown(self.out)
+        self.before = visible(self.out)
         for name in self._files():
             check_file(self.out / name, "results")
         if self.format == "folder":
@@ -131,4 +131,4 @@ class Results:
 
     def told(self) -> list[str]:
         """What became of the things that were there before, a line each."""
-        return told(self.before, self._files())
+        return fates(self.before, self._files())

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from unmask.data.reader import Reader
-from unmask.data.source import open_source, told
+from unmask.data.source import open_source, summary
 from unmask.ranges import Place
 from unmask.text import say
 
@@ -30,5 +30,5 @@ def open_images(path: str, split: TrainingSide = "train", *, speaks: bool = True
     """
     source = open_source(path, split=split)
     if speaks:
-        say(*told(source))
+        say(*summary(source))
     return source

@@ -20,7 +20,7 @@ from unmask.evaluate.tokenizer_comparison import (
     Comparison,
     compare_tokenizers,
 )
-from unmask.files.folders import check_file, check_folder, shown, told
+from unmask.files.folders import check_file, check_folder, fates, visible
 from unmask.machine.devices import resolve_device
 from unmask.machine.processes import launched, part
 from unmask.ranges import Length, Place, Ranged, Workers
@@ -130,9 +130,9 @@ def evaluate(words: Sequence[str]) -> None:
         report = compare_tokenizers(tokenizers, source, options=options, on_images=bar.advance)
     report.table().turned().draw()
     if arguments.out is not None:
-        before = shown(arguments.out)
+        before = visible(arguments.out)
         report.write(arguments.out)
-        say(*told(before, FILES))
+        say(*fates(before, FILES))
 
 
 def main(words: Sequence[str]) -> None:

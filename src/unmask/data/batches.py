@@ -18,6 +18,7 @@ from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.text import some
 
 MicroBatch = tuple[Tensor, Tensor | None]
 
@@ -127,9 +128,8 @@ class BadImages:
         if len(names) == self._reported:
             return None
         self._reported = len(names)
-        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         total = len(self.source)
-        return f"{len(names)} of {total} images cannot be read and were replaced: {shown}"
+        return f"{len(names)} of {total} images cannot be read and were replaced: {some(names, 5)}"
 
 
 class ImageBatches(Dataset[list[MicroBatch]]):

@@ -52,7 +52,7 @@ def resized_part(
     if width * height <= max(image.width * image.height, MOST * high * wide):
         return image.resize(whole, resample).crop((left, top, left + wide, top + high))
     across, down = image.width / width, image.height / height
-    right, bottom = min(left + wide, width) * across, min(top + high, height) * down
+    right, bottom = (left + wide) * across, (top + high) * down
     box = (left * across, top * down, min(right, image.width), min(bottom, image.height))
     return image.resize((wide, high), resample, box=box)
 

@@ -13,10 +13,11 @@ from unmask.data.decoding import EXTENSIONS, reading
 from unmask.data.devkit import find_truth, truth_labels
 from unmask.data.reader import Reader
 from unmask.data.split import TRAIN_NAMES, VAL_NAMES, Split, split_folder
-from unmask.data.walk import Walk, some
+from unmask.data.walk import Walk
 from unmask.errors import InputError
 from unmask.files.damage import reason
 from unmask.files.digests import file_stamp
+from unmask.text import some
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from unmask.data.split import Split
 from unmask.errors import InputError
 from unmask.files.damage import DAMAGE, reason
 from unmask.files.digests import file_stamp
+from unmask.text import some
 
 # As in train-images-idx3-ubyte.gz, t10k-labels.idx1-ubyte, emnist-letters-test-images-idx3-ubyte.
 NAME = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?")
@@ -120,7 +121,7 @@ def _find(path: Path) -> dict[Split, _Files]:
         sets = {name: files for name, files in sets.items() if path in files.values()}
     if len(sets) > 1:
         raise InputError(
-            f"{path} holds {len(sets)} data sets of IDX files ({', '.join(sorted(sets)[:6])}); "
+            f"{path} holds {len(sets)} data sets of IDX files ({some(sets, 6)}); "
             "give the file of the training images of one"
         )
     return {

@@ -14,6 +14,7 @@ from unmask.errors import InputError
 from unmask.files.durable import explained, output, sync_file
 from unmask.files.folders import check_folder
 from unmask.files.verified import LIST, Verified
+from unmask.text import some
 
 WAYS_OUT = "name another folder (--out, of unmask train --cache-folder), or give --rebuild-cache"
 
@@ -160,7 +161,7 @@ def damage(out: Path, plan: CachePlan, missing: Sequence[int]) -> list[str]:
         return []
     return [
         f"{len(damaged)} shards of {out} are damaged, unfinished or of another cache and are "
-        f"encoded anew: {', '.join(damaged[:3])}{', …' * (len(damaged) > 3)}"
+        f"encoded anew: {some(damaged)}"
     ]
 
 

@@ -20,9 +20,9 @@ from unmask.errors import InputError
 from unmask.files.damage import DAMAGE
 from unmask.files.digests import digest_of, total
 from unmask.files.json_files import parse_json
+from unmask.text import some
 
 MOST_BYTES = 1 << 30  # of the JSON of one shard; a million keys take a tenth
-NAMED = 3  # keys that a message repeats
 
 
 class Origin(NamedTuple):
@@ -108,7 +108,7 @@ class Difference(NamedTuple):
     def __str__(self) -> str:
         """What differs, with the first few keys."""
         parts = [
-            f"{len(keys)} {what} ({', '.join(keys[:NAMED])}{', …' * (len(keys) > NAMED)})"
+            f"{len(keys)} {what} ({some(keys)})"
             for keys, what in (
                 (self.added, "added"),
                 (self.removed, "removed"),

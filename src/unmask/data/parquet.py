@@ -17,6 +17,7 @@ from unmask.data.reader import ShardReader
 from unmask.data.split import Split
 from unmask.errors import InputError
 from unmask.files.damage import reason
+from unmask.text import some
 
 KEPT_GROUPS = 8  # decoded-to-memory row groups; shuffled reading of more data wants a latent cache
 # What pyarrow raises on damaged files and pages.
@@ -157,11 +158,11 @@ class ParquetImages(ShardReader[Row]):
         if here := sorted(path.glob("[!.]*.parquet")) or sorted(path.glob("data/[!.]*.parquet")):
             return here
         below = sorted(path.glob("[!.]*/*.parquet"))
-        folders = list(dict.fromkeys(file.parent for file in below))
+        folders = {file.parent for file in below}
         if len(folders) > 1:
             raise InputError(
                 f"{path} holds Parquet files in {len(folders)} folders "
-                f"({', '.join(folder.name for folder in folders[:5])}); give one of them"
+                f"({some((folder.name for folder in folders), 5)}); give one of them"
             )
         return below
 

@@ -14,6 +14,7 @@ from unmask.data.classes import Found, JoinedClasses, join_classes, read_class_n
 from unmask.data.decoding import decode_image
 from unmask.data.split import Split, file_rule, split_files
 from unmask.files.digests import file_stamp
+from unmask.text import some
 
 Place = TypeVar("Place")
 
@@ -145,8 +146,8 @@ class ShardReader(Reader[Place]):
         folder = path if path.is_dir() else path.parent
         self.listed = read_class_names(folder) or read_class_names(self.files[0].parent)
         self.notes = []
-        if others := sorted(set(found) - set(self.files)):
-            names = ", ".join(file.name for file in others[:3])
+        if others := set(found) - set(self.files):
+            names = some(file.name for file in others)
             self.notes = [f"of neither side, and not used: {len(others)} files ({names})"]
 
     def take(

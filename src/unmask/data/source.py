@@ -24,7 +24,7 @@ from unmask.data.webdataset import TarImages
 from unmask.errors import InputError, did_you_mean
 from unmask.files.damage import reason
 
-__all__ = ["EMBEDDED", "ImageSource", "Listed", "open_source", "told"]
+__all__ = ["EMBEDDED", "ImageSource", "Listed", "open_source", "summary"]
 
 EMBEDDED = {"avatars": HERE / "avatars", "fashion-mnist": HERE / "fashion_mnist_10k"}
 """Sets of images that travel with the package, by the name that ``--data`` takes.
@@ -138,7 +138,7 @@ def _pictures_beside(path: Path) -> list[str]:
     return [f"left out of {path}: image files such as {first}; give their folder to read them"]
 
 
-def told(source: Reader) -> list[str]:
+def summary(source: Reader) -> list[str]:
     """What a person should know of an open source, a line each: its numbers, and what is left out.
 
     Args:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from unmask.data.decoding import is_image_name
+from unmask.text import some
 
 ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".rar", ".7z", ".parquet")
 LITTER = (
@@ -27,7 +28,7 @@ LITTER = (
     "icon\r",
 )
 READ_TOO = ("classes.json",)  # files that say something of the pictures
-SHOWN = 3  # examples of a kind
+SHOWN = 6  # kinds of files that are counted one by one
 
 
 class Walk:
@@ -107,7 +108,7 @@ class Walk:
 
     def left_out(self) -> list[str]:
         """A clause for each kind of things that were met and not read."""
-        common = self.others.most_common(2 * SHOWN)
+        common = self.others.most_common(SHOWN)
         rest = self.others.total() - sum(count for _, count in common)
         named = [
             (self.archives, "archive, not unpacked", "archives, not unpacked"),
@@ -135,8 +136,3 @@ def _kind(entry: os.DirEntry[str]) -> str:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "nothing"
     except OSError:  # a link to itself, or into a folder that may not be entered
         return "nothing"
-
-
-def some(names: Collection[str]) -> str:
-    """The first few in alphabetical order."""
-    return ", ".join(sorted(names)[:SHOWN]) + ", …" * (len(names) > SHOWN)

@@ -11,6 +11,7 @@ from pathlib import Path
 from unmask.errors import InputError
 from unmask.files.durable import ASIDE, RIGHTS, explained, replace_file
 from unmask.files.json_files import read_json
+from unmask.text import some
 
 PROBE = bytes(4096)  # what a disk that is not full takes
 NAME = 255  # bytes of a file's name, on file systems that do not say
@@ -59,7 +60,7 @@ def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lamb
         if os.path.lexists(folder) and not folder.is_dir():
             kind = "a file" if folder.exists() else "a link to nothing"
             raise InputError(f"{folder} is {kind}; name a new folder for the {what}")
-        there = shown(folder)
+        there = visible(folder)
         if there and not may_hold():
             raise InputError(
                 f"{folder} holds {there[0]!r} but no {what}; name a new or empty folder"
@@ -67,28 +68,23 @@ def check_folder(folder: Path, what: str, *, may_hold: Callable[[], bool] = lamb
         _check_writable(folder)
 
 
-def shown(folder: Path) -> list[str]:
+def visible(folder: Path) -> list[str]:
     """Names in a folder, less what is hidden or still being built; none if it is not there."""
     return sorted(p.name for p in folder.glob("[!.]*") if not p.name.endswith(ASIDE))
 
 
-def told(before: Sequence[str], written: Collection[str]) -> list[str]:
+def fates(before: Sequence[str], written: Collection[str]) -> list[str]:
     """What became of the things that a folder of results held, a line each.
 
     Args:
-        before: what :func:`shown` gave.
+        before: what :func:`visible` gave.
         written: names of the results.
     """
-    replaced = [name for name in before if name in written]
-    kept = [name for name in before if name not in written]
-    lines = {"replaced what an earlier command wrote": replaced}
-    lines["there before, and left as it was"] = kept
-    return [f"{what}: {_few(names)}" for what, names in lines.items() if names]
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    lines = {
+        "replaced what an earlier command wrote": [n for n in before if n in written],
+        "there before, and left as it was": [n for n in before if n not in written],
+    }
+    return [f"{what}: {some(names)}" for what, names in lines.items() if names]
 
 
 def claim(

@@ -11,7 +11,7 @@ import yaml
 from unmask.checkpoints.locate import EXPORT
 from unmask.errors import InputError
 from unmask.files import durable
-from unmask.files.folders import check_folder, shown
+from unmask.files.folders import check_folder, visible
 from unmask.files.serial import former_names
 from unmask.train import state
 
@@ -131,7 +131,7 @@ def _check_parts(out: Path) -> None:
 
 def _begun(out: Path) -> bool:
     """Whether a start ended before its recipe was there: trackers come first."""
-    return shown(out) == [TRACKER]
+    return visible(out) == [TRACKER]
 
 
 def stored_config(out: Path) -> dict[str, object] | None:
