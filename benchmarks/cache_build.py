@@ -25,8 +25,7 @@ from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.source import open_source
 from unmask.draws import keyed_generator
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
-from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer
+from unmask.tokenizers.vqgan import KLVAE, KLVAETokenizer, MaskGITVQGAN, MaskGITVQGANTokenizer
 
 LIMIT = 0.9
 MADE: dict[str, Callable[[], ImageTokenizer]] = {

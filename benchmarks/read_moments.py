@@ -25,7 +25,7 @@ from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.foreign_cache import KL16, convert_cache
 from unmask.draws import keyed_generator
-from unmask.tokenizers.latents import posterior, to_map, to_tokens
+from unmask.tokenizers.latent_tokenizer import posterior, to_map, to_tokens
 
 SIDE = 16
 CHANNELS, MOMENT_CHANNELS, SCALE = KL16.channels, KL16.moment_channels, KL16.scale

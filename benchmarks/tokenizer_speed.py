@@ -25,7 +25,7 @@ from torch import Tensor
 from unmask.draws import keyed_generator
 from unmask.show import shown
 from unmask.tokenizers.image_tokenizer import ImageTokenizer, channels_last
-from unmask.tokenizers.latents import to_map
+from unmask.tokenizers.latent_tokenizer import to_map
 from unmask.tokenizers.published import PUBLISHED
 from unmask.tokenizers.tokenizer import from_native, to_native
 from unmask.tokenizers.vq_tokenizer import VQTokenizer

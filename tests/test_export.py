@@ -34,8 +34,14 @@ from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer
 from unmask.tokenizers.folder import load_tokenizer
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN, MaskGITVQGANTokenizer
-from unmask.tokenizers.vqgan import KLVAE, VQGAN, KLVAETokenizer, VQGANTokenizer
+from unmask.tokenizers.vqgan import (
+    KLVAE,
+    VQGAN,
+    KLVAETokenizer,
+    MaskGITVQGAN,
+    MaskGITVQGANTokenizer,
+    VQGANTokenizer,
+)
 
 State = dict[str, Tensor]
 

@@ -17,7 +17,7 @@ from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.conv_stack import ConvKL, ConvKLTokenizer
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.tokenizers.latents import posterior
+from unmask.tokenizers.latent_tokenizer import posterior
 from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.train.tokenizer import train_tokenizer

@@ -18,7 +18,7 @@ from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
 from unmask.tokenizers.dc_ae import DCAE, DCAETokenizer, sizes_of
 from unmask.tokenizers.folder import load_tokenizer, save_tokenizer
-from unmask.tokenizers.latents import to_tokens
+from unmask.tokenizers.latent_tokenizer import to_tokens
 from unmask.tokenizers.published import PUBLISHED, load_published
 from unmask.tokenizers.tokenizer import Tokenizer
 

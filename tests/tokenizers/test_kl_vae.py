@@ -14,7 +14,7 @@ from unmask.checkpoints.names import to_source
 from unmask.draws import Draws, keyed_generator
 from unmask.errors import InputError
 from unmask.tokenizers import published as published_latents
-from unmask.tokenizers.latents import to_tokens
+from unmask.tokenizers.latent_tokenizer import to_tokens
 from unmask.tokenizers.names import LAYOUTS, table_of
 from unmask.tokenizers.published import PUBLISHED, load_published
 from unmask.tokenizers.tokenizer import Tokenizer

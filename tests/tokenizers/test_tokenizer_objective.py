@@ -16,7 +16,7 @@ from unmask.tokenizers.objective import (
     fooling_loss,
     judging_loss,
 )
-from unmask.tokenizers.quantizer import perplexity
+from unmask.tokenizers.vq_tokenizer import perplexity
 
 TINY = ConvVQ(image_channels=1, widths=(8, 16), blocks=(0, 1), codes=16, code_dim=4)
 ADVERSARIAL = TokenizerLoss(adversarial=0.5, discriminator_width=8)

@@ -11,10 +11,9 @@ from unmask.errors import InputError
 from unmask.tokenizers.conv_stack import ConvKL, ConvVQ
 from unmask.tokenizers.dc_ae import DCAE
 from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.patches import Patches
 from unmask.tokenizers.tokenizer import noise_shape
-from unmask.tokenizers.vqgan import KLVAE, VQGAN
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
 
 FAMILIES: dict[str, ImageConfig] = {
     "conv_vq": ConvVQ(widths=(8, 8, 16), blocks=(0, 1, 1), codes=16, code_dim=4),

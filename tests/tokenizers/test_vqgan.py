@@ -11,10 +11,9 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.objective import TokenizerLoss, TokenizerObjective
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import VQGAN
+from unmask.tokenizers.vqgan import VQGAN, MaskGITVQGAN
 from unmask.tokenizers.vqgan_blocks import (
     AttentionBlock,
     BranchShortcutBlock,

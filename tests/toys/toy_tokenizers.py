@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unmask.tokenizers.quantizer import VectorQuantizer
+from unmask.tokenizers.vq_tokenizer import VectorQuantizer
 
 NARROW = (torch.float16, torch.float8_e4m3fn)
 CALLBACK_MODULE = "pytorch_lightning.callbacks.model_checkpoint"

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from unmask.data.cache_records import CachePlan, Dtype, Encoding
 from unmask.data.decoding import decode_image
 from unmask.data.source import ImageSource, Listed
 from unmask.data.transform import Transform
-from unmask.data.write_cache import CacheReport, CacheRows, write_cache
+from unmask.data.write_cache import CacheReport, CacheRows, Writing, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.image_size import CachedCrop, ImageSize, checked_size
@@ -128,11 +128,7 @@ def build_cache(
     out: str | Path,
     layout: CacheLayout,
     device: torch.device | None = None,
-    progress: bool = True,
-    rank: int = 0,
-    world: int = 1,
-    rebuild: bool = False,
-    compared: bool = True,
+    **writing: Unpack[Writing],
 ) -> CacheReport:
     """Encode every image of a source, or what is left of a build that was stopped.
 
@@ -143,12 +139,8 @@ def build_cache(
         out: folder of the cache, new, empty or begun by the same build.
         layout: image size, views, shards.
         device: where the tokenizer's weights lie; None if they were never moved.
-        progress: show a bar.
-        rank: of this process, in [0, world); it encodes every ``world``-th shard.
-        world: number of processes; whichever ends last finishes the cache.
-        rebuild: remove a cache that is there, whatever it was made from, and begin anew.
-        compared: whether to look for images that changed since they were encoded; one process of
-            several is enough.
+        **writing: progress, processes, rebuilding; see
+            :class:`unmask.data.write_cache.Writing`.
 
     Returns:
         What this process did; images that could not be read are left out and named.
@@ -181,6 +173,4 @@ def build_cache(
     rows = CacheRows(
         plan=plan, source=source, read=_read, pack=_encode, batch_size=layout.batch_size
     )
-    return write_cache(
-        rows, out=out, progress=progress, rank=rank, world=world, rebuild=rebuild, compared=compared
-    )
+    return write_cache(rows, out=out, **writing)

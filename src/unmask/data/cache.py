@@ -32,7 +32,7 @@ from unmask.errors import InputError
 from unmask.files.damage import DAMAGE, reason
 from unmask.files.digests import file_stamp
 from unmask.files.verified import Verified
-from unmask.tokenizers.latents import drawn, to_map
+from unmask.tokenizers.latent_tokenizer import drawn, to_map
 
 INDEX_FILE = "cache.json"
 LABELS_FILE = "labels.npy"

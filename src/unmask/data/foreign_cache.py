@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from unmask.data.cache_records import UNKNOWN, CachePlan, Encoding, Kind
 from unmask.data.classes import join_classes
 from unmask.data.decoding import UnreadableImageError, reading
 from unmask.data.npz import read_arrays
-from unmask.data.write_cache import CacheReport, CacheRows, write_cache
+from unmask.data.write_cache import CacheReport, CacheRows, Writing, write_cache
 from unmask.errors import InputError, pick
 from unmask.files.damage import DAMAGE
 from unmask.files.digests import file_stamp
@@ -162,8 +162,7 @@ def convert_cache(
     grid: tuple[int, int] | None = None,
     precision: Literal["float32", "float16"] = "float32",
     shard_size: int | None = None,
-    progress: bool = True,
-    rebuild: bool = False,
+    **writing: Unpack[Writing],
 ) -> CacheReport:
     """Write another project's cache as one of this library, or what is left to be written.
 
@@ -176,8 +175,7 @@ def convert_cache(
         grid: rows and columns of codes, whose files do not tell them; None means square.
         precision: of moments.
         shard_size: as of :class:`~unmask.data.build_cache.CacheLayout`.
-        progress: show a bar.
-        rebuild: remove a cache that is at ``out``, whatever it was made from, and begin anew.
+        **writing: progress, rebuilding; see :class:`unmask.data.write_cache.Writing`.
 
     Returns:
         What was done; damaged files are left out and named.
@@ -216,4 +214,4 @@ def convert_cache(
         pack=torch.stack,
         batch_size=layout.batch_size,
     )
-    return write_cache(wanted, out=out, progress=progress, rebuild=rebuild)
+    return write_cache(wanted, out=out, **writing)

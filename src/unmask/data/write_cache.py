@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from torch import Tensor
@@ -95,6 +95,22 @@ class CacheReport:
     """Sentences on what was there before."""
 
 
+class Writing(TypedDict, total=False):
+    """How a cache is written, whatever is in it."""
+
+    progress: bool
+    """Show a bar; True unless given."""
+    rank: int
+    """Number of this process, in [0, world); it writes every ``world``-th shard."""
+    world: int
+    """Number of processes, 1 unless given; whichever ends last finishes the cache."""
+    rebuild: bool
+    """Remove a cache that is there, whatever it was made from, and begin anew."""
+    compared: bool
+    """Look for images that changed since their shard was written, which one process of several may
+    do; True unless given."""
+
+
 def write_cache(
     rows: CacheRows,
     *,
@@ -114,12 +130,7 @@ def write_cache(
     Args:
         rows: what is in it.
         out: its folder, new, empty or begun from the same rows.
-        progress: show a bar.
-        rank: of this process, in [0, world); it writes every ``world``-th shard.
-        world: number of processes; whichever ends last finishes the cache.
-        rebuild: remove the cache that is there, whatever it was made from, and begin anew.
-        compared: whether to look for images that changed since their shard was written; one
-            process of several is enough.
+        progress: see :class:`Writing`, as for the next four.
 
     Returns:
         What this process did; rows that could not be read are left out and named.

@@ -12,9 +12,8 @@ from unmask.checkpoints.names import Table, rename
 from unmask.projects.project import Form
 from unmask.tokenizers import dc_ae
 from unmask.tokenizers.dc_ae import DCAE
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
 from unmask.tokenizers.names import LAYOUTS, table_of
-from unmask.tokenizers.vqgan import KLVAE, VQGAN
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
 from unmask.tokenizers.vqgan_blocks import GROUPS
 
 RESOLUTION = 256  # pixels at which taming's configurations name the levels that have attention

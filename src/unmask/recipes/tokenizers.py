@@ -70,11 +70,8 @@ FASHION_VQ = TokenizerRecipe(
     flip=False,
     network=ConvVQ(image_channels=1, widths=(16, 32, 64), blocks=(0, 0, 1), codes=256, code_dim=8),
     loss=TokenizerLoss(l1=1.0, l2=2.0),
-    training=Training(
-        steps=1200, batch_size=32, lr=4e-3, schedule="cosine", warmup_steps=50, ema=None
-    ),
+    training=Training(steps=1200, batch_size=32, lr=4e-3, warmup_steps=50, ema=None),
 )
-
 FASHION_KL = replace(
     FASHION_VQ,
     name="fashion-kl",
@@ -83,23 +80,16 @@ FASHION_KL = replace(
     loss=TokenizerLoss(l1=1.0, l2=2.0, kl=1e-4),
     training=replace(FASHION_VQ.training, steps=2400),
 )
-
+SMALL = Training(
+    steps=20_000, batch_size=64, lr=1e-3, warmup_steps=500, clip_grad_norm=1.0, ema=Ema(decay=0.999)
+)
 SMALL_VQ_64 = TokenizerRecipe(
     name="small-vq-64",
     summary="64x64 colour, 8x8 tokens of 1024 codes",
     image_size=64,
     network=ConvVQ(widths=(32, 64, 128, 128), blocks=(0, 1, 1, 2), codes=1024, code_dim=16),
-    training=Training(
-        steps=20_000,
-        batch_size=64,
-        lr=1e-3,
-        schedule="cosine",
-        warmup_steps=500,
-        clip_grad_norm=1.0,
-        ema=Ema(decay=0.999),
-    ),
+    training=SMALL,
 )
-
 SMALL_KL_64 = replace(
     SMALL_VQ_64,
     name="small-kl-64",
@@ -107,22 +97,14 @@ SMALL_KL_64 = replace(
     network=ConvKL(widths=(32, 64, 128, 128), blocks=(0, 1, 1, 2), channels=16),
     loss=TokenizerLoss(kl=1e-4),
 )
-
-SMALL_VQ_128 = TokenizerRecipe(
+SMALL_VQ_128 = replace(
+    SMALL_VQ_64,
     name="small-vq-128",
     summary="128x128 colour, 16x16 tokens of 1024 codes; wants a GPU",
     image_size=128,
     network=ConvVQ(widths=(64, 128, 128, 256), blocks=(1, 1, 2, 2), codes=1024, code_dim=16),
     loss=TokenizerLoss(perceptual=0.1),
-    training=Training(
-        steps=100_000,
-        batch_size=64,
-        lr=4e-4,
-        schedule="cosine",
-        warmup_steps=1000,
-        clip_grad_norm=1.0,
-        ema=Ema(decay=0.999),
-    ),
+    training=replace(SMALL, steps=100_000, lr=4e-4, warmup_steps=1000),
 )
 
 TOKENIZER_RECIPES: dict[str, TokenizerRecipe] = {

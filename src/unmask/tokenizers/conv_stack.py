@@ -14,8 +14,7 @@ from unmask.errors import InputError
 from unmask.networks.sizes import Channels
 from unmask.tokenizers.image_tokenizer import BlockCounts, LevelConfig, Widths, channels_last
 from unmask.tokenizers.latent_tokenizer import Grouped, LatentTokenizer, Scale
-from unmask.tokenizers.quantizer import Codebook, VectorQuantizer
-from unmask.tokenizers.vq_tokenizer import VQTokenizer
+from unmask.tokenizers.vq_tokenizer import Codebook, VectorQuantizer, VQTokenizer
 from unmask.tokenizers.vqgan_blocks import GroupNorm, ResidualBlock, group_norm
 
 GROUP = 8  # channels a normalisation group

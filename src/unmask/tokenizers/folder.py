@@ -15,7 +15,7 @@ FORMAT = "unmask-tokenizer"
 FIRST = "conv_vq"  # the family of a folder that names none
 FAMILIES: dict[str, str] = {
     "conv_vq": "unmask.tokenizers.conv_stack.ConvVQ",
-    "maskgit_vqgan": "unmask.tokenizers.maskgit_vqgan.MaskGITVQGAN",
+    "maskgit_vqgan": "unmask.tokenizers.vqgan.MaskGITVQGAN",
     "vqgan": "unmask.tokenizers.vqgan.VQGAN",
     "conv_kl": "unmask.tokenizers.conv_stack.ConvKL",
     "kl_vae": "unmask.tokenizers.vqgan.KLVAE",

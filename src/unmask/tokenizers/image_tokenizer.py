@@ -119,20 +119,19 @@ class ImageTokenizer(nn.Module):
     """Factor from the decoder's latents to tokens."""
     config: Any
     """Sizes, an :class:`ImageConfig`."""
+    space: Space
+    """What a token is: ("codes", V) or ("channels", C)."""
     encoder: nn.Module
+    """Images in the native range to ``(B, D, h, w)``."""
     decoder: nn.Module
+    """``(B, D, h, w)`` to images in the native range."""
 
-    def __init__(self, config: ImageConfig) -> None:
+    def __init__(self, config: ImageConfig, space: Space) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.space = config, space
         self.stride = config.stride
         self.image_channels = config.image_channels
         self.native_range = config.native_range
-
-    @property
-    def space(self) -> Space:
-        """What a token is: ("codes", V) or ("channels", C)."""
-        raise NotImplementedError
 
     @property
     def identity(self) -> str:

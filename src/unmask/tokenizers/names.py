@@ -23,8 +23,7 @@ from unmask.checkpoints.names import (
     tensors,
 )
 from unmask.errors import InputError
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from unmask.tokenizers.vqgan import KLVAE, VQGAN
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
 from unmask.tokenizers.vqgan_blocks import GROUPS
 
 CODEBOOK = "quantize.embedding.weight"

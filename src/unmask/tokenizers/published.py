@@ -21,9 +21,8 @@ from unmask.results import Result, scores
 from unmask.tokenizers import dc_ae, names
 from unmask.tokenizers.dc_ae import DCAE
 from unmask.tokenizers.image_tokenizer import ImageConfig, ImageTokenizer, filled
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
-from unmask.tokenizers.quantizer import NEVER
-from unmask.tokenizers.vqgan import KLVAE, VQGAN
+from unmask.tokenizers.vq_tokenizer import NEVER
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,36 +26,23 @@ class Tokenizer(Protocol):
     do as well.
     """
 
-    @property
-    def space(self) -> Space:
-        """What a token is: ("codes", V) or ("channels", C)."""
-
-    @property
-    def stride(self) -> int:
-        """Pixels along one side of the patch that a token stands for."""
-
-    @property
-    def image_channels(self) -> int:
-        """1 for grey, 3 for colour."""
-
-    @property
-    def native_range(self) -> tuple[float, float]:
-        """Values that the network itself sees in place of 0 and 1."""
+    space: Space
+    """What a token is: ("codes", V) or ("channels", C)."""
+    stride: int
+    """Pixels along one side of the patch that a token stands for."""
+    image_channels: int
+    """1 for grey, 3 for colour."""
+    native_range: tuple[float, float]
+    """Values that the network itself sees in place of 0 and 1."""
+    moment_channels: int = 0
+    """M, numbers stored for a token of latents: 2C, mean and log variance, or C of an encoder
+    without chance; 0 for codes."""
+    scale: float = 1.0
+    """Factor from the decoder's latents to tokens, which then have a spread of about 1."""
 
     @property
     def identity(self) -> str:
         """Short hash of configuration and weights: equal identities give equal tokens."""
-
-    @property
-    def moment_channels(self) -> int:
-        """M, numbers stored for a token of latents: 2C, mean and log variance, or C of an encoder
-        without chance; 0 for codes."""
-        return 0
-
-    @property
-    def scale(self) -> float:
-        """Factor from the decoder's latents to tokens, which then have a spread of about 1."""
-        return 1.0
 
     def grid(self, image_size: ImageSize) -> tuple[int, int]:
         """Rows and columns of tokens of an image.

@@ -23,11 +23,10 @@ from unmask.image_size import checked_size
 from unmask.pictures import to_uint8
 from unmask.tokenizers import names as flax_vqgan
 from unmask.tokenizers import names as vqgan
-from unmask.tokenizers.latents import posterior, to_map
-from unmask.tokenizers.maskgit_vqgan import MaskGITVQGAN
+from unmask.tokenizers.latent_tokenizer import posterior, to_map
 from unmask.tokenizers.published import translate
 from unmask.tokenizers.vq_tokenizer import VQTokenizer
-from unmask.tokenizers.vqgan import KLVAE, VQGAN
+from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
 
 
 def tokenizer(case: Case) -> VQTokenizer:

@@ -9,7 +9,7 @@ import torch
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.latents import posterior, to_map, to_tokens
+from unmask.tokenizers.latent_tokenizer import posterior, to_map, to_tokens
 
 
 def test_samples_have_the_mean_and_spread_that_the_moments_tell() -> None:

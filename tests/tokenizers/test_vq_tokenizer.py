@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.quantizer import NEVER, VectorQuantizer, perplexity
+from unmask.tokenizers.vq_tokenizer import NEVER, VectorQuantizer, perplexity
 
 
 def quantizer(codes: int = 7, dim: int = 3, *, l2: bool = False, seed: int = 0) -> VectorQuantizer:
