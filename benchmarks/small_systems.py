@@ -19,7 +19,7 @@ from common import FashionScores, parsed, parser, publish
 
 from unmask.decode import Plan
 from unmask.draws import Draws
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_batch import ImageBatch
 from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw

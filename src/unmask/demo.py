@@ -36,7 +36,7 @@ EACH = 10  # samples of a class that are shown
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Ranged):
-    """What the demo does; the defaults fit two CPU cores and eight minutes."""
+    """Recipes and scores of the demo; the defaults fit two CPU cores and eight minutes."""
 
     tokenizer: TokenizerRecipe = FASHION_VQ
     """Recipe of the tokenizer."""
@@ -51,7 +51,7 @@ class DemoOptions(Ranged):
 
 @dataclass(frozen=True)
 class Stage:
-    """What a part of the demo cost."""
+    """Time and memory of one part of the demo."""
 
     name: str
     seconds: float
@@ -64,7 +64,7 @@ class DemoResult:
     """Everything the report shows."""
 
     out: Path
-    """Folder of the demo."""
+    """Folder of the demo's runs."""
     stages: list[Stage]
     """Parts of the demo in their order."""
     scores: Report

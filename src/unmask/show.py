@@ -96,9 +96,9 @@ class Table:
     """Values under titles, with the circumstances under which they hold."""
 
     titles: Sequence[str]
-    """What stands in each column, with its unit."""
+    """Name of each column, with its unit."""
     rows: Sequence[Sequence[object]]
-    """One sequence a row, as long as the titles; the lines of one cell stand in a tuple."""
+    """Values of each row, as many as titles; a cell of several lines is a tuple."""
     notes: Sequence[str] = ()
     """Every choice that moves a value, a line each."""
 
@@ -127,7 +127,7 @@ class Table:
         return "\n".join([*table, *notes])
 
     def turned(self) -> Table:
-        """The same with columns for rows."""
+        """The table with its columns as rows."""
         titles, *rows = zip(self.titles, *self.rows, strict=True)
         return Table(titles=[str(title) for title in titles], rows=rows, notes=self.notes)
 

@@ -53,5 +53,5 @@ def _encodable(text: str, encoding: str | None) -> str:
 
 
 def cell(text: object) -> Text:
-    """The same for rich's tables and bars, whose markup it does not read."""
+    """A line of plain text for rich's tables, which then reads no markup in it."""
     return Text(plain(text))

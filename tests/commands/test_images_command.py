@@ -12,7 +12,8 @@ from PIL import Image
 from unmask.cli import main
 from unmask.data.source import open_source
 from unmask.data.transform import Transform
-from unmask.evaluate.image_sets import gather, open_image_set
+from unmask.evaluate.image_batch import gather
+from unmask.evaluate.image_sets import open_image_set
 
 
 @pytest.fixture

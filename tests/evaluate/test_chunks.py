@@ -15,7 +15,7 @@ from unmask.evaluate import evaluation
 from unmask.evaluate.chunks import Chunks
 from unmask.evaluate.features import Features
 from unmask.evaluate.generated import Generated
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_batch import ImageBatch
 from unmask.evaluate.measure import RunningScores, measure
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions

@@ -16,7 +16,7 @@ from unmask.evaluate.classifier import ClassifierTraining, train_classifier
 from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import Features
 from unmask.evaluate.generated import Generated
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_batch import ImageBatch
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.report import Report, Row
 

@@ -23,7 +23,8 @@ from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import EfficientNetLite0, Features, UserFeatures, load_features
 from unmask.evaluate.frechet import frechet_distance
 from unmask.evaluate.generated import Generated, generated_batches
-from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
+from unmask.evaluate.image_batch import ImageBatch
+from unmask.evaluate.image_sets import write_folder, write_npz
 from unmask.evaluate.measure import measure_statistics
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages, real_batches

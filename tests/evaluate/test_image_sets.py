@@ -19,14 +19,8 @@ from unmask.data.source import open_source
 from unmask.data.transform import Transform
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.evaluate.image_sets import (
-    ImageBatch,
-    as_batches,
-    gather,
-    open_image_set,
-    write_folder,
-    write_npz,
-)
+from unmask.evaluate.image_batch import ImageBatch, as_batches, gather
+from unmask.evaluate.image_sets import open_image_set, write_folder, write_npz
 from unmask.pictures import to_pil
 
 

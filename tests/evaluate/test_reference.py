@@ -16,7 +16,8 @@ from unmask.errors import InputError
 from unmask.evaluate import reference
 from unmask.evaluate.features import Features
 from unmask.evaluate.frechet import frechet_distance
-from unmask.evaluate.image_sets import gather, write_npz
+from unmask.evaluate.image_batch import gather
+from unmask.evaluate.image_sets import write_npz
 from unmask.evaluate.measure import measure_statistics
 from unmask.evaluate.reference import (
     Moments,

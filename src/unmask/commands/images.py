@@ -14,7 +14,8 @@ from unmask.commands.sources import Images
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.data.transform import StillCrop, Transform
-from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
+from unmask.evaluate.image_batch import ImageBatch
+from unmask.evaluate.image_sets import write_folder, write_npz
 from unmask.evaluate.real_images import real_batches
 from unmask.files.folders import check_file, check_folder
 from unmask.image_size import ImageSize

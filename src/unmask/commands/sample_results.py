@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.evaluate.image_sets import ImageBatch, write_folder, write_npz
+from unmask.evaluate.image_batch import ImageBatch
+from unmask.evaluate.image_sets import write_folder, write_npz
 from unmask.files.durable import clear_leftovers, output
 from unmask.files.folders import check_file, check_folder, claim, fates, visible
 from unmask.files.serial import to_dict

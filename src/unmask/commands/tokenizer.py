@@ -47,13 +47,13 @@ class Train(Ranged):
     """Train a tokenizer; started again with the same words, it continues."""
 
     recipe: Annotated[TokenizerRecipe, tyro.conf.arg(name="")]
-    """What to train; every field is an option."""
+    """Recipe of the tokenizer; every field of it is an option."""
     out: Path
     """Run folder: checkpoints, samples (originals above reconstructions), log.jsonl, model/."""
     data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: TrainingSide = "train"
-    """Which of the images are trained on: the training side, or all of them."""
+    """Images that are trained on: the training side, or all of them."""
     workers: Workers = 0
     """Processes that read images."""
     dry_run: bool = False
@@ -76,9 +76,9 @@ class Eval(Ranged):
     data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: Split = "val"
-    """The side of the images; what a tokenizer was trained on flatters it."""
+    """Side of the images; images that a tokenizer was trained on flatter it."""
     options: Annotated[Comparison, tyro.conf.arg(name="")] = field(default_factory=Comparison)
-    """How many images they are compared on, and by what."""
+    """Number of images that tokenizers are compared on, and what compares them."""
     out: Path | None = None
     """Folder for table.md, scores.json and pictures.png: originals above reconstructions."""
 

@@ -94,9 +94,9 @@ class ClassifierTraining(Ranged):
     batch_size: Annotated[int, Between(2, 10**6)] = 128
     """Images a step."""
     lr: Annotated[float, Between(above=0, at_most=1000)] = 4e-3
-    """Peak of a one-cycle schedule of AdamW."""
+    """Peak learning rate of AdamW's one-cycle schedule."""
     weight_decay: Annotated[float, Between(0, 1000)] = 0.02
-    """AdamW's decoupled decay."""
+    """Decoupled weight decay of AdamW."""
     label_smoothing: Annotated[float, Between(0, below=1)] = 0.05
     """Share of the target spread over all classes."""
     shift: Annotated[int, Between(0, 1000)] = 1
@@ -108,7 +108,7 @@ class ClassifierTraining(Ranged):
     noise: Annotated[float, Between(0, 1)] = 0.05
     """Largest standard deviation of added noise, of the range [0, 1]."""
     seed: Seed = 0
-    """Of weights, order and augmentation."""
+    """Seed of initial weights, order and augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,19 +116,19 @@ class TrainedClassifier:
     """A classifier with what must be said whenever it is used."""
 
     network: ConvClassifier
-    """In evaluation mode."""
+    """Trained network, in evaluation mode."""
     name: str
-    """What reports call it."""
+    """Name of the classifier in reports."""
     channels: int
-    """C of its images."""
+    """Channels of the images that it reads."""
     size: tuple[int, int]
-    """Height and width of its images."""
+    """Height and width in pixels of the images that it reads."""
     classes: int
-    """K."""
+    """Number of classes."""
     accuracy: float = math.nan
     """Share of held-out real images that it names rightly; NaN when unknown."""
     tested_on: int = 0
-    """Number of those held-out images."""
+    """Number of held-out real images behind the accuracy; 0 when unknown."""
     note: str = ""
     """Training data, date and whatever else a reader needs."""
 

@@ -113,7 +113,7 @@ def _reference(
     extractor: FeatureExtractor,
     shape: tuple[int, int, int],
 ) -> Reference:
-    """What the rows compare with; that of the options goes before any other."""
+    """The reference of every row; one that the options name takes the place of any other."""
     if options.reference is None:
         if given is None:
             raise InputError("nothing to compare with; give real images (--data) or --reference")
@@ -249,7 +249,7 @@ def _report(
     counts: dict[str, int] = {}
 
     def totals(name: str, images: NumberedSet, keep: int, limit: int | None) -> RunningScores:
-        """Those of a whole set."""
+        """Totals of a whole set, read to its end or to the limit."""
         found = limited(read(images), limit)
         scores = RunningScores.of(found, keep=keep, split=options.inception_split)
         counts[name] = check_enough(name, scores.count, options.neighbours)
@@ -343,7 +343,7 @@ def _mean(rows: Sequence[Row]) -> Row:
 
 
 def _warnings(counts: dict[str, int], extractor: FeatureExtractor) -> Iterator[str]:
-    """What is to be said about numbers of images that move a score."""
+    """Sentences on numbers of images that bias a score."""
     few = {name: count for name, count in counts.items() if count < extractor.width + 1}
     if few:
         named = ", ".join(f"{name} {count:,}" for name, count in few.items())

@@ -28,7 +28,7 @@ SPATIAL_BLOCK = 10  # of EfficientNet-lite0: the last one at a sixteenth of the 
 
 
 class Features(NamedTuple):
-    """What an extractor says about a batch."""
+    """Features and predictions of a batch."""
 
     pooled: Tensor
     """``(B, F)`` float32."""
@@ -43,15 +43,15 @@ class FeatureExtractor(Protocol):
 
     @property
     def name(self) -> str:
-        """Short, as it stands in the name of a score."""
+        """Short name of the network, as it stands in the name of a score."""
 
     @property
     def identity(self) -> str:
-        """Name, hash of the weights and how images are resized."""
+        """Name of the network, hash of its weights and how it resizes images."""
 
     @property
     def width(self) -> int:
-        """F."""
+        """Numbers of a feature vector (F)."""
 
     def __call__(self, images: Tensor) -> Features:
         """Features of ``(B, C, H, W)`` uint8 images; no image influences another's."""

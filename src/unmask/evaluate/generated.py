@@ -31,7 +31,7 @@ class Generated:
     """Images to judge, and what a report says of them."""
 
     sets: Sequence[NumberedSet]
-    """One set, or one a repeat."""
+    """Set of images; of several repeats, a set for each."""
     shape: tuple[int, int, int]
     """Channels, height and width of the images."""
     identity: str = ""

@@ -5,32 +5,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from torch import Tensor
 
 from unmask.errors import InputError
 from unmask.evaluate.folder_set import FolderSet
-from unmask.evaluate.image_batch import ImageBatch, as_batches, gather
+from unmask.evaluate.image_batch import Batches, as_batches
 from unmask.evaluate.npz_set import NpzSet
 from unmask.files.durable import output, output_folder
 from unmask.files.folders import check_folder
 from unmask.pictures import to_pil
-
-__all__ = [
-    "FolderSet",
-    "ImageBatch",
-    "ImageSet",
-    "NpzSet",
-    "as_batches",
-    "gather",
-    "open_image_set",
-    "write_folder",
-    "write_npz",
-]
 
 ImageSet = FolderSet | NpzSet
 
@@ -47,7 +33,7 @@ def open_image_set(path: Path | str, *, batch_size: int = 64) -> ImageSet:
     return kind(path, batch_size=batch_size)
 
 
-def write_npz(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
+def write_npz(path: Path | str, source: Batches) -> int:
     """Write ``arr_0`` and, if every batch has labels, ``arr_1``; memory holds one batch.
 
     The file appears under its name only when it is whole, and replaces one that was there.
@@ -81,9 +67,7 @@ def write_npz(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
     return shape[0]
 
 
-def _spool(
-    source: Iterable[Tensor | ImageBatch], spool: IO[bytes]
-) -> tuple[tuple[int, int, int, int], list[int]]:
+def _spool(source: Batches, spool: IO[bytes]) -> tuple[tuple[int, int, int, int], list[int]]:
     """Write pixels in (N, H, W, C) order; return that shape and the labels met."""
     count, image_shape, labels = 0, None, list[int]()
     for batch in as_batches(source):
@@ -104,7 +88,7 @@ def _spool(
     return (count, height, width, channels), labels
 
 
-def write_folder(path: Path | str, source: Iterable[Tensor | ImageBatch]) -> int:
+def write_folder(path: Path | str, source: Batches) -> int:
     """Write PNG files named by index, in ``class_<k>`` folders where there are labels.
 
     Without labels all lie side by side, as torch-fidelity and pytorch-fid look for them. The folder

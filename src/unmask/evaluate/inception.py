@@ -79,16 +79,12 @@ class ConvNorm(nn.Module):
     """Convolution without bias, norm by stored moments, ReLU."""
 
     def __init__(
-        self,
-        before: int,
-        after: int,
-        *,
-        kernel: int | tuple[int, int],
-        stride: int = 1,
-        padding: int | tuple[int, int] = 0,
+        self, before: int, after: int, kernel: tuple[int, ...], *, stride: int = 1, pad: bool = True
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
+        height, width = kernel
+        padding = (height // 2, width // 2) if pad else 0
+        self.conv = nn.Conv2d(before, after, (height, width), stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(after, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,7 +121,10 @@ class Mixed(nn.Module):
                 names.append([f"{name}a", f"{name}b"] if kernel == FORK else [name])
                 sides = (kernel, kernel) if isinstance(kernel, int) else kernel
                 for at, part in enumerate(names[-1]):
-                    self.add_module(part, _layer(before, after, sides[2 * at :][:2], strides))
+                    layer = ConvNorm(
+                        before, after, sides[2 * at :][:2], stride=1 + strides, pad=not strides
+                    )
+                    self.add_module(part, layer)
                 before = after
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,13 +136,6 @@ class Mixed(nn.Module):
                 found = [self.get_submodule(name)(found[0]) for name in names]
             ends += found
         return torch.cat([*ends, pooled] if self.joins_pool else ends, 1)
-
-
-def _layer(before: int, after: int, kernel: tuple[int, ...], strides: bool) -> ConvNorm:
-    height, width = kernel
-    if strides:
-        return ConvNorm(before, after, kernel=(height, width), stride=2)
-    return ConvNorm(before, after, kernel=(height, width), padding=(height // 2, width // 2))
 
 
 def _neighbours(size: int, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,7 +170,7 @@ def resized_as_tensorflow(images: Tensor, size: int = SIZE) -> Tensor:
 
 
 class Taps(NamedTuple):
-    """What the network says at every depth that scores are taken at; float32."""
+    """Features at every depth that scores are taken at; float32."""
 
     first: Tensor
     """``(B, 64)``, averaged over the picture after the first pool."""
@@ -200,11 +192,11 @@ class InceptionV3(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = ConvNorm(3, 32, kernel=3, stride=2)
-        self.Conv2d_2a_3x3 = ConvNorm(32, 32, kernel=3)
-        self.Conv2d_2b_3x3 = ConvNorm(32, 64, kernel=3, padding=1)
-        self.Conv2d_3b_1x1 = ConvNorm(64, 80, kernel=1)
-        self.Conv2d_4a_3x3 = ConvNorm(80, 192, kernel=3)
+        self.Conv2d_1a_3x3 = ConvNorm(3, 32, (3, 3), stride=2, pad=False)
+        self.Conv2d_2a_3x3 = ConvNorm(32, 32, (3, 3), pad=False)
+        self.Conv2d_2b_3x3 = ConvNorm(32, 64, (3, 3))
+        self.Conv2d_3b_1x1 = ConvNorm(64, 80, (1, 1))
+        self.Conv2d_4a_3x3 = ConvNorm(80, 192, (3, 3), pad=False)
         self.Mixed_5b = Mixed(192, _grid35(32))
         self.Mixed_5c = Mixed(256, _grid35(64))
         self.Mixed_5d = Mixed(288, _grid35(64))

@@ -165,7 +165,7 @@ def ssim(images: Tensor, target: Tensor) -> Tensor:
 
 
 def _exact(values: Tensor) -> Tensor:
-    """As float64, on the CPU if an accelerator has none."""
+    """Values as float64, moved to the CPU if an accelerator has no such type."""
     try:
         return values.double()
     except TypeError:

@@ -1,4 +1,4 @@
-"""What networks say of images, and the totals that scores are made of."""
+"""Features of images, and the totals that scores are made of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unmask.evaluate.scores import InceptionScore, RandomRows, correct
 
 
 class Measured(NamedTuple):
-    """What the networks say about consecutive images; on the CPU."""
+    """Features, predictions and judgements of consecutive images; on the CPU."""
 
     pooled: Tensor
     """``(B, F)`` float32."""

@@ -27,7 +27,7 @@ SMALL = 64 << 20
 
 
 class Header(NamedTuple):
-    """What an array says of itself."""
+    """Shape, memory order and type of an array, as its file states them."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -134,7 +134,7 @@ class NpzSet:
             yield np.frombuffer(raw, np.uint8).reshape(size, *self._layout)
 
     def _in_columns(self, member: IO[bytes], start: int, sizes: list[int]) -> Iterator[np.ndarray]:
-        """The same of an array in Fortran's order, through a file where any place can be read."""
+        """Images of an array in Fortran's order, through a file where any place can be read."""
         if self._unpacked is None:
             shape = (self.count, *self._layout)
             place = Path(tempfile.gettempdir())
@@ -148,7 +148,7 @@ class NpzSet:
 
 
 def _header(member: IO[bytes]) -> Header:
-    """That of an array, which leaves ``member`` at the first number."""
+    """The header of an array; ``member`` is left at the first number."""
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
         return Header(*np.lib.format.read_array_header_1_0(member))

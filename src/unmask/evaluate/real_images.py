@@ -70,7 +70,7 @@ class RealImages(NamedTuple):
         skipped: list[str] = []
 
         def between(start: int, stop: int) -> Iterable[ImageBatch]:
-            """Those at positions ``[start, stop)``, through the tokenizer if there is one."""
+            """Images at positions ``[start, stop)``, through the tokenizer if there is one."""
             size = options.batch_size
             found = _real_between((start, stop), source, self.still, size, skipped)
             if tokenizer is None:
@@ -118,7 +118,7 @@ def _real_between(
     batch_size: int,
     skipped: list[str],
 ) -> Iterator[ImageBatch]:
-    """Those at positions of the order; keys of unreadable ones, not in a batch, to ``skipped``."""
+    """Images at positions of the order; keys of unreadable ones go to ``skipped``."""
     order = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
     for rows in order[slice(*ends)].split(batch_size):
         images, labels = [], []
@@ -135,6 +135,6 @@ def _real_between(
 
 
 def reconstructed(tokenizer: ImageTokenizer, device: torch.device, batch: ImageBatch) -> ImageBatch:
-    """The same images through the tokenizer and back; of latents, through their mean."""
+    """Images sent through the tokenizer and back; latents by their mean."""
     made = tokenizer.reconstruct(to_float(batch.images.to(device)))
     return batch._replace(images=to_uint8(made).cpu())

@@ -111,16 +111,16 @@ def _is_covariance(matrix: Tensor) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """What a set of images looks like to a feature network."""
+    """Mean and covariance of the features of a set of images."""
 
     source: str
-    """File or set, for a report."""
+    """Name of the file or set, for a report."""
     pooled: Moments
-    """Of the features of fd, the 2048 of FID among them."""
+    """Gaussian of the pooled features, which fd compares (of Inception, FID)."""
     spatial: Moments | None = None
-    """Of the features of sfd, the 2023 of sFID among them, where there are any."""
+    """Gaussian of the spatial features, which sfd compares (of Inception, sFID); None: unknown."""
     images: int | None = None
-    """How many were measured; files of the exchanged form do not say."""
+    """Number of images measured; None where a file does not say."""
 
     def fid(self, other: ReferenceStatistics) -> float:
         """Fréchet distance of the pooled features: FID if both are of the published weights."""
@@ -184,7 +184,7 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
 
 def _read_held(path: Path) -> object:
-    """What a file of statistics holds, by name if it is one."""
+    """Content of a file of statistics: arrays by name, if it is one."""
     if path.suffix == ".pt":
         return load_pickle(path, zipped=kind_of(path) == "zip", allowed=ARRAY_PARTS)
     if path.suffix == ".pkl":
@@ -227,16 +227,16 @@ def _moments_of(
 
 
 class Reference(NamedTuple):
-    """What rows are compared with."""
+    """Real images that every row is compared with, or their statistics."""
 
     statistics: ReferenceStatistics | None = None
-    """What fd and sfd compare with; None measures the images."""
+    """Gaussians that fd and sfd compare with; None measures the images."""
     images: ImageSet | Batches | None = None
     """Real images that precision and recall compare with; None leaves both out."""
     source: str | None = None
     """Where images came from, if that is to be stated; FID needs a stated reference."""
     notes: tuple[str, ...] = ()
-    """What a reader must know of it."""
+    """Remarks on the reference for a report."""
 
     @property
     def stated(self) -> str | None:

@@ -22,15 +22,15 @@ class Row:
     name: str
     """"generated", "reconstruction floor" or "real floor"."""
     images: int
-    """How many images were scored."""
+    """Number of images scored."""
     fd: float
     """Fréchet distance of features, squared feature units; lower is better."""
     sfd: float | None = None
-    """The same of spatial features."""
+    """Fréchet distance of spatial features; None where the network gives none."""
     inception_score: float | None = None
     """In [1, classes of the extractor], the mean over splits; higher is better."""
     inception_deviation: float | None = None
-    """Its standard deviation over the splits of one set."""
+    """Standard deviation of the inception score over the splits of one set."""
     precision: float | None = None
     """Share of these images within the reference's manifold."""
     recall: float | None = None
@@ -60,7 +60,7 @@ class Report:
     repeats: tuple[Row, ...] = ()
     """The rows that the first one is the mean of, if it is."""
     classifier: str | None = None
-    """Who judged the classes, and how well it does on real images."""
+    """Network that judged the classes, and its accuracy on real images; None without one."""
     statistics: str | None = None
     """File that fd compares with; None means real images beside, which are no published set."""
     inception: bool = False
@@ -74,7 +74,7 @@ class Report:
     quantisation: str | None = None
     """How generated pixels became bytes, if known."""
     notes: tuple[str, ...] = ()
-    """What a reader must know before comparing."""
+    """Remarks that a reader must know before comparing."""
 
     @property
     def not_fid(self) -> str:

@@ -122,7 +122,7 @@ class Manifold:
 
 
 class PrecisionRecall(NamedTuple):
-    """Both in [0, 1]."""
+    """Improved precision and recall, both in [0, 1]."""
 
     precision: float
     """Share of generated images within the manifold of real ones."""
@@ -138,7 +138,7 @@ def manifold_overlap(real: Manifold, fake: Manifold) -> PrecisionRecall:
 
 
 def check_labels(labels: Tensor, count: int, classes: int) -> None:
-    """One label in [0, classes) for each of ``count`` images.
+    """Check that each of ``count`` images has a label in [0, classes).
 
     Raises:
         InputError: when that does not hold.

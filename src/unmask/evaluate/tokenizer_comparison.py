@@ -103,7 +103,7 @@ class TokenizerRow:
     """Scores that others report of these weights."""
 
     def cell(self, title: str) -> str:
-        """What stands under a title: the score, and in brackets the published one."""
+        """Text under a title: the score, and in brackets the published one."""
         score = self.scores.get(title)
         own = "-" if score is None else shown(score)
         return " ".join([own, *(f"({r.value:g})" for r in self.published if r.metric == title)])
@@ -223,7 +223,7 @@ class _Trial:
         return self.tokenizer.tokens(self.tokenizer.encode(images), noise)
 
     def _noise(self, count: int) -> Tensor | None:
-        """What latents are drawn with; None for their mean."""
+        """Normal numbers that latents are drawn with; None for their mean."""
         if self.options.latents == "mean":
             return None
         draws = Draws(range(self.images, self.images + count), device=self.device)
@@ -248,7 +248,7 @@ class _Trial:
 
 
 def _timed(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """What it makes, and the seconds that it takes."""
+    """Result of a call, and the seconds that it took."""
     start = time.perf_counter()
     made = work()
     if made.device.type != "cpu":  # elsewhere it is only queued
@@ -266,7 +266,7 @@ def perplexity(counts: Tensor) -> float:
 
 
 def distance_title(extractor: FeatureExtractor) -> str:
-    """What the Fréchet distance of such features may be called."""
+    """Name of the Fréchet distance of such features: rFID only of the published network."""
     if isinstance(extractor, Inception):
         return "rFID" if extractor.published else "FD (other Inception)"
     return "FD"
@@ -337,7 +337,7 @@ def _row(name: str, trial: _Trial) -> TokenizerRow:
 
 
 def _told(row: TokenizerRow, trial: _Trial) -> str:
-    """What a reader must know of one row."""
+    """Remarks on one row."""
     low, high = trial.tokenizer.native_range
     seen = "grey" if trial.tokenizer.image_channels == 1 else "colour"
     theirs = dict.fromkeys(f"{result.setting} ({result.source})" for result in row.published)

@@ -21,7 +21,7 @@ from unmask.divergence import divergence
 from unmask.errors import InputError
 from unmask.evaluate.classifier import TrainedClassifier, load_classifier, load_fashion_classifier
 from unmask.evaluate.features import EfficientNetLite0
-from unmask.evaluate.image_sets import ImageBatch
+from unmask.evaluate.image_batch import ImageBatch
 from unmask.evaluate.measure import RunningScores, measure, measure_statistics
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import real_batches
