@@ -73,7 +73,7 @@ class ClassAnchor(nn.Module):
         return self.out(self.norm(anchor)).unsqueeze(1)  # (B or 1, 1, D)
 
 
-class Level(nn.Module):
+class FeedbackLayer(nn.Module):
     """One block's part of the way down.
 
     Args:
@@ -109,7 +109,7 @@ class FeedbackAdapter(nn.Module):
         self.blank = options.blank
         self.top = nn.Parameter(torch.eye(width))
         self.anchor = ClassAnchor(width, classes, options.factor)
-        self.levels = nn.ModuleList(Level(width) for _ in range(depth))
+        self.levels = nn.ModuleList(FeedbackLayer(width) for _ in range(depth))
 
     def gate(self, hidden: Hidden, class_labels: Tensor | None) -> Tensor:
         """``(B, P + L, 1)`` in [0, 1]: cosine of state and anchor, not below 0."""
@@ -159,7 +159,7 @@ class FeedbackAdapter(nn.Module):
             states: what :meth:`states` gave.
         """
         errors = [
-            F.mse_loss(cast(Level, level).down(after.detach()), before.detach())
+            F.mse_loss(cast(FeedbackLayer, level).down(after.detach()), before.detach())
             for level, before, after in zip(self.levels, states[:-1], states[1:], strict=True)
         ]
         return torch.stack(errors).sum()
