@@ -13,7 +13,6 @@ from unmask.checkpoints.names import (
     match,
     ours,
     rename,
-    rename_layer,
     rename_module,
     split_rows,
     stack_rows,
@@ -24,7 +23,7 @@ from unmask.errors import InputError
 
 TABLE: Table = (
     Rule(("l.{i}.q", "l.{i}.k", "l.{i}.v"), ("b.{i}.qkv",), stack_rows, split_rows),
-    *rename_layer("l.{i}.out", "b.{i}.out"),
+    rename("l.{i}.out.{part}", "b.{i}.out.{part}"),
     Rule(("table",), ("word", "head")),
     drop("adapter.*"),
 )

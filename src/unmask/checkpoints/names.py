@@ -36,15 +36,16 @@ def split_rows(tensor: Tensor) -> list[Tensor]:
     return [part.clone() for part in tensor.chunk(3)]
 
 
-PLACES = {"i": r"\d+", "j": r"\d+", "rest": r".+"}  # what {i}, {j} and {rest} stand for
+PLACES = {"i": r"\d+", "j": r"\d+", "part": "weight|bias", "rest": r".+"}
 
 
 @dataclass(frozen=True)
 class Rule:
     """What becomes of some keys of a source.
 
-    ``{i}`` and ``{j}`` in a pattern stand for numbers, ``{rest}`` for the end of a key and ``*``
-    for anything that is not kept; both sides of a rule have the same places.
+    ``{i}`` and ``{j}`` in a pattern stand for numbers, ``{part}`` for the weight or bias of a
+    layer, ``{rest}`` for the end of a key and ``*`` for anything that is not kept; both sides of a
+    rule have the same places.
     """
 
     source: tuple[str, ...]
@@ -65,19 +66,9 @@ def rename(source: str, own: str) -> Rule:
     return Rule((source,), (own,))
 
 
-def rename_layer(source: str, own: str) -> Table:
-    """The weight and bias of one layer."""
-    return tuple(rename(f"{source}.{part}", f"{own}.{part}") for part in ("weight", "bias"))
-
-
-def tensors(names: Mapping[str, str]) -> Table:
-    """Tensors that only change their names: from the source's to ours."""
-    return tuple(rename(source, own) for source, own in names.items())
-
-
-def layers(names: Mapping[str, str]) -> Table:
-    """The weights and biases of layers: from the source's names to ours."""
-    return tuple(rule for pair in names.items() for rule in rename_layer(*pair))
+def renames(names: Mapping[str, str], source: str = "", own: str = "") -> Table:
+    """Tensors that only change their names, from the source's to ours, inside two modules."""
+    return tuple(rename(source + theirs, own + ours) for theirs, ours in names.items())
 
 
 def rename_module(source: str, own: str) -> Rule:

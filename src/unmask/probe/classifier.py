@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints.locate import find_folder
-from unmask.checkpoints.names import Rule, Table, count_of, drop, rename_layer, shape_of, to_own
+from unmask.checkpoints.names import Rule, Table, count_of, drop, renames, shape_of, to_own
 from unmask.checkpoints.store import (
     CONFIG,
     Saved,
@@ -199,8 +199,9 @@ def table_of(pool: Pool) -> Table:
         for there, here in PLACES.items()
         if name.startswith(there)
     ]
-    norm = rename_layer("fc_norm" if pool == "mean" else "norm", "encoder.norm")
-    return (*kept, *norm, *rename_layer("head", "head"), *map(drop, UNUSED))
+    norm = "fc_norm" if pool == "mean" else "norm"
+    ends = renames({f"{norm}.{{part}}": "encoder.norm.{part}", "head.{part}": "head.{part}"})
+    return (*kept, *ends, *map(drop, UNUSED))
 
 
 def sizes_of(

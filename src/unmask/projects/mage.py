@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.names import Rule, Table, drop, layers, pick, rename
+from unmask.checkpoints.names import Rule, Table, drop, pick, rename, renames
 from unmask.errors import InputError
 from unmask.networks.mage import MageNetwork
 from unmask.nn.embed import CLASS_ROWS
 from unmask.projects import tokenizer_forms
-from unmask.projects.project import Checkpoint, Parts, Project, Tensors, square, timm_blocks
+from unmask.projects.project import TIMM_LAYERS, Checkpoint, Parts, Project, Tensors, square
 from unmask.recipes import mage
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
@@ -55,16 +55,16 @@ TABLE: Table = (
     Rule(("token_emb.word_embeddings.weight",), ("embed.tokens.weight", "head.out.weight")),
     rename("token_emb.position_embeddings.weight", "embed.positions.weight"),
     rename("decoder_pos_embed_learned", "trunk.positions"),
-    *timm_blocks("blocks", "trunk.encoder"),
-    *timm_blocks("decoder_blocks", "trunk.decoder"),
-    *layers(
+    *renames(TIMM_LAYERS, "blocks.{i}.", "trunk.encoder.{i}."),
+    *renames(TIMM_LAYERS, "decoder_blocks.{i}.", "trunk.decoder.{i}."),
+    *renames(
         {
-            "token_emb.LayerNorm": "embed.norm",
-            "norm": "trunk.encoder_norm",
-            "decoder_embed": "trunk.join",
-            "decoder_norm": "trunk.decoder_norm",
-            "mlm_layer.fc": "head.dense",
-            "mlm_layer.ln": "head.norm",
+            "token_emb.LayerNorm.{part}": "embed.norm.{part}",
+            "norm.{part}": "trunk.encoder_norm.{part}",
+            "decoder_embed.{part}": "trunk.join.{part}",
+            "decoder_norm.{part}": "trunk.decoder_norm.{part}",
+            "mlm_layer.fc.{part}": "head.dense.{part}",
+            "mlm_layer.ln.{part}": "head.norm.{part}",
         }
     ),
     Rule(("mlm_layer.bias",), ("head.out.bias",), _flat, lambda bias: [bias.view(1, 1, -1)]),

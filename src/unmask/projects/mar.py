@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, layers, tensors
+from unmask.checkpoints.names import Table, renames
 from unmask.errors import InputError
 from unmask.networks.latent import LatentNetwork
-from unmask.projects.project import Checkpoint, Project, Tensors, square, timm_blocks
+from unmask.projects.project import TIMM_LAYERS, Checkpoint, Project, Tensors, square
 from unmask.recipes import emigm, mar
 
 DROPBOX = "https://www.dropbox.com/scl/fi/{}/checkpoint-last.pth?rlkey={}&dl=0"
@@ -35,26 +35,26 @@ EMIGM_FILES = {
     for size in sizes
 }
 
-HEAD, HEAD_BLOCK = "diffloss.net", "diffloss.net.res_blocks.{i}"
-OWN_HEAD_BLOCK = "head.blocks.{i}"
 
-HEAD_TABLE: Table = layers(
+HEAD_TABLE: Table = renames(
     {
-        f"{HEAD}.time_embed.mlp.0": "head.time.0",
-        f"{HEAD}.time_embed.mlp.2": "head.time.2",
-        f"{HEAD}.cond_embed": "head.condition",
-        f"{HEAD}.input_proj": "head.input",
-        f"{HEAD_BLOCK}.adaLN_modulation.1": f"{OWN_HEAD_BLOCK}.modulation",
-        f"{HEAD_BLOCK}.in_ln": f"{OWN_HEAD_BLOCK}.norm",
-        f"{HEAD_BLOCK}.mlp.0": f"{OWN_HEAD_BLOCK}.first",
-        f"{HEAD_BLOCK}.mlp.2": f"{OWN_HEAD_BLOCK}.second",
-        f"{HEAD}.final_layer.adaLN_modulation.1": "head.modulation",
-        f"{HEAD}.final_layer.linear": "head.out",
-    }
+        "time_embed.mlp.0.{part}": "time.0.{part}",
+        "time_embed.mlp.2.{part}": "time.2.{part}",
+        "cond_embed.{part}": "condition.{part}",
+        "input_proj.{part}": "input.{part}",
+        "res_blocks.{i}.adaLN_modulation.1.{part}": "blocks.{i}.modulation.{part}",
+        "res_blocks.{i}.in_ln.{part}": "blocks.{i}.norm.{part}",
+        "res_blocks.{i}.mlp.0.{part}": "blocks.{i}.first.{part}",
+        "res_blocks.{i}.mlp.2.{part}": "blocks.{i}.second.{part}",
+        "final_layer.adaLN_modulation.1.{part}": "modulation.{part}",
+        "final_layer.linear.{part}": "out.{part}",
+    },
+    "diffloss.net.",
+    "head.",
 )
 
 TABLE: Table = (
-    *tensors(
+    *renames(
         {
             "fake_latent": "embed.null",
             "encoder_pos_embed_learned": "embed.positions",
@@ -62,19 +62,15 @@ TABLE: Table = (
             "decoder_pos_embed_learned": "trunk.positions",
             "diffusion_pos_embed_learned": "trunk.tail",
             "class_emb.weight": "embed.classes.weight",
+            "z_proj.{part}": "embed.project.{part}",
+            "z_proj_ln.{part}": "embed.norm.{part}",
+            "encoder_norm.{part}": "trunk.encoder_norm.{part}",
+            "decoder_embed.{part}": "trunk.join.{part}",
+            "decoder_norm.{part}": "trunk.decoder_norm.{part}",
         }
     ),
-    *layers(
-        {
-            "z_proj": "embed.project",
-            "z_proj_ln": "embed.norm",
-            "encoder_norm": "trunk.encoder_norm",
-            "decoder_embed": "trunk.join",
-            "decoder_norm": "trunk.decoder_norm",
-        }
-    ),
-    *timm_blocks("encoder_blocks", "trunk.encoder"),
-    *timm_blocks("decoder_blocks", "trunk.decoder"),
+    *renames(TIMM_LAYERS, "encoder_blocks.{i}.", "trunk.encoder.{i}."),
+    *renames(TIMM_LAYERS, "decoder_blocks.{i}.", "trunk.decoder.{i}."),
     *HEAD_TABLE,
 )
 
@@ -108,7 +104,7 @@ def network_of(found: Checkpoint) -> LatentNetwork:
         decoder_heads=found.decoder_heads or found.heads or HEADS[decoder_width],
         length=length,
         head_width=found.shape("head.condition.weight")[0],
-        head_depth=found.count(f"{OWN_HEAD_BLOCK}.modulation.weight"),
+        head_depth=found.count("head.blocks.{i}.modulation.weight"),
         classes=found.shape("embed.classes.weight")[0],
         buffer=found.shape("trunk.positions")[1] - length,
         mlp_ratio=found.shape("trunk.encoder.0.feed_forward.expand.weight")[0] / width,

@@ -7,32 +7,26 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, layers, tensors
+from unmask.checkpoints.names import Table, renames
 from unmask.errors import InputError
 from unmask.networks.maskgit import MaskGITVitNetwork
 from unmask.projects.project import Checkpoint, Project
 from unmask.recipes import maskgit
 
-TABLE: Table = (
-    *tensors(
-        {
-            "pos_emb": "embed.positions",
-            "token_emb.weight": "embed.tokens.weight",
-            "class_emb.weight": "embed.classes.weight",
-            "blocks.{i}.attn.qkv.weight": "trunk.blocks.{i}.attention.qkv.weight",
-        }
-    ),
-    *layers(
-        {
-            "blocks.{i}.ln1": "trunk.blocks.{i}.attention_norm",
-            "blocks.{i}.attn.out": "trunk.blocks.{i}.attention.out",
-            "blocks.{i}.ln2": "trunk.blocks.{i}.feed_forward_norm",
-            "blocks.{i}.mlp.0": "trunk.blocks.{i}.feed_forward.expand",
-            "blocks.{i}.mlp.2": "trunk.blocks.{i}.feed_forward.contract",
-            "classifier.0": "head.norm",
-            "classifier.1": "head.out",
-        }
-    ),
+TABLE: Table = renames(
+    {
+        "pos_emb": "embed.positions",
+        "token_emb.weight": "embed.tokens.weight",
+        "class_emb.weight": "embed.classes.weight",
+        "blocks.{i}.ln1.{part}": "trunk.blocks.{i}.attention_norm.{part}",
+        "blocks.{i}.attn.qkv.weight": "trunk.blocks.{i}.attention.qkv.weight",
+        "blocks.{i}.attn.out.{part}": "trunk.blocks.{i}.attention.out.{part}",
+        "blocks.{i}.ln2.{part}": "trunk.blocks.{i}.feed_forward_norm.{part}",
+        "blocks.{i}.mlp.0.{part}": "trunk.blocks.{i}.feed_forward.expand.{part}",
+        "blocks.{i}.mlp.2.{part}": "trunk.blocks.{i}.feed_forward.contract.{part}",
+        "classifier.0.{part}": "head.norm.{part}",
+        "classifier.1.{part}": "head.out.{part}",
+    }
 )
 STEP = "ckpt/step0000000"
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, count_of, layers, shape_of, to_source
+from unmask.checkpoints.names import Table, count_of, shape_of, to_source
 from unmask.errors import InputError
 from unmask.networks.network import Network
 from unmask.networks.sizes import stated_grid, token_grid
@@ -20,20 +20,14 @@ from unmask.tokenizers.image_tokenizer import ImageTokenizer
 Tensors = Mapping[str, Tensor]
 
 TIMM_LAYERS = {
-    "norm1": "attention_norm",
-    "attn.qkv": "attention.qkv",
-    "attn.proj": "attention.out",
-    "norm2": "feed_forward_norm",
-    "mlp.fc1": "feed_forward.expand",
-    "mlp.fc2": "feed_forward.contract",
+    "norm1.{part}": "attention_norm.{part}",
+    "attn.qkv.{part}": "attention.qkv.{part}",
+    "attn.proj.{part}": "attention.out.{part}",
+    "norm2.{part}": "feed_forward_norm.{part}",
+    "mlp.fc1.{part}": "feed_forward.expand.{part}",
+    "mlp.fc2.{part}": "feed_forward.contract.{part}",
 }
 """Our names of the layers of a block of timm's vision transformer."""
-
-
-def timm_blocks(source: str, own: str) -> Table:
-    """The rules of a list of timm's blocks."""
-    names = {f"{source}.{{i}}.{a}": f"{own}.{{i}}.{b}" for a, b in TIMM_LAYERS.items()}
-    return layers(names)
 
 
 class Stated(TypedDict, total=False):

@@ -15,10 +15,9 @@ from unmask.checkpoints.names import (
     Rule,
     Table,
     check_architecture,
-    layers,
+    renames,
     split_rows,
     stack_rows,
-    tensors,
 )
 from unmask.errors import InputError, did_you_mean
 from unmask.networks.maskgit import MaskGITBertNetwork
@@ -34,45 +33,42 @@ PUBLISHED = {
     for size in (256, 512)
 }
 
-LAYER = "transformer_layers.{i}"
-OWN_BLOCK = "trunk.blocks.{i}"
-
-
-def _qkv(part: str) -> Rule:
-    source = tuple(f"{LAYER}.attention.{name}.{part}" for name in ("query", "key", "value"))
-    return Rule(source, (f"{OWN_BLOCK}.attention.qkv.{part}",), stack_rows, split_rows)
-
-
+LAYER, OWN_BLOCK = "transformer_layers.{i}.", "trunk.blocks.{i}."
+QUERY_KEY_VALUE = Rule(
+    tuple(f"{LAYER}attention.{name}.{{part}}" for name in ("query", "key", "value")),
+    (f"{OWN_BLOCK}attention.qkv.{{part}}",),
+    stack_rows,
+    split_rows,
+)
+LAYERS = {
+    "attention.out.{part}": "attention.out.{part}",
+    "attn_layer_norm.{part}": "attention_norm.{part}",
+    "ffn.intermediate_output.{part}": "feed_forward.expand.{part}",
+    "ffn.layer_output.{part}": "feed_forward.contract.{part}",
+    "ffn.layer_norm.{part}": "feed_forward_norm.{part}",
+}
+ENDS = {
+    "embed.word_embeddings.weight": "embed.tokens.weight",
+    "embed.position_embeddings.weight": "embed.positions.weight",
+    "embed.embeddings_ln.{part}": "embed.norm.{part}",
+    "mlm_layer.mlm_dense.{part}": "head.dense.{part}",
+    "mlm_layer.mlm_ln.{part}": "head.norm.{part}",
+    "mlm_layer.to_logits.{part}": "head.out.{part}",
+}
+ADAPTER = {
+    "top_down_transform": "feedback.top",
+    "cls_anchor_gen.mlp_p.weight": "feedback.anchor.shared.weight",
+    "cls_anchor_gen.mlp_c.weight": "feedback.anchor.classes.weight",
+    "cls_anchor_gen.mlp_f.weight": "feedback.anchor.mix.weight",
+    "cls_anchor_gen.layer_norm.{part}": "feedback.anchor.norm.{part}",
+    "cls_anchor_gen.mlp_t.{part}": "feedback.anchor.out.{part}",
+    "decoders.{i}.linear.weight": "feedback.levels.{i}.down.weight",
+    "decoders.{i}.linear2.weight": "feedback.levels.{i}.out.weight",
+}
 TABLE: Table = (
-    _qkv("weight"),
-    _qkv("bias"),
-    *layers(
-        {
-            "embed.embeddings_ln": "embed.norm",
-            f"{LAYER}.attention.out": f"{OWN_BLOCK}.attention.out",
-            f"{LAYER}.attn_layer_norm": f"{OWN_BLOCK}.attention_norm",
-            f"{LAYER}.ffn.intermediate_output": f"{OWN_BLOCK}.feed_forward.expand",
-            f"{LAYER}.ffn.layer_output": f"{OWN_BLOCK}.feed_forward.contract",
-            f"{LAYER}.ffn.layer_norm": f"{OWN_BLOCK}.feed_forward_norm",
-            "mlm_layer.mlm_dense": "head.dense",
-            "mlm_layer.mlm_ln": "head.norm",
-            "mlm_layer.to_logits": "head.out",
-            "cls_anchor_gen.layer_norm": "feedback.anchor.norm",
-            "cls_anchor_gen.mlp_t": "feedback.anchor.out",
-        }
-    ),
-    *tensors(
-        {
-            "embed.word_embeddings.weight": "embed.tokens.weight",
-            "embed.position_embeddings.weight": "embed.positions.weight",
-            "top_down_transform": "feedback.top",  # from here on the self-guidance adapter
-            "cls_anchor_gen.mlp_p.weight": "feedback.anchor.shared.weight",
-            "cls_anchor_gen.mlp_c.weight": "feedback.anchor.classes.weight",
-            "cls_anchor_gen.mlp_f.weight": "feedback.anchor.mix.weight",
-            "decoders.{i}.linear.weight": "feedback.levels.{i}.down.weight",
-            "decoders.{i}.linear2.weight": "feedback.levels.{i}.out.weight",
-        }
-    ),
+    QUERY_KEY_VALUE,
+    *renames(LAYERS, LAYER, OWN_BLOCK),
+    *renames(ENDS | ADAPTER),
 )
 ADAPTER_KEY = "top_down_transform"  # only weights with an adapter have it
 ADAPTER_CODES = 1024  # written into the adapter's code

@@ -14,13 +14,12 @@ from unmask.checkpoints.names import (
     check_architecture,
     count_of,
     drop,
-    layers,
     match,
     ours,
     rename,
     rename_module,
+    renames,
     shape_of,
-    tensors,
 )
 from unmask.errors import InputError
 from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
@@ -153,12 +152,13 @@ def table_of(layout: Layout, levels: int) -> Table:
     if layout.codes:
         rules += [rename(CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE)]
     if layout.halve:
-        rules += layers({"quant_conv": "encoder.project", "post_quant_conv": "decoder.project"})
+        rules += [rename_module("quant_conv", "encoder.project")]
+        rules += [rename_module("post_quant_conv", "decoder.project")]
     for side in ("encoder", "decoder"):
         rules += [rename_module(f"{side}.conv_in", f"{side}.conv_in")]
         rules += [rename_module(f"{side}.{s}", f"{side}.middle.{o}") for s, o in layout.middle]
-        ends = {layout.norm_out: "norm_out", "conv_out": "conv_out"}
-        rules += layers({f"{side}.{source}": f"{side}.{own}" for source, own in ends.items()})
+        rules += [rename_module(f"{side}.{layout.norm_out}", f"{side}.norm_out")]
+        rules += [rename_module(f"{side}.conv_out", f"{side}.conv_out")]
     rules += _level_rules(layout, f"encoder.{layout.down}", "encoder.levels.{i}", layout.halve)
     for level in range(levels):
         stored = level if layout.coarse_first else levels - 1 - level
@@ -292,4 +292,4 @@ def flax_table(state: Mapping[str, Tensor], origin: str) -> Table:
         f"params/{source}/bias": f"{own}.bias" for source, own in (convolutions | norms).items()
     }
     names |= {f"params/{source}/scale": f"{own}.weight" for source, own in norms.items()}
-    return (rename(FLAX_CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE), *kernels, *tensors(names))
+    return (rename(FLAX_CODEBOOK, OWN_CODEBOOK), ours(OWN_IDLE), *kernels, *renames(names))
