@@ -60,6 +60,15 @@ def test_what_never_fits_becomes_the_central_box_of_the_nearest_shape() -> None:
     assert tried_box(30, 3000, stream) == Box(1480, 0, 40, 30)
 
 
+def test_a_box_is_tried_ten_times() -> None:
+    stream, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    tried_box(3000, 3, stream)
+    for _ in range(10):  # area and shape, whatever their limits
+        torch.empty(()).uniform_(generator=other)
+        torch.empty(()).uniform_(generator=other)
+    assert torch.equal(stream.get_state(), other.get_state())
+
+
 def test_a_box_is_cut_out_before_it_is_resized() -> None:
     image = Image.new("L", (8, 8), 0)
     image.paste(200, (2, 2, 6, 6))
@@ -127,6 +136,13 @@ def test_no_operations_are_the_plain_transform() -> None:
         varied = Augment(size=16, crop=crop, operations=0)
         one, other = (make(photo(), keyed_generator("same")) for make in (plain, varied))
         assert torch.equal(one, other)
+
+
+def test_a_hole_leaves_a_row_and_a_column() -> None:
+    for index in range(400):
+        image = torch.zeros(3, 6, 6, dtype=torch.uint8)
+        erase_box(image, keyed_generator("hole", index))
+        assert min(int((image.amax((0, dim)) == 0).sum()) for dim in (1, 2)) > 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])

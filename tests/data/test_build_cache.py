@@ -278,6 +278,14 @@ def test_whatever_file_is_lost_is_made_again(tmp_path: Path, lost: str) -> None:
     assert contents(tmp_path / "c") == before
 
 
+def test_an_origin_that_is_lost_is_made_again_though_nobody_compares(tmp_path: Path) -> None:
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    (tmp_path / "c" / "codes-00001.origin").unlink()
+    assert build(tmp_path / "c", compared=False).written == 1
+    assert contents(tmp_path / "c") == before
+
+
 def test_a_cut_shard_is_made_again(tmp_path: Path) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")

@@ -88,7 +88,7 @@ def test_what_it_says_of_itself(folder: Path) -> None:
 
 def test_rows_out_of_range_are_refused(folder: Path) -> None:
     cache = LatentCache.open(folder)
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="rows 8 to 8 of 8"):
         cache.tokens(torch.tensor([8]), torch.tensor([0]))
 
 

@@ -103,6 +103,9 @@ def test_tables_that_hold_no_images(tmp_path: Path) -> None:
     write(file, [1], labels=["cat"])
     with pytest.raises(InputError, match="'label' is of type string; it must be an integer"):
         ParquetImages(file, "all")
+    pq.write_table(pa.table({"image": [png(1)] * 30_000}), file)  # stored once
+    with pytest.raises(InputError, match=r"it states 30000 rows and has \d{3,4} bytes"):
+        ParquetImages(file, "all")
     file.write_bytes(b"PAR1 not really")
     with pytest.raises(InputError, match="cannot be read as Parquet") as caught:
         ParquetImages(file, "all")

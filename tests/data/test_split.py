@@ -36,6 +36,11 @@ def test_hashed_rows_do_not_change_between_versions() -> None:
     assert rows == [1, 15, 16, 19, 22, 25, 38]
 
 
+def test_a_name_that_is_no_text_counts_by_its_bytes() -> None:
+    keys = [f"{i}\udcff.png" for i in range(40)]  # as Python tells the byte 255 in a name
+    assert hashed_rows(keys, "val", 0.25) == [1, 4, 6, 9, 15, 18, 20, 28, 34, 36]
+
+
 def test_rule_states_the_share() -> None:
     assert "0.25" in hash_rule(0.25)
 

@@ -122,3 +122,14 @@ def test_impossible_transforms_are_rejected(wrong: Any) -> None:
 def test_random_transform_needs_a_generator() -> None:
     with pytest.raises(AssertionError, match="generator"):
         Transform(size=8, flip=True)(Image.fromarray(pixels(1)))
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    image = Image.fromarray(np.arange(4, dtype=np.uint8).reshape(2, 2))
+    mirror = Transform(size=2, crop="none", channels=1, flip=True)
+    for seed in range(60):
+        stream, same = (torch.Generator().manual_seed(seed) for _ in range(2))
+        mirrored = bool(torch.rand((), generator=same) < 0.5)
+        assert mirror(image, stream).tolist() == [
+            [[1, 0], [3, 2]] if mirrored else [[0, 1], [2, 3]]
+        ]

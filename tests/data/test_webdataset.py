@@ -61,6 +61,7 @@ def test_one_tar_with_json_labels_and_folders(tmp_path: Path) -> None:
 def test_unlabelled(tmp_path: Path) -> None:
     images = opened(tmp_path / "x.tar", [("1.png", 1), ("1.json", b'{"caption": "a"}')])
     assert images.class_names == ()
+    assert len(TarImages(tmp_path / "x.tar", "val")) == len(TarImages(tmp_path / "x.tar", "all"))
 
 
 def test_another_process_opens_its_own_files(tmp_path: Path) -> None:
@@ -135,11 +136,13 @@ def test_links_inside_a_tar(tmp_path: Path) -> None:
     file = tmp_path / "x.tar"
     links = [
         ("2.png", tarfile.LNKTYPE, "a/1.png"),
-        ("b/3.png", tarfile.SYMTYPE, "../2.png"),
+        ("b/3.png", tarfile.SYMTYPE, "6.png"),
+        ("b/6.png", tarfile.SYMTYPE, "../2.png"),
         ("4.png", tarfile.SYMTYPE, "nowhere.png"),
         ("5.png", tarfile.SYMTYPE, "5.png"),
         ("2.cls", tarfile.LNKTYPE, "a/1.cls"),
         ("b/3.cls", tarfile.SYMTYPE, "../a/1.cls"),
+        ("b/6.cls", tarfile.SYMTYPE, "../a/1.cls"),
     ]
     with tarfile.open(file, "w") as tar:
         for name, content in (("a/1.png", png(7)), ("a/1.cls", b"1")):
@@ -151,8 +154,8 @@ def test_links_inside_a_tar(tmp_path: Path) -> None:
             member.type, member.linkname = kind, target
             tar.addfile(member)
     images = TarImages(file, "all")
-    assert shown(images) == [7, 7, 7]
-    assert [images.label(row) for row in range(3)] == [1, 1, 1]
+    assert shown(images) == [7, 7, 7, 7]
+    assert [images.label(row) for row in range(4)] == [1, 1, 1, 1]
     assert images.key(2) == "x.tar/b/3.png"
     assert images.notes[-1] == "not used of the tars: 2 links that lead nowhere, or no files"
 
@@ -178,6 +181,10 @@ def test_tars_one_after_the_other_are_read_to_the_end(tmp_path: Path) -> None:
         parts.append((tmp_path / "part").read_bytes())
     (tmp_path / "x.tar").write_bytes(b"".join(parts))
     assert shown(TarImages(tmp_path / "x.tar", "all")) == [0, 1, 2]
+    end = len(parts[1].rstrip(b"\0")) // 512 * 512 + 512
+    (tmp_path / "x.tar").write_bytes(parts[0] + parts[1][:end])
+    with pytest.raises(InputError, match=r"x\.tar has no end mark"):  # of the second
+        TarImages(tmp_path / "x.tar", "all")
     (tmp_path / "x.tar").write_bytes(parts[0] + b"what is this" * 100)
     with pytest.raises(InputError, match=r"x\.tar cannot be read"):
         TarImages(tmp_path / "x.tar", "all")

@@ -61,6 +61,18 @@ def test_what_others_write_is_seen(tmp_path: Path, read: list[str]) -> None:
     assert len(read) == 2
 
 
+def test_a_list_that_has_become_shorter_is_read_from_its_beginning(
+    tmp_path: Path, read: list[str]
+) -> None:
+    seen, digests = Verified(tmp_path), write(tmp_path, b"a", b"b", b"c")
+    seen.damaged({name: digests[name] for name in ("f 0.npy", "f 1.npy")})
+    assert seen.unknown(digests) == ["f 2.npy"]
+    (tmp_path / LIST).unlink()
+    Verified(tmp_path).damaged({"f 2.npy": digests["f 2.npy"]})
+    assert seen.unknown(digests) == []
+    assert len(read) == 3
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\n1 2 3", b"1 2\n\n9 9 9 9 9\n-1 x y z\n", b"\0" * 999]
 )

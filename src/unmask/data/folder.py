@@ -128,7 +128,7 @@ def _left_out(path: Path, clauses: list[str]) -> list[str]:
 def _below_train(part: Part) -> Part:
     """A data set that is a training folder and nothing else, as what lies in that folder."""
     first = {file.partition("/")[0] for file in part.files}
-    if part.loose or len(first) != 1 or not {name.lower() for name in first} & {*TRAIN_NAMES}:
+    if len(first) != 1 or not {name.lower() for name in first} & {*TRAIN_NAMES}:
         return part
     (train,) = first
     return Part(train, [file.removeprefix(f"{train}/") for file in part.files])
