@@ -207,6 +207,21 @@ def test_editing_skips_the_first_steps() -> None:
     assert int(steps[0].masked.sum()) == int(LENGTH * 0.9238795)  # cos(3/12 pi/2)
 
 
+def test_codes_of_logits_that_are_no_numbers_are_told_to_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, calls = pre_norm(), []
+    logits = model.head.code_logits
+
+    def broken_once(features: Tensor) -> Tensor:
+        calls.append(True)
+        return logits(features) * (torch.nan if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(model.head, "code_logits", broken_once)
+    steps = run(plan_of("confidence", "overall", "none"), [1, 2], model=model)
+    assert [bool(step.unsound) for step in steps] == [False, *[True] * 5]
+
+
 def test_the_post_norm_network_decodes_too() -> None:
     steps = run(plan_of("confidence", "each_step", "none"), [1, 2], model=post_norm())
     assert not steps[-1].masked.any()

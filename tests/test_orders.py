@@ -39,6 +39,8 @@ def test_rolling_is_a_cyclic_shift_of_the_path_for_each_image() -> None:
         assert torch.equal(row, straight.roll(-shift))
         shifts.add(shift)
     assert len(shifts) > 5
+    every = StaticOrder(path="raster", roll=True).start((1, 4), Draws(list(range(60))))
+    assert {int(row.argmax()) for row in every} == {0, 1, 2, 3}, "each shift has its turn"
 
 
 @pytest.mark.parametrize("script", [(0, 1, 2), (0, 0, 1, 2), (1, 2, 3, 4)])
@@ -59,6 +61,21 @@ def test_greedy_confidence_masks_the_least_likely() -> None:
     masked = torch.tensor([[True, True, True, False]])
     score = Confidence(temperature=0).score(Moment(0, 4, masked, None, log_prob), Draws([0]))
     assert score.argsort(1).tolist() == [[1, 2, 0, 3]]
+
+
+def test_a_known_token_is_certain_where_it_is_scored_again() -> None:
+    masked = torch.tensor([[True, False]])
+    at = Moment(0, 4, masked, None, torch.tensor([[-1.0, -7.0]]))
+    rescored = Confidence(temperature=0, known="rescore")
+    assert rescored.score(at, Draws([0]))[0].tolist() == pytest.approx([-1, 88.7228], abs=1e-4)
+    assert rescored.hides_again
+    assert not Confidence().hides_again
+
+
+def test_the_noise_of_the_confidence_is_its_temperature() -> None:
+    at = Moment(1, 4, torch.ones(1, 6, dtype=torch.bool), None, torch.zeros(1, 6))
+    noise = Draws([3]).gumbel("order", 1, 6)
+    torch.testing.assert_close(Confidence(temperature=8).score(at, Draws([3])), 4 * noise)
 
 
 def test_random_order_is_uniform() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -80,6 +82,20 @@ def test_log_prob_is_that_of_the_drawn_code() -> None:
     log_probs = (head.code_logits(x) / 0.7).log_softmax(-1)
     wanted = log_probs.gather(-1, drawn.values.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(drawn.log_prob, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_log_prob_of_a_code_that_cannot_be_drawn_is_finite() -> None:
+    head, x = head_of("linear"), normal(1, 3, WIDTH)
+    worst = head.code_logits(x).argmin(-1)  # (1, 3)
+
+    class Wrong(Draws):
+        def categorical(self, probs: Tensor, step: int, where: Tensor, length: int) -> Tensor:
+            return worst
+
+    reading = Reading(x, torch.arange(3)[None], 3)
+    log_prob = head.draw(reading, CategoricalDraw(top_k=1), Wrong([0])).log_prob
+    assert log_prob is not None
+    torch.testing.assert_close(log_prob, torch.full((1, 3), math.log(1e-20)))
 
 
 def test_codes_are_drawn_with_their_probabilities() -> None:
