@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_run import latest
 from toy_system import TOKENIZER, TOY, toy_pipeline, write_images
 
 from unmask.cli import main
@@ -22,7 +23,7 @@ from unmask.pipeline import load
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 STEPS = 6
 

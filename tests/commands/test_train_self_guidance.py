@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_run import latest
 from toy_system import TOY, toy_pipeline, toy_tokenizer, write_images
 
 from unmask.cli import main
@@ -20,7 +21,7 @@ from unmask.pipeline import Pipeline, load
 from unmask.recipes.objectives import Substitution
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 NETWORK = replace(TOY.network, classes=2, dropout=0.1)
 BASE = replace(TOY, network=NETWORK)

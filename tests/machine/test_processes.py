@@ -13,13 +13,14 @@ from toy_run import (
     StoppedError,
     StopsAt,
     ToyBatches,
+    latest,
     log_lines,
     toy_accelerator,
     toy_settings,
     toy_train,
 )
 
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 
 class Witness(ToyBatches):

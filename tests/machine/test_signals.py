@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toy_run import latest
 from toy_system import TOY, toy_tokenizer, write_images
 
 from unmask.cli import main
 from unmask.files.serial import write_yaml
 from unmask.machine import signals
 from unmask.tokenizers.folder import save_tokenizer
-from unmask.train.state import fault, latest
+from unmask.train.state import fault
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}

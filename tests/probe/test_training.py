@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy_mage import save_toy, toy_classifier, toy_encoder, write_labelled
+from toy_run import latest
 
 from unmask.data.source import open_source
 from unmask.errors import InputError
@@ -19,7 +20,7 @@ from unmask.probe.linear import probe
 from unmask.probe.mixing import Mixing
 from unmask.probe.settings import FinetuneOptions, ProbeOptions
 from unmask.probe.training import LabelledData, measure_accuracy
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 SMALL: dict = {"warmup_epochs": 1, "batch_size": 16, "flip": False, "crop": "none"}
 LINEAR = ProbeOptions(epochs=14, base_lr=100, tracker="none", **SMALL)

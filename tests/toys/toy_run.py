@@ -15,7 +15,7 @@ from unmask.draws import keyed_generator
 from unmask.recipes.training import Ema, Training
 from unmask.train.log import TIMING
 from unmask.train.loop import TrainResult, train
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import fault, read_checkpoint, step_folders
 
 WIDTH, CODES = 8, 6
 
@@ -130,6 +130,13 @@ def toy_train(
         accelerator=accelerator,
         **more,
     )
+
+
+def latest(directory: Path) -> Path | None:
+    """The newest complete checkpoint of a ``checkpoints`` folder; nothing is removed."""
+    folders = step_folders(directory)
+    newest_first = (folders[step] for step in sorted(folders, reverse=True))
+    return next((folder for folder in newest_first if not fault(folder)), None)
 
 
 def outcome(out: Path) -> tuple[dict, dict, list]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from toy_run import latest
 
 from unmask.draws import keyed_generator
 from unmask.masking import TrainMasking
@@ -19,7 +20,7 @@ from unmask.recipes.objectives import Substitution
 from unmask.recipes.training import Ema, Training
 from unmask.train.loop import train
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 NETWORK = MaskGITVitNetwork(
     codes=12, width=16, depth=2, heads=2, length=16, classes=4, feedback=Feedback(factor=4)

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from toy_run import ToyObjective, outcome, toy_settings, toy_train
+from toy_run import ToyObjective, latest, outcome, toy_settings, toy_train
 
 from unmask.recipes.training import Training
 from unmask.train import conduct
 from unmask.train.conduct import LookPace, SavePace
 from unmask.train.run import Preview
-from unmask.train.state import latest
 
 
 def sheets(out: Path, settings: Training, **more: Any) -> list[tuple[int, str | None]]:

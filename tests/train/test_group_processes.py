@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from test_mask_groups import latent_batches
 from toy_latents import NETWORKS, latent_model
+from toy_run import latest
 
 from unmask.objectives.masked import MaskedObjective
 from unmask.recipes.training import Ema
 from unmask.train.loop import train
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 RUNS = {
     "groups that a process holds": ("mar", {"group": 2}),

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from toy_mage import toy_generator
+from toy_run import latest
 from toy_system import toy_tokenizer, write_images
 
 from unmask.cli import main
@@ -28,7 +29,7 @@ from unmask.train.generator import AnyCache, check_source, make_task
 from unmask.train.live_images import EncodeFirst, LiveImages, live_images
 from unmask.train.masked_batches import MaskedBatches
 from unmask.train.run import Run
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 RECIPE = replace(toy_generator().recipe, crop="resized")
 

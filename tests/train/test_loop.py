@@ -14,6 +14,7 @@ from toy_run import (
     StopsAt,
     ToyBatches,
     ToyObjective,
+    latest,
     log_lines,
     outcome,
     toy_accelerator,
@@ -27,7 +28,7 @@ from unmask.train.conduct import due
 from unmask.train.loop import optimise_step
 from unmask.train.optim import learning_rate, make_optimizer
 from unmask.train.run import Preview
-from unmask.train.state import latest, read_checkpoint
+from unmask.train.state import read_checkpoint
 
 
 def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ def test_a_forged_checkpoint_is_passed_over(copy: Path, capsys, what: str) -> No
 def test_each_checkpoint_is_hashed_once_a_start(copy: Path, monkeypatch) -> None:
     (checkpoint(copy, 12) / "state.pt").write_bytes(b"half")
     hashed: list[Path] = []
-    real = state._is_other
-    monkeypatch.setattr(state, "_is_other", lambda p, e: hashed.append(p) or real(p, e))
+    real = state._differs
+    monkeypatch.setattr(state, "_differs", lambda p, e: hashed.append(p) or real(p, e))
     go_on(copy, steps=8)
     weights = [path for path in hashed if path.name != "config.json"]
     assert len(weights) == len(set(weights)) == 3  # model, ema and state of step 8
@@ -122,12 +122,12 @@ def test_each_checkpoint_is_hashed_once_a_start(copy: Path, monkeypatch) -> None
 
 def test_an_ended_run_says_so(copy: Path, run: Path) -> None:
     done = go_on(copy, steps=12)
-    assert done.told == ("the run is complete: 12 of 12 steps; raise --training.steps to go on")
+    assert done.line == ("the run is complete: 12 of 12 steps; raise --training.steps to go on")
     beyond = go_on(copy, steps=7)
-    assert "has done 12 steps already, more than --training.steps 7" in beyond.told
+    assert "has done 12 steps already, more than --training.steps 7" in beyond.line
     assert "steps: 12" in (copy / "recipe.yaml").read_text()
     assert outcome(copy) == outcome(run)
-    assert "loss" in go_on(copy).told
+    assert "loss" in go_on(copy).line
 
 
 def test_another_number_of_threads_is_said(copy: Path, capsys) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_run import outcome, toy_settings, toy_train
+from toy_run import latest, outcome, toy_settings, toy_train
 
 from unmask.checkpoints import streamed
 from unmask.errors import InputError
@@ -24,7 +24,6 @@ from unmask.train import log, run_folder
 from unmask.train.state import (
     Checkpoint,
     fault,
-    latest,
     read_checkpoint,
     stale_steps,
     step_folders,

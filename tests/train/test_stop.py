@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_run import ToyBatches, log_lines, outcome, toy_accelerator, toy_settings, toy_train
+from toy_run import ToyBatches, latest, log_lines, outcome, toy_accelerator, toy_settings, toy_train
 
 from unmask.errors import InputError
 from unmask.machine import signals
 from unmask.train.agreement import Wish, agreed
 from unmask.train.run import Preview
-from unmask.train.state import latest
 
 PAUSE = 0.01  # seconds a batch, so that signals find the run in every place
 

@@ -108,7 +108,7 @@ def train(words: Sequence[str]) -> None:
     )
     if speaks:
         say(
-            f"{result.told}; next: "
+            f"{result.line}; next: "
             f"unmask train RECIPE --data {arguments.data} --tokenizer {arguments.out} --out FOLDER"
         )
     part()

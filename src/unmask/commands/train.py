@@ -118,7 +118,7 @@ def main(words: Sequence[str]) -> None:
         from_scratch=arguments.from_scratch,
     )
     if speaks:
-        say(f"{result.told}; next: unmask sample {out} --out samples")
+        say(f"{result.line}; next: unmask sample {out} --out samples")
     part()
 
 

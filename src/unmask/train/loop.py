@@ -69,8 +69,8 @@ class TrainResult:
     """Optimiser steps of the whole run, as this call was told."""
 
     @property
-    def told(self) -> str:
-        """The result in words."""
+    def line(self) -> str:
+        """Sentence for a person."""
         if self.resumed_from < self.asked:
             return f"loss {self.last_loss:.4f} after {self.step} steps, {self.seconds:.0f} s"
         if self.resumed_from == self.asked:

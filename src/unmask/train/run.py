@@ -111,7 +111,7 @@ class Run:
         self.accelerator, self.lock = accelerator, lock
         self.newest: Path | None = None  # the newest whole checkpoint
         self.broken: list[int] = []  # steps of checkpoints that were passed over
-        self.own = objective.train()
+        self.unwrapped = objective.train()
         if settings.recompute:
             recompute_blocks(objective)
         self.averaged = averaged_of(objective)
@@ -124,15 +124,15 @@ class Run:
 
     def after_step(self, step: int) -> None:
         """Let the objective act after optimiser step ``step`` (0-based), if it wants to."""
-        hook = getattr(self.own, "after_step", None)
+        hook = getattr(self.unwrapped, "after_step", None)
         if hook is not None:
             hook(step, keyed_generator(self.settings.seed, "after", step))
 
     def _others(self) -> dict[str, Tensor]:
         """State outside the averaged model, such as a discriminator; nothing that is frozen."""
         saved = {id(t) for t in self.averaged.state_dict(keep_vars=True).values()}
-        saved |= {id(p) for p in self.own.parameters() if not p.requires_grad}
-        state = self.own.state_dict(keep_vars=True)
+        saved |= {id(p) for p in self.unwrapped.parameters() if not p.requires_grad}
+        state = self.unwrapped.state_dict(keep_vars=True)
         return {name: t.detach() for name, t in state.items() if id(t) not in saved}
 
     def save(self, step: int) -> Path:
@@ -191,7 +191,7 @@ class Run:
         if self.ema:
             updates = int(str(checkpoint.state["ema_updates"]))
             self.ema.load_state_dict(checkpoint.weights["ema"], updates=updates)
-        unknown = self.own.load_state_dict(state["others"], strict=False).unexpected_keys
+        unknown = self.unwrapped.load_state_dict(state["others"], strict=False).unexpected_keys
         if unknown:
             raise InputError(f"it holds state that the objective lacks: {unknown}")
         self.optimizer.load_state_dict(state["optimizer"])
@@ -211,7 +211,7 @@ class Run:
             folder = self.out / preview.place
             with durable.explained(folder, "checkpoints are whole"):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.own.eval()
+            self.unwrapped.eval()
             try:
                 if self.ema:
                     with self.ema.swapped_in():
@@ -219,7 +219,7 @@ class Run:
                 if preview.raw or not self.ema:
                     found = {**(preview.look(folder, step, False) or {}), **found}
             finally:
-                self.own.train()
+                self.unwrapped.train()
         return found
 
 

@@ -142,15 +142,8 @@ def clear_leftovers(directory: Path) -> None:
         durable.remove_folder(path)
 
 
-class _Entry(NamedTuple):
-    """What a manifest says of a file."""
-
-    size: int
-    digest: str
-
-
-def _listed(folder: Path) -> dict[str, _Entry]:
-    """Files of a manifest.
+def _listed(folder: Path) -> dict[str, tuple[int, str]]:
+    """Bytes and hash of each file of a manifest.
 
     Raises:
         InputError: there is none, or it lists something that no checkpoint has.
@@ -161,20 +154,15 @@ def _listed(folder: Path) -> dict[str, _Entry]:
         raise InputError(f"{MANIFEST} is too long")
     stated: Any = read_json(path)
     try:
-        files = {name: _entry(stated["files"][name]) for name in stated["files"]}
+        files = {name: (of["bytes"], of["blake2b"]) for name, of in stated["files"].items()}
         own = stated["step"] == _step_of(folder)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         files, own = {}, False
-    if not own or not files.keys() >= NEEDED or any(n != Path(n).name for n in files):
+    plain = all(type(size) is int and type(digest) is str for size, digest in files.values())
+    named = files.keys() >= NEEDED and all(name == Path(name).name for name in files)
+    if not (own and plain and named):
         raise InputError(f"{MANIFEST} is not what a run writes")
     return files
-
-
-def _entry(stated: dict[str, object]) -> _Entry:
-    size, digest = stated["bytes"], stated["blake2b"]
-    if not isinstance(size, int) or not isinstance(digest, str):
-        raise TypeError
-    return _Entry(size, digest)
 
 
 def _step_of(folder: Path) -> int:
@@ -188,11 +176,12 @@ def fault(folder: Path) -> str:
     """
     try:
         files = _listed(folder)
-        for name, entry in files.items():
+        for name, (wanted, _) in files.items():
             size = (folder / name).stat().st_size
-            if size != entry.size:
-                return f"{name} has {size:,} bytes in place of {entry.size:,}"
-        return next((f"{n} is damaged" for n, e in files.items() if _is_other(folder / n, e)), "")
+            if size != wanted:
+                return f"{name} has {size:,} bytes in place of {wanted:,}"
+        damaged = (name for name, (_, digest) in files.items() if _differs(folder / name, digest))
+        return next((f"{name} is damaged" for name in damaged), "")
     except InputError as error:
         return str(error)
     except OSError as error:
@@ -200,16 +189,9 @@ def fault(folder: Path) -> str:
         return f"{name} " + ("is missing" if missing else f"cannot be read ({error.strerror})")
 
 
-def _is_other(path: Path, entry: _Entry) -> bool:
+def _differs(path: Path, digest: str) -> bool:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, hashlib.blake2b).hexdigest() != entry.digest
-
-
-def latest(directory: Path) -> Path | None:
-    """The newest complete checkpoint of a ``checkpoints`` folder; nothing is removed."""
-    folders = step_folders(directory)
-    newest_first = (folders[step] for step in sorted(folders, reverse=True))
-    return next((folder for folder in newest_first if not fault(folder)), None)
+        return hashlib.file_digest(file, hashlib.blake2b).hexdigest() != digest
 
 
 def stored_config(directory: Path) -> dict[str, object] | None:
@@ -218,7 +200,7 @@ def stored_config(directory: Path) -> dict[str, object] | None:
     for step in sorted(folders, reverse=True):
         path = folders[step] / CONFIG
         try:
-            if not _is_other(path, _listed(folders[step])[CONFIG]):
+            if not _differs(path, _listed(folders[step])[CONFIG][1]):
                 config = read_json(path)
                 if isinstance(config, dict):
                     return config
