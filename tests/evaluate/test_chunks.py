@@ -16,7 +16,7 @@ from unmask.evaluate.chunks import Chunks
 from unmask.evaluate.features import Features
 from unmask.evaluate.generated import Generated
 from unmask.evaluate.image_batch import ImageBatch
-from unmask.evaluate.measure import RunningScores, measure
+from unmask.evaluate.measure import RunningScores
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.reference import Reference
@@ -67,9 +67,7 @@ def sets() -> list[NumberedSet]:
 def opened(folder: Path | None, extractor: Sums | None = None, **settings: str) -> Chunks:
     extractor = extractor or Sums()
     settings = {"images": "a", **settings}
-    return Chunks(
-        folder, settings, batch_size=BATCH, measure=lambda batches: measure(batches, extractor)
-    )
+    return Chunks(folder, settings, (extractor, None), batch_size=BATCH)
 
 
 def report_of(chunks: Chunks, images: Sequence[NumberedSet]) -> Report:

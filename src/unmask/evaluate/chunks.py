@@ -8,7 +8,8 @@ in their order. So many processes give the numbers of one, and a killed evaluati
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,11 +17,14 @@ from safetensors import SafetensorError, safe_open
 
 from unmask.checkpoints.write_tensors import write_tensors
 from unmask.errors import InputError
-from unmask.evaluate.image_batch import Batches
-from unmask.evaluate.measure import Measured, limited
+from unmask.evaluate.classifier import TrainedClassifier
+from unmask.evaluate.features import FeatureExtractor
+from unmask.evaluate.measure import Measured, limited, measure
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.files.durable import output
 from unmask.files.folders import claim
+from unmask.machine.processes import launched
+from unmask.show import Bar
 
 SETTINGS = "settings.json"
 BATCHES = 4  # in a chunk
@@ -32,8 +36,8 @@ class Chunks:
     Args:
         folder: new, or of the same evaluation; None keeps nothing.
         settings: everything that decides a feature.
+        networks: what measures images: a feature network, and perhaps a classifier.
         batch_size: images a batch.
-        measure: features of batches.
 
     Raises:
         InputError: when the folder holds another evaluation, naming what differs, or other files.
@@ -43,15 +47,29 @@ class Chunks:
         self,
         folder: Path | None,
         settings: Mapping[str, str],
+        networks: tuple[FeatureExtractor, TrainedClassifier | None],
         *,
         batch_size: int,
-        measure: Callable[[Batches], Iterator[Measured]],
     ) -> None:
-        self.folder, self.size, self.measure = folder, BATCHES * batch_size, measure
-        self.on_images: Callable[[int], None] = lambda count: None
-        """Called with the number of images whenever some are measured."""
+        self.folder, self.size, self.networks = folder, BATCHES * batch_size, networks
+        self._on_images: Callable[[int], None] = lambda count: None
         if folder is not None:
             claim(folder, settings, "evaluation", file=SETTINGS, option="--work")
+
+    @contextmanager
+    def bar(self, total: int | None) -> Iterator[None]:
+        """Show how many of so many images are measured, on the main process."""
+        with Bar("measuring", total, shown=launched().is_main_process) as shown:
+            self._on_images = shown.advance
+            yield
+
+    def share(self, sets: Sequence[NumberedSet]) -> None:
+        """Measure this process's chunks of the sets, and wait for the other processes."""
+        state = launched()
+        todo = self.missing(sets, rank=state.process_index, processes=state.num_processes)
+        with self.bar(self.size * len(todo)):
+            self.compute(todo)
+        state.wait_for_everyone()
 
     def missing(
         self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1
@@ -97,8 +115,10 @@ class Chunks:
         return count
 
     def _measured(self, images: NumberedSet, start: int, stop: int) -> Iterator[Measured]:
-        for found in self.measure(images.read(start, min(stop, images.positions or stop))):
-            self.on_images(len(found.pooled))
+        for found in measure(
+            images.read(start, min(stop, images.positions or stop)), *self.networks
+        ):
+            self._on_images(len(found.pooled))
             yield found
 
     def _file(self, images: NumberedSet, number: int) -> Path:

@@ -25,7 +25,7 @@ from unmask.evaluate.generated import Generated, files_identity
 from unmask.evaluate.image_batch import Batches, gather
 from unmask.evaluate.image_sets import ImageSet
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
-from unmask.evaluate.measure import Measured, RunningScores, limited, measure
+from unmask.evaluate.measure import Measured, RunningScores, limited
 from unmask.evaluate.numbered_set import NumberedSet, check_shape
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages, real_batches
@@ -33,7 +33,6 @@ from unmask.evaluate.reference import Reference, ReferenceStatistics, open_refer
 from unmask.evaluate.report import SCORES, Report, Row
 from unmask.evaluate.scores import Manifold, manifold_overlap
 from unmask.machine.processes import launched
-from unmask.show import Bar
 
 
 def evaluate(
@@ -93,18 +92,20 @@ def evaluate(
         # Trained where the result is the same in every process and after a restart.
         classifier = choose_classifier(replace(options, device="cpu") if work else options, real)
     networks = extractor, classifier
-    chunks = _chunks(work, made, real, options, networks)
+    facts = {} if work is None else _facts(made, real, options, networks)
+    with nullcontext() if work is None else launched().main_process_first():
+        chunks = Chunks(work, facts, networks, batch_size=options.batch_size)
     if work is not None:
-        _share(chunks, sets)
-
-    def report() -> Report:
-        """Fold what is measured, and measure what is not."""
+        chunks.share(sets)
+    found: list[Report | None] = [None]
+    if work is None or launched().is_main_process:
         counts = [images.expected for images in sets]
-        with _bar(None if None in counts else sum(filter(None, counts))) as bar:
-            chunks.on_images = bar.advance
-            return _report(chunks.read, made, sides, known, options, networks)
-
-    return _met(report, shared=work is not None)
+        with chunks.bar(None if None in counts else sum(filter(None, counts))):
+            found = [_report(chunks.read, made, sides, known, options, networks)]
+    if work is not None and launched().num_processes > 1:
+        broadcast_object_list(found)
+    assert found[0] is not None, "the main process made it"
+    return found[0]
 
 
 def _reference(
@@ -178,62 +179,27 @@ def choose_classifier(
     return with_test_accuracy(judge, test.images, test.labels)
 
 
-def _chunks(
-    work: Path | None,
+def _facts(
     made: Generated,
     real: RealImages | None,
     options: EvaluationOptions,
     networks: tuple[FeatureExtractor, TrainedClassifier | None],
-) -> Chunks:
-    """Where what is measured is kept: in the folder, or nowhere without one."""
+) -> dict[str, str]:
+    """Everything that decides a feature, for the folder of an evaluation."""
     extractor, classifier = networks
     reference = options.reference
-    settings = (
-        {}
-        if work is None
-        else {
-            "images": made.identity,
-            "seeds": str(made.seeds),
-            "count": f"{options.count} x {options.repeats}",
-            "batch size": str(options.batch_size),
-            "network": extractor.identity,
-            "classifier": "none" if classifier is None else classifier.describe(),
-            "real images": "none" if real is None else real.identity,
-            "reference": "none" if reference is None else files_identity(reference),
-            "device": options.place.type,
-            "torch": torch.__version__,
-        }
-    )
-    with nullcontext() if work is None else launched().main_process_first():
-        return Chunks(
-            work,
-            settings,
-            batch_size=options.batch_size,
-            measure=lambda batches: measure(batches, *networks),
-        )
-
-
-def _bar(total: int | None) -> Bar:
-    return Bar("measuring", total, shown=launched().is_main_process)
-
-
-def _share(chunks: Chunks, sets: Sequence[NumberedSet]) -> None:
-    """Measure this process's chunks and wait for the others."""
-    state = launched()
-    todo = chunks.missing(sets, rank=state.process_index, processes=state.num_processes)
-    with _bar(chunks.size * len(todo)) as bar:
-        chunks.on_images = bar.advance
-        chunks.compute(todo)
-    state.wait_for_everyone()
-
-
-def _met(make: Callable[[], Report], *, shared: bool) -> Report:
-    """The report in every process: its own, or where they share a folder the main one's."""
-    if not shared or launched().num_processes == 1:
-        return make()
-    (report,) = broadcast_object_list([make() if launched().is_main_process else None])
-    assert report is not None, "the main process made it"
-    return report
+    return {
+        "images": made.identity,
+        "seeds": str(made.seeds),
+        "count": f"{options.count} x {options.repeats}",
+        "batch size": str(options.batch_size),
+        "network": extractor.identity,
+        "classifier": "none" if classifier is None else classifier.describe(),
+        "real images": "none" if real is None else real.identity,
+        "reference": "none" if reference is None else files_identity(reference),
+        "device": options.place.type,
+        "torch": torch.__version__,
+    }
 
 
 def _report(

@@ -150,19 +150,13 @@ def read_statistics(
     """
     path = Path(path)
     found = _read_arrays(path)
-    if not found.keys() >= set(POOLED):
+    pooled = _moments_of(path, found, POOLED, width)
+    if pooled is None:
         raise InputError(
             f"{path} holds no mu and sigma; name a file of reference statistics, or of images"
         )
-    return ReferenceStatistics(
-        source=str(path),
-        pooled=_moments_of(path, found, POOLED, width),
-        spatial=(
-            _moments_of(path, found, SPATIAL, spatial_width)
-            if found.keys() >= set(SPATIAL)
-            else None
-        ),
-    )
+    spatial = _moments_of(path, found, SPATIAL, spatial_width)
+    return ReferenceStatistics(source=str(path), pooled=pooled, spatial=spatial)
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
@@ -212,7 +206,9 @@ def _check_sizes(path: Path) -> None:
 
 def _moments_of(
     path: Path, found: dict[str, Tensor], names: tuple[str, str], width: int | None
-) -> Moments:
+) -> Moments | None:
+    if not found.keys() >= set(names):
+        return None
     mean, covariance = names
     try:
         moments = Moments(mean=found[mean], covariance=found[covariance])
@@ -278,7 +274,7 @@ def open_reference(
     path, statistics, images = Path(path), None, None
     if not path.is_dir() and _read_arrays(path):
         statistics = read_statistics(path, width=width, spatial_width=spatial_width)
-    if path.is_dir() or (zipfile.is_zipfile(path) and path.suffix == ".npz" and _has_images(path)):
+    if path.is_dir() or (path.suffix == ".npz" and _has_images(path)):
         images = open_image_set(path, batch_size=batch_size)
     if statistics is None and images is None:
         raise InputError(f"{path} holds no mu and sigma and no images (arr_0); name another file")
@@ -286,6 +282,8 @@ def open_reference(
 
 
 def _has_images(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
     with zipfile.ZipFile(path) as archive:
         return "arr_0.npy" in archive.namelist()
 
