@@ -285,3 +285,13 @@ def test_a_name_that_the_disk_may_not_have_is_said_so(
     with pytest.raises(InputError, match="the new one is there, but a failure of the power"):
         replace_file(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_one_of_many_files_looks_for_no_leftovers(tmp_path: Path) -> None:
+    left = aside_of(tmp_path / "left").name.replace(f".{os.getpid()}.", f".{2**22 + 1}.")
+    (tmp_path / left).touch()
+    with output(tmp_path / "a", one_of_many=True) as aside:
+        aside.write_bytes(b"")
+    assert (tmp_path / left).exists()
+    replace_file(tmp_path / "b", b"")
+    assert not (tmp_path / left).exists()

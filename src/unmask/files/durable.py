@@ -109,30 +109,35 @@ def outputs(
     with explained(named, intact):
         finals = [path.resolve() if path.is_symlink() else path for path in paths]
         asides = [aside_of(final) if _is_ordinary(final) else final for final in finals]
-        moved = {
-            aside: final for aside, final in zip(asides, finals, strict=True) if aside != final
-        }
+        moved = {a: final for a, final in zip(asides, finals, strict=True) if a != final}
         folders = {final.parent for final in moved.values()}
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             if not one_of_many:
                 clear_leftovers(folder)
-        try:
-            modes = {aside: _create(aside) for aside in moved}
+        with _renamed(moved, wait=not one_of_many):
             yield asides
-            for aside, mode in modes.items():
-                _finish(aside, mode, wait=not one_of_many)
-            for aside, final in moved.items():
-                aside.replace(final)
-        except ENDS:
-            for aside in moved:
-                with suppress(OSError):
-                    aside.unlink(missing_ok=True)
-            raise
     if not one_of_many:
         with explained(named, PERISHABLE):
             for folder in folders:
                 sync_folder(folder)
+
+
+@contextmanager
+def _renamed(moved: dict[Path, Path], *, wait: bool) -> Iterator[None]:
+    """Make files that take their names when the block has ended; none stays if it fails."""
+    try:
+        modes = {aside: _create(aside) for aside in moved}
+        yield
+        for aside, mode in modes.items():
+            _finish(aside, mode, wait=wait)
+        for aside, final in moved.items():
+            aside.replace(final)
+    except ENDS:
+        for aside in moved:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+        raise
 
 
 def _is_ordinary(path: Path) -> bool:
