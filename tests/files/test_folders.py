@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,13 @@ def test_what_was_there_is_told(tmp_path: Path) -> None:
     ]
     assert fates([], ["a"]) == []
     assert visible(tmp_path / "absent") == []
+
+
+def test_a_full_disk_is_found_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, *data: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+    with pytest.raises(InputError, match=r"cannot write .*new: No space left .*; nothing was done"):
+        check_folder(tmp_path / "new", "run")

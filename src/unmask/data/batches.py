@@ -7,6 +7,7 @@ state worth saving.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypedDict, Unpack
 
 import torch
 from PIL import Image
@@ -60,8 +61,22 @@ def epoch_rows(count: int, batch_size: int, seed: int, step: int) -> Tensor:
     return _epoch_order(count, seed, epoch)[batch * batch_size :][:batch_size].clone()
 
 
+class Share(TypedDict, total=False):
+    """Arguments of :func:`share_rows` by name, less the rows."""
+
+    rank: int
+    world: int
+    accumulate: int
+    micro_batch_size: int | None
+
+
 def share_rows(
-    rows: Tensor, *, rank: int, world: int, accumulate: int = 1, micro_batch_size: int | None = None
+    rows: Tensor,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    micro_batch_size: int | None = None,
 ) -> list[slice]:
     """Which parts of a global batch one process takes.
 
@@ -144,10 +159,7 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         batch_size: images of a global batch.
         seed: of the run.
         steps: length of the run, in batches.
-        rank: of this process.
-        world: number of processes.
-        accumulate: see :func:`share_rows`.
-        micro_batch_size: see :func:`share_rows`.
+        share: which part of each global batch this process takes; see :func:`share_rows`.
 
     The attributes ``own`` and ``bad`` hold the parts of the global batch that this process takes,
     and the images that could not be read.
@@ -164,23 +176,15 @@ class ImageBatches(Dataset[list[MicroBatch]]):
         batch_size: int,
         seed: int,
         steps: int,
-        rank: int = 0,
-        world: int = 1,
-        accumulate: int = 1,
-        micro_batch_size: int | None = None,
+        **share: Unpack[Share],
     ) -> None:
         check_batch_size(len(source), batch_size)
-        every = torch.arange(batch_size)
-        self.own = share_rows(
-            every, rank=rank, world=world, accumulate=accumulate, micro_batch_size=micro_batch_size
-        )
+        self.own = share_rows(torch.arange(batch_size), **share)
         self.source = source
         self.transform = transform
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
-        self.rank = rank
-        self.world = world
         self.bad = BadImages(source)
 
     def __len__(self) -> int:
