@@ -34,8 +34,7 @@ class Arguments(FeatureOptions):
     """
 
     model: Annotated[Place, tyro.conf.Positional]
-    """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the
-    MAGE project."""
+    """MAGE model, run, folder of unmask finetune, or fine-tuned file of the MAGE project."""
     data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     out: Path

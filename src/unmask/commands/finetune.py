@@ -25,8 +25,8 @@ class Arguments(Shared):
     """
 
     out: Path | None = None
-    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, and in samples/ a table of
-    the classes after each epoch. None trains and writes nothing: MODEL is judged as it is."""
+    """Run folder: checkpoints, best/, last/, accuracy.jsonl, and tables of classes in samples/.
+    None trains and writes nothing: MODEL is judged as it is."""
     options: Annotated[FinetuneOptions, tyro.conf.arg(name="")] = field(
         default_factory=FinetuneOptions
     )

@@ -28,14 +28,12 @@ class Shared(Ranged):
     """Arguments of the commands that train a classifier."""
 
     model: Annotated[Place, tyro.conf.Positional]
-    """A MAGE model folder or run, a folder that unmask finetune wrote, or a fine-tuned file of the
-    MAGE project."""
+    """MAGE model, run, folder of unmask finetune, or fine-tuned file of the MAGE project."""
     data: Images
     """Labelled images: class folders, WebDataset tars, IDX files, Parquet, avatars or
     fashion-mnist."""
     cache: Path | None = None
-    """Codes of the training images, made by unmask cache build; fine-tuning then mixes no images.
-    None encodes images in every step."""
+    """Codes of the training images (unmask cache build); None encodes images in every step."""
     workers: Workers = 0
     """Processes that prepare batches; 0 prepares them in the process that trains."""
     from_scratch: bool = False
@@ -61,8 +59,7 @@ class Arguments(Shared):
     """
 
     out: Path
-    """Run folder: checkpoints, best/, last/, accuracy.jsonl, log.jsonl, and in samples/ a table of
-    the classes after each epoch."""
+    """Run folder: checkpoints, best/, last/, accuracy.jsonl, and tables of classes in samples/."""
     options: Annotated[ProbeOptions, tyro.conf.arg(name="")] = field(default_factory=ProbeOptions)
     """How the classifier is trained."""
 

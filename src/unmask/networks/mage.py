@@ -25,8 +25,7 @@ class MageNetwork(EncoderDecoderNetwork):
     codes: CodeCount
     """V, codes of the tokenizer."""
     position_rows: Annotated[int | None, Between(2, 2**20 + 1)] = None
-    """Rows of the encoder's position table; None means one a token and one for the class slot,
-    which is the least. Published: 257."""
+    """Rows of the encoder's position table; None means one more than tokens. Published: 257."""
     dropout: Dropout = 0.1
     """Dropout rate on embeddings, attention weights and every layer of a block's branches."""
 

@@ -31,12 +31,11 @@ class Network(Ranged, ABC, path="network"):
     """Sizes of a network; a subclass makes its parts."""
 
     width: Width
-    """D, features of a token (in the encoder, where there is a decoder too); divisible by the
-    heads."""
+    """D, features of a token (of the encoder, if there is a decoder); divisible by the heads."""
     depth: Depth
-    """Transformer blocks (of the encoder, where there is a decoder too)."""
+    """Transformer blocks (of the encoder, if there is a decoder)."""
     heads: Heads
-    """Attention heads of a block (of the encoder, where there is a decoder too)."""
+    """Attention heads of a block (of the encoder, if there is a decoder)."""
     length: TokenCount
     """L, tokens of an image."""
     dropout: Dropout = 0.0

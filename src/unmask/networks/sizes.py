@@ -22,19 +22,30 @@ Dropout = Annotated[float, Between(0, below=1)]
 Grid = Annotated[tuple[int, int], Between(1, 2**12)]
 
 
-def token_grid(length: int, grid: tuple[int, int] | None = None) -> tuple[int, int]:
+def token_grid(
+    length: int, grid: tuple[int, int] | None = None, origin: str | None = None
+) -> tuple[int, int]:
     """The (h, w) of ``length`` tokens; square unless given.
+
+    Args:
+        length: L.
+        grid: (h, w) that is stated; None means square.
+        origin: file that tells the length, named in errors; None where the network's sizes do.
 
     Raises:
         InputError: when the length is no square, or not h times w.
     """
-    grid = _square(length) if grid is None else grid
-    if not _fills(grid, length):
+    side = math.isqrt(max(length, 0))
+    rows, columns = grid or (side, side)
+    if min(rows, columns) < 1 or rows * columns != length:
         raise InputError(
-            f"network.length={length} is not a {grid[0]}x{grid[1]} grid; "
-            "use a square number of tokens, or give network.grid"
+            f"network.length={length} is not a {rows}x{columns} grid; use a square number of "
+            "tokens, or give network.grid"
+            if origin is None
+            else f"{origin} has {length} tokens an image, which are not {rows}x{columns}; give "
+            "their rows and columns with --grid"
         )
-    return grid
+    return rows, columns
 
 
 def patch_of(channels: int, count: int) -> int | None:
@@ -57,23 +68,8 @@ def stated_grid(length: int, grid: tuple[int, int] | None, origin: str) -> tuple
     Raises:
         InputError: when the length is no square, or not h times w.
     """
-    square = _square(length)
-    wanted = grid or square
-    if not _fills(wanted, length):
-        raise InputError(
-            f"{origin} has {length} tokens an image, which are not {wanted[0]}x{wanted[1]}; "
-            "give their rows and columns with --grid"
-        )
-    return None if wanted == square else wanted
-
-
-def _square(length: int) -> tuple[int, int]:
-    side = math.isqrt(max(length, 0))
-    return side, side
-
-
-def _fills(grid: tuple[int, int], length: int) -> bool:
-    return min(grid) >= 1 and grid[0] * grid[1] == length
+    rows, columns = token_grid(length, grid, origin)
+    return None if rows == columns else (rows, columns)
 
 
 def check_heads(width: int, heads: int, part: str = "") -> None:

@@ -35,11 +35,9 @@ class Feedback(Ranged, path="network.feedback"):
     """The adapter of self-guidance, beyond the sizes that its network gives it."""
 
     factor: Annotated[int, Between(1, 2**12)] = 16
-    """F, how many learned vectors are mixed into one that stands for a class; UnlockMGM's
-    ``tg_factor``."""
+    """Learned vectors mixed into the one that stands for a class; UnlockMGM's ``tg_factor``."""
     blank: bool = True
-    """Show the second pass nothing but masks and no class, as both published models do; else it
-    sees the canvas and the class again."""
+    """Hide canvas and class from the second pass, as both published models do."""
 
 
 class ClassAnchor(nn.Module):

@@ -38,6 +38,5 @@ def widened(x: Tensor, count: int) -> Tensor:
 
 def put(x: Tensor, where: Tensor, values: Tensor) -> Tensor:
     """A copy of ``x``, ``(B, L)`` or ``(B, L, D)``, with ``(B, N[, D])`` values at ``where``."""
-    if x.ndim == 2:
-        return x.scatter(1, where, values)
-    return x.scatter(1, where.unsqueeze(-1).expand_as(values), values)
+    at = where if x.ndim == 2 else where.unsqueeze(-1).expand_as(values)
+    return x.scatter(1, at, values)

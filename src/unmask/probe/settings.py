@@ -35,8 +35,7 @@ class FeatureOptions(Ranged):
     pool: Pool = "mean"
     """One feature of an image: the average of its tokens, or the class slot."""
     image_size: ImageSize | None = None
-    """Pixels: one number for a square, or height and width; None means the size that gives the
-    encoder its trained grid."""
+    """Pixels: one number, or height and width; None gives the encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid of tokens other than the trained one; the position table is resized to it."""
 
@@ -66,14 +65,11 @@ class ClassifierOptions(FeatureOptions):
     warmup_epochs: WarmUp = 10.0
     """Warm-up epochs, counted within the epochs."""
     batch_size: Count = 256
-    """Images a step over all processes and micro-batches. Published: 4096 for the probe, 1024 for
-    fine-tuning."""
+    """Images a step over all processes. Published: 4096 for the probe, 1024 for fine-tuning."""
     accumulate: Count = 1
-    """Micro-batches a step on each process; where the images do not divide, the last one is
-    smaller."""
+    """Micro-batches a step on each process; the last one may be smaller."""
     base_lr: Rate = 0.1
-    """Learning rate after warm-up for 256 images a step, proportional to the batch. Published for
-    ViT-L: 0.05."""
+    """Learning rate after warm-up per 256 images of a step. Published for ViT-L: 0.05."""
     min_lr: Decay = 0.0
     """Learning rate at the end of the cosine schedule."""
     weight_decay: Decay = 0.0
@@ -152,8 +148,7 @@ class ProbeOptions(ClassifierOptions):
     """Keep the embedding's dropout on while the head trains, as published; without it the features
     of a cached view are constant and computed once."""
     baseline: Literal["none", "random", "pixels"] = "none"
-    """Probe an encoder with random weights, or the pixels themselves (averaged to at most 32x32),
-    for comparison."""
+    """Probe random weights, or pixels (averaged to at most 32x32), for comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,16 +164,15 @@ class FinetuneOptions(ClassifierOptions):
     warmup_epochs: WarmUp = 5.0
     """Warm-up epochs, counted within the epochs."""
     base_lr: Rate = 2.5e-4
-    """Learning rate after warm-up for 256 images a step, proportional to the batch."""
+    """Learning rate after warm-up per 256 images of a step."""
     min_lr: Decay = 1e-6
     """Learning rate at the end of the cosine schedule."""
     weight_decay: Decay = 0.05
     """Weight decay of matrices and tables."""
     layer_decay: Annotated[float, Between(above=0, at_most=1)] = 0.65
-    """Learning rate of a block over that of the block after it. Published for ViT-L: 0.75."""
+    """Learning rate of a block over that of the next one. Published for ViT-L: 0.75."""
     drop_path: Annotated[float, Between(0, below=1)] = 0.1
-    """Stochastic depth: probability of leaving out a branch of the last block, falling to 0 at the
-    first. Published for ViT-L: 0.2."""
+    """Stochastic depth: rate in the last block, falling to 0 in the first. ViT-L: 0.2."""
     smoothing: Annotated[float, Between(0, below=1)] = 0.1
     """Label smoothing: share of the target spread over all classes."""
     mixing: Mixing = field(default_factory=Mixing)
