@@ -55,30 +55,24 @@ class Row(NamedTuple):
     def training(self) -> Training:
         """The published training (``main_mar.py``): 800 epochs, of which 100 are warm-up."""
         return Training(
-            steps=imagenet_epochs(800, self.batch_size),
-            batch_size=self.batch_size,
-            lr=1e-4 * self.batch_size / 256,
-            schedule="constant",
+            steps=imagenet_epochs(800, self.batch_size), batch_size=self.batch_size,
+            lr=1e-4 * self.batch_size / 256, schedule="constant",
             warmup_steps=imagenet_epochs(100, self.batch_size),
-            betas=(0.9, 0.95),
-            weight_decay=0.02,
-            decay_only_matrices=True,
-            decay_head=False,
+            betas=(0.9, 0.95), weight_decay=0.02, decay_only_matrices=True, decay_head=False,
             clip_grad_norm=3.0,
-            label_dropout=0.1,
-            noise_repeats=4,
-            precision="fp16",
+            label_dropout=0.1, noise_repeats=4, precision="fp16",
             ema=Ema(decay=0.9999, warmup="none"),
-            log_every=100,
+            log_every=100, preview_every=imagenet_epochs(40, self.batch_size),
             save_every=imagenet_epochs(5, self.batch_size),
-            preview_every=imagenet_epochs(40, self.batch_size),
-        )
+        )  # fmt: skip
 
 
 def fast(slow: Plan, *, steps: int, head_steps: int, refresh: int) -> NamedPlan:
-    """Fewer steps, DPM-Solver in the head, and a weak branch that is mostly reused.
+    """The plan with these steps, DPM-Solver in the head, and a weak branch that is mostly reused.
 
-    What it costs was measured on the small systems alone (docs/compare.md).
+    MAR's best plans become shorter by all three. eMIGM's have few steps and that solver already, so
+    that the reuse alone is new. What it costs was measured on the small systems alone
+    (docs/compare.md).
     """
     plan = replace(
         slow,

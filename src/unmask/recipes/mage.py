@@ -26,23 +26,13 @@ def training(batch_size: int, lr: float) -> Training:
     """
     warmup = imagenet_epochs(40, batch_size)
     return Training(
-        steps=imagenet_epochs(1600, batch_size),
-        batch_size=batch_size,
-        lr=lr,
-        schedule="cosine",
+        steps=imagenet_epochs(1600, batch_size), batch_size=batch_size, lr=lr, schedule="cosine",
         warmup_steps=warmup,
-        betas=(0.9, 0.95),
-        weight_decay=0.05,
-        decay_only_matrices=True,
-        clip_grad_norm=3.0,
-        label_smoothing=0.1,
-        precision="fp16",
-        ema=None,
-        log_every=imagenet_epochs(1, 4096),
-        save_every=warmup,
+        betas=(0.9, 0.95), weight_decay=0.05, decay_only_matrices=True, clip_grad_norm=3.0,
+        label_smoothing=0.1, precision="fp16", ema=None,
+        log_every=imagenet_epochs(1, 4096), preview_every=warmup, save_every=warmup,
         keep_every=warmup,
-        preview_every=warmup,
-    )
+    )  # fmt: skip
 
 
 TRAINING = training(4096, lr=2.4e-3)
@@ -126,9 +116,9 @@ FASHION = Recipe(
     ),
     masking=replace(MASKING, group=None),
     training=replace(
-        TRAINING, steps=4000, batch_size=64, lr=2e-3, warmup_steps=200, label_smoothing=0.0,
-        precision="no", ema=Ema(decay=0.999, warmup="inverse"),
-        log_every=50, save_every=1000, keep_every=0, preview_every=1000,
+        TRAINING, steps=4000, batch_size=64, lr=2e-3, warmup_steps=200,
+        label_smoothing=0.0, precision="no", ema=Ema(decay=0.999, warmup="inverse"),
+        log_every=50, preview_every=1000, save_every=1000, keep_every=0,
     ),
     plan=plan(12, 2.0),
     results=scores(

@@ -90,27 +90,16 @@ FASHION = Recipe(
     network=FASHION_NETWORK,
     masking=NormalMasking(mean=1.0, std=0.25, least=0.7),
     training=Training(
-        steps=2000,
-        batch_size=32,
-        lr=1e-3,
-        schedule="constant",
-        warmup_steps=100,
-        betas=(0.9, 0.95),
-        weight_decay=0.02,
-        decay_only_matrices=True,
-        decay_head=False,
+        steps=2000, batch_size=32, lr=1e-3, schedule="constant", warmup_steps=100,
+        betas=(0.9, 0.95), weight_decay=0.02, decay_only_matrices=True, decay_head=False,
         clip_grad_norm=1.0,
-        label_dropout=0.1,
-        noise_repeats=4,
-        ema=Ema(decay=0.998, warmup="inverse"),
-        log_every=50,
-        preview_every=1000,
-        save_every=500,
+        label_dropout=0.1, noise_repeats=4, ema=Ema(decay=0.998, warmup="inverse"),
+        log_every=50, preview_every=1000, save_every=500,
     ),
     plan=FASHION_PLAN,
     plans=(fast(FASHION_PLAN, steps=8, head_steps=8, refresh=4),),
     results=scores("shipped weights, 500 images", FASHION_REPORT, accuracy=0.872),
-)
+)  # fmt: skip
 
 PUBLISHED = tuple(map(_recipe, ROWS))
 RECIPES: tuple[Recipe, ...] = (FASHION, *PUBLISHED)

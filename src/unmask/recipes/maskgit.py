@@ -47,21 +47,11 @@ PYTORCH_IMAGENET256 = Recipe(
     ),
     masking=PYTORCH_MASKING,
     training=Training(
-        steps=1_500_000,
-        lr=1e-4,
-        schedule="cosine",
-        warmup_steps=5000,
-        weight_decay=0.045,
-        clip_grad_norm=1.0,
-        label_smoothing=0.1,
-        label_dropout=0.1,
-        normalize="micro",
-        ema=Ema(decay=0.9999, warmup="power", power=2 / 3),
-        seed=8888,
-        log_every=100,
-        save_every=50_000,
-        keep_every=50_000,
-        preview_every=5000,
+        steps=1_500_000, lr=1e-4, schedule="cosine", warmup_steps=5000,
+        weight_decay=0.045, clip_grad_norm=1.0,
+        label_smoothing=0.1, label_dropout=0.1, normalize="micro",
+        ema=Ema(decay=0.9999, warmup="power", power=2 / 3), seed=8888,
+        log_every=100, preview_every=5000, save_every=50_000, keep_every=50_000,
     ),
     plan=pytorch_plan(3.0, 10.0),
     results=(
@@ -69,7 +59,7 @@ PYTORCH_IMAGENET256 = Recipe(
         *scores("scale 2, temperature 5", PYTORCH_README, fid=5.22, inception=188.41),
         *scores("scale 3, temperature 10", PYTORCH_README, fid=4.86, inception=222.72),
     ),
-)
+)  # fmt: skip
 
 PYTORCH_FFHQ256 = Recipe(
     name="maskgit-pytorch-ffhq256",
@@ -80,15 +70,12 @@ PYTORCH_FFHQ256 = Recipe(
     network=MaskGITVitNetwork(codes=8192, width=768, depth=12, heads=8, length=256, dropout=0.1),
     masking=PYTORCH_MASKING,
     training=replace(
-        PYTORCH_IMAGENET256.training,
-        steps=500_000,
-        schedule="constant",
+        PYTORCH_IMAGENET256.training, steps=500_000, schedule="constant",
         clip_grad_norm=None,
-        label_dropout=0.0,
-        ema=Ema(decay=0.9999, warmup="power", power=0.75),
+        label_dropout=0.0, ema=Ema(decay=0.9999, warmup="power", power=0.75),
     ),
     plan=pytorch_plan(1.0, 4.5),
-)
+)  # fmt: skip
 
 # The original, in JAX and in UnlockMGM's conversion ----------------------------------------------
 
@@ -103,13 +90,9 @@ JAX_IMAGENET256 = Recipe(
     ),
     masking=TrainMasking(least_ratio=0.5, group=1),  # the one part that is published, its loss
     training=Training(
-        steps=2_000_000,
-        lr=1e-4,
-        schedule="constant",
-        warmup_steps=5000,
+        steps=2_000_000, lr=1e-4, schedule="constant", warmup_steps=5000,
         weight_decay=0.045,
-        label_smoothing=0.1,
-        ema=Ema(decay=0.999, warmup="none"),
+        label_smoothing=0.1, ema=Ema(decay=0.999, warmup="none"),
     ),
     plan=Plan(
         steps=16,
@@ -172,19 +155,10 @@ FASHION = Recipe(
     network=MaskGITVitNetwork(codes=256, width=128, depth=5, heads=4, length=49, classes=10),
     masking=TrainMasking(rounding="up"),
     training=Training(
-        steps=1400,
-        batch_size=32,
-        lr=1.5e-3,
-        schedule="cosine",
-        warmup_steps=100,
-        weight_decay=0.03,
-        decay_only_matrices=True,
-        clip_grad_norm=1.0,
-        label_dropout=0.1,
-        ema=Ema(decay=0.99, warmup="inverse"),
-        log_every=50,
-        preview_every=700,
-        save_every=700,
+        steps=1400, batch_size=32, lr=1.5e-3, schedule="cosine", warmup_steps=100,
+        weight_decay=0.03, decay_only_matrices=True, clip_grad_norm=1.0,
+        label_dropout=0.1, ema=Ema(decay=0.99, warmup="inverse"),
+        log_every=50, preview_every=700, save_every=700,
     ),
     plan=FASHION_PLAN,
     plans=(
@@ -194,7 +168,7 @@ FASHION = Recipe(
         ),
     ),
     results=scores("shipped weights, 3 x 2,000 images", FASHION_REPORT, accuracy=0.930),
-)
+)  # fmt: skip
 
 SMALL_64 = Recipe(
     name="small-maskgit-64",

@@ -50,21 +50,13 @@ IMAGENET256 = replace(
     network=with_adapter(maskgit.UNLOCKMGM_IMAGENET256.network),
     substitution=Substitution(proposal="double-softmax", fully_masked="mask"),
     training=Training(
-        steps=50_000,
-        batch_size=BATCH_AS_RUN,
-        lr=1e-4,
-        schedule="cosine",
-        warmup_steps=5000,
-        label_smoothing=0.1,
-        precision="bf16",
-        ema=Ema(decay=0.9999, warmup="inverse", after_step=5000),
-        seed=208,
-        preview_every=2000,
-        save_every=10_000,
-        keep_every=10_000,
+        steps=50_000, batch_size=BATCH_AS_RUN, lr=1e-4, schedule="cosine", warmup_steps=5000,
+        label_smoothing=0.1, precision="bf16",
+        ema=Ema(decay=0.9999, warmup="inverse", after_step=5000), seed=208,
+        preview_every=2000, save_every=10_000, keep_every=10_000,
     ),
     plan=published_plan(25.0),
-)
+)  # fmt: skip
 
 IMAGENET512 = replace(
     IMAGENET256,
@@ -91,12 +83,8 @@ FASHION = replace(
     network=with_adapter(maskgit.FASHION.network),
     substitution=Substitution(),
     training=replace(
-        maskgit.FASHION.training,
-        steps=400,
-        lr=2e-3,
-        warmup_steps=40,
-        preview_every=200,
-        save_every=200,
+        maskgit.FASHION.training, steps=400, lr=2e-3, warmup_steps=40,
+        preview_every=200, save_every=200,
     ),
     plan=replace(maskgit.FASHION.plan, guidance=Guidance(weak="self", scale=1.5)),
     plans=(
@@ -109,6 +97,6 @@ FASHION = replace(
         "benchmarks/reports/self_guidance_sweep_amd-epyc.md",
         accuracy=0.921,
     ),
-)
+)  # fmt: skip
 
 RECIPES: tuple[Recipe, ...] = (FASHION, IMAGENET256, IMAGENET512)
