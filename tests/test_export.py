@@ -113,7 +113,7 @@ VQ = MaskGITVQGAN(stem=32, widths=(32, 64), blocks=1, middle=2, codes=24, code_d
 TAMING = VQGAN(
     stem=32, widths=(32, 64), blocks=1, attention=(1,), latent_channels=8, codes=24, code_dim=4
 )
-KL = KLVAE(stem=32, widths=(32, 64), blocks=1, attention=(1,), channels=4)
+KL = KLVAE(stem=128, widths=(128, 256), attention=(), channels=4)
 DC = DCAE(
     widths=(32, 64),
     encoder_blocks=(1, 1),
@@ -427,6 +427,8 @@ def empty(config: Any) -> ImageTokenizer:
         ("llamagen-vq", replace(TAMING, l2_normalised=True, attention=(0,)), r"attention=\(0,\)"),
         ("amused-vq", TAMING, r"attention=\(1,\)"),
         ("kl16", replace(KL, groups=8), "groups=8"),
+        ("kl16", replace(KL, stem=32), r"network\.stem=32 .* has stem=128"),
+        ("kl16", replace(KL, attention=(1,)), r"attention=\(1,\) .* attention=\(\)"),
         ("kl16", TAMING, "kl16 stores a KLVAE, and this is a VQGAN"),
     ],
 )

@@ -119,6 +119,13 @@ def _plain_vqgan(config: VQGAN) -> dict[str, Any]:
     }
 
 
+def _kl_limits(config: KLVAE) -> dict[str, Any]:
+    """What MAR's code fixes: all but the multiples of its width, and the channels."""
+    at_16 = tuple(n for n in range(len(config.widths)) if RESOLUTION >> n == 16)
+    fixed = {"image_channels": 3, "stem": 128, "blocks": 2, "groups": GROUPS, "attention": at_16}
+    return fixed | _multiples(config)
+
+
 MAGE = TokenizerForm(
     name="mage-vqgan",
     network=MaskGITVQGAN,
@@ -177,11 +184,9 @@ FORMS: tuple[Form, ...] = (
     TokenizerForm(
         name="kl16",
         network=KLVAE,
-        limits=lambda config: (
-            _multiples(config) | {"groups": GROUPS, "attention": (len(config.widths) - 1,)}
-        ),
+        limits=_kl_limits,
         files=lambda config, state: {"kl16.ckpt": {"model": state}},
-        untold=("channels", "scale"),
+        untold=("channels", "widths", "scale"),
     ),
     DCAEForm(
         name="dc-ae",
