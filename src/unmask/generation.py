@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     plan: Plan | None
     """Steps, order, guidance and draw; None means the system's own plan."""
     batch_size: int
-    """Images decoded at once, at least 1; 32 unless given. It does not change them."""
+    """Images decoded at once, at least 1; 32 unless given. On a CPU it does not change them."""
     run_seed: int
     """Seed of what all rows share (random counts); 0 unless given."""
     canvas: Canvas | None
@@ -57,7 +57,7 @@ class Tokens(NamedTuple):
     class_labels: Tensor | None
     """``(B,)`` int64; None of an unconditional model."""
     seeds: list[int]
-    """One an image."""
+    """Seed of each image."""
 
 
 class Images(NamedTuple):
@@ -70,7 +70,7 @@ class Images(NamedTuple):
     class_labels: Tensor | None
     """``(B,)`` int64; None of an unconditional model."""
     seeds: list[int]
-    """One an image."""
+    """Seed of each image."""
 
 
 def generate(
@@ -208,7 +208,7 @@ def _check_guidance(model: MaskedModel, plan: Plan) -> None:
 
 
 def _labels(system: System, class_labels: Classes) -> list[int]:
-    """As a system with names for its classes reads them; others know their classes by number."""
+    """Class labels as a system with names reads them; other systems know classes by number."""
     if not system.model.classes:
         raise InputError("this model is unconditional: leave out the class labels")
     if hasattr(system, "labels"):

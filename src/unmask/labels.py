@@ -77,5 +77,5 @@ def _in_range(label: int, count: int, null: int | None) -> int:
 
 
 def _folded(name: str) -> str:
-    """Without letter case, and with letters and their accents joined."""
+    """A name without letter case, in the one Unicode form (NFC) that is compared."""
     return unicodedata.normalize("NFC", name).casefold()

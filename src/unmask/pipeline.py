@@ -43,7 +43,7 @@ class Pipeline:
     Args:
         recipe: what the network is and how to sample it.
         model: the network.
-        tokenizer: turns its ids into images; without one there are only ids.
+        tokenizer: turns tokens into images; None makes tokens only.
         class_names: by label, if known.
 
     Raises:
@@ -71,7 +71,7 @@ class Pipeline:
 
     @property
     def tokenizer(self) -> ImageTokenizer:
-        """What turns ids into images.
+        """What turns tokens into images.
 
         Raises:
             InputError: when the model came without one, naming the one it needs.
@@ -86,7 +86,7 @@ class Pipeline:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there can be pixels."""
+        """Whether the system has a tokenizer and can make pixels."""
         return self._tokenizer is not None
 
     @classmethod
@@ -109,8 +109,8 @@ class Pipeline:
                 f"{folder} holds no unmask model, but {config.get('format')!r}; give the folder "
                 "of a trained or converted generator"
             )
-        told = entry(config, "recipe", dict, folder)
-        recipe = from_dict(Recipe, told, str(folder / "config.json"))
+        stored = entry(config, "recipe", dict, folder)
+        recipe = from_dict(Recipe, stored, str(folder / "config.json"))
         with skeleton():
             model = recipe.network.build()
         load_state(model, state)

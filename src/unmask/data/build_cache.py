@@ -30,25 +30,26 @@ SHARD_BYTES = 1 << 26
 
 @dataclass(frozen=True, kw_only=True)
 class CacheLayout(Ranged):
-    """What is encoded and how it lies on disk."""
+    """What is encoded of each image, and how it lies on disk."""
 
     image_size: ImageSize | None = None
     """Size of the crop that is encoded, in pixels: one number for a square, or height and width.
     None takes the size at which the tokenizer was trained, if its run or the recipes tell it, else
     256."""
     crop: CachedCrop = "center"
-    """How images get that size: ADM's centre crop, the same by torchvision's bilinear resize, or
-    all of the image, squeezed."""
+    """How images get their size: "center" is ADM's centre crop, "center-bilinear" the same by
+    torchvision's bilinear resize, "whole" squeezes all of the image."""
     crops: Annotated[int, Between(0, 1000)] = 0
-    """Crops of random area and shape to encode of each image instead (MAGE's augmentation)."""
+    """Crops of random area and shape of each image that are encoded (MAGE's augmentation); 0
+    encodes the one crop instead."""
     flip: bool = True
-    """Also encode the mirror image of each crop; of random ones, mirror half."""
+    """Also encode the mirror image of each image; with random crops, half of them are mirrored."""
     precision: Literal["float32", "float16"] = "float32"
-    """Stored type of moments; codes are whole numbers."""
+    """Type in which moments are stored; codes are whole numbers and do not heed it."""
     shard_size: Annotated[int | None, Between(1, 10**6)] = None
-    """Images a shard, which is held in memory; None: 64 MiB of them, at most 65536."""
+    """Images per shard, one of which is held in memory; None fills 64 MiB, with at most 65536."""
     batch_size: Annotated[int, Between(1, 2**16)] = 32
-    """Images encoded at a time, each in all its views."""
+    """Images that are encoded at once, each in all its views."""
 
     def __post_init__(self) -> None:
         """Give equal sizes one form."""
@@ -162,7 +163,7 @@ def build_cache(
 
     @torch.inference_mode()
     def _encode(items: list[Tensor]) -> Tensor:
-        """What was read of n rows; all views of all are one batch of the encoder."""
+        """Encode what was read of n rows; all views of all are one batch of the encoder."""
         images = to_float(torch.stack(items).to(device))
         if layout.crops:
             views = images.transpose(0, 1).flatten(0, 1)  # (views * n, C, H, W)

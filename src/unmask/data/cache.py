@@ -182,7 +182,7 @@ class LatentCache:
         return cls(path, index, without)
 
     def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, CacheIndex, frozenset[str]]]:
-        """Another process maps the files itself."""
+        """Pickle the path alone, since another process maps the files itself."""
         return LatentCache, (self.path, self.index, self.without)
 
     def __len__(self) -> int:

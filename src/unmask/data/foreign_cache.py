@@ -29,11 +29,11 @@ class ForeignFormat(NamedTuple):
     """What made a project's files unless a tokenizer is given."""
 
     encoding: Encoding
-    """Of the published tokenizer, whose weights the files do not tell."""
+    """Encoding of the published tokenizer; the files do not say whose weights made them."""
     stride: int
-    """Of that tokenizer."""
+    """Pixels along one side of a token's patch, in that tokenizer."""
     scaled: float = 1.0
-    """What the moments in the files are multiplied by."""
+    """Factor by which the moments in the files were multiplied."""
 
 
 KL16 = Encoding(kind="moments", tokenizer="", channels=16, moment_channels=32, scale=0.2325)
@@ -51,8 +51,9 @@ ARRAYS: dict[Kind, tuple[str, str]] = {
     "moments": ("moments", "moments_flip"),
     "codes": ("idx", "idx_flip"),
 }
-"""Of an image and its mirror image; the second may be missing in all files. Moments lie in one
-folder a class, ``(M, h, w)``; codes in one folder, ``(L,)``, with an array ``y`` if labelled."""
+"""Arrays of an image and its mirror image; the second may be missing in all files. Moments lie in
+one folder a class, ``(M, h, w)``; codes in one folder, ``(L,)``, with an array ``y`` if
+labelled."""
 
 
 class _ForeignFiles:
@@ -87,7 +88,7 @@ class _ForeignFiles:
         return self.keys[row]
 
     def label(self, row: int) -> int | None:
-        """Of its image."""
+        """Class of a file's image; None if unlabelled."""
         return self.labels[row]
 
     def first(self) -> tuple[tuple[int, ...], int]:
@@ -109,7 +110,7 @@ class _ForeignFiles:
             return (self.path / self.keys[row]).read_bytes()
 
     def stamp(self, row: int) -> tuple[int, ...]:
-        """Bytes and time of a file."""
+        """Size and time of a file."""
         return file_stamp(self.path / self.keys[row])
 
     def read(self, row: int, content: bytes, plan: CachePlan) -> Tensor:
@@ -170,11 +171,11 @@ def convert_cache(
         path: its folder.
         name: a key of :data:`FORMATS`.
         out: folder of the new cache, new, empty or begun by the same call.
-        tokenizer: that made it. None: the identity is noted as unknown, and whoever opens the cache
-            for a tokenizer must accept that.
+        tokenizer: the one that made it. None notes its identity as unknown, and whoever opens the
+            cache for a tokenizer must accept that.
         grid: rows and columns of codes, whose files do not tell them; None means square.
-        precision: of moments.
-        shard_size: as of :class:`~unmask.data.build_cache.CacheLayout`.
+        precision: type in which moments are stored.
+        shard_size: images per shard; see :class:`~unmask.data.build_cache.CacheLayout`.
         **writing: progress, rebuilding; see :class:`unmask.data.write_cache.Writing`.
 
     Returns:

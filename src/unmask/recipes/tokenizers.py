@@ -23,23 +23,24 @@ class TokenizerRecipe(Ranged):
     """Everything that decides a trained tokenizer besides the images."""
 
     name: Name
-    """What the command line calls it."""
+    """Name of the recipe on the command line."""
     summary: Text
-    """One line for the list of recipes."""
+    """One line that describes the recipe in lists."""
     image_size: ImageSize
-    """Pixels: one number for a square, or height and width."""
+    """Size of the images in pixels: one number for a square, or height and width."""
     crop: Literal["center", "random", "none"] = "center"
-    """How training images get that size: ADM centre or random crop, or they must have it."""
+    """How training images get their size: ADM's "center" or "random" crop; "none" takes images that
+    have it already."""
     flip: bool = True
-    """Whether mirrored images are images too."""
+    """Mirror half of the training images at random."""
     network: ConvVQ | ConvKL
-    """Sizes of encoder, bottleneck and decoder."""
+    """Sizes of the tokenizer's encoder, bottleneck and decoder."""
     loss: TokenizerLoss = field(default_factory=TokenizerLoss)
-    """What is minimised."""
+    """Terms of the loss and their weights."""
     training: Training
-    """Optimiser, schedule, precision."""
+    """Optimiser, schedule, batches and precision of the training."""
     results: tuple[Result, ...] = ()
-    """Measured scores."""
+    """Measured scores, with their sources."""
 
     def __post_init__(self) -> None:
         """Reject an image size that the network cannot tile."""

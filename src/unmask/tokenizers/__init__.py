@@ -1,1 +1,1 @@
-"""Tokenizers: images to a grid of codes and back."""
+"""Tokenizers: images to a grid of codes or latents, and back."""

@@ -22,13 +22,13 @@ GROUP = 8  # channels a normalisation group
 
 @dataclass(frozen=True, kw_only=True)
 class ConvStack(LevelConfig):
-    """Shape of encoder and decoder."""
+    """Sizes of the encoder and the decoder."""
 
     widths: Widths = (32, 64, 128)
     """Channels at each level, finest first, multiples of 8; the stride is 2**(levels-1)."""
     blocks: BlockCounts = (0, 1, 1)
-    """Residual blocks at each level, in the encoder and again in the decoder. A level of 0 leaves
-    the work to its resampling convolutions: on a CPU the finest level costs the most time."""
+    """Residual blocks at each level, finest first, in the encoder and again in the decoder. A level
+    of 0 has its resampling convolutions only: on a CPU the finest level costs the most time."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
@@ -44,14 +44,14 @@ class ConvStack(LevelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvVQ(ConvStack):
-    """Shape of a :class:`ConvVQTokenizer`."""
+    """Sizes of a :class:`ConvVQTokenizer`."""
 
     codes: Codebook = 512
     """V, vectors in the codebook."""
     code_dim: Channels = 16
-    """D, numbers a code; few make nearest codes easier to use evenly."""
+    """D, numbers per code vector; with few of them the codes are used more evenly."""
     l2_normalised: bool = True
-    """Compare directions instead of vectors."""
+    """Compare directions of latents and codes (cosine) instead of the vectors themselves."""
 
     def build(self) -> ConvVQTokenizer:
         """The tokenizer of these sizes, with random weights."""
@@ -60,12 +60,12 @@ class ConvVQ(ConvStack):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvKL(Grouped, ConvStack):
-    """Shape of a :class:`ConvKLTokenizer`."""
+    """Sizes of a :class:`ConvKLTokenizer`."""
 
     channels: Channels = 8
-    """C, numbers a place of the encoder's map."""
+    """C, numbers at each place of the encoder's map."""
     scale: Scale = 1.0
-    """Factor from latents to tokens; measured at the end of training, 1 over their spread."""
+    """Factor from latents to tokens; the end of a training sets it to 1 over their spread."""
 
     def build(self) -> ConvKLTokenizer:
         """The tokenizer of these sizes, with random weights."""

@@ -28,21 +28,21 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class DCAE(Grouped, LevelConfig):
-    """Shape of a :class:`DCAETokenizer`; the defaults are f32c32."""
+    """Sizes of a :class:`DCAETokenizer`; the defaults are those of f32c32."""
 
     widths: Widths = (128, 256, 512, 512, 1024, 1024)
     """Channels at each level, finest first; the stride is 2**(levels-1)."""
     encoder_blocks: BlockCounts = (0, 4, 8, 2, 2, 2)
-    """Blocks at each level of the encoder."""
+    """Blocks at each level of the encoder, finest first."""
     decoder_blocks: BlockCounts = (0, 5, 10, 2, 2, 2)
-    """Blocks at each level of the decoder."""
+    """Blocks at each level of the decoder, finest first."""
     attention: Levels = (3, 4, 5)
     """Levels whose blocks have linear attention (EfficientViT), 0 the finest; the decoder's other
     levels normalise over batches in training."""
     head_dim: Channels = 32
-    """Channels a head of attention."""
+    """Channels per attention head."""
     channels: Channels = 32
-    """C, numbers a place of the encoder's map."""
+    """C, numbers at each place of the encoder's map."""
     scale: Scale = 0.3189
     """Factor from latents to tokens (eMIGM at 512 pixels)."""
 
@@ -79,7 +79,7 @@ class DCAETokenizer(LatentTokenizer):
         self.encoder, self.decoder = _networks(config)
 
     def decisive(self) -> Iterable[tuple[str, Tensor]]:
-        """Also the means and variances of batch norms."""
+        """Parameters, and the means and variances of batch norms."""
         return self.state_dict().items()
 
 

@@ -36,10 +36,10 @@ Levels = Annotated[tuple[int, ...], Between(0, MOST_LEVELS - 1), Length(0, MOST_
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig(Ranged):
-    """Sizes that every family has."""
+    """Sizes that every family of tokenizers has."""
 
     image_channels: Annotated[int, Between(1, 3)] = 3
-    """1 for grey, 3 for colour."""
+    """Channels of the images: 1 for grey, 3 for colour."""
 
     def __post_init__(self) -> None:
         """Reject two channels, which no image has."""
@@ -92,12 +92,12 @@ class Reconstruction(NamedTuple):
     penalties: dict[str, Tensor]
     """Scalars that the bottleneck adds to the loss, each by the name of its weight."""
     figures: dict[str, Tensor]
-    """Scalars that are only logged."""
+    """Scalars that are only logged, by name."""
     latents: Tensor
-    """What the bottleneck was given: ``(B, h, w, D)`` vectors to quantise, or ``(B, 2C, h, w)``
+    """Input of the bottleneck: ``(B, h, w, D)`` vectors to quantise, or ``(B, 2C, h, w)``
     moments."""
     ids: Tensor | None = None
-    """``(B, h, w)`` codes that were chosen; None of latents."""
+    """``(B, h, w)`` codes that were chosen; None where there is no codebook."""
 
 
 class ImageTokenizer(nn.Module):
@@ -142,7 +142,7 @@ class ImageTokenizer(nn.Module):
         return weights_identity(json.dumps(config, sort_keys=True), self.decisive())
 
     def decisive(self) -> Iterable[tuple[str, Tensor]]:
-        """Names and tensors on which the outcome depends."""
+        """Names and tensors on which codes, latents and images depend."""
         return self.named_parameters()
 
     def grid(self, image_size: ImageSize) -> tuple[int, int]:
@@ -178,7 +178,7 @@ class ImageTokenizer(nn.Module):
         return self.render(self.vectors(tokens, grid)).float().clamp(0, 1)
 
     def vectors(self, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
-        """What :meth:`render` makes images of."""
+        """Tokens as the decoder takes them: what :meth:`render` makes images of."""
         raise NotImplementedError
 
     def render(self, values: Tensor) -> Tensor:

@@ -22,13 +22,13 @@ class Posterior(NamedTuple):
     """Diagonal Gaussian predicted by the encoder."""
 
     mean: Tensor
-    """``(B, C, h, w)``."""
+    """``(B, C, h, w)`` means."""
     logvar: Tensor
-    """``(B, C, h, w)``, clamped to [-30, 20]."""
+    """``(B, C, h, w)`` logarithms of variances, clamped to [-30, 20]."""
 
     @property
     def std(self) -> Tensor:
-        """``(B, C, h, w)``."""
+        """``(B, C, h, w)`` standard deviations."""
         return torch.exp(0.5 * self.logvar)
 
     @property
@@ -142,7 +142,7 @@ class LatentTokenizer(ImageTokenizer):
         self.moment_channels = self.channels * (1 if self.deterministic else 2)
 
     def forward(self, images: Tensor, noise: Tensor) -> Reconstruction:
-        """Encode, draw and decode with gradients; of an encoder that predicts a Gaussian.
+        """Encode, draw and decode with gradients, where the encoder predicts a Gaussian.
 
         Args:
             images: ``(B, C, H, W)`` in [0, 1].

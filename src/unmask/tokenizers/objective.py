@@ -38,7 +38,7 @@ class PerceptualDistance(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> PerceptualDistance:
-        """Stays in evaluation mode: the statistics of its norms are those of ImageNet."""
+        """Stay in evaluation mode, since the statistics of the norms are those of ImageNet."""
         super().train(False)
         return self
 
@@ -126,32 +126,37 @@ Weight = Annotated[float, Between(0, 1e6)]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerLoss(Ranged, path="loss"):
-    """Weights of the parts, and the care of dead codes. Those of another bottleneck are unused."""
+    """Weights of the loss's terms, and what happens to dead codes.
+
+    Terms of a bottleneck that the tokenizer does not have are not used.
+    """
 
     l1: Weight = 1.0
-    """Mean absolute difference of pixels in [0, 1]."""
+    """Weight of the mean absolute difference of pixels in [0, 1]."""
     l2: Weight = 0.0
-    """Mean squared difference of pixels in [0, 1]."""
+    """Weight of the mean squared difference of pixels in [0, 1]."""
     codebook: Weight = 1.0
-    """Pulls codes to the latents that chose them."""
+    """Weight of the term that pulls codes to the latents that chose them."""
     commitment: Weight = 0.25
-    """Pulls latents to their codes."""
+    """Weight of the term that pulls latents to their codes."""
     kl: Weight = 1e-6
-    """Pulls the encoder's Gaussian to the standard normal: nats a number of the image, the balance
-    against l1 that latent diffusion has (though its pixels are twice as far apart)."""
+    """Weight of the divergence of the encoder's Gaussian from the standard normal, in nats per
+    number of the image. The default balances it against l1 as latent diffusion does (whose pixels
+    are twice as far apart)."""
     perceptual: Weight = 0.0
-    """Distance of EfficientNet-lite0 features; above 0 a step takes several times as long."""
+    """Weight of the distance of EfficientNet-lite0 features; above 0 a step takes several times as
+    long."""
     adversarial: Weight = 0.0
-    """The tokenizer's share in the game with a patch discriminator; 0 builds none. A constant:
-    VQGAN's adaptive weight needs a second backward."""
+    """Weight of the adversarial term against a patch discriminator; 0 builds none. It is a
+    constant: VQGAN's adaptive weight needs a second backward pass."""
     adversarial_start: Annotated[int, Between(0, 10**9)] = 0
-    """Steps before the game starts."""
+    """Steps before the discriminator and the adversarial term begin."""
     discriminator_width: Annotated[int, Between(1, 2**12)] = 32
     """Channels of the discriminator's first layer."""
     revive_every: Annotated[int, Between(0, 10**9)] = 20
-    """Steps between revivals of dead codes; 0 means never."""
+    """Steps between two revivals, which put dead codes onto latents; 0 means never."""
     patience: Annotated[int, Between(1, 10**9)] = 20
-    """Steps without use after which a code is dead."""
+    """Steps without use after which a code counts as dead."""
 
     def __post_init__(self) -> None:
         """Reject weights that minimise nothing."""

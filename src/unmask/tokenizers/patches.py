@@ -25,7 +25,7 @@ class Patches(ImageConfig):
 
     @property
     def channels(self) -> int:
-        """C, numbers a token."""
+        """C, numbers per token."""
         return self.image_channels * self.patch**2
 
     @property

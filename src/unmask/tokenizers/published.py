@@ -30,17 +30,17 @@ class Published:
     """One tokenizer as it is published."""
 
     network: ImageConfig
-    """Sizes."""
+    """Sizes, which the file must have."""
     parameters: int
-    """Trained numbers, without buffers."""
+    """Number of parameters, buffers not counted."""
     file: str
     """Name under which it is looked for in the working directory."""
     url: str
-    """What to download."""
+    """Address to download it from."""
     hub: tuple[str, str] | None = None
     """Repository and file on the Hugging Face hub; None where it is not there."""
     results: tuple[Result, ...] = ()
-    """Published scores."""
+    """Published scores, with their sources."""
 
 
 def _on_hub(repository: str, inside: str, *, folder: str = "", **entry: Any) -> Published:
@@ -58,7 +58,7 @@ def _readme(**values: float) -> tuple[Result, ...]:
 
 
 def _jax(size: int, rfid: float) -> Published:
-    """MaskGIT's own."""
+    """MaskGIT's own tokenizer, as a flax file."""
     file, setting = f"tokenizer_imagenet{size}_checkpoint", f"ImageNet validation, {size}x{size}"
     return Published(
         network=MASKGIT_F16,

@@ -31,7 +31,7 @@ class Tokenizer(Protocol):
     stride: int
     """Pixels along one side of the patch that a token stands for."""
     image_channels: int
-    """1 for grey, 3 for colour."""
+    """Channels of the images: 1 for grey, 3 for colour."""
     native_range: tuple[float, float]
     """Values that the network itself sees in place of 0 and 1."""
     moment_channels: int = 0

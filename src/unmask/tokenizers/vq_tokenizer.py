@@ -19,7 +19,7 @@ NEVER = 1 << 30  # steps that a code counts as idle before its first use
 
 
 class Quantized(NamedTuple):
-    """Latents after quantisation, and what training wants to know about it."""
+    """Latents after quantisation, and the losses of the bottleneck."""
 
     values: Tensor
     """``(..., D)`` the chosen codes; the gradient passes to the latents unchanged."""

@@ -31,7 +31,7 @@ Pixels = Literal["signed", "unit"]
 
 @dataclass(frozen=True, kw_only=True)
 class VQGAN(StackConfig):
-    """Shape of a :class:`VQGANTokenizer`; the defaults are VQGAN f16 with 16384 codes."""
+    """Sizes of a :class:`VQGANTokenizer`; the defaults are VQGAN f16 with 16384 codes."""
 
     decoder_widths: Annotated[tuple[int, ...], Between(1, 2**14), Length(0, MOST_LEVELS)] = ()
     """Channels at each level of the decoder, finest first; empty means those of the encoder."""
@@ -42,13 +42,13 @@ class VQGAN(StackConfig):
     codes: Codebook = 16384
     """V, vectors in the codebook."""
     code_dim: Channels = 256
-    """D, numbers a code."""
+    """D, numbers per code vector."""
     l2_normalised: bool = False
-    """Compare directions instead of vectors (LlamaGen)."""
+    """Compare directions of latents and codes (cosine, LlamaGen) instead of the vectors."""
     pixels: Pixels = "signed"
-    """What the network sees of an image: "signed" is [-1, 1], "unit" is [0, 1]. aMUSEd was trained
-    on "unit", and its own pipeline decodes so; maskgit-pytorch, its cached codes and its published
-    scores use "signed"."""
+    """Range in which the network sees an image: "signed" is [-1, 1], "unit" is [0, 1]. aMUSEd was
+    trained on "unit", and its own pipeline decodes so; maskgit-pytorch, its cached codes and its
+    published scores use "signed"."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""
@@ -97,13 +97,13 @@ class VQGANTokenizer(VQTokenizer):
 
 @dataclass(frozen=True, kw_only=True)
 class KLVAE(Grouped, StackConfig):
-    """Shape of a :class:`KLVAETokenizer`; the defaults are KL-16.
+    """Sizes of a :class:`KLVAETokenizer`; the defaults are KL-16.
 
     Levels with attention are those of the encoder; the decoder has it in its middle only.
     """
 
     channels: Channels = 16
-    """C, numbers a place of the encoder's map."""
+    """C, numbers at each place of the encoder's map."""
     scale: Scale = 0.2325
     """Factor from latents to tokens (MAR, eMIGM: 1 over the spread of KL-16's on ImageNet)."""
 
@@ -129,18 +129,18 @@ class KLVAETokenizer(LatentTokenizer):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskGITVQGAN(LevelConfig):
-    """Shape of a :class:`MaskGITVQGANTokenizer`; the defaults are the published one."""
+    """Sizes of a :class:`MaskGITVQGANTokenizer`; the defaults are the published one's."""
 
     stem: Channels = 128
     """Channels after the first convolution."""
     blocks: Annotated[int, Between(0, 100)] = 2
-    """Residual blocks a level."""
+    """Residual blocks at each level, in the encoder and again in the decoder."""
     middle: Annotated[int, Between(0, 100)] = 2
     """Further residual blocks at the lowest resolution."""
     codes: Codebook = 1024
     """V, vectors in the codebook."""
     code_dim: Channels = 256
-    """D, numbers a code."""
+    """D, numbers per code vector."""
 
     def __post_init__(self) -> None:
         """Reject shapes that cannot be built."""

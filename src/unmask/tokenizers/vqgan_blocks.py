@@ -35,8 +35,11 @@ def check_widths(widths: tuple[int, ...], groups: int = GROUPS) -> None:
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, but a group of one number is normalised to 0 in a batch of one image as in larger
-    ones, where torch refuses it (a single token of as many channels as groups)."""
+    """torch's group norm, which also takes groups of one number in a batch of one image.
+
+    torch refuses them there (a single token of as many channels as groups) and makes them 0 in
+    larger batches.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, D, H, W)`` to the same shape."""
@@ -206,12 +209,12 @@ def named(**parts: nn.Module) -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig(LevelConfig):
-    """Sizes of both sides of an autoencoder."""
+    """Sizes of the encoder and the decoder."""
 
     stem: Channels = 128
     """Channels after the first convolution."""
     blocks: Annotated[int, Between(0, 100)] = 2
-    """Residual blocks a level in the encoder; the decoder has one more."""
+    """Residual blocks at each level of the encoder; the decoder has one more."""
     attention: Levels = (4,)
     """Levels with attention after every block, 0 the finest."""
     groups: Channels = GROUPS

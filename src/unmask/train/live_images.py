@@ -91,8 +91,8 @@ class EncodeFirst(nn.Module):
     It computes in the precision of the training, as MAGE's did.
 
     Args:
-        objective: of codes.
-        tokenizer: frozen.
+        objective: takes batches of codes.
+        tokenizer: of codes; it is frozen.
     """
 
     def __init__(self, objective: nn.Module, tokenizer: ImageTokenizer) -> None:
@@ -102,7 +102,7 @@ class EncodeFirst(nn.Module):
 
     @property
     def averaged(self) -> nn.Module:
-        """See :class:`unmask.train.run.Objective`."""
+        """The network that learns; see :class:`unmask.train.run.Objective`."""
         return averaged_of(self.objective)
 
     def train(self, mode: bool = True) -> EncodeFirst:
