@@ -35,7 +35,7 @@ class PlanChanges(Ranged):
     solver: Solver | None = None
     """Sampler inside a diffusion head (MAR, eMIGM). None keeps the plan's."""
     respacing: Annotated[str | None, Length(0, 255)] = None
-    """Steps of that sampler: ddim25 (25 at a whole stride), 100 (spread evenly), 10,15,20 (by
+    """Steps of a diffusion head: ddim25 (25 at a whole stride), 100 (spread evenly), 10,15,20 (by
     section), or empty for all 1000; of dpm-solver the number of network evaluations, such as 14.
     None keeps the plan's."""
 

@@ -59,6 +59,18 @@ def test_defaults_may_be_left_out_and_whole_numbers_are_floats_too() -> None:
     assert isinstance(recipe.training.lr, float)
 
 
+def test_a_part_without_a_kind_is_the_usual_one() -> None:
+    data = to_dict(TOY)
+    parts = (data["masking"], data["plan"]["order"], data["plan"]["counts"], data["plan"]["draw"])
+    assert [part.pop("kind") for part in parts] == [
+        "TrainMasking",
+        "Confidence",
+        "FixedCounts",
+        "CategoricalDraw",
+    ]
+    assert from_dict(Recipe, data, "here") == TOY
+
+
 def changed(path: str, value: object) -> dict:
     """The toy recipe with one key set; a value of None removes it."""
     data = to_dict(TOY)

@@ -79,7 +79,7 @@ class Substitution(Ranged, path="substitution"):
         return (visible.float() * share).round().long().clamp(min=1)
 
     def choose(self, masked: Tensor, score: Tensor, u: Tensor) -> Tensor:
-        """Which tokens are replaced.
+        """Choose the tokens that are replaced.
 
         Args:
             masked: ``(B, L)`` bool.
