@@ -19,8 +19,7 @@ LEANING = re.compile(r"(Of|Its|Likewise|Which|The same|As above|Theirs|Ditto)\b"
 OPENING = re.compile(r'[A-Z0-9`"(]')
 OPTIONS = "Ranged"
 PENDING = (
-    "checkpoints commands counts data decode demo evaluate files guidance masking nn objectives "
-    "orders plan_changes probe projects ranges show text tokenizers"
+    "checkpoints commands data demo evaluate files nn probe projects ranges show text tokenizers"
 )
 """Parts whose docstrings are still being mended."""
 READY = {"commands/train.py", "commands/recipe_arguments.py", "commands/arguments.py"}

@@ -119,7 +119,7 @@ class AncestralCounts(Counts):
         return chance
 
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
-        """The same random counts for every row."""
+        """Random counts, equal in every row."""
         (left, *others) = masked.sum(1).unique().tolist()
         if others:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Which tokens a training example hides.
+"""Masks of training: the tokens that an example hides.
 
 A ratio is drawn, rounded to a count, and the ``count`` positions of lowest random score are hidden;
 :func:`lowest` is the same rule by which decoding chooses what stays masked.

@@ -1,4 +1,4 @@
-"""Which tokens stay masked: an order is a score a position, and the lowest n stay masked.
+"""Orders say which tokens stay masked: each gives positions a score, and the lowest n do.
 
 Orders that need densities score what the head just drew; the others choose first, and the head then
 draws only at the chosen positions.

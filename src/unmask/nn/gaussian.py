@@ -113,7 +113,7 @@ def _before(signal: Tensor) -> Tensor:
 
 
 def kept_steps(respacing: str) -> list[int]:
-    """Which of the 1000 steps a string keeps, ascending.
+    """Numbers of the steps, of 1000, that a string keeps, ascending.
 
     Args:
         respacing: "" for all; "ddimN" for N at the smallest whole stride from 0 that leaves N,

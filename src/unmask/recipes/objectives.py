@@ -36,7 +36,7 @@ class Contrastive(Ranged, path="contrastive"):
 
 @dataclass(frozen=True, kw_only=True)
 class Substitution(Ranged, path="substitution"):
-    """Which tokens are replaced, by what, and how the adapter learns from it."""
+    """How tokens are replaced, and how the adapter learns to repair them."""
 
     rate: Annotated[float, Between(above=0, at_most=1)] = 0.3
     """Share of an image's visible tokens that is replaced, rounded half to even; at least one."""
