@@ -57,6 +57,11 @@ def test_a_run_gives_the_newest_averaged_weights(run: Folder, fixtures: Path) ->
     fills_its_network(found)
 
 
+def test_weights_beside_the_average_are_not_read(run: Folder) -> None:
+    (run / "ckpt" / "step0010000" / "model.pt").write_bytes(b"cut off")
+    assert load_foreign(run).details["file"].endswith("step0010000/model_ema.pt")
+
+
 def test_one_checkpoint_or_file_of_a_run_can_be_named(run: Folder, fixtures: Path) -> None:
     step = run / "ckpt" / "step0000999"
     wanted = weights(fixtures, "mp_uncond_logits")["pos_emb"]

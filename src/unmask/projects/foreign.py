@@ -184,10 +184,11 @@ def _read_folder(folder: Path) -> Checkpoint:
 
 def _read_first(files: list[Path]) -> Checkpoint:
     """The first file with weights; an average that was never taken is passed over."""
-    first, *others = (_read_file(file) for file in files)
-    second = next((raw for raw in others if raw.state and not first.state), first)
-    if second is first:
+    read = map(_read_file, files)
+    first = next(read)
+    if first.state:
         return first
+    second = next((raw for raw in read if raw.state), first)
     return second._replace(told={**second.told, "empty": str(first.file)})
 
 
