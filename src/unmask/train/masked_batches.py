@@ -50,6 +50,21 @@ class TokenCache(Protocol):
         ...
 
 
+def micro_batches_of(training: Training, rank: int, world: int) -> list[slice]:
+    """Parts of the global batch that one process takes, see :func:`unmask.data.batches.share_rows`.
+
+    Raises:
+        InputError: the batch does not divide among the processes.
+    """
+    return share_rows(
+        torch.arange(training.batch_size),
+        rank=rank,
+        world=world,
+        accumulate=training.accumulate,
+        micro_batch_size=training.micro_batch_size,
+    )
+
+
 class StepMasks(NamedTuple):
     """What a whole batch hides."""
 
@@ -94,7 +109,6 @@ class MaskedBatches(Dataset):
         classes: 0 for an unconditional model; the null class is ``classes``.
         rank: this process, in [0, world).
         world: number of processes.
-        total_steps: length of the run.
 
     Raises:
         InputError: if the batch exceeds the images, or does not divide among the processes.
@@ -109,38 +123,21 @@ class MaskedBatches(Dataset):
         classes: int,
         rank: int = 0,
         world: int = 1,
-        total_steps: int | None = None,
     ) -> None:
         check_batch_size(len(cache), training.batch_size)
         self.cache, self.masking, self.training = cache, masking, training
         self.classes = classes
-        self.own = self._share(rank, world)
+        self.own = micro_batches_of(training, rank, world)
         self.groups = self._groups(world)
         """Ranges of the batch whose masks are drawn together."""
-        self.steps = training.steps if total_steps is None else total_steps
-
-    def _share(self, rank: int, world: int) -> list[slice]:
-        """Micro-batches of a process."""
-        training = self.training
-        return share_rows(
-            torch.arange(training.batch_size),
-            rank=rank,
-            world=world,
-            accumulate=training.accumulate,
-            micro_batch_size=training.micro_batch_size,
-        )
 
     def _groups(self, world: int) -> list[slice]:
         size = self.training.batch_size
         if self.training.normalize == "micro":
-            first, last = (self._share(rank, world) for rank in (0, world - 1))
+            first, last = (micro_batches_of(self.training, rank, world) for rank in (0, world - 1))
             return [slice(a.start, b.stop) for a, b in zip(first, last, strict=True)]
         group = self.masking.group or size
         return [slice(start, min(start + group, size)) for start in range(0, size, group)]
-
-    def __len__(self) -> int:
-        """Steps of the run."""
-        return self.steps
 
     def __getitem__(self, step: int) -> list[LocatedBatch]:
         """This process's micro-batches of a step."""
@@ -238,10 +235,6 @@ class SubstitutionBatches(Dataset):
     def __init__(self, masked: MaskedBatches, options: Substitution) -> None:
         self.masked, self.options = masked, options
 
-    def __len__(self) -> int:
-        """Steps of the run."""
-        return len(self.masked)
-
     def __getitem__(self, step: int) -> list[SubstitutionBatch]:
         """This process's micro-batches of a step."""
         masks = self.masked.masks(step)
@@ -303,10 +296,6 @@ class TwoViewBatches(Dataset):
                 "contrastive needs two views of each image, and the cache has one: build it with "
                 "--flip, or give --data and a random crop instead"
             )
-
-    def __len__(self) -> int:
-        """Steps of the run."""
-        return len(self.first)
 
     def __getitem__(self, step: int) -> list[LocatedBatch]:
         """This process's micro-batches of a step."""

@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from unmask.data.batches import check_batch_size, share_rows
+from unmask.data.batches import check_batch_size
 from unmask.data.reader import Reader
 from unmask.machine.processes import launched
 from unmask.memory import GIB, check_fits, skeleton
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.objective import TokenizerObjective
+from unmask.train.masked_batches import micro_batches_of
 from unmask.train.run import averaged_of
 
 PRECISIONS = {"no": "float32", "bf16": "float32 with bfloat16", "fp16": "float32 with float16"}
@@ -126,13 +126,7 @@ def _memory(objective: nn.Module, training: Training) -> str:
 def _shares(training: Training) -> str:
     """How a batch is cut, alike in all processes."""
     state = launched()
-    cuts = share_rows(
-        torch.arange(training.batch_size),
-        rank=state.process_index,
-        world=state.num_processes,
-        accumulate=training.accumulate,
-        micro_batch_size=training.micro_batch_size,
-    )
+    cuts = micro_batches_of(training, state.process_index, state.num_processes)
     parts, size = _counted(len(cuts), "micro-batch", "es"), cuts[0].stop - cuts[0].start
     return f"{_counted(state.num_processes, 'process', 'es')} with {parts} of {size:,}"
 

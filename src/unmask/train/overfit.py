@@ -23,13 +23,8 @@ WORKS_BELOW = 0.3
 class SameBatch(Dataset):
     """The batch of step 0, with the masks it has, at every step."""
 
-    def __init__(self, batches: Dataset, steps: int) -> None:
+    def __init__(self, batches: Dataset) -> None:
         self.batch: MicroBatches = batches[0]
-        self.steps = steps
-
-    def __len__(self) -> int:
-        """Steps of the run."""
-        return self.steps
 
     def __getitem__(self, step: int) -> MicroBatches:
         """Always the same micro-batches."""
@@ -67,7 +62,7 @@ def overfit_one_batch(
     """
     result = train(
         objective,
-        SameBatch(batches, settings.steps),
+        SameBatch(batches),
         settings=replace(settings, schedule="constant", warmup_steps=0),
         out=out,
         config={**config, "overfit_one_batch": True},
