@@ -18,11 +18,6 @@ NAMES = [str(file.relative_to(ROOT)) for file in FILES]
 LEANING = re.compile(r"(Of|Its|Likewise|Which|The same|As above|Theirs|Ditto)\b")
 OPENING = re.compile(r'[A-Z0-9`"(]')
 OPTIONS = "Ranged"
-PENDING = (
-    "checkpoints commands data demo evaluate files nn probe projects ranges show text tokenizers"
-)
-"""Parts whose docstrings are still being mended."""
-READY = {"commands/train.py", "commands/recipe_arguments.py", "commands/arguments.py"}
 
 
 class Told(NamedTuple):
@@ -74,18 +69,13 @@ def option_classes() -> dict[str, ast.ClassDef]:
 CLASSES = option_classes()
 
 
-def pending(name: str) -> bool:
-    """Whether a file belongs to a part that is being mended."""
-    return name not in READY and name.split("/")[0].removesuffix(".py") in PENDING.split()
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if not pending(name)])
+@pytest.mark.parametrize("name", NAMES)
 def test_no_docstring_leans_on_its_neighbour(name: str) -> None:
     leaning = [t.where for t in docstrings(ROOT / name) if t.text and LEANING.match(t.text)]
     assert not leaning
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLASSES) if not pending(n.split(":")[0])])
+@pytest.mark.parametrize("name", sorted(CLASSES))
 def test_every_option_is_a_sentence(name: str) -> None:
     fields = {
         ast.unparse(field.target): " ".join((text or "").split())

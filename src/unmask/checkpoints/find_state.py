@@ -1,4 +1,4 @@
-"""Which of the state dicts inside a checkpoint is meant: averages first, wrappers taken off.
+"""The state dict inside a checkpoint that is meant: averages first, wrappers taken off.
 
 Projects wrap their weights in entries ("model_ema", "state_dict", "ema" with "module" inside) and
 in prefixes of names ("module.", "_orig_mod.", "model."). Neither is looked up in a list: a state

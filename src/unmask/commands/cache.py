@@ -40,7 +40,7 @@ class Build(Ranged):
     data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
     split: TrainingSide = "train"
-    """Which of the images are encoded: the training side, or all, as some sources train on."""
+    """Images that are encoded: the training side, or all, as some sources train on."""
     out: Path
     """Folder of the cache: new, empty, or begun by the same words."""
     layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(default_factory=CacheLayout)

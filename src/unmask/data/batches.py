@@ -78,7 +78,7 @@ def share_rows(
     accumulate: int = 1,
     micro_batch_size: int | None = None,
 ) -> list[slice]:
-    """Which parts of a global batch one process takes.
+    """Parts of a global batch that one process takes.
 
     Every process takes equally many rows, in micro-batches of equal size, of which the last one is
     smaller where they do not divide (maskgit-pytorch, ``train.py``).

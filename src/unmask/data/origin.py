@@ -65,7 +65,7 @@ def stamp_of(source: EncodedImages, row: int) -> str:
 
 
 def compare(origin: Origin, source: EncodedImages, rows: range) -> tuple[list[str], Origin]:
-    """Which images of a shard have other bytes now; those whose stamps differ are read.
+    """Images of a shard that have other bytes now; those whose stamps differ are read.
 
     Args:
         origin: of the shard, with the keys of these rows.

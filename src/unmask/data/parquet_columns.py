@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold the images and the labels, by type, name and the hub's note.
+"""The columns of a Parquet file that hold images and labels, by type, name and the hub's note.
 
 The hub's libraries write a JSON note into each file (key ``huggingface`` of the schema's metadata)
 that tells the features' types and the names of the classes.

@@ -1,4 +1,4 @@
-"""Which images are for training and which for validation.
+"""The images for training and those for validation.
 
 A data set's own split is used where there is one; otherwise the key of an image decides, so that
 adding or removing others never moves it from one side to the other.

@@ -304,7 +304,7 @@ def train_classifier(
 def with_test_accuracy(
     classifier: TrainedClassifier, images: Tensor, labels: Tensor
 ) -> TrainedClassifier:
-    """The same classifier with its accuracy on held-out real images filled in.
+    """A classifier with its accuracy on held-out real images filled in.
 
     Args:
         classifier: as :func:`train_classifier` returns it.

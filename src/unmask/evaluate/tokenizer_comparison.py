@@ -62,7 +62,7 @@ class Comparison(Ranged):
     """Latents that are decoded: a draw from the encoder's Gaussian (of image k by seed k), as
     generators see it, or its mean."""
     lpips: tuple[Path, ...] = ()
-    """torchvision's AlexNet and the linear weights of lpips v0.1 (alex.pth), for LPIPS; without
+    """AlexNet of torchvision and the linear weights of lpips v0.1 (alex.pth), for LPIPS; without
     them it is left out."""
     inception: Path | None = None
     """Weights of the 2015 Inception network (torch-fidelity's releases), for rFID; without them it
