@@ -157,12 +157,9 @@ class TrainedClassifier:
     def save(self, path: Path | str) -> None:
         """Write float16 weights with the facts as metadata, a safetensors file."""
         facts = {f: getattr(self, f) for f in self.__dataclass_fields__ if f != "network"}
-        state = self.network.state_dict()
-        # The file format takes plain row-major tensors; training leaves channels-last ones.
-        plain = {name: t.cpu().contiguous() for name, t in state.items()}
-        half = {name: t.half() if t.is_floating_point() else t for name, t in plain.items()}
         with output(Path(path)) as aside:
-            write_tensors(aside, half, {"classifier": json.dumps(facts)})
+            facts_text = {"classifier": json.dumps(facts)}
+            write_tensors(aside, self.network.state_dict(), facts_text, half=True)
 
     def describe(self) -> str:
         """Name and accuracy on real images in one line, as reports quote it."""
@@ -225,12 +222,11 @@ def augmented(images: Tensor, options: ClassifierTraining, generator: torch.Gene
         The same shape, within [0, 1].
     """
     batch, _, height, width = images.shape
-    shift = options.shift
+    shift, columns = options.shift, torch.arange(width)
     corner = torch.randint(0, 2 * shift + 1, (2, batch, 1), generator=generator)
     mirrored = torch.rand(batch, 1, generator=generator) < 0.5 * options.flip
     amounts = torch.rand(2, batch, 1, 1, 1, generator=generator)
     noise = torch.randn(images.shape, generator=generator)
-    columns = torch.arange(width)
     rows = corner[0] + torch.arange(height)  # (B, H)
     columns = corner[1] + torch.where(mirrored, columns.flip(0), columns)  # (B, W)
     padded = F.pad(images, [shift] * 4, mode="replicate").permute(0, 2, 3, 1)
