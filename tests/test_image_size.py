@@ -2,6 +2,7 @@ import pytest
 
 from unmask.commands.arguments import parse
 from unmask.commands.tokenizer import Eval
+from unmask.data.transform import Transform
 from unmask.errors import InputError
 from unmask.image_size import checked_size, height_width, size_text, size_words
 
@@ -22,16 +23,17 @@ def test_equal_sizes_have_one_form(given, wanted):
 )
 def test_what_no_image_has_is_refused_in_one_line(wrong):
     with pytest.raises(
-        InputError, match=r"^size=.* must be at least 1 pixels: one whole number"
+        InputError, match=r"^image_size=.* must be at least 1 pixels: one whole number"
     ) as told:
-        checked_size(wrong, "size")
+        checked_size(wrong)
     assert "\n" not in str(told.value)
 
 
-def test_the_least_side_is_the_callers():
-    assert checked_size((7, 9), least=7) == (7, 9)
-    with pytest.raises(InputError, match="at least 8"):
-        checked_size((7, 9), least=8)
+def test_a_field_keeps_one_form() -> None:
+    forms = [Transform(size=size).size for size in (8, (8, 8), (7, 9))]
+    assert forms == [8, 8, (7, 9)]
+    with pytest.raises(InputError, match=r"size=\(7, 0\) must each be at least 1"):
+        Transform(size=(7, 0))
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])

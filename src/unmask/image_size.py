@@ -8,40 +8,36 @@ from typing import Annotated, Literal
 import cattrs
 
 from unmask.errors import InputError
-from unmask.ranges import Between, shown
+from unmask.ranges import Between, Form, shown
 
 Sides = int | tuple[int, int]
-ImageSize = Annotated[Sides, Between(1, 2**13)]
-"""Pixels: the side of a square, or height and width; 8,192 squared take 800 MB as numbers."""
-
 CachedCrop = Literal["center", "center-bilinear", "whole"]
 """Crops without chance that give every image its size."""
+
+
+def checked_size(size: object) -> Sides:
+    """The one form of a size that equal sizes share: a number for a square, else a pair.
+
+    Raises:
+        InputError: anything but one or two whole numbers from 1.
+    """
+    pair = (size, size) if not isinstance(size, Sequence) or isinstance(size, str) else tuple(size)
+    if len(pair) != 2 or any(type(side) is not int or side < 1 for side in pair):
+        raise InputError(
+            f"image_size={shown(size)} must be at least 1 pixels: one whole number for a square, "
+            "or height and width"
+        )
+    height, width = pair
+    return height if height == width else (height, width)
+
+
+ImageSize = Annotated[Sides, Between(1, 2**13), Form(checked_size)]
+"""Pixels: the side of a square, or height and width; 8,192 squared take 800 MB as numbers."""
 
 
 def height_width(size: ImageSize) -> tuple[int, int]:
     """Both sides in pixels."""
     return (size, size) if isinstance(size, int) else size
-
-
-def checked_size(size: object, name: str = "image_size", *, least: int = 1) -> ImageSize:
-    """The one form of a size that equal sizes share: a number for a square, else a pair.
-
-    Args:
-        size: what the caller gave.
-        name: of the field, for messages.
-        least: pixels a side.
-
-    Raises:
-        InputError: anything but one or two whole numbers from ``least``.
-    """
-    pair = (size, size) if not isinstance(size, Sequence) or isinstance(size, str) else tuple(size)
-    if len(pair) != 2 or any(type(side) is not int or side < least for side in pair):
-        raise InputError(
-            f"{name}={shown(size)} must be at least {least} pixels: one whole number for a square, "
-            "or height and width"
-        )
-    height, width = pair
-    return height if height == width else (height, width)
 
 
 def accept_sizes(converter: cattrs.Converter) -> None:

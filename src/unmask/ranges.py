@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import types
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -103,6 +103,14 @@ class Length:
 
 
 @dataclass(frozen=True)
+class Form:
+    """One form that a field keeps of values that are equal."""
+
+    of: Callable[[Any], Any]
+    """Makes the form of a value within its range."""
+
+
+@dataclass(frozen=True)
 class Declared:
     """What an annotation says about values, gathered from unions, tuples and marks."""
 
@@ -118,6 +126,8 @@ class Declared:
     """Limits of a number."""
     length: Length | None = None
     """Limits of a text, or of a tuple if there is one."""
+    form: Form | None = None
+    """Form that the field keeps; None keeps what is given."""
     each: Declared | None = None
     """Declaration of a tuple's entries; None where no tuple is allowed."""
 
@@ -142,10 +152,12 @@ class Declared:
             and (self.each is None or self.each.complete)
         )
 
-    def marked(self, mark: Between | Length) -> Declared:
+    def marked(self, mark: Between | Length | Form) -> Declared:
         """This declaration with a range, which also holds for each number of a tuple."""
         if isinstance(mark, Length):
             return replace(self, length=mark)
+        if isinstance(mark, Form):
+            return replace(self, form=mark)
         each = self.each.marked(mark) if self.each else None
         return replace(self, between=mark, each=each)
 
@@ -158,6 +170,7 @@ class Declared:
             free=self.free or other.free,
             between=self.between or other.between,
             length=self.length or other.length,
+            form=self.form or other.form,
             each=self.each or other.each,
         )
 
@@ -221,7 +234,7 @@ def declared(annotation: Any) -> Declared:
     if origin is Annotated:
         said = declared(inner[0])
         for mark in inner[1:]:
-            said = said.marked(mark) if isinstance(mark, (Between, Length)) else said
+            said = said.marked(mark) if isinstance(mark, Between | Length | Form) else said
         return said
     if origin in (Union, types.UnionType):
         return functools.reduce(Declared.union, map(declared, inner))
@@ -271,8 +284,11 @@ def check_ranges(options: object, prefix: str = "") -> None:
         if demand is not None:
             raise InputError(f"{prefix}{name}={shown(value)} must {demand}")
         if isinstance(value, Real) and type(value) not in (int, float, bool):
-            plain = int(value) if isinstance(value, Integral) else float(value)
-            object.__setattr__(options, name, plain)
+            value = int(value) if isinstance(value, Integral) else float(value)
+        if said.form and value is not None:
+            value = said.form.of(value)
+        if value is not getattr(options, name):
+            object.__setattr__(options, name, value)
 
 
 class Ranged:

@@ -19,7 +19,7 @@ from unmask.data.transform import Transform
 from unmask.data.write_cache import CacheReport, CacheRows, Writing, write_cache
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.image_size import CachedCrop, ImageSize, checked_size
+from unmask.image_size import CachedCrop, ImageSize
 from unmask.pictures import to_float
 from unmask.ranges import Between, Ranged
 from unmask.tokenizers.tokenizer import Tokenizer
@@ -50,12 +50,6 @@ class CacheLayout(Ranged):
     """Images per shard, one of which is held in memory; None fills 64 MiB, with at most 65536."""
     batch_size: Annotated[int, Between(1, 2**16)] = 32
     """Images that are encoded at once, each in all its views."""
-
-    def __post_init__(self) -> None:
-        """Give equal sizes one form."""
-        super().__post_init__()
-        if self.image_size is not None:
-            object.__setattr__(self, "image_size", checked_size(self.image_size))
 
     @property
     def size(self) -> ImageSize:

@@ -6,7 +6,6 @@ import gzip
 import math
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -26,7 +25,6 @@ NAME = re.compile(r"(?:(.+)-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte
 SIDES: dict[str, Split] = {"train": "train", "t10k": "val", "test": "val"}
 UNSIGNED_BYTES = 8  # the type code in an IDX header
 DIMENSIONS = {"images": 3, "labels": 1}
-STEP = 1 << 24  # bytes that are unpacked at a time
 DENSEST, FREELY = 100, 1 << 26  # how often more than its bytes a .gz may hold, and what any may
 
 
@@ -46,10 +44,7 @@ def read_idx(file: Path, what: str = "images") -> np.ndarray:
         InputError: not such a file, of other dimensions, without pixels, or cut.
     """
     try:
-        with file.open("rb") as plain, ExitStack() as stack:
-            stream: IO[bytes] | gzip.GzipFile = plain
-            if file.suffix == ".gz":
-                stream = stack.enter_context(gzip.GzipFile(fileobj=plain))
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             shape = _read_shape(stream, file, what)
             content = _read_data(stream, math.prod(shape), file, header=4 + 4 * len(shape))
     except InputError:
@@ -84,13 +79,10 @@ def _read_data(stream: IO[bytes] | gzip.GzipFile, size: int, file: Path, *, head
     if file.suffix != ".gz" and packed - header != size:
         found = f"{packed - header}"
     else:
-        parts, left = [], size
-        while left and (part := stream.read(min(left, STEP))):
-            parts.append(part)
-            left -= len(part)
-        if not left and not stream.read(1):
-            return b"".join(parts)
-        found = f"{size - left}" if left else f"more than {size}"
+        content = stream.read(size + 1)
+        if len(content) == size:
+            return content
+        found = f"{len(content)}" if len(content) < size else f"more than {size}"
     raise InputError(
         f"{file} holds {found} bytes of data, its header says {size}; download it again"
     )

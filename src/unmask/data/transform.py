@@ -24,22 +24,12 @@ from unmask.data.crops import (
 )
 from unmask.data.decoding import flattened
 from unmask.errors import InputError
-from unmask.image_size import ImageSize, checked_size, height_width
+from unmask.image_size import ImageSize, height_width
 from unmask.ranges import Between, Ranged
 
-Crop = Literal[
-    "center",
-    "center-bilinear",
-    "clipped",
-    "inner",
-    "none",
-    "random",
-    "random-bilinear",
-    "resized",
-    "whole",
-]
 StillCrop = Literal["center", "center-bilinear", "inner", "none", "whole"]
-"""Those without chance."""
+"""Crops without chance."""
+Crop = Literal[StillCrop, "random", "random-bilinear", "resized", "clipped"]
 STILL: dict[str, Callable[[Image.Image, ImageSize], Image.Image]] = {
     "center": center_crop,
     "center-bilinear": bilinear_center_crop,
@@ -73,9 +63,8 @@ class Transform(Ranged):
     """Channels of the result: 1 for grey, 3 for RGB."""
 
     def __post_init__(self) -> None:
-        """Give equal sizes one form, and reject two channels."""
+        """Reject two channels."""
         super().__post_init__()
-        object.__setattr__(self, "size", checked_size(self.size, "size"))
         if self.channels == 2:
             raise InputError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
 

@@ -28,7 +28,7 @@ from unmask.evaluate.lpips import LPIPS, WINDOW, load_lpips, psnr, ssim
 from unmask.evaluate.real_images import real_batches
 from unmask.evaluate.reference import Moments
 from unmask.files.durable import outputs
-from unmask.image_size import ImageSize, checked_size, size_text
+from unmask.image_size import ImageSize, size_text
 from unmask.machine.devices import resolve_device
 from unmask.pictures import sheet, to_float, to_uint8
 from unmask.ranges import Between, Name, Ranged
@@ -54,7 +54,7 @@ class Comparison(Ranged):
 
     count: Annotated[int, Between(2, 10**7)] = 2000
     """Images that are sent through; scores of other counts do not compare."""
-    image_size: ImageSize = 256
+    image_size: Annotated[ImageSize, Between(WINDOW, 2**13)] = 256
     """Pixels after ADM's centre crop: one number for a square, or height and width."""
     batch_size: Annotated[int, Between(1, 2**16)] = 32
     """Images a batch."""
@@ -69,12 +69,6 @@ class Comparison(Ranged):
     is left out."""
     device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
-
-    def __post_init__(self) -> None:
-        """Reject what has no statistics."""
-        super().__post_init__()
-        size = checked_size(self.image_size, least=WINDOW)
-        object.__setattr__(self, "image_size", size)
 
     def extractors(self) -> list[FeatureExtractor]:
         """Networks whose features the Fréchet distances compare."""

@@ -14,7 +14,7 @@ from unmask.data.batches import check_batch_size
 from unmask.data.transform import Crop, Transform
 from unmask.errors import InputError
 from unmask.files.serial import to_dict
-from unmask.image_size import ImageSize, checked_size
+from unmask.image_size import ImageSize
 from unmask.probe.encoder import Pool
 from unmask.probe.mixing import Mixing
 from unmask.ranges import Between, Name, Ranged, Seed
@@ -38,12 +38,6 @@ class FeatureOptions(Ranged):
     """Pixels: one number, or height and width; None gives the encoder its trained grid."""
     interpolate: bool = False
     """Allow a grid of tokens other than the trained one; the position table is resized to it."""
-
-    def __post_init__(self) -> None:
-        """Give equal sizes one form."""
-        super().__post_init__()
-        if self.image_size is not None:
-            object.__setattr__(self, "image_size", checked_size(self.image_size))
 
 
 @dataclass(frozen=True, kw_only=True)

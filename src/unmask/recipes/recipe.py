@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from unmask.decode import Plan, check_head
 from unmask.errors import InputError, did_you_mean
-from unmask.image_size import CachedCrop, ImageSize, checked_size
+from unmask.image_size import CachedCrop, ImageSize
 from unmask.masking import Masking, NormalMasking, TrainMasking
 from unmask.networks import latent, maskgit  # noqa: F401  # a file may name their classes
 from unmask.networks.mage import MageNetwork
@@ -75,7 +75,6 @@ class Recipe(Ranged):
     def __post_init__(self) -> None:
         """Reject parts that do not fit each other, naming both."""
         super().__post_init__()
-        object.__setattr__(self, "image_size", checked_size(self.image_size))
         for plan in (self.plan, *(named.plan for named in self.plans)):
             self._check_plan(plan)
         self._check_masking()

@@ -8,7 +8,7 @@ from typing import Literal
 
 from unmask.errors import pick
 from unmask.files.serial import read_yaml
-from unmask.image_size import ImageSize, checked_size
+from unmask.image_size import ImageSize
 from unmask.ranges import Name, Ranged
 from unmask.recipes.training import Ema, Training
 from unmask.results import Result, Text
@@ -45,7 +45,6 @@ class TokenizerRecipe(Ranged):
     def __post_init__(self) -> None:
         """Reject an image size that the network cannot tile."""
         super().__post_init__()
-        object.__setattr__(self, "image_size", checked_size(self.image_size))
         grid_of(self.image_size, self.network.stride)
 
     @property
