@@ -81,8 +81,8 @@ def drawn(moments: Tensor, noise: Tensor | None, *, channels: int, scale: float)
         InputError: noise of another shape.
     """
     if moments.shape[1] != channels:
-        told = posterior(moments)
-        moments = told.mean if noise is None else told.sample(noise)
+        gaussian = posterior(moments)
+        moments = gaussian.mean if noise is None else gaussian.sample(noise)
     return to_tokens(moments * scale)
 
 

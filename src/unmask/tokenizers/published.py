@@ -31,8 +31,6 @@ class Published:
 
     network: ImageConfig
     """Sizes, which the file must have."""
-    parameters: int
-    """Number of parameters, buffers not counted."""
     file: str
     """Name under which it is looked for in the working directory."""
     url: str
@@ -62,7 +60,6 @@ def _jax(size: int, rfid: float) -> Published:
     file, setting = f"tokenizer_imagenet{size}_checkpoint", f"ImageNet validation, {size}x{size}"
     return Published(
         network=MASKGIT_F16,
-        parameters=54_515_587,
         file=file,
         url="https://storage.googleapis.com/maskgit-public/checkpoints/" + file,
         results=scores(setting, "google-research/maskgit, README", rfid=rfid),
@@ -87,27 +84,23 @@ PUBLISHED: dict[str, Published] = {
         "fun-research/TiTok",
         "maskgit-vqgan-imagenet-f16-256.bin",
         network=MASKGIT_F16,
-        parameters=54_515_587,
-        results=_readme(psnr=18.15, ssim=0.43, lpips=0.2, rfid=2.12),
+        results=_readme(psnr=18.15, ssim=0.43, lpips=0.20, rfid=2.12),
     ),
     "maskgit-jax-vqgan-256": _jax(256, 2.28),
     "maskgit-jax-vqgan-512": _jax(512, 1.97),
     "mage-vqgan": Published(
         network=MASKGIT_F16,
-        parameters=54_515_587,
         file="vqgan_jax_strongaug.ckpt",
         url="https://drive.google.com/file/d/13S_unB87n6KKuuMdyMnyExW0G1kplTbP/view",
     ),
     "taming-vqgan-imagenet-f16-16384": Published(
         network=TAMING_F16,
-        parameters=76_073_859,
         file="vqgan_imagenet_f16_16384.ckpt",
         url=HEIDELBERG + "f/867b05fc8c4841768640/?dl=1",
-        results=_readme(psnr=20.01, ssim=0.5, lpips=0.17, rfid=5),
+        results=_readme(psnr=20.01, ssim=0.50, lpips=0.17, rfid=5.00),
     ),
     "taming-vqgan-imagenet-f16-1024": Published(
         network=replace(TAMING_F16, codes=1024),
-        parameters=72_141_699,
         file="vqgan_imagenet_f16_1024.ckpt",
         url=HEIDELBERG + "d/8088892a516d4e3baf92/ (checkpoints/last.ckpt)",
     ),
@@ -115,7 +108,6 @@ PUBLISHED: dict[str, Published] = {
         "FoundationVision/LlamaGen",
         "vq_ds16_c2i.pt",
         network=replace(TAMING_F16, code_dim=8, l2_normalised=True),
-        parameters=71_883_403,
         results=_readme(psnr=20.79, ssim=0.56, lpips=0.14, rfid=2.19),
     ),
     "amused-256": _on_hub(
@@ -123,19 +115,13 @@ PUBLISHED: dict[str, Published] = {
         f"vqvae/{DIFFUSERS}",
         folder="amused-256/",
         network=AMUSED_F16,
-        parameters=146_244_675,
         results=_readme(psnr=21.81, ssim=0.58, lpips=0.14, rfid=4.41),
     ),
     "amused-512": _on_hub(
-        "amused/amused-512",
-        f"vqvae/{DIFFUSERS}",
-        folder="amused-512/",
-        network=AMUSED_F16,
-        parameters=146_244_675,
+        "amused/amused-512", f"vqvae/{DIFFUSERS}", folder="amused-512/", network=AMUSED_F16
     ),
     "kl16": Published(
         network=KLVAE(),
-        parameters=66_456_019,
         file="kl16.ckpt",
         url="https://www.dropbox.com/scl/fi/hhmuvaiacrarfg28qxhwz/kl16.ckpt"
         "?rlkey=l44xipsezc8atcffdp4q7mwmh&dl=0",
@@ -145,7 +131,6 @@ PUBLISHED: dict[str, Published] = {
         DIFFUSERS,
         folder="dc-ae-f32c32-in-1.0-diffusers/",
         network=DCAE(),
-        parameters=323_356_460,
     ),
 }
 # What maskgit-pytorch's configurations and options call them.

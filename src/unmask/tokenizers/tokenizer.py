@@ -103,7 +103,7 @@ def grid_of(image_size: ImageSize, stride: int) -> tuple[int, int]:
 
 
 def resolve_grid(ids: Tensor, codes: int, grid: tuple[int, int] | None) -> tuple[int, int]:
-    """The rows and columns that ``(B, L)`` ids form, a square unless told otherwise.
+    """The rows and columns that ``(B, L)`` ids form, a square where no grid is given.
 
     Raises:
         InputError: wrong shape, a length that does not fit the grid, or (looked at on the CPU
@@ -123,7 +123,7 @@ def resolve_grid(ids: Tensor, codes: int, grid: tuple[int, int] | None) -> tuple
 
 
 def fill_grid(length: int, grid: tuple[int, int] | None, what: str) -> tuple[int, int]:
-    """The rows and columns that so many tokens form, a square unless told otherwise.
+    """The rows and columns that so many tokens form, a square where no grid is given.
 
     Raises:
         InputError: a length that does not fit the grid; ``what`` names the tokens.
