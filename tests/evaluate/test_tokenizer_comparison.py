@@ -26,7 +26,6 @@ from unmask.evaluate.tokenizer_comparison import (
     TokenizerRow,
     compare_tokenizers,
     distance_title,
-    perplexity,
     side_by_side,
 )
 from unmask.image_size import ImageSize
@@ -147,12 +146,6 @@ def test_what_comes_back_unchanged_has_the_best_scores() -> None:
     originals, made = report.pictures.values()
     assert originals.shape == (4, 3, SIZE, SIZE)
     assert torch.equal(originals, made)
-
-
-def test_perplexity_of_known_histograms() -> None:
-    assert perplexity(torch.tensor([0, 7, 0])) == pytest.approx(1)
-    assert perplexity(torch.full((5,), 3)) == pytest.approx(5)
-    assert perplexity(torch.tensor([2, 1, 1, 0])) == pytest.approx(2**1.5)
 
 
 def test_codes_in_use() -> None:

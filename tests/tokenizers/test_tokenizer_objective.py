@@ -16,7 +16,7 @@ from unmask.tokenizers.objective import (
     fooling_loss,
     judging_loss,
 )
-from unmask.tokenizers.vq_tokenizer import perplexity
+from unmask.tokenizers.vq_tokenizer import perplexity, usage
 
 TINY = ConvVQ(image_channels=1, widths=(8, 16), blocks=(0, 1), codes=16, code_dim=4)
 ADVERSARIAL = TokenizerLoss(adversarial=0.5, discriminator_width=8)
@@ -73,7 +73,7 @@ def test_parts_in_closed_form() -> None:
     assert out["commitment"].item() == pytest.approx(0.5 * out["codebook"].item(), rel=1e-5)
     mse = (output.images.clamp(0, 1) - real).square().mean().item()
     assert out["psnr"].item() == pytest.approx(-10 * math.log10(mse), rel=1e-5)
-    wanted = perplexity(output.ids, 16).item()
+    wanted = perplexity(usage(output.ids, 16)).item()
     assert out["perplexity"].item() == pytest.approx(wanted)
 
 

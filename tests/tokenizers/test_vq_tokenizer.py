@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.tokenizers.vq_tokenizer import NEVER, VectorQuantizer, perplexity
+from unmask.tokenizers.vq_tokenizer import NEVER, VectorQuantizer, perplexity, usage
 
 
 def quantizer(codes: int = 7, dim: int = 3, *, l2: bool = False, seed: int = 0) -> VectorQuantizer:
@@ -138,10 +138,10 @@ def test_a_small_batch_revives_a_large_codebook() -> None:
 
 
 def test_perplexity_of_known_frequencies() -> None:
-    assert perplexity(torch.arange(8).view(2, 4), 16).item() == pytest.approx(8)
-    assert perplexity(torch.full((5, 5), 3), 16).item() == pytest.approx(1)
+    assert perplexity(usage(torch.arange(8).view(2, 4), 16)).item() == pytest.approx(8)
+    assert perplexity(usage(torch.full((5, 5), 3), 16)).item() == pytest.approx(1)
     halves = torch.tensor([0, 0, 1, 2])  # entropy 1.5 bits
-    assert perplexity(halves, 4).item() == pytest.approx(2**1.5)
+    assert perplexity(usage(halves, 4)).item() == pytest.approx(2**1.5)
 
 
 @pytest.mark.parametrize(("codes", "dim"), [(1, 4), (0, 4), (8, 0)])

@@ -36,6 +36,7 @@ from unmask.results import Result
 from unmask.show import Table, shown
 from unmask.tokenizers.published import PUBLISHED
 from unmask.tokenizers.tokenizer import Tokenizer, noise_shape
+from unmask.tokenizers.vq_tokenizer import perplexity
 
 COLUMNS = (
     *("PSNR", "SSIM", "LPIPS", "FD", "rFID", "FD (other Inception)"),
@@ -230,7 +231,7 @@ class _Trial:
             found[distance_title(extractor)] = Moments.of(after).distance(Moments.of(before))
         if isinstance(self.use, Tensor):
             found["codes used"] = (self.use > 0).double().mean().item()
-            found["perplexity"] = perplexity(self.use)
+            found["perplexity"] = perplexity(self.use.double()).item()
         else:
             variances = self.use.covariance().diagonal()  # (C,)
             overall = variances.mean() + self.use.mean.var(unbiased=False)
@@ -248,15 +249,6 @@ def _timed(work: Callable[[], Tensor]) -> tuple[Tensor, float]:
     if made.device.type != "cpu":  # elsewhere it is only queued
         torch.accelerator.synchronize(made.device)
     return made, time.perf_counter() - start
-
-
-def perplexity(counts: Tensor) -> float:
-    """Exponential of the entropy of a histogram: 1 for one code, V for V codes met alike.
-
-    Args:
-        counts: ``(V,)``, not all 0.
-    """
-    return torch.special.entr(counts.double() / counts.sum()).sum().exp().item()
 
 
 def distance_title(extractor: FeatureExtractor) -> str:

@@ -151,20 +151,23 @@ class VectorQuantizer(nn.Module):
         return dead.sum()
 
 
-def perplexity(ids: Tensor, codes: int) -> Tensor:
+def usage(ids: Tensor, codes: int) -> Tensor:
+    """``(V,)`` float32, how often each of ``codes`` codes occurs among ids of any shape."""
+    flat = ids.reshape(-1)
+    counts = torch.zeros(codes, device=ids.device)
+    return counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
+
+
+def perplexity(counts: Tensor) -> Tensor:
     """How many codes are used, in effect: the exponential of the entropy of their frequencies.
 
     Args:
-        ids: int64 of any shape.
-        codes: V.
+        counts: ``(V,)``, how often each code occurs; not all 0.
 
     Returns:
-        Scalar float32 in [1, V].
+        Scalar in [1, V]: 1 for one code, V for V codes that occur equally often.
     """
-    flat = ids.reshape(-1)
-    counts = torch.zeros(codes, device=ids.device)
-    counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
-    return torch.special.entr(counts / flat.numel()).sum().exp()
+    return torch.special.entr(counts / counts.sum()).sum().exp()
 
 
 class VQTokenizer(ImageTokenizer):
@@ -201,7 +204,7 @@ class VQTokenizer(ImageTokenizer):
         return Reconstruction(
             images=self.render(codes.values),
             penalties={"codebook": codes.codebook_loss, "commitment": codes.commitment_loss},
-            figures={"perplexity": perplexity(codes.ids, self.codes)},
+            figures={"perplexity": perplexity(usage(codes.ids, self.codes))},
             latents=latents,
             ids=codes.ids,
         )
