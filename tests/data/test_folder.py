@@ -250,7 +250,7 @@ def test_what_lies_beside_the_split_is_told(tmp_path: Path) -> None:
     (tmp_path / "train.zip").touch()
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / "val" / "a" / "x.gif").touch()
-    assert layout_of(tmp_path).notes == [
+    assert layout_of(tmp_path)[1] == [
         f"left out of {tmp_path}: 2 beside train and val: 3.png, test; "
         "1 archive, not unpacked: train.zip",
         f"left out of {tmp_path}/train: 1 without images: empty",
@@ -274,7 +274,7 @@ def test_classes_whose_folders_differ_or_hold_images_are_classes(tmp_path: Path)
     write_files(tmp_path / "odd", ["a/x/0.png", "a/y/0.png", "b/x/0.png"])
     write_files(tmp_path / "more", [f"{c}/{d}0.png" for c in "ab" for d in ("", "x/", "y/")])
     for name in ("tiny", "odd", "more"):
-        assert layout_of(tmp_path / name).parts["all"].classes == ["a", "b"]
+        assert layout_of(tmp_path / name)[0]["all"].classes == ["a", "b"]
 
 
 def test_a_lone_class_is_a_mistake_whose_way_out_is_right(tmp_path: Path) -> None:

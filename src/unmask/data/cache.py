@@ -88,18 +88,13 @@ def verify(path: str | Path) -> list[str]:
     foreign = {shard.file for shard in index.shards if not shard.belongs_to(index.plan)}
     damaged = {name for name, digest in _digests(index).items() if not seen.look(name, digest)}
     origins = {
-        origin_file(path, shard).name
+        shard.beside(".origin")
         for shard in index.shards
-        if shard.origin and read_origin(origin_file(path, shard), shard.origin) is None
+        if shard.origin and read_origin(path / shard.beside(".origin"), shard.origin) is None
     }
-    records = {PLAN_FILE: CachePlan} | {note_of(path, shard): Shard for shard in index.shards}
+    records = {PLAN_FILE: CachePlan} | {shard.beside(".json"): Shard for shard in index.shards}
     altered = {name for name, kind in records.items() if not _is_whole(path / name, kind)}
     return sorted(foreign | damaged | origins | altered)
-
-
-def note_of(path: Path, shard: Shard) -> str:
-    """Name of the note beside a shard."""
-    return (path / shard.file).with_suffix(".json").name
 
 
 def _is_whole(file: Path, kind: type[CachePlan] | type[Shard]) -> bool:
@@ -108,11 +103,6 @@ def _is_whole(file: Path, kind: type[CachePlan] | type[Shard]) -> bool:
         return not file.exists() or bool(read_record(file, kind))
     except InputError:
         return False
-
-
-def origin_file(path: Path, shard: Shard) -> Path:
-    """Where the record lies of the images that a shard was made from."""
-    return (path / shard.file).with_suffix(".origin")
 
 
 class LatentCache:

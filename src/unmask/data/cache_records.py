@@ -125,6 +125,10 @@ class Shard:
     origin: str = ""
     """Digest of the images' keys, labels and bytes; empty in layouts before 3."""
 
+    def beside(self, ending: str) -> str:
+        """Name of the shard's note (.json) or of what its images were (.origin)."""
+        return str(Path(self.file).with_suffix(ending))
+
     def belongs_to(self, plan: CachePlan) -> bool:
         """Whether it was made by this plan, as far as it tells."""
         return self.plan == plan.digest or (plan.format == 2 and not self.plan)

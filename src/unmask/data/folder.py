@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 from unmask.data.classes import class_name, folder_classes
 from unmask.data.decoding import EXTENSIONS, reading
@@ -46,15 +45,6 @@ class Part:
         return [file for file in self.files if "/" not in file]
 
 
-class Layout(NamedTuple):
-    """What lies in a folder."""
-
-    parts: dict[Split, Part]
-    """Train and val if the data set has that split, else "all"."""
-    notes: list[str]
-    """What is there and is not read, a sentence a folder."""
-
-
 def class_of(file: str) -> str | None:
     """Name of a file's class folder, None for a loose file."""
     folder, slash, _ = file.partition("/")
@@ -87,8 +77,12 @@ def _sides(top: Walk, path: Path) -> dict[Split, str]:
     return {"train": train, "val": val}
 
 
-def layout_of(path: Path) -> Layout:
+def layout_of(path: Path) -> tuple[dict[Split, Part], list[str]]:
     """List a data set.
+
+    Returns:
+        The parts, train and val if the data set has that split, else "all"; and a sentence a folder
+        on what is there and is not read.
 
     Raises:
         InputError: it cannot be listed, or its folders are neither classes nor a split.
@@ -111,7 +105,7 @@ def layout_of(path: Path) -> Layout:
     for part in parts.values():
         _check_part(part, path / part.folder)
     _check_classes(list(parts.values()), path)
-    return Layout(parts, notes)
+    return parts, notes
 
 
 def _empty(walk: Walk, part: Part) -> list[str]:
@@ -195,8 +189,7 @@ class FolderImages(Reader[str]):
 
     def __init__(self, path: Path, split: Split) -> None:
         self.path = path
-        parts, notes = layout_of(path)
-        self.notes = notes
+        parts, self.notes = layout_of(path)
         self.total = sum(len(part.files) for part in parts.values())
         train = next(iter(parts.values()))
         classes = sorted({name for part in parts.values() for name in part.classes})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE, origin_file
+from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE
 from unmask.data.cache_records import CacheIndex, CachePlan, Shard, read_record, to_json
 from unmask.data.origin import Difference, Origin, compare, difference, read_origin
 from unmask.data.reader import EncodedImages
@@ -103,7 +103,7 @@ def _notes(out: Path, plan: CachePlan, numbers: Iterable[int]) -> dict[int, Shar
 
 
 def _origin(out: Path, shard: Shard) -> Origin | None:
-    return read_origin(origin_file(out, shard), shard.origin) if shard.origin else None
+    return read_origin(out / shard.beside(".origin"), shard.origin) if shard.origin else None
 
 
 def finished(
@@ -111,12 +111,9 @@ def finished(
 ) -> dict[int, Shard]:
     """Those of the noted shards whose file has the hash that its note states."""
     noted = _notes(out, plan, numbers)
-    damaged = seen.damaged({shard.file: shard.digest for shard in noted.values()})
-    return {
-        number: shard
-        for number, shard in noted.items()
-        if shard.file not in damaged and (not shard.origin or origin_file(out, shard).exists())
-    }
+    lost = {s.file for s in noted.values() if s.origin and not (out / s.beside(".origin")).exists()}
+    lost |= {*seen.damaged({shard.file: shard.digest for shard in noted.values()})}
+    return {number: shard for number, shard in noted.items() if shard.file not in lost}
 
 
 def compare_images(
@@ -139,7 +136,7 @@ def compare_images(
         changed, now = compare(origin, source, shard_rows(plan, number))
         altered += changed
         if now.stamps != origin.stamps:
-            touched[origin_file(out, shard)] = now
+            touched[out / shard.beside(".origin")] = now
     if altered:
         raise InputError(_of_others(out, Difference(altered=altered)))
     for file, now in touched.items():

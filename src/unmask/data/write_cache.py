@@ -21,7 +21,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from torch import Tensor
 
-from unmask.data.cache import INDEX_FILE, LABELS_FILE, origin_file
+from unmask.data.cache import INDEX_FILE, LABELS_FILE
 from unmask.data.cache_records import CacheIndex, CachePlan, Shard, to_json
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.kept_shards import (
@@ -246,8 +246,8 @@ def _write_shard(
     )
     write_whole(out / file, content)
     seen.add(file, shard.digest)
-    write_whole(origin_file(out, shard), origin.content())
-    write_whole(out / shard_name(plan, number, "json"), to_json(shard))
+    write_whole(out / shard.beside(".origin"), origin.content())
+    write_whole(out / shard.beside(".json"), to_json(shard))
 
 
 def _fitting(values: np.ndarray, plan: CachePlan) -> np.ndarray:
