@@ -11,8 +11,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 
 from unmask.checkpoints.write_tensors import write_tensors
@@ -26,6 +28,7 @@ from unmask.files.folders import claim
 from unmask.machine.processes import launched
 from unmask.show import Bar
 
+T = TypeVar("T")
 SETTINGS = "settings.json"
 BATCHES = 4  # in a chunk
 
@@ -63,13 +66,24 @@ class Chunks:
             self._on_images = shown.advance
             yield
 
-    def share(self, sets: Sequence[NumberedSet]) -> None:
-        """Measure this process's chunks of the sets, and wait for the other processes."""
+    def fold(self, sets: Sequence[NumberedSet], make: Callable[[], T]) -> T:
+        """What is made of the sets, in every process.
+
+        Processes that share a folder measure together first, and the main one makes it for all.
+        """
         state = launched()
-        todo = self.missing(sets, rank=state.process_index, processes=state.num_processes)
-        with self.bar(self.size * len(todo)):
-            self.compute(todo)
-        state.wait_for_everyone()
+        if self.folder is not None:
+            todo = self.missing(sets, rank=state.process_index, processes=state.num_processes)
+            with self.bar(self.size * len(todo)):
+                self.compute(todo)
+            state.wait_for_everyone()
+            if not state.is_main_process:
+                return broadcast_object_list([None])[0]
+        counts = [images.expected for images in sets]
+        with self.bar(None if None in counts else sum(filter(None, counts))):
+            made = make()
+        shared = self.folder is not None and state.num_processes > 1
+        return broadcast_object_list([made])[0] if shared else made
 
     def missing(
         self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 
 from unmask.errors import InputError
 from unmask.evaluate.chunks import Chunks
@@ -78,34 +77,15 @@ def evaluate(
     real = reference if isinstance(reference, RealImages) else None
     extractor = extractor or choose_extractor(options, made.shape)
     known = _reference(reference, options, extractor, made.shape)
-    sides = {name: NumberedSet.of(name, batches) for name, batches in (floors or {}).items()}
-    sides |= {} if real is None else real.sets(options, made.tokenizer)
-    if known.statistics is not None or known.images is not None:
-        sides.pop("reference", None)
-    if known.images is not None:
-        sides["reference"] = NumberedSet.of("reference", known.images)
-    sets = [*made.sets, *sides.values()]
-    for images in sets:
-        check_shape(images.name, images.shape or made.shape, made.shape)
-        check_enough(images.name, images.expected, options.neighbours)
-    if classifier is None:
-        # Trained where the result is the same in every process and after a restart.
-        classifier = choose_classifier(replace(options, device="cpu") if work else options, real)
-    networks = extractor, classifier
+    sides = _sides(made, floors or {}, real, known, options)
+    networks = extractor, classifier or choose_classifier(options, real, alike=work is not None)
     facts = {} if work is None else _facts(made, real, options, networks)
     with nullcontext() if work is None else launched().main_process_first():
         chunks = Chunks(work, facts, networks, batch_size=options.batch_size)
-    if work is not None:
-        chunks.share(sets)
-    found: list[Report | None] = [None]
-    if work is None or launched().is_main_process:
-        counts = [images.expected for images in sets]
-        with chunks.bar(None if None in counts else sum(filter(None, counts))):
-            found = [_report(chunks.read, made, sides, known, options, networks)]
-    if work is not None and launched().num_processes > 1:
-        broadcast_object_list(found)
-    assert found[0] is not None, "the main process made it"
-    return found[0]
+    return chunks.fold(
+        [*made.sets, *sides.values()],
+        lambda: _report(chunks.read, made, sides, known, options, networks),
+    )
 
 
 def _reference(
@@ -133,6 +113,26 @@ def _reference(
     return found._replace(notes=(*rule, *found.notes))
 
 
+def _sides(
+    made: Generated,
+    floors: Mapping[str, Batches],
+    real: RealImages | None,
+    known: Reference,
+    options: EvaluationOptions,
+) -> dict[str, NumberedSet]:
+    """Floors and reference by name, checked; a reference known already goes before real images."""
+    sides = {name: NumberedSet.of(name, batches) for name, batches in floors.items()}
+    sides |= {} if real is None else real.sets(options, made.tokenizer)
+    if known.statistics is not None or known.images is not None:
+        sides.pop("reference", None)
+    if known.images is not None:
+        sides["reference"] = NumberedSet.of("reference", known.images)
+    for images in [*made.sets, *sides.values()]:
+        check_shape(images.name, images.shape or made.shape, made.shape)
+        check_enough(images.name, images.expected, options.neighbours)
+    return sides
+
+
 def choose_extractor(
     options: EvaluationOptions, shape: tuple[int, int, int] = (3, 32, 32)
 ) -> FeatureExtractor:
@@ -149,9 +149,14 @@ def choose_extractor(
 
 
 def choose_classifier(
-    options: EvaluationOptions, real: RealImages | None
+    options: EvaluationOptions, real: RealImages | None, *, alike: bool = False
 ) -> TrainedClassifier | None:
     """The judge of classes; one trained now states its accuracy on the held-out images.
+
+    Args:
+        options: which classifier.
+        real: images to train one on.
+        alike: train it on the CPU, where every process and every start ends with the same.
 
     Raises:
         InputError: when there are no images with labels to train on.
@@ -174,7 +179,7 @@ def choose_classifier(
         known.labels,
         classes=len(real.train.class_names),
         name=f"a classifier trained on {real.train.name}",
-        device=options.place,
+        device="cpu" if alike else options.place,
     )
     return with_test_accuracy(judge, test.images, test.labels)
 
