@@ -10,11 +10,14 @@ import torch
 from toy_system import NETWORK, TOY, toy_pipeline, write_images
 from toy_tokenizers import WRITERS, make
 
+from unmask.checkpoints.names import to_source
 from unmask.cli import main
 from unmask.data.cache import LatentCache
 from unmask.pipeline import Pipeline, load
 from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.names import LAYOUTS, table_of
 from unmask.tokenizers.published import load_published
+from unmask.tokenizers.vqgan import KLVAE
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -28,6 +31,19 @@ def test_a_tokenizer_becomes_a_folder_that_computes_the_same(
     made = load_tokenizer(tmp_path / "out")
     assert made.identity == load_published(toy.path).identity
     assert torch.equal(made.encode(toy.images), toy.image_ids)
+
+
+def test_an_autoencoder_of_latents_becomes_a_folder_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sizes = KLVAE(stem=32, widths=(32, 32), blocks=1, attention=(1,), channels=2)
+    state = to_source(sizes.build().state_dict(), table_of(LAYOUTS["kl16"], 2))
+    torch.save({"model": state}, tmp_path / "kl16.ckpt")
+    assert main(["convert", str(tmp_path / "kl16.ckpt"), str(tmp_path / "out")]) == 0
+    assert "2 channels" in capsys.readouterr().out
+    made = load_tokenizer(tmp_path / "out")
+    assert made.config == sizes
+    assert made.identity == load_tokenizer(tmp_path / "kl16.ckpt").identity
 
 
 @pytest.mark.parametrize(

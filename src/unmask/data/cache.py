@@ -172,7 +172,7 @@ class LatentCache:
         return cls(path, index, without)
 
     def __reduce__(self) -> tuple[type[LatentCache], tuple[Path, CacheIndex, frozenset[str]]]:
-        """Pickle the path alone, since another process maps the files itself."""
+        """Pickle no open file, since another process maps the files itself."""
         return LatentCache, (self.path, self.index, self.without)
 
     def __len__(self) -> int:

@@ -191,7 +191,7 @@ class ImageTokenizer(nn.Module):
         Raises:
             InputError: see :meth:`encode`.
         """
-        tokens = self.tokens(self.encode(images))
+        tokens = self.tokens(self.encode(images))  # (B, L[, C])
         return self.decode(tokens, self.grid((images.shape[-2], images.shape[-1])))
 
     def encode_map(self, images: Tensor) -> Tensor:

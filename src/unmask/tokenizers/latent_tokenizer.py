@@ -83,7 +83,7 @@ def drawn(moments: Tensor, noise: Tensor | None, *, channels: int, scale: float)
     if moments.shape[1] != channels:
         gaussian = posterior(moments)
         moments = gaussian.mean if noise is None else gaussian.sample(noise)
-    return to_tokens(moments * scale)
+    return to_tokens(moments * scale)  # (B, L, C)
 
 
 def to_tokens(latents: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class LatentTokenizer(ImageTokenizer):
         """
         moments = self.infer(images)  # (B, 2C, h, w)
         gaussian = posterior(moments)
-        made = self.render(gaussian.sample(noise))
+        made = self.render(gaussian.sample(noise))  # (B, C, H, W)
         nats = gaussian.kl.sum() / made.numel()  # a number of the image
         return Reconstruction(images=made, penalties={"kl": nats}, figures={}, latents=moments)
 
@@ -159,7 +159,7 @@ class LatentTokenizer(ImageTokenizer):
 
         Mean and log variance, neither scaled nor clamped; or the unscaled latents.
         """
-        encoded = self.encode_map(images)
+        encoded = self.encode_map(images)  # (B, M / p^2, p h, p w)
         return F.pixel_unshuffle(encoded, self.patch) if self.patch > 1 else encoded
 
     def tokens(self, stored: Tensor, noise: Tensor | None = None) -> Tensor:

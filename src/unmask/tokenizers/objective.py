@@ -44,11 +44,11 @@ class PerceptualDistance(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """``(B, 1|3, H, W)`` in [0, 1] to feature maps ``(B, D, h, w)`` of unit length over D."""
-        x = (images.expand(-1, 3, -1, -1) * 255 - 127) / 128  # the range this network was made for
-        x = self.stem(x)
+        x = images.expand(-1, 3, -1, -1)  # (B, 3, H, W)
+        x = self.stem((x * 255 - 127) / 128)  # (B, D, H / 2, W / 2), of this network's range
         maps = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            x = block(x)  # (B, D', h, w)
             if index in TAPS:
                 maps.append(F.normalize(x, dim=1))
         return maps

@@ -186,11 +186,11 @@ class VQTokenizer(ImageTokenizer):
 
     def latents(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to ``(B, h, w, D)`` encoder outputs."""
-        return self.encode_map(images).permute(0, 2, 3, 1)
+        return self.encode_map(images).permute(0, 2, 3, 1)  # (B, h, w, D)
 
     def render(self, values: Tensor) -> Tensor:
         """``(B, h, w, D)`` code vectors to ``(B, C, H, W)`` on the scale of [0, 1], unclamped."""
-        return self.decode_map(values.permute(0, 3, 1, 2))
+        return self.decode_map(values.permute(0, 3, 1, 2))  # (B, C, H, W)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Encode, quantise and decode with gradients.
@@ -211,7 +211,7 @@ class VQTokenizer(ImageTokenizer):
 
     def infer(self, images: Tensor) -> Tensor:
         """``(B, C, H, W)`` in [0, 1] to ``(B, L)`` int64 ids, row-major; unchecked."""
-        return self.quantizer(self.latents(images)).ids.flatten(1)
+        return self.quantizer(self.latents(images)).ids.flatten(1)  # (B, L)
 
     def vectors(self, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """``(B, L)`` ids to ``(B, h, w, D)`` code vectors."""

@@ -76,7 +76,7 @@ class ResidualBlock(nn.Module):
 
     def branch(self, x: Tensor) -> Tensor:
         """What is added, ``(B, D, H, W)`` to ``(B, D', H, W)``."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(F.silu(self.norm1(x)))  # (B, D', H, W)
         return self.conv2(F.silu(self.norm2(h)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +121,8 @@ class AttentionBlock(nn.Module):
             for part in (self.q, self.k, self.v)
         )
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(mixed.squeeze(1).transpose(1, 2).reshape(x.shape))
+        placed = mixed.squeeze(1).transpose(1, 2).reshape(x.shape)  # (B, D, H, W)
+        return x + self.proj_out(placed)
 
 
 class Downsample(nn.Conv2d):
@@ -132,7 +133,7 @@ class Downsample(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, D, H, W)`` to ``(B, D, H / 2, W / 2)``."""
-        return super().forward(F.pad(x, (0, 1, 0, 1)))
+        return super().forward(F.pad(x, (0, 1, 0, 1)))  # (B, D, H / 2, W / 2)
 
 
 class Upsample(nn.Conv2d):
@@ -143,7 +144,9 @@ class Upsample(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, D, H, W)`` to ``(B, D, 2 H, 2 W)``."""
-        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return super().forward(
+            F.interpolate(x, scale_factor=2.0, mode="nearest")
+        )  # (B, D, 2 H, 2 W)
 
 
 class Level(nn.Module):
