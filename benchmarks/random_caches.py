@@ -14,6 +14,7 @@ from unmask.data.batches import epoch_rows
 from unmask.data.decoding import decode_image
 from unmask.data.foreign_cache import KL16
 from unmask.draws import keyed_generator
+from unmask.networks.sizes import Space
 from unmask.tokenizers.tokenizer import Tokenizer
 
 CODES = 1024
@@ -58,18 +59,14 @@ class RandomImages:
         return decode_image(self.content(row), str(row))
 
 
-class RandomTokenizer:
+class RandomTokenizer(Tokenizer):
     """Random ids that depend on the colour of an image only."""
 
     identity = "random ids"
-    codes = CODES
+    space: Space = ("codes", CODES)
     stride = 1
     image_channels = 3
     native_range = (0.0, 1.0)
-
-    def grid(self, image_size: int) -> tuple[int, int]:
-        """One token a pixel."""
-        return image_size, image_size
 
     def encode(self, images: Tensor) -> Tensor:
         """``(B, C, S, S)`` to ``(B, S * S)``."""
@@ -78,7 +75,7 @@ class RandomTokenizer:
         generators = (keyed_generator("ids", *key) for key in keys)
         return torch.stack([torch.randint(CODES, (length,), generator=g) for g in generators])
 
-    def decode(self, ids: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def decode(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Not used."""
         raise NotImplementedError
 
