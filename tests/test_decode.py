@@ -17,7 +17,7 @@ from unmask.guidance import Guidance
 from unmask.networks.maskgit import MaskGITBertNetwork, MaskGITVitNetwork
 from unmask.nn.model import MaskedModel, initialize
 from unmask.orders import Confidence, RandomOrder, StaticOrder
-from unmask.types import Canvas, Step
+from unmask.types import Canvas, Drawn, Reading, Step
 
 LENGTH, CODES, CLASSES = 16, 11, 3
 
@@ -205,6 +205,21 @@ def test_editing_skips_the_first_steps() -> None:
     steps = run(plan, [1])
     assert [step.index for step in steps] == list(range(2, 12))
     assert int(steps[0].masked.sum()) == int(LENGTH * 0.9238795)  # cos(3/12 pi/2)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 5])
+def test_a_head_reads_four_rows_or_more(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = pre_norm(), []
+    draw = model.head.draw
+
+    def counted(reading: Reading, *others: object) -> Drawn:
+        rows.append(reading.strong.shape[:2].numel())
+        assert reading.where.shape == reading.strong.shape[:2]
+        return draw(reading, *others)
+
+    monkeypatch.setattr(model.head, "draw", counted)
+    run(plan_of("random", "each_step", "none", steps=LENGTH), list(range(images)), model=model)
+    assert min(rows) == {1: 4, 2: 4, 3: 6, 5: 5}[images], "fewer would be added up in another order"
 
 
 def test_codes_of_logits_that_are_no_numbers_are_told_to_the_end(
