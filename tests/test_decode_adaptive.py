@@ -49,10 +49,10 @@ class Confident(Counts):
 
 @dataclass(frozen=True)
 class Unruly(Confident):
-    """Wants more to be masked than is, or fewer than none."""
+    """Wants more to be masked than is, above all after its second step, or fewer than none."""
 
     def adapt(self, most: Tensor, at: Moment) -> Tensor:
-        return most * 9 - 40
+        return torch.ones_like(most) if at.step == 1 else most * 9 - 40
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def test_every_image_ends_fully_revealed_and_below_its_table(
         assert torch.equal(now.tokens[kept], before.tokens[kept]), "a known token changed"
     if order not in AGAIN:
         assert hidden_again(steps) == 0
-    elif (counts, order) != ("confident", "hot"):  # 88.7 is high where little stays masked
+    elif order == "forgetful" or counts == "table":  # 88.7 is high where little stays masked
         assert hidden_again(steps) > 0
     assert not steps[-1].masked.any()
     assert steps[-1].tokens.min() >= 0
