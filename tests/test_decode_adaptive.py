@@ -166,6 +166,31 @@ def test_a_batch_that_is_done_early_runs_no_network(monkeypatch: pytest.MonkeyPa
     assert sizes == [LENGTH]
 
 
+@dataclass(frozen=True)
+class HalfToTheEnd(Counts):
+    """Half of the tokens stay masked until the last step."""
+
+    def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:
+        return (masked.sum(1) // 2).expand(steps - first_step, -1)
+
+
+def test_a_step_that_only_exchanges_tokens_shares_its_weak_branch_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    hidden = MODEL.hidden
+
+    def counted(canvas: Canvas, labels: Tensor | None, read: Tensor | None = None) -> object:
+        sizes.append(len(canvas.masked))
+        return hidden(canvas, labels, read)
+
+    monkeypatch.setattr(MODEL, "hidden", counted)
+    plan = Plan(steps=6, counts=HalfToTheEnd(), order=Forgetful(), guidance=GUIDANCES["reused"])
+    steps = run(plan, [1, 2])
+    assert all(hidden_again([a, b]) for a, b in pairwise(steps[:-1]))
+    assert sizes == [4, 2, 4, 2, 4, 2]
+
+
 @pytest.mark.parametrize("order", [*AGAIN, "greedy"])
 @pytest.mark.parametrize("counts", COUNTS)
 def test_what_was_given_is_never_hidden(counts: str, order: str) -> None:
