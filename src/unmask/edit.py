@@ -97,14 +97,14 @@ def inpaint(
     _check_options(ring, blend_radius)
     _check_size(system, images)
     seeds = as_seeds(seeds, len(images))
-    _check_count(images, seeds)
+    if len(images) != len(seeds):
+        raise InputError(f"{len(images)} images and {len(seeds)} seeds; give one seed an image")
     _check_hole(hole, images)
     images = images.float()
     hole = hole.expand(len(images), *hole.shape[-2:])
     device = next(system.model.parameters()).device
     known = _encode(system.tokenizer, images.to(device), seeds)  # (B, L[, C])
-    masked = masked_tokens(hole.to(device), system.tokenizer.stride, ring=ring)
-    canvas = Canvas(known, masked)
+    canvas = Canvas(known, masked_tokens(hole.to(device), system.tokenizer.stride, ring=ring))
     made = next(
         generate(system, class_labels, seeds=seeds, plan=plan, batch_size=len(seeds), canvas=canvas)
     )
@@ -144,11 +144,6 @@ def _check_size(system: System, images: Tensor) -> None:
             f"the images are {images.dtype}; give floating-point pixels in [0, 1], which of bytes "
             "are the value / 255"
         )
-
-
-def _check_count(images: Tensor, seeds: Sequence[int]) -> None:
-    if len(images) != len(seeds):
-        raise InputError(f"{len(images)} images and {len(seeds)} seeds; give one seed an image")
 
 
 def _check_hole(hole: Tensor, images: Tensor) -> None:
