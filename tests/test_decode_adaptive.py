@@ -22,7 +22,7 @@ from unmask.decode import Plan, check_head
 from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.files.serial import from_dict, to_dict
-from unmask.guidance import Guidance
+from unmask.guidance import Guidance, Weak
 from unmask.nn.diffusion import DiffusionDraw
 from unmask.orders import Confidence, Order, RandomOrder
 from unmask.recipes.recipe import Recipe
@@ -164,6 +164,28 @@ def test_a_batch_that_is_done_early_runs_no_network(monkeypatch: pytest.MonkeyPa
     sizes.clear()
     run(replace(plan_of("confident", "greedy"), counts=Confident(threshold=1e-6)), [1, 2])
     assert sizes == [LENGTH]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereMuchIsHidden(Guidance):
+    """Guides only images that hide more than four tokens."""
+
+    def table(self, remaining: Tensor, steps: int, total: int) -> dict[Weak, Tensor]:
+        tables = super().table(remaining, steps, total)
+        return {weak: torch.where(remaining > 4, table, 1.0) for weak, table in tables.items()}
+
+
+def test_rows_of_one_step_may_be_guided_or_not() -> None:
+    plan = Plan(steps=STEPS, guidance=WhereMuchIsHidden(scale=4.0))
+    masked = torch.arange(LENGTH).expand(2, -1) < torch.tensor([[4], [LENGTH]])
+    tokens = torch.zeros(2, LENGTH, dtype=torch.long)
+    together = run(plan, [1, 2], canvas=Canvas(tokens, masked))[-1].tokens
+    for row, seed in enumerate((1, 2)):
+        one = Canvas(tokens[row : row + 1], masked[row : row + 1])
+        assert torch.equal(run(plan, [seed], canvas=one)[-1].tokens[0], together[row])
+    plain = run(replace(plan, guidance=Guidance()), [1, 2], canvas=Canvas(tokens, masked))[-1]
+    assert torch.equal(plain.tokens[0], together[0])
+    assert not torch.equal(plain.tokens[1], together[1])
 
 
 @dataclass(frozen=True)
