@@ -16,6 +16,7 @@ def lent(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """
 
     def attribute(name: str) -> Any:
+        """What the package lends by that name."""
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(homes[name]), name)

@@ -75,16 +75,17 @@ class Between:
         Those of a narrow range are told the interval; others, whole numbers above all, the limit
         that they crossed, because the other one is seldom of interest.
         """
-        finite = _is_finite(value)
-        if finite and not self.too_low(value) and not self.too_high(value):
+        finite, low, high = _is_finite(value), self.too_low(value), self.too_high(value)
+        if finite and not low and not high:
             return None
-        both = self.lower and self.upper
-        wide = isinstance(value, Integral) or max(self.at_most or 0, self.below or 0) >= POWER
-        if both and wide and (self.too_low(value) or self.too_high(value)):
-            return f"be {self.lower if self.too_low(value) else self.upper}"
-        if both:
-            return f"lie in {self}"
+        if self.lower and self.upper:
+            crossed = self.lower if low else self.upper
+            return f"be {crossed}" if (low or high) and self._wide(value) else f"lie in {self}"
         return f"be {self}" if finite or str(self) == "finite" else f"be finite and {self}"
+
+    def _wide(self, value: float) -> bool:
+        """Whether one limit alone is told of a range with two."""
+        return isinstance(value, Integral) or max(self.at_most or 0, self.below or 0) >= POWER
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ def _described(field: StructFieldSpec) -> StructFieldSpec:
     words, told = declared(field.type).words, field.helptext
 
     def helptext() -> str | None:
+        """The field's own words, then its range."""
         text = told() if callable(told) else told
         told_on = " ".join((text or "").replace("``", "").split())
         return f"{told_on} Range: {words}." if words else told_on or None

@@ -82,9 +82,7 @@ def main(words: Sequence[str]) -> None:
     recipe, out, speaks = arguments.recipe, arguments.out, launched().is_main_process
     check_fits(recipe.network.build, "network")
     tokenizer = load_tokenizer(recipe.tokenizer).resized_for(recipe.network.space)
-    held_out = None
-    if recipe.training.evaluate_every and arguments.data is not None:
-        held_out = open_source(arguments.data, split="val")
+    held_out = _open_held_out(arguments)
     _check_options(arguments)
     source: Reader | None = None
     cache: AnyCache | None = None
@@ -125,6 +123,13 @@ def main(words: Sequence[str]) -> None:
 def layout_of(recipe: Recipe) -> CacheLayout:
     """What a cache for a recipe holds."""
     return CacheLayout(image_size=recipe.image_size, crop=recipe.cached_crop, flip=recipe.flip)
+
+
+def _open_held_out(arguments: Arguments) -> Reader | None:
+    """The images that scores during the training compare with, if there are to be scores."""
+    if not arguments.recipe.training.evaluate_every or arguments.data is None:
+        return None
+    return open_source(arguments.data, split="val")
 
 
 def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:

@@ -124,14 +124,7 @@ def join_classes(
     """
     notes: list[str] = []
     parts = [_labelled(part, notes, where) for part in parts]
-    given = {label for part in parts for label in part} - {None}
-    words = sorted(label for label in given if isinstance(label, str))
-    numbers = [label for label in given if isinstance(label, int)]
-    if words and numbers:
-        raise InputError(
-            f"{where} has the label {numbers[0]} and the label {words[0]!r}; "
-            "write numbers only, or names only"
-        )
+    words, numbers = _told(parts, where)
     names = names or words
     ranks = {name: rank for rank, name in enumerate(names)}
     if unknown := [word for word in words if word not in ranks]:
@@ -140,11 +133,24 @@ def join_classes(
             f"{did_you_mean(unknown[0], names)}"
         )
     every = _names_for(numbers, names, where) if numbers else tuple(names if words else ())
-    if empty := len(every) - len(given):
+    if empty := len(every) - len(words) - len(numbers):
         notes.append(f"{empty} of the {len(every)} classes have no image")
     return JoinedClasses(
         every, [[ranks[k] if isinstance(k, str) else k for k in part] for part in parts], notes
     )
+
+
+def _told(parts: Sequence[Sequence[Found]], where: str) -> tuple[list[str], list[int]]:
+    """The names that occur, sorted, or the numbers; never both."""
+    given = {label for part in parts for label in part}
+    words = sorted(label for label in given if isinstance(label, str))
+    numbers = [label for label in given if isinstance(label, int)]
+    if words and numbers:
+        raise InputError(
+            f"{where} has the label {numbers[0]} and the label {words[0]!r}; "
+            "write numbers only, or names only"
+        )
+    return words, numbers
 
 
 def _labelled(part: Sequence[Found], notes: list[str], where: str) -> Sequence[Found]:

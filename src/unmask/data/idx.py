@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -124,6 +125,12 @@ def _find(path: Path) -> dict[Split, _Files]:
     }
 
 
+def _chosen(found: Mapping[Split, _Files], split: Split) -> list[Split]:
+    """The sides that are there and wanted, training first."""
+    sides: tuple[Split, ...] = ("train", "val")
+    return [side for side in sides if side in found and split in (side, "all")]
+
+
 class IdxImages(Reader[int]):
     """Grey images of ``train-images-idx3-ubyte`` and ``t10k-…`` with their labels, in memory.
 
@@ -139,8 +146,7 @@ class IdxImages(Reader[int]):
 
     def __init__(self, path: Path, split: Split) -> None:
         found = _find(path)
-        sides: tuple[Split, ...] = ("train", "val")
-        chosen = [side for side in sides if side in found and split in (side, "all")]
+        chosen = _chosen(found, split)
         pixels = {side: read_idx(found[side].images) for side in chosen}
         labels = {side: self._read_labels(files) for side, files in found.items()}
         self.total = sum(len(pixels.get(side, labels[side])) for side in found)
@@ -154,8 +160,8 @@ class IdxImages(Reader[int]):
         folder = path.parent if path.is_file() else path
         classes = join_classes(list(labels.values()), read_class_names(folder), where=str(path))
         known = dict(zip(labels, classes.labels, strict=True))
-        parts_labels = [known[side] or [None] * len(pixels[side]) for side in chosen]
-        self.set_labels([label for part in parts_labels for label in part], classes.names)
+        own = (known[side] or [None] * len(pixels[side]) for side in chosen)
+        self.set_labels(list(chain.from_iterable(own)), classes.names)
         self.notes = classes.notes
 
     @staticmethod

@@ -138,19 +138,26 @@ def _pictures(
     )
 
 
+def _label_of_record(content: bytes, where: str) -> Found:
+    """The entry "label" of a sample's JSON: a whole number, a text, or None."""
+    record = parse_json(content, where)
+    found = record.get("label") if isinstance(record, dict) else None
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    if isinstance(found, bool) or not isinstance(found, (int, str, type(None))):
+        raise InputError(f"{where}: the label {str(found)[:40]} is no whole number and no name")
+    return found
+
+
 def _read_label(ending: str, content: bytes, where: str) -> Found:
     """The class that a label file tells: a whole number, or a name."""
-    if ending == "json":
-        record = parse_json(content, where)
-        found = record.get("label") if isinstance(record, dict) else None
-        if isinstance(found, float) and found.is_integer():
-            return int(found)
-        if found is None or (isinstance(found, int) and not isinstance(found, bool)):
-            return found
-        if not isinstance(found, str):
-            raise InputError(f"{where}: the label {str(found)[:40]} is no whole number and no name")
-    else:
-        found = content.decode("utf-8-sig", "replace")
+    found = (
+        _label_of_record(content, where)
+        if ending == "json"
+        else content.decode("utf-8-sig", "replace")
+    )
+    if not isinstance(found, str):
+        return found
     text = found.strip()
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)

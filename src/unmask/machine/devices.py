@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 
@@ -36,17 +36,15 @@ def resolve_device(name: str | torch.device) -> torch.device:
     """
     here = find_accelerator()
     count = torch.accelerator.device_count() if here else 0
-    try:
+    with suppress(RuntimeError):  # no name of a device at all
         device = torch.device(here or "cpu") if name == "auto" else torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is not None and device.type == "cpu" and not device.index:
-        return device
-    if device is not None and here is not None and device.type == here.type:
-        if device.index is None:
-            return _own_share(here, count)
-        if device.index < count:
+        if device.type == "cpu" and not device.index:
             return device
+        if here is not None and device.type == here.type:
+            if device.index is None:
+                return _own_share(here, count)
+            if device.index < count:
+                return device
     known = ", ".join(["auto", "cpu", *([here.type] if here else [])])
     found = f"{count} of {here.type}" if here else "no accelerator"
     raise InputError(

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.distributed as dist
@@ -84,6 +84,17 @@ class TrainResult:
         )
 
 
+class Ways(TypedDict, total=False):
+    """How a training runs, whatever it trains."""
+
+    num_workers: int
+    """Processes that prepare batches; 0, the default, prepares them in the one that trains."""
+    from_scratch: bool
+    """Start anew where checkpoints exist and none is whole; they are set aside."""
+    accelerator: Accelerator | None
+    """Devices and trackers; None takes the launcher's, with the trackers of the settings."""
+
+
 def train(
     objective: nn.Module,
     batches: Dataset,
@@ -92,9 +103,7 @@ def train(
     out: Path,
     config: Mapping[str, object],
     previews: Sequence[Preview] = (),
-    num_workers: int = 0,
-    from_scratch: bool = False,
-    accelerator: Accelerator | None = None,
+    **ways: Unpack[Ways],
 ) -> TrainResult:
     """Train, continuing by itself what an earlier call with the same configuration left in ``out``.
 
@@ -109,9 +118,7 @@ def train(
         out: the run folder.
         config: resolved configuration, stored and compared when the run is continued; JSON values.
         previews: what looks at the weights now and then, such as sheets of samples.
-        num_workers: processes that prepare batches; 0 prepares them in this one.
-        from_scratch: start anew where checkpoints exist and none is whole; they are set aside.
-        accelerator: devices and trackers; by default what the launcher says, with TensorBoard.
+        ways: see :class:`Ways`.
 
     Raises:
         InputError: if ``out`` holds something else or is in use, none of its checkpoints is whole,
@@ -119,6 +126,7 @@ def train(
         Stopped: SIGTERM or SIGINT came.
     """
     stored, began = plain_config(config), time.monotonic()
+    accelerator = ways.get("accelerator")
     check_run_folder(out, stored, tell=say if launched().is_main_process else lambda line: None)
     if accelerator is not None:
         check_arithmetic(accelerator)
@@ -127,10 +135,11 @@ def train(
         lock = _lock(out, held)
         accelerator = accelerator or held.enter_context(_tracked(settings, out))
         run = Run(objective, settings, out=out, config=stored, accelerator=accelerator, lock=lock)
-        start = resume(run, from_scratch=from_scratch)
+        start = resume(run, from_scratch=ways.get("from_scratch", False))
         if start <= settings.steps:
             by_main(lambda: write_recipe(out, stored))
-            _carry_out(run, batches, start, previews=previews, num_workers=num_workers)
+            workers = ways.get("num_workers", 0)
+            _carry_out(run, batches, start, previews=previews, num_workers=workers)
         return summary(run, start, time.monotonic() - began)
 
 
