@@ -152,7 +152,7 @@ def test_help_prints_the_range_of_every_field(capsys: pytest.CaptureFixture) -> 
         if said.words:
             assert f"Range: {said.words}. (default: " in told, name
     assert "How slow. Range: [0, 1). (default: 0.9 0.99)" in told
-    assert "Where. Range: 1 to 4 entries, each [0, 9]. (default: 1)" in told
+    assert "Where. Range: [0, 9]. (default: 1)" in told
 
 
 @pytest.mark.parametrize("path", ["", " "])

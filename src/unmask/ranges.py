@@ -134,13 +134,11 @@ class Declared:
 
     @property
     def words(self) -> str:
-        """The range as ``--help`` prints it; empty where the type says everything."""
-        if self.each is None:
-            letters = f"{self.length} letters" if self.length else ""
-            return letters or str(self.between or "")
-        free = self.length and self.length.at_least != self.length.at_most
-        entries = f"{self.length} entries" if free else ""
-        return ", each ".join(filter(None, (entries, self.each.words)))
+        """The range of numbers as ``--help`` prints it, empty if there is none.
+
+        The lengths of texts and tuples are left out: they only keep out what nobody means.
+        """
+        return str((self if self.each is None else self.each).between or "")
 
     @property
     def complete(self) -> bool:

@@ -32,7 +32,7 @@ from unmask.text import say
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Ranged):
-    """Score images against real ones held out from training, with both floors beside.
+    """Score images against real ones held out from training, beside what real images score.
 
     The Fréchet distance is of EfficientNet-lite0 features, which need no download, and not FID:
     that takes --inception, --reference and 50,000 images.
