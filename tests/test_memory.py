@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from toy_system import toy_tokenizer
 from unmask import memory
 from unmask.errors import InputError
 from unmask.memory import GIB, check_fits, check_memory, most_memory
+from unmask.networks.network import Network
 from unmask.recipes import RECIPES
 from unmask.train.generator import make_task
 
@@ -21,7 +23,7 @@ NETWORKS = {type(recipe.network): recipe.network for recipe in RECIPES.values()}
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: type(network).__name__)
 def test_a_network_is_counted_without_a_byte_of_it(
-    network, monkeypatch: pytest.MonkeyPatch
+    network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.device("meta"):
         weights = sum(p.numel() for p in network.build().parameters())
@@ -62,7 +64,7 @@ def test_a_limit_of_the_process_counts() -> None:
     assert after == before // 2
 
 
-def test_a_container_s_limit_counts(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(memory, "CONTAINER", limit)
     whole = most_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ RUNS = {
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy that may be written into, as the current folder."""
     shutil.copytree(OLD, tmp_path / "old")
     monkeypatch.chdir(tmp_path / "old")
@@ -46,7 +47,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("model", "tokens"), [("run", "run"), ("mar-run", "mar")])
-def test_a_model_gives_the_same_tokens(model, tokens):
+def test_a_model_gives_the_same_tokens(model: str, tokens: str) -> None:
     pipeline = unmask.load(OLD / f"{model}-model")
     made = pipeline.tokens([0, 0, 1, 1], seeds=0).tokens.numpy()
     wanted = np.load(OLD / f"{tokens}-tokens.npz")["tokens"]
@@ -56,7 +57,7 @@ def test_a_model_gives_the_same_tokens(model, tokens):
 @pytest.mark.parametrize(
     ("cache", "tokenizer"), [("codes", "vq"), ("run-cache", "vq"), ("moments", "kl")]
 )
-def test_a_cache_opens_and_is_whole(cache, tokenizer):
+def test_a_cache_opens_and_is_whole(cache: str, tokenizer: str) -> None:
     identity = load_tokenizer(str(OLD / tokenizer)).identity
     opened = LatentCache.open(OLD / cache, tokenizer_identity=identity)
     assert len(opened) == 24
@@ -65,7 +66,7 @@ def test_a_cache_opens_and_is_whole(cache, tokenizer):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_goes_on_by_the_same_words(here, name):
+def test_a_run_goes_on_by_the_same_words(here: Path, name: str) -> None:
     assert main([*f"train {RUNS[name]} {TRAINING} {SAVES} --out {name}".split()]) == 0
     made = load_file(here / name / "model" / "model.safetensors")
     wanted = load_file(OLD / f"{name}-model" / "model.safetensors")
@@ -74,7 +75,7 @@ def test_a_run_goes_on_by_the_same_words(here, name):
         torch.testing.assert_close(made[key], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_a_cache_build_goes_on_by_the_same_words(here):
+def test_a_cache_build_goes_on_by_the_same_words(here: Path) -> None:
     before = (here / "codes" / "codes-00000.npy").read_bytes()
     for gone in ("cache.json", "codes-00001.npy", "codes-00001.json"):
         (here / "codes" / gone).unlink()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy import int8, int64, ndarray
 from toy_system import TOY, toy_pipeline
 
 from unmask.edit import inpaint
@@ -24,7 +26,7 @@ def numbered() -> Pipeline:
 
 
 @pytest.mark.parametrize("label", range(3))
-def test_a_returned_label_handed_back_gives_the_same_class(label):
+def test_a_returned_label_handed_back_gives_the_same_class(label: int) -> None:
     pipeline = numbered()
     first = pipeline([label], seeds=0)
     assert first.class_labels.tolist() == [label]
@@ -36,7 +38,7 @@ def test_a_returned_label_handed_back_gives_the_same_class(label):
 
 
 @pytest.mark.parametrize("name", NUMBERED)
-def test_a_string_is_a_name_before_it_is_a_label(name):
+def test_a_string_is_a_name_before_it_is_a_label(name: str) -> None:
     assert class_index(NUMBERED, name) == NUMBERED.index(name)
     assert class_index(NUMBERED, NUMBERED.index(name)) == NUMBERED.index(name)
 
@@ -47,12 +49,12 @@ JOINED, APART = "d\u00f6g", "do\u0308g"  # one letter, or a letter and its accen
 @pytest.mark.parametrize(
     ("typed", "stored"), [(APART, JOINED), (JOINED, APART), ("D\u00d6G", JOINED), (JOINED, JOINED)]
 )
-def test_names_in_another_unicode_form(typed, stored):
+def test_names_in_another_unicode_form(typed: str, stored: str) -> None:
     assert class_index(["cat", stored], typed) == 1
 
 
 @pytest.mark.parametrize("asked", [1.0, np.float32(1), torch.tensor(1.0), None, object(), b"1"])
-def test_a_class_of_another_type_is_refused(asked):
+def test_a_class_of_another_type_is_refused(asked: Any) -> None:
     with pytest.raises(InputError, match=r"give an integer|give labels or names"):
         toy_pipeline().labels([asked])
 
@@ -60,16 +62,18 @@ def test_a_class_of_another_type_is_refused(asked):
 @pytest.mark.parametrize(
     "classes", [torch.tensor([2, 0]), np.array([2, 0]), (2, 0), [np.int8(2), torch.tensor(0)]]
 )
-def test_labels_of_any_integer_type(classes):
+def test_labels_of_any_integer_type(
+    classes: torch.Tensor | list[int8 | torch.Tensor] | ndarray | tuple[int, int],
+) -> None:
     assert toy_pipeline().labels(classes) == [2, 0]
 
 
 @pytest.mark.parametrize("one", [2, np.int64(2), torch.tensor(2), np.array(2)])
-def test_one_class_alone(one):
+def test_one_class_alone(one: torch.Tensor | int64 | int | ndarray) -> None:
     assert toy_pipeline().labels(one) == [2]
 
 
-def test_a_long_list_of_names_is_cut_and_counted_in_order():
+def test_a_long_list_of_names_is_cut_and_counted_in_order() -> None:
     told = did_you_mean("golden retriever", map(str, range(1000)))
     assert told.startswith("known: 0, 1, 2, 3, ")
     assert told.endswith(" and 976 more")
@@ -92,7 +96,7 @@ SEEDS = {
 
 
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
-def test_seeds_of_any_integer_type_make_the_same_images(seeds):
+def test_seeds_of_any_integer_type_make_the_same_images(seeds: Any) -> None:
     pipeline = toy_pipeline()
     wanted = pipeline([0, 1], seeds=[7, 8])
     made = pipeline([0, 1], seeds=seeds)
@@ -105,7 +109,7 @@ OTHERS = [[7.0, 8.0], np.array([7.0, 8.0]), torch.tensor([7.0, 8.0]), "78", 7.0,
 
 
 @pytest.mark.parametrize("seeds", OTHERS, ids=repr)
-def test_other_seeds_are_refused(seeds):
+def test_other_seeds_are_refused(seeds: Any) -> None:
     pipeline = toy_pipeline()
     images, hole = pipeline([0, 1], seeds=0).pixels, torch.ones(16, 16, dtype=torch.bool)
     for ask in (
@@ -118,7 +122,7 @@ def test_other_seeds_are_refused(seeds):
             ask()
 
 
-def test_inpainting_takes_what_the_pipeline_takes():
+def test_inpainting_takes_what_the_pipeline_takes() -> None:
     pipeline = toy_pipeline()
     images = pipeline([0, 1], seeds=3).pixels
     hole = torch.zeros(16, 16, dtype=torch.bool)
@@ -143,7 +147,7 @@ def test_inpainting_takes_what_the_pipeline_takes():
         ({"blend_radius": math.inf}, "blend_radius=inf must be finite"),
     ],
 )
-def test_options_of_inpainting_have_ranges(options, message):
+def test_options_of_inpainting_have_ranges(options: dict[str, int | float], message: str) -> None:
     pipeline = toy_pipeline()
     hole = torch.ones(16, 16, dtype=torch.bool)
     with pytest.raises(InputError, match=message):
@@ -151,7 +155,7 @@ def test_options_of_inpainting_have_ranges(options, message):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_no_numbers_are_named(value):
+def test_weights_that_are_no_numbers_are_named(value: float) -> None:
     pipeline = toy_pipeline()
     name, weight = next(iter(pipeline.model.named_parameters()))
     with torch.no_grad():
@@ -161,7 +165,7 @@ def test_weights_that_are_no_numbers_are_named(value):
     assert "\n" not in str(error.value)
 
 
-def test_numbers_of_a_plan_that_overflow_are_named():
+def test_numbers_of_a_plan_that_overflow_are_named() -> None:
     pipeline = toy_pipeline()
     head = pipeline.model.head.out.bias
     with torch.no_grad():
@@ -176,7 +180,7 @@ def test_numbers_of_a_plan_that_overflow_are_named():
         pipeline([0], seeds=0)
 
 
-def test_the_null_class_has_a_name_and_a_label():
+def test_the_null_class_has_a_name_and_a_label() -> None:
     pipeline = toy_pipeline()
     null = pipeline.model.null_class
     made = pipeline(["none", 0], seeds=4)

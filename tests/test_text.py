@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from toy_system import toy_pipeline
@@ -25,7 +26,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_nothing_that_steers_a_terminal_is_left(text):
+def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
     told = plain(text)
     assert told.isprintable()
     assert told.encode("utf8")
@@ -33,14 +34,16 @@ def test_nothing_that_steers_a_terminal_is_left(text):
 
 
 @pytest.mark.parametrize("text", ["run [/x]", "[bold]", "dög", "猫/犬 (1).png", "100 %s {}"])
-def test_other_text_stays_as_it_is(text, capsys):
+def test_other_text_stays_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     say(text)
     assert capsys.readouterr().out == f"{text}\n"
     assert cell(text).plain == text
 
 
 @pytest.mark.parametrize("name", ["s [/x]", "s [bold]", "s [link=a]b", "s%20 {x}"])
-def test_a_command_names_the_folder_as_it_was_given(name, tmp_path, monkeypatch, capsys):
+def test_a_command_names_the_folder_as_it_was_given(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     toy_pipeline().save_pretrained(tmp_path / "model")
     assert main(["sample", "model", "--per-class", "1", "--out", name]) == 0
@@ -48,7 +51,7 @@ def test_a_command_names_the_folder_as_it_was_given(name, tmp_path, monkeypatch,
     assert (tmp_path / name / "samples.png").exists()
 
 
-def test_an_error_cannot_forge_a_line(capsys):
+def test_an_error_cannot_forge_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "no\nunmask: all is well\x1b[2J"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -57,7 +60,7 @@ def test_an_error_cannot_forge_a_line(capsys):
 
 
 @pytest.mark.parametrize("words", [["sample", "--help"], ["--help"], ["recipes"]])
-def test_a_reader_that_goes_away_is_no_error(words):
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
     """As `unmask sample --help | head -1` does, with a pipe that is closed at once."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -69,7 +72,7 @@ def test_a_reader_that_goes_away_is_no_error(words):
     assert done.returncode in (1, 141)  # 1 where rich notices first
 
 
-def test_a_stream_of_another_encoding_gets_what_it_can_hold():
+def test_a_stream_of_another_encoding_gets_what_it_can_hold() -> None:
     code = "from unmask.text import say; say('dög 猫')"
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=True)

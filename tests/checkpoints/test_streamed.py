@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_each_tensor_lies_at_a_multiple_of_its_width(tmp_path: Path) -> None:
     [fill_tensors(every_kind()), fill_state({"a": every_kind(), "b": 1}), fill_json({"a": [1]})],
     ids=["tensors", "state", "json"],
 )
-def test_size_and_hash_are_those_of_the_file(tmp_path: Path, fill) -> None:
+def test_size_and_hash_are_those_of_the_file(tmp_path: Path, fill: Callable) -> None:
     entry = write_hashed(tmp_path / "file", fill)
     content = (tmp_path / "file").read_bytes()
     assert entry == {
@@ -69,7 +70,7 @@ def test_size_and_hash_are_those_of_the_file(tmp_path: Path, fill) -> None:
     [fill_tensors({"a": torch.zeros(9)}), fill_state({"a": torch.zeros(10**6)}), fill_json([1])],
     ids=["tensors", "state", "json"],
 )
-def test_a_full_disk_stays_an_error_of_the_disk(fill) -> None:
+def test_a_full_disk_stays_an_error_of_the_disk(fill: Callable) -> None:
     """torch's writer would make a RuntimeError of its own of it."""
     with pytest.raises(OSError) as caught:
         write_hashed(Path("/dev/full"), fill)

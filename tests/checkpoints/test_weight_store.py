@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_a_failing_disk_leaves_one_whole_model(
     (tmp_path / "notes.txt").write_text("mine")
     calls = 0
 
-    def failing(real):
+    def failing(real: Any) -> Any:
         def call(*args: object, **kwargs: object) -> object:
             nonlocal calls
             calls += 1

@@ -67,7 +67,9 @@ def test_a_killed_evaluation_goes_on_with_equal_numbers(words: list[str]) -> Non
     assert before.items() <= {f: f.stat().st_mtime_ns for f in Path("work").iterdir()}.items()
 
 
-def test_another_evaluation_is_refused_the_folder(words: list[str], capsys) -> None:
+def test_another_evaluation_is_refused_the_folder(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*words, "--work", "work") == 0
     files = sorted(Path("work").iterdir())
     capsys.readouterr()
@@ -91,7 +93,9 @@ def test_two_launched_processes_give_the_numbers_of_one(words: list[str]) -> Non
     assert "2 processes meet in a folder; give it (--work)" in child.communicate(timeout=120)[0]
 
 
-def test_every_choice_stands_in_the_report(words: list[str], capsys) -> None:
+def test_every_choice_stands_in_the_report(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*words, "--out", "report.json") == 0
     told, facts = capsys.readouterr().out, json.loads(Path("report.json").read_text())
     for part in ("rows", "seeds 0 to 95", "255 v + 0.5", "not FID: the network", "official split"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from toy_system import toy_pipeline
@@ -29,7 +31,9 @@ def pretend(
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_torch_built_for_cuda_computes_on_the_cpu_without_a_driver(monkeypatch, raises):
+def test_a_torch_built_for_cuda_computes_on_the_cpu_without_a_driver(
+    monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
     pretend(monkeypatch, built_for="cuda", count=0, raises=raises)
     assert find_accelerator() is None
     assert resolve_device("auto") == torch.device("cpu")
@@ -37,7 +41,7 @@ def test_a_torch_built_for_cuda_computes_on_the_cpu_without_a_driver(monkeypatch
         resolve_device("cuda")
 
 
-def test_commands_run_there(monkeypatch, tmp_path):
+def test_commands_run_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     toy_pipeline().save_pretrained(tmp_path / "model")
     pretend(monkeypatch, built_for="cuda", count=0)
     words = f"sample {tmp_path / 'model'} --per-class 1 --out {tmp_path / 'made'}"
@@ -57,7 +61,9 @@ def test_commands_run_there(monkeypatch, tmp_path):
         ("cpu", "2", "cpu"),
     ],
 )
-def test_each_process_gets_its_own(monkeypatch, asked, rank, got):
+def test_each_process_gets_its_own(
+    monkeypatch: pytest.MonkeyPatch, asked: str, rank: str, got: str
+) -> None:
     pretend(monkeypatch, built_for="cuda", count=4)
     if rank is None:
         monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -67,14 +73,14 @@ def test_each_process_gets_its_own(monkeypatch, asked, rank, got):
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "cuda:4", "cpu:1", "mps", "cuda:-1", "auto:0", "meta"])
-def test_other_names_are_refused_in_one_line(monkeypatch, name):
+def test_other_names_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pretend(monkeypatch, built_for="cuda", count=4)
     with pytest.raises(InputError, match="is not available here") as refusal:
         resolve_device(name)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_pipeline_stays_on_the_cpu_unless_told(tmp_path):
+def test_a_pipeline_stays_on_the_cpu_unless_told(tmp_path: Path) -> None:
     toy_pipeline().save_pretrained(tmp_path / "model")
     pipeline = unmask.load(tmp_path / "model")
     assert next(pipeline.model.parameters()).device.type == "cpu"

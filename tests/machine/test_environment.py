@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ UNDONE = {
 
 
 @pytest.fixture
-def fresh():
+def fresh() -> Iterator[None]:
     """accelerate's shared states as in a new process, and again afterwards."""
     for state in (AcceleratorState, GradientState, PartialState):
         state._shared_state.clear()
@@ -48,7 +49,9 @@ def losses(out: Path) -> list[dict]:
 
 @pytest.mark.parametrize("name", UNDONE)
 @pytest.mark.usefixtures("fresh")
-def test_a_launchers_variable_changes_no_number(name, tmp_path, monkeypatch) -> None:
+def test_a_launchers_variable_changes_no_number(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = losses(tmp_path / "alone")
     for state in (AcceleratorState, GradientState, PartialState):
         state._shared_state.clear()
@@ -57,7 +60,7 @@ def test_a_launchers_variable_changes_no_number(name, tmp_path, monkeypatch) -> 
     assert {"loss", "grad_norm"} <= alone[0].keys()
 
 
-def test_the_variables_would_have_an_effect(fresh, monkeypatch) -> None:
+def test_the_variables_would_have_an_effect(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the arguments accelerate takes them: the test above can fail."""
     for name, value in UNDONE.items():
         monkeypatch.setenv(name, value)
@@ -69,7 +72,9 @@ def test_the_variables_would_have_an_effect(fresh, monkeypatch) -> None:
 
 @pytest.mark.parametrize("name", environment.ANOTHER_TRAINING)
 @pytest.mark.usefixtures("fresh")
-def test_another_kind_of_training_is_refused(name, tmp_path, monkeypatch) -> None:
+def test_another_kind_of_training_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, "true")
     for begin in (launched, lambda: make_accelerator(toy_settings(tracker="none"), tmp_path)):
         with pytest.raises(InputError, match=f"{name}=true asks for") as caught:
@@ -80,7 +85,7 @@ def test_another_kind_of_training_is_refused(name, tmp_path, monkeypatch) -> Non
 
 
 @pytest.mark.usefixtures("fresh")
-def test_an_accelerator_that_divides_the_loss_is_refused(tmp_path) -> None:
+def test_an_accelerator_that_divides_the_loss_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gradient_accumulation_steps=4"):
         toy_train(
             tmp_path / "run", accelerator=Accelerator(cpu=True, gradient_accumulation_steps=4)
@@ -90,7 +95,9 @@ def test_an_accelerator_that_divides_the_loss_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", environment.LOWER_PRECISION["cpu"])
 @pytest.mark.usefixtures("fresh")
-def test_a_lower_precision_below_torch_is_refused(name, tmp_path, monkeypatch) -> None:
+def test_a_lower_precision_below_torch_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, "BF16")
     with pytest.raises(InputError, match=f"{name}=BF16 changes how cpu computes"):
         losses(tmp_path)
@@ -104,7 +111,9 @@ class OnCuda:
     gradient_accumulation_steps, is_main_process, device = 1, True, torch.device("cuda")
 
 
-def test_what_lets_a_gpu_round_is_set_aside_and_said(monkeypatch, capsys) -> None:
+def test_what_lets_a_gpu_round_is_set_aside_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = torch.backends.cuda.matmul.allow_tf32
     monkeypatch.setenv(environment.TF32, "1")
     torch.backends.cuda.matmul.allow_tf32 = True

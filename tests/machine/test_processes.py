@@ -30,7 +30,7 @@ class Witness(ToyBatches):
         super().__init__(toy_settings(accumulate=2), rank, world)
         self.seen, self.out = [], out
 
-    def __getitem__(self, step: int):
+    def __getitem__(self, step: int) -> list:
         parts = super().__getitem__(step)
         self.seen += [[step, *x[:, 0].tolist()] for x, _, _ in parts]
         self.out.write_text(json.dumps(self.seen))

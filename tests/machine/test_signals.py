@@ -98,7 +98,9 @@ def test_a_training_is_saved(place: Path) -> None:
     assert not list((place / "run").rglob(".*"))
 
 
-def test_a_signal_within_a_command_raises_and_is_one_line(monkeypatch, capsys) -> None:
+def test_a_signal_within_a_command_raises_and_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Command:
         @staticmethod
         def main(words: list[str]) -> None:

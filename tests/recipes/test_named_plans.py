@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from unmask.recipes.named_plans import follow
 UNLABELLED = "--network.classes 0 --training.label-dropout 0 --plan.guidance.scale 1"
 
 
-def parsed(name, *words):
+def parsed(name: str, *words: str) -> Any:
     return parse_with_recipe(
         Arguments,
         [name, "--out", "somewhere", *words],
@@ -27,7 +28,7 @@ def parsed(name, *words):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_without_options_a_recipe_is_itself(name):
+def test_without_options_a_recipe_is_itself(name: str) -> None:
     assert parsed(name) == get(name)
 
 
@@ -35,7 +36,9 @@ TAUGHT = [name for name, recipe in RECIPES.items() if "null" in recipe.plan.guid
 
 
 @pytest.mark.parametrize("name", TAUGHT)
-def test_every_recipe_trains_without_classes_as_the_page_says(name, capsys):
+def test_every_recipe_trains_without_classes_as_the_page_says(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = parsed(name, *UNLABELLED.split())
     assert made.plan.guidance.scale == 1
     assert all(named.plan.guidance.scale == 1 for named in made.plans)
@@ -44,7 +47,7 @@ def test_every_recipe_trains_without_classes_as_the_page_says(name, capsys):
     assert all(f"the plan {name!r}" in told for name in dropped)
 
 
-def test_a_plan_follows_where_it_agreed_and_keeps_what_is_its_own():
+def test_a_plan_follows_where_it_agreed_and_keeps_what_is_its_own() -> None:
     recipe = get("fashion-maskgit")
     (fast,) = (p.plan for p in recipe.plans if p.name == "fast")
     assert fast.guidance.scale == recipe.plan.guidance.scale
@@ -57,7 +60,7 @@ def test_a_plan_follows_where_it_agreed_and_keeps_what_is_its_own():
     assert whole.named_plan("fast") == replace(fast, guidance=replace(fast.guidance, scale=1.25))
 
 
-def test_a_plan_that_fits_no_more_is_left_out_with_the_reason():
+def test_a_plan_that_fits_no_more_is_left_out_with_the_reason() -> None:
     recipe = get("fashion-mar")
     longest = max(named.plan.steps for named in recipe.plans)
     network = replace(recipe.network, length=longest - 1, grid=(1, longest - 1))
@@ -69,7 +72,7 @@ def test_a_plan_that_fits_no_more_is_left_out_with_the_reason():
     assert all("exceeds" in line for line in left_out)
 
 
-def test_plans_and_results_are_no_options(capsys):
+def test_plans_and_results_are_no_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "fashion-mar", "--help"])
     told = capsys.readouterr().out

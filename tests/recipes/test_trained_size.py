@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from unmask.image_size import ImageSize
 from unmask.recipes.trained_size import trained_size
 
 OLD = Path(__file__).parents[1] / "fixtures" / "before_issue_11"
@@ -12,11 +13,11 @@ OLD = Path(__file__).parents[1] / "fixtures" / "before_issue_11"
     [("fashion-vq", 28), ("fashion-kl", 28), ("kl16", 256), ("dc-ae-f32c32-in-1.0", 512),
      ("patches-4-grey", None), ("nobody/knows", None)],
 )  # fmt: skip
-def test_recipes_tell(name, size):
+def test_recipes_tell(name: str, size: ImageSize | None) -> None:
     assert trained_size(name) == size
 
 
-def test_the_run_of_a_tokenizer_tells(tmp_path, monkeypatch):
+def test_the_run_of_a_tokenizer_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trained_size(str(OLD / "vq")) == 16
     assert trained_size(str(OLD / "vq" / "model")) == 16
     monkeypatch.chdir(tmp_path)

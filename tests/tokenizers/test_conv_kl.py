@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ TINY = ConvKL(image_channels=1, widths=(8, 16), blocks=(0, 1), channels=3)
 
 
 @pytest.fixture(autouse=True)
-def _fixed_initial_weights():
+def _fixed_initial_weights() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         yield

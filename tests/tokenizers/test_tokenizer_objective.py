@@ -1,6 +1,7 @@
 """The objective: who gets which gradient, revival in the loop, and that it learns."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ ADVERSARIAL = TokenizerLoss(adversarial=0.5, discriminator_width=8)
 
 
 @pytest.fixture(autouse=True)
-def _fixed_initial_weights():
+def _fixed_initial_weights() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         yield

@@ -39,7 +39,9 @@ def test_a_save_comes_before_a_look(tmp_path: Path) -> None:
     assert names[24] == "step-0000024"
 
 
-def test_a_save_before_a_look_costs_its_share_too(tmp_path: Path, monkeypatch) -> None:
+def test_a_save_before_a_look_costs_its_share_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(SavePace, "worthwhile", lambda self: False)
     seen = dict(sheets(tmp_path, toy_settings(save_every=10, preview_share=1.0)))
     assert (seen[5], seen[15]) == (None, "step-0000010")
@@ -72,7 +74,9 @@ def test_looks_that_cost_too_much_are_left_out_but_the_last(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("share", "taken"), [(0.6, [5, 10, 15, 20, 24]), (0.01, [5, 24])])
-def test_the_share_decides_how_many(tmp_path: Path, monkeypatch, share, taken) -> None:
+def test_the_share_decides_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, taken: list[int]
+) -> None:
     """By a clock that shows a hundred seconds more whenever it is looked at."""
     clock = iter(range(0, 10**6, 100))
     monkeypatch.setattr(conduct, "LookPace", lambda share: LookPace(share, lambda: next(clock)))
@@ -81,7 +85,9 @@ def test_the_share_decides_how_many(tmp_path: Path, monkeypatch, share, taken) -
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("much"), MemoryError()])
-def test_a_look_that_does_not_fit_ends_no_training(tmp_path: Path, capsys, error) -> None:
+def test_a_look_that_does_not_fit_ends_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
     def huge(folder: Path, step: int, averaged: bool) -> None:
         raise error
 

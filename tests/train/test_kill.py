@@ -17,7 +17,7 @@ PAUSE = 0.004  # seconds a batch, so that kills find the run in every place
 class SlowBatches(ToyBatches):
     """Batches that take their time."""
 
-    def __getitem__(self, step: int):
+    def __getitem__(self, step: int) -> list:
         time.sleep(PAUSE)
         return super().__getitem__(step)
 

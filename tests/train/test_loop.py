@@ -175,7 +175,7 @@ def test_the_result_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("save_every", [1, 100])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, save_every: int) -> None:
     class Diverges(ToyBatches):
-        def __getitem__(self, step: int):
+        def __getitem__(self, step: int) -> list:
             x, y, weight = super().__getitem__(step)[0]
             return [(x, y, weight * (float("inf") if step >= 7 else 1))]
 

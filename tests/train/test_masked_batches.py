@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,7 +46,9 @@ class Moments(Codes):
         return (rows * 1000 + views * 100)[:, None, None] + noise.double()
 
 
-def batches(*, shared: bool = False, cache: Codes | None = None, classes: int = CLASSES, **options):
+def batches(
+    *, shared: bool = False, cache: Codes | None = None, classes: int = CLASSES, **options: Any
+) -> MaskedBatches:
     """Batches of eight."""
     place = {k: options.pop(k) for k in ("rank", "world") if k in options}
     training = Training(**{"steps": 100, "batch_size": 8, "seed": 3, **options})

@@ -8,10 +8,10 @@ import pytest
 from toy_run import ToyBatches, ToyObjective, log_lines, toy_accelerator, toy_settings, toy_train
 
 from unmask.errors import InputError
-from unmask.train.overfit import WORKS_BELOW, overfit_one_batch
+from unmask.train.overfit import WORKS_BELOW, Verdict, overfit_one_batch
 
 
-def verdict(out: Path, **changes: object):
+def verdict(out: Path, **changes: object) -> Verdict:
     """The toy run on its first batch."""
     settings = toy_settings(save_every=0, **changes)
     return overfit_one_batch(

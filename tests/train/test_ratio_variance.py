@@ -40,7 +40,9 @@ def latents(side: int) -> tuple[Tensor, Tensor]:
     crop = Transform(size=28, crop="none", channels=1)
     images = torch.stack([crop(source.image(row)) for row in rows]).float() / 255
     noise = torch.randn(IMAGES, 8, 7, 7, generator=keyed_generator("posterior", side))
-    return tokenizer.encode(images, noise), torch.tensor([source.label(row) for row in rows])
+    return tokenizer.tokens(tokenizer.encode(images), noise), torch.tensor(
+        [source.label(row) for row in rows]
+    )
 
 
 def expected_gradients(side: int, counts: list[int]) -> Tensor:

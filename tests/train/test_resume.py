@@ -41,7 +41,9 @@ def checkpoint(out: Path, step: int) -> Path:
     return out / "checkpoints" / f"step-{step:07d}"
 
 
-def test_a_checkpoint_passed_over_is_named_with_its_reason(copy: Path, capsys) -> None:
+def test_a_checkpoint_passed_over_is_named_with_its_reason(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (checkpoint(copy, 12) / "state.pt").write_bytes(b"half")
     flipped = bytearray((checkpoint(copy, 8) / "model.safetensors").read_bytes())
     flipped[-1] ^= 1
@@ -54,14 +56,16 @@ def test_a_checkpoint_passed_over_is_named_with_its_reason(copy: Path, capsys) -
     assert not any(state.fault(checkpoint(copy, step)) for step in (4, 8, 12, 16))
 
 
-def test_stray_files_change_nothing(copy: Path, capsys) -> None:
+def test_stray_files_change_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in (4, 8, 12):
         (checkpoint(copy, step) / ".DS_Store").write_text("")
     assert go_on(copy).resumed_from == 12
     assert "passing over" not in capsys.readouterr().out
 
 
-def test_starting_from_nothing_is_refused_where_checkpoints_are(copy: Path, capsys) -> None:
+def test_starting_from_nothing_is_refused_where_checkpoints_are(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for step in (4, 8, 12):
         (checkpoint(copy, step) / "state.pt").unlink()
     before = sorted(p for p in copy.rglob("*") if p.name != ".lock")
@@ -84,7 +88,9 @@ def test_from_scratch_goes_on_from_what_is_whole(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["pickle", "shapes", "keys"])
-def test_a_forged_checkpoint_is_passed_over(copy: Path, capsys, what: str) -> None:
+def test_a_forged_checkpoint_is_passed_over(
+    copy: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
     """Its hashes are right, and it is not the state of this run."""
     folder = checkpoint(copy, 12)
     saved = torch.load(folder / "state.pt", weights_only=True)
@@ -110,7 +116,9 @@ def test_a_forged_checkpoint_is_passed_over(copy: Path, capsys, what: str) -> No
     assert outcome(copy)[:2] == outcome(copy.parent / "whole")[:2]
 
 
-def test_each_checkpoint_is_hashed_once_a_start(copy: Path, monkeypatch) -> None:
+def test_each_checkpoint_is_hashed_once_a_start(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (checkpoint(copy, 12) / "state.pt").write_bytes(b"half")
     hashed: list[Path] = []
     real = state._differs
@@ -130,7 +138,7 @@ def test_an_ended_run_says_so(copy: Path, run: Path) -> None:
     assert "loss" in go_on(copy).line
 
 
-def test_another_number_of_threads_is_said(copy: Path, capsys) -> None:
+def test_another_number_of_threads_is_said(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
@@ -191,7 +199,9 @@ def test_a_run_without_the_newer_options_goes_on(copy: Path) -> None:
     assert go_on(copy, config=new).resumed_from == 12
 
 
-def test_a_tracker_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch) -> None:
+def test_a_tracker_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: object, *args: object, **more: object) -> None:
         raise PermissionError(13, "Permission denied")
 

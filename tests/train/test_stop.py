@@ -20,6 +20,7 @@ from toy_run import ToyBatches, latest, log_lines, outcome, toy_accelerator, toy
 
 from unmask.errors import InputError
 from unmask.machine import signals
+from unmask.recipes.training import Training
 from unmask.train.agreement import Wish, agreed
 from unmask.train.run import Preview
 
@@ -29,11 +30,11 @@ PAUSE = 0.01  # seconds a batch, so that signals find the run in every place
 class Told(ToyBatches):
     """Batches that take their time and tell which step has begun."""
 
-    def __init__(self, settings, told: Path, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, settings: Training, told: Path, rank: int = 0, world: int = 1) -> None:
         super().__init__(settings, rank, world)
         self.told = told
 
-    def __getitem__(self, step: int):
+    def __getitem__(self, step: int) -> list:
         with self.told.open("a") as file:
             file.write(f"{step}\n")
         time.sleep(PAUSE)
@@ -156,7 +157,7 @@ def in_a_long_step(out: Path, grace: float = signals.GRACE) -> None:
     signals.GRACE = grace
 
     class Stuck(Told):
-        def __getitem__(self, step: int):
+        def __getitem__(self, step: int) -> None:
             super().__getitem__(step)
             mutex = ctypes.create_string_buffer(64)
             for _ in range(2):  # the second one waits for ever, whatever signals come
@@ -178,7 +179,7 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
     for round_, (whom, step) in enumerate([(0, 9), (1, 17)]):
 
         class Signals(ToyBatches):
-            def __getitem__(self, k: int, whom: int = whom, step: int = step):
+            def __getitem__(self, k: int, whom: int = whom, step: int = step) -> list:
                 if k == step and rank == whom:
                     os.kill(os.getpid(), signal.SIGTERM)
                 return super().__getitem__(k)
@@ -190,7 +191,7 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
     out.with_name(f"told{rank}.json").write_text(json.dumps(told))
 
     class Ends(ToyBatches):
-        def __getitem__(self, k: int):
+        def __getitem__(self, k: int) -> list:
             if k == 30 and rank == 1:
                 os._exit(0)
             return super().__getitem__(k)

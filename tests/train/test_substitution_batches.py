@@ -13,7 +13,9 @@ from unmask.recipes.training import Training
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches
 
 
-def batches(*, rank: int = 0, world: int = 1, dynamic: bool = False, **options: object):
+def batches(
+    *, rank: int = 0, world: int = 1, dynamic: bool = False, **options: object
+) -> SubstitutionBatches:
     training = Training(**{"steps": 100, "batch_size": 8, "seed": 3, **options})
     masked = MaskedBatches(
         Codes(), TrainMasking(), training=training, classes=CLASSES, rank=rank, world=world

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -84,7 +84,7 @@ def test_every_value_for_every_option(root: Path, monkeypatch: pytest.MonkeyPatc
     assert kinds[REFUSED] > 2500
 
 
-def ended(call) -> Answer:  # type: ignore[no-untyped-def]
+def ended(call: Callable[[], int]) -> Answer:
     ((_, answer),) = answers([("one", call)], workers=1)
     return answer
 
