@@ -20,10 +20,8 @@ ROOT = Path(__file__).parents[1]
 REPORTS = sorted((ROOT / "benchmarks" / "reports").glob("*.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FROM_CHANGED_TREES = {  # older reports that are to be made again from a clean revision
-    *("decode_overhead", "demo", "frechet", "learning_curve"),
-    *("mar_sampling", "read_codes", "read_moments"),
-    *("shipped_weights", "small_systems", "tokenizer_speed", "training_overhead"),
-    *("fashion_mage", "twenty_kills"),
+    *("demo", "learning_curve", "mar_sampling"),
+    *("shipped_weights", "small_systems", "fashion_mage"),
 }
 NOT_QUOTED = {  # what they prove has no number
     *("augmentation_cost", "cache_build", "damaged_data", "damaged_weights", "disk_faults"),
