@@ -94,7 +94,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
             return (print, ("run",))
 
     torch.save({"mu": Trap(), "sigma": 0}, tmp_path / "s.pt")
-    with pytest.raises(InputError, match=r"cannot be read as plain weights: it wants .print"):
+    with pytest.raises(InputError, match=r"cannot be read as plain weights: it wants .*print"):
         read(tmp_path / "s.pt")
 
 

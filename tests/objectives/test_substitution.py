@@ -133,7 +133,7 @@ def test_the_adapter_learns_and_nothing_else(
     examples = batch(options, classes=network.classes > 0)
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
     losses = []
-    for _ in range(40):
+    for _ in range(80):
         optimizer.zero_grad()
         found = objective(examples)
         found["loss"].backward()
