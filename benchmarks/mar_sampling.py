@@ -23,7 +23,7 @@ import torch
 from common import operations, paired, parsed, parser, publish
 from torch import Tensor
 
-from unmask.counts import FixedCounts
+from unmask.counts import Counts, FixedCounts
 from unmask.decode import Plan, decode
 from unmask.draws import Draws, keyed_generator
 from unmask.guidance import Guidance
@@ -41,7 +41,7 @@ DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Tail:
+class Tail(Counts):
     """The last steps of a plan that began with nothing known."""
 
     def table(self, steps: int, first_step: int, masked: Tensor, draws: Draws) -> Tensor:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 REPORTS = sorted((ROOT / "benchmarks" / "reports").glob("*.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FROM_CHANGED_TREES = {  # older reports that are to be made again from a clean revision
-    *("demo", "fashion_mage", "learning_curve", "mar_sampling"),
+    *("fashion_mage", "learning_curve", "mar_sampling"),
 }
 NOT_QUOTED = {  # what they prove has no number
     *("augmentation_cost", "cache_build", "damaged_data", "damaged_weights", "disk_faults"),
