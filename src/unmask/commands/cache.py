@@ -102,7 +102,7 @@ class Convert(Ranged):
     """Tokenizer that made the other cache. None: unknown, and whoever opens the new one must
     accept that."""
     grid: Grid | None = None
-    """Rows and columns of codes, which the files do not tell. None: a square."""
+    """Rows and columns of codes, which the files do not tell; None means a square."""
     precision: Literal["float32", "float16"] = "float32"
     """Number format of moments; codes are whole numbers."""
     rebuild_cache: bool = False

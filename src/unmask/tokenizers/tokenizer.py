@@ -35,8 +35,8 @@ class Tokenizer(Protocol):
     native_range: tuple[float, float]
     """Values that the network itself sees in place of 0 and 1."""
     moment_channels: int = 0
-    """M, numbers stored for a token of latents: 2C, mean and log variance, or C of an encoder
-    without chance; 0 for codes."""
+    """M, numbers stored for a token of latents (2C, mean and log variance, or C of an encoder
+    without chance); 0 for codes."""
     scale: float = 1.0
     """Factor from the decoder's latents to tokens, which then have a spread of about 1."""
 
