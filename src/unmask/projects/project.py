@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,7 +95,7 @@ def no_more(config: Any, tokenizer: ImageTokenizer | None) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class Form(ABC):
     """How one project stores one kind of network."""
 
     name: str
@@ -111,9 +112,9 @@ class Form:
     untold: tuple[str, ...] = ()
     """Fields that these files do not tell, which the project's code must be given."""
 
+    @abstractmethod
     def table(self, config: Any) -> Table:
         """The rules from the project's keys to our names."""
-        raise NotImplementedError
 
     def check(self, config: Any) -> None:
         """Refuse sizes that the project's code cannot build.
