@@ -58,8 +58,8 @@ class Recipe(Ranged):
     training: Training
     """Optimiser, schedule, precision, and how often things happen."""
     base: Place | None = None
-    """Saved model whose weights training starts from; with ``substitution`` they stay frozen. None
-    starts anew."""
+    """Saved model whose weights training starts from, but for rows of other classes than its own;
+    with ``substitution`` they stay frozen. None starts anew."""
     substitution: Substitution | None = None
     """Training of the self-guidance adapter alone, to repair replaced tokens; None trains the
     network to predict hidden ones."""
@@ -81,6 +81,7 @@ class Recipe(Ranged):
         if self.substitution is not None:
             self._check_adapter()
         self._check_contrastive()
+        self._check_base_rate()
         if self.training.label_dropout and not self.network.has_null_class:
             raise InputError(
                 f"training.label_dropout={self.training.label_dropout} needs a network with a "
@@ -156,6 +157,16 @@ class Recipe(Ranged):
             raise InputError(
                 "self-guidance and training by substitution need a network with a feedback "
                 f"adapter, and this {type(self.network).__name__} has none; set network.feedback"
+            )
+
+    def _check_base_rate(self) -> None:
+        if self.training.base_rate is not None and (self.base is None or self.substitution):
+            why = (
+                "there is no base" if self.base is None else "with substitution the base is frozen"
+            )
+            raise InputError(
+                f"training.base_rate={self.training.base_rate} is for what is taken from a base, "
+                f"and {why}; leave it out"
             )
 
     def _check_contrastive(self) -> None:

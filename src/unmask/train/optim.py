@@ -45,20 +45,21 @@ def parameter_groups(model: nn.Module, settings: Training) -> list[dict[str, obj
 
     Returns:
         One group as maskgit-pytorch has it, and a second one without decay for what
-        ``decay_only_matrices`` and ``decay_head`` spare.
+        ``decay_only_matrices`` and ``decay_head`` spare. Parameters that have an attribute
+        ``lr_scale`` are in groups of their own, which have it too.
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+    kinds: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         flat = settings.decay_only_matrices and parameter.ndim < 2
         in_head = not settings.decay_head and "head" in name.split(".")
         if parameter.requires_grad:
-            (spared if flat or in_head else decayed).append(parameter)
-    groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
+            kind = getattr(parameter, "lr_scale", 1.0), flat or in_head
+            kinds.setdefault(kind, []).append(parameter)
+    return [
+        {"params": kinds[scale, spared], "weight_decay": 0.0 if spared else settings.weight_decay}
+        | ({} if scale == 1 else {"lr_scale": scale})
+        for scale, spared in sorted(kinds, key=lambda kind: (-kind[0], kind[1]))
     ]
-    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(model: nn.Module, settings: Training) -> AdamW:
