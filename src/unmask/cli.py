@@ -89,10 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reported(words: Sequence[str]) -> int:
     """Run the command that the words name; what people or machines cause is said in one line."""
-    from unmask.errors import InputError
+    from unmask.errors import InputError, SaidError
 
     try:
         _run(words)
+    except SaidError:
+        return REFUSED
     except InputError as error:
         return _refusal(str(error))
     except BrokenPipeError:

@@ -18,6 +18,10 @@ class InputError(ValueError):
     """
 
 
+class SaidError(InputError):
+    """An error that the main process of a launcher says; the others only end with its status."""
+
+
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
     """The entry of that name.
 

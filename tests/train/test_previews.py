@@ -240,15 +240,15 @@ def test_processes_share_the_images(
 
     def gather(own: list) -> list:
         kind = len(gathered) % 2  # without guidance, then with it
-        gathered.append(sum(len(part.pooled) for part in own[0]))
-        shares.setdefault(kind, []).insert(0, own[0])
+        gathered.append(sum(len(part.pooled) for part in own))
+        shares.setdefault(kind, []).insert(0, own)
         return shares[kind]
 
     gathered: list[int] = []
     whole = previews.OnlineScores.__call__
     monkeypatch.setattr(previews.OnlineScores, "__call__", together)
     monkeypatch.setattr(previews, "launched", One)
-    monkeypatch.setattr(previews, "gather_object", gather)
+    monkeypatch.setattr(previews, "gathered", gather)
     shared = run(place, scored(place, steps=2), tmp_path / "three")
     assert gathered == [2, 2] * 3
     assert len(shared) == len(alone) == 1

@@ -196,7 +196,7 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
                 os._exit(0)
             return super().__getitem__(k)
 
-    with pytest.raises(InputError, match="another process of this training has ended"):
+    with pytest.raises(InputError, match="another process of this launch has ended"):
         toy_train(out, settings, batches=Ends(settings, rank, 2), accelerator=accelerator)
     out.with_name("alone.txt").write_text("one line")
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 
 from unmask.checkpoints.write_tensors import write_tensors
@@ -25,7 +24,7 @@ from unmask.evaluate.measure import Measured, limited, measure
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.files.durable import output
 from unmask.files.folders import claim
-from unmask.machine.processes import launched
+from unmask.machine.processes import by_main, launched, meet
 from unmask.show import Bar
 
 T = TypeVar("T")
@@ -57,7 +56,7 @@ class Chunks:
         self.folder, self.size, self.networks = folder, BATCHES * batch_size, networks
         self._on_images: Callable[[int], None] = lambda count: None
         if folder is not None:
-            claim(folder, settings, "evaluation", file=SETTINGS, option="--work")
+            by_main(lambda: claim(folder, settings, "evaluation", file=SETTINGS, option="--work"))
 
     @contextmanager
     def bar(self, total: int | None) -> Iterator[None]:
@@ -76,14 +75,10 @@ class Chunks:
             todo = self.missing(sets, rank=state.process_index, processes=state.num_processes)
             with self.bar(self.size * len(todo)):
                 self.compute(todo)
-            state.wait_for_everyone()
-            if not state.is_main_process:
-                return broadcast_object_list([None])[0]
+            meet()
         counts = [images.expected for images in sets]
         with self.bar(None if None in counts else sum(filter(None, counts))):
-            made = make()
-        shared = self.folder is not None and state.num_processes > 1
-        return broadcast_object_list([made])[0] if shared else made
+            return make() if self.folder is None else by_main(make)
 
     def missing(
         self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from unmask.evaluate.real_images import RealImages, real_batches
 from unmask.evaluate.reference import Reference, ReferenceStatistics, open_reference
 from unmask.evaluate.report import SCORES, Report, Row
 from unmask.evaluate.scores import Manifold, manifold_overlap
-from unmask.machine.processes import launched
 
 
 def evaluate(
@@ -80,8 +78,7 @@ def evaluate(
     sides = _sides(made, floors or {}, real, known, options)
     networks = extractor, classifier or choose_classifier(options, real, alike=work is not None)
     facts = {} if work is None else _facts(made, real, options, networks)
-    with nullcontext() if work is None else launched().main_process_first():
-        chunks = Chunks(work, facts, networks, batch_size=options.batch_size)
+    chunks = Chunks(work, facts, networks, batch_size=options.batch_size)
     return chunks.fold(
         [*made.sets, *sides.values()],
         lambda: _report(chunks.read, made, sides, known, options, networks),

@@ -1,18 +1,34 @@
-"""The processes of a launcher (accelerate launch, torchrun), on any kind of machine."""
+"""The processes of a launcher (accelerate launch, torchrun), on any kind of machine.
+
+Gradients are exchanged over the default group, which gives up after :data:`PATIENCE`. Where one
+process works while the others wait, and where objects are exchanged, they meet in a group of their
+own, on the CPU (gloo, also beside NCCL): it waits as long as the work takes, and ends in seconds
+when a process has died.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
+import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 
-from unmask.errors import InputError
+from unmask.errors import InputError, SaidError
+from unmask.machine import signals
 from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_launcher
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=1)
+"""Duration after which an exchange of gradients counts as stuck; nothing else waits in it."""
+FOREVER = timedelta(days=365)
+"""Duration that a process waits for another one's work."""
+_MEETINGS = WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup]()
+"""By default group, so that the one ends with the other."""
 
 
 def without_accelerator() -> bool:
@@ -30,40 +46,131 @@ def launched() -> PartialState:
         InputError: see :func:`unmask.machine.environment.check_launcher`.
     """
     check_launcher()
-    return PartialState(cpu=without_accelerator())
+    return PartialState(cpu=without_accelerator(), timeout=PATIENCE)
+
+
+def meeting() -> dist.ProcessGroup | None:
+    """The group in which processes wait for each other's work; None for a process alone.
+
+    It is made at the first call, which every process makes at the same time.
+    """
+    if launched().num_processes == 1 or not dist.is_initialized():
+        return None
+    world = dist.group.WORLD
+    assert world is not None, "a group that is initialised exists"
+    if world not in _MEETINGS:
+        _MEETINGS[world] = dist.new_group(backend="gloo", timeout=FOREVER)
+    return _MEETINGS[world]
+
+
+@contextmanager
+def failures_of_others() -> Iterator[None]:
+    """Say in one line that another process of the launcher ended, which shows as lost contact.
+
+    Raises:
+        InputError: in place of what the communication raises.
+        Stopped: in its place, where a signal came to this process too.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if not lost or not dist.is_initialized():
+            raise
+        if signals.arrived():
+            raise signals.Stopped(signals.arrived()) from error
+        raise InputError(
+            "another process of this launch has ended, so this one does too; look at what that "
+            "one said; start again with the same words to go on from what is finished"
+        ) from error
+
+
+def meet() -> None:
+    """Wait until every process has come here, however long its work takes.
+
+    Raises:
+        InputError: another process has ended.
+    """
+    group = meeting()
+    if group is not None:
+        with failures_of_others():
+            dist.barrier(group)
 
 
 def part() -> None:
-    """Wait for the others and leave the group, so that none ends while another still speaks."""
+    """Wait for the others and leave the group, so that none ends while another still speaks.
+
+    Raises:
+        InputError: another process has ended.
+    """
+    meet()
+    launched().destroy_process_group()
+
+
+def share(count: int) -> range:
+    """This process's part of so many things: as long a range as the others', up to one.
+
+    The ranges of all processes follow each other; where there are more processes than things, some
+    are empty.
+    """
     state = launched()
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    first, end = (count * (state.process_index + i) // state.num_processes for i in (0, 1))
+    return range(first, end)
 
 
 def by_main(work: Callable[[], T]) -> T:
     """Do something in the main process alone; all have what it returns, or raise its error.
 
     Args:
-        work: what it returns can be pickled.
+        work: may take as long as it likes; what it returns can be pickled.
 
     Raises:
-        InputError: the main process's.
+        Exception: the main process's, in the main process.
+        SaidError: that error, in the others.
+        InputError: another process has ended.
     """
-    state = launched()
-    if state.num_processes == 1:
+    state, group = launched(), meeting()
+    if group is None:
         return work()
-    told: list[object] = [None, None]
+    told: list[Any] = [None, None]
+    failure: Exception | None = None
     if state.is_main_process:
         try:
             told[0] = work()
-        except InputError as error:
-            told[1] = str(error)
-    broadcast_object_list(told)
+        except Exception as error:
+            failure, told[1] = error, str(error)
+    with failures_of_others():
+        dist.broadcast_object_list(told, src=0, group=group)
+    if failure is not None:
+        raise failure
     if told[1] is not None:
-        raise InputError(str(told[1]))
-    return told[0]  # type: ignore[return-value]
+        raise SaidError(told[1])
+    return told[0]
+
+
+def gathered(own: T) -> list[T]:
+    """What every process has, by number of the process; all of them have it afterwards.
+
+    Args:
+        own: can be pickled.
+
+    Raises:
+        InputError: another process has ended.
+    """
+    state, group = launched(), meeting()
+    if group is None:
+        return [own]
+    every: list[Any] = [None] * state.num_processes
+    with failures_of_others():
+        dist.all_gather_object(every, own, group=group)
+    return every
 
 
 def any_says(word: str) -> str:
     """The first word of a process that has one to say, the same in all of them; "" for none."""
-    return next(filter(None, gather_object([word])), "")
+    return next(filter(None, gathered(word)), "")
+
+
+def refusal(line: str) -> InputError:
+    """The error that all processes raise alike; the main one says it."""
+    return InputError(line) if launched().is_main_process else SaidError(line)

@@ -1,8 +1,8 @@
 """What the processes of a run do together though only one of them has a reason: stop, save.
 
 Each has its own clock and gets its own signals, and a process that saves alone would wait for the
-others for ever. So after every step all of them tell each other what they wish, over a group of
-their own that works on the CPU (gloo) whatever the training uses, and nobody waits for the answer:
+others for ever. So after every step all of them tell each other what they wish, over the group in
+which they meet, which works on the CPU whatever the training uses, and nobody waits for the answer:
 it is read one step later, when it has long been there. A device is never waited for. What is
 agreed on happens after the same step everywhere.
 """
@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-FOREVER = timedelta(days=7)  # the main process may look at samples for long
+from unmask.machine.processes import meeting
 
 
 class Wish(NamedTuple):
@@ -37,8 +36,7 @@ class Agreement:
     """
 
     def __init__(self, processes: int) -> None:
-        several = processes > 1 and dist.is_initialized()
-        self.group = dist.new_group(backend="gloo", timeout=FOREVER) if several else None
+        self.group = meeting() if processes > 1 else None
         self.posted: tuple[torch.Tensor, dist.Work] | None = None
 
     @property

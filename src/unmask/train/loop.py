@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from torch import Tensor, nn
@@ -30,7 +29,13 @@ from unmask.files.lock import Lock, locked
 from unmask.machine import signals
 from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_arithmetic, check_launcher, plain_arguments
-from unmask.machine.processes import by_main, launched, without_accelerator
+from unmask.machine.processes import (
+    by_main,
+    failures_of_others,
+    launched,
+    meet,
+    without_accelerator,
+)
 from unmask.memory import peak_memory
 from unmask.recipes.training import Training
 from unmask.text import say
@@ -130,7 +135,7 @@ def train(
     check_run_folder(out, stored, tell=say if launched().is_main_process else lambda line: None)
     if accelerator is not None:
         check_arithmetic(accelerator)
-    launched().wait_for_everyone()  # all have looked before one writes
+    meet()  # all have looked before one writes
     with signals.listening(), failures_of_others(), ExitStack() as held:
         lock = _lock(out, held)
         accelerator = accelerator or held.enter_context(_tracked(settings, out))
@@ -312,28 +317,6 @@ def _leave_signals_to_the_main_one(worker: int) -> None:
     """Terminals and clusters signal workers too, and the step in flight needs its batch."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def failures_of_others() -> Iterator[None]:
-    """Say in one line that another process of the launcher ended, which shows as lost contact.
-
-    Raises:
-        InputError: in place of what the communication raises.
-        Stopped: in its place, where a signal came to this process too.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
-        if not lost or not dist.is_initialized():
-            raise
-        if signals.arrived():
-            raise signals.Stopped(signals.arrived()) from error
-        raise InputError(
-            "another process of this training has ended, so this one does too; look at what that "
-            "one said; start again with the same words to go on from the newest checkpoint"
-        ) from error
 
 
 def summary(run: Run, start: int, seconds: float) -> TrainResult:

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
 from PIL import Image
 
 from unmask.data.cache import LatentCache
@@ -30,7 +29,7 @@ from unmask.files import durable
 from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.image_size import height_width
-from unmask.machine.processes import launched
+from unmask.machine.processes import gathered, launched
 from unmask.pictures import sheet, to_uint8, usual_zoom
 from unmask.pipeline import Pipeline
 from unmask.recipes.training import Training
@@ -170,7 +169,7 @@ class OnlineScores:
         for kind, plan in self.plans.items():
             found = measure(self._share(plan, figures), self.extractor, self.classifier)
             own = [part._replace(spatial=None) for part in found]
-            every = chain(*gather_object([own]))
+            every = chain(*gathered(own))
             if launched().is_main_process:
                 scores = RunningScores.of(every, split=EvaluationOptions().inception_split)
                 accuracy = scores.accuracy()

@@ -17,7 +17,7 @@ from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.lock import Lock
 from unmask.machine import signals
-from unmask.machine.processes import any_says, by_main
+from unmask.machine.processes import any_says, by_main, meet
 from unmask.nn.block import recompute_blocks
 from unmask.recipes.training import Training
 from unmask.text import plain, say
@@ -159,7 +159,7 @@ class Run:
                     lasting=settings.keep_every,
                     broken=self.broken,
                 )
-            self.accelerator.wait_for_everyone()
+            meet()
         self.broken = [broken for broken in self.broken if broken > step]
         self.newest = checkpoint_path(directory, step)
         return self.newest
