@@ -22,7 +22,7 @@ from unmask.evaluate.tokenizer_comparison import (
 )
 from unmask.files.folders import check_file, check_folder, fates, visible
 from unmask.machine.devices import resolve_device
-from unmask.machine.processes import launched, part
+from unmask.machine.processes import by_main, launched, part
 from unmask.ranges import Length, Place, Ranged, Workers
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES, TokenizerRecipe, get_tokenizer_recipe
 from unmask.show import Bar
@@ -94,7 +94,7 @@ def train(words: Sequence[str]) -> None:
     )
     speaks = launched().is_main_process
     source = open_images(arguments.data, arguments.split, speaks=speaks)
-    check_place(arguments.out)
+    by_main(lambda: check_place(arguments.out))
     if speaks:
         say(*tokenizer_outline(arguments.recipe, source, arguments.out))
     if arguments.dry_run:

@@ -18,7 +18,7 @@ from unmask.data.reader import Reader
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.files.folders import beside
-from unmask.machine.processes import launched, part
+from unmask.machine.processes import by_main, launched, part
 from unmask.memory import check_fits
 from unmask.ranges import Ranged, Workers
 from unmask.recipes import RECIPES, get
@@ -102,7 +102,7 @@ def main(words: Sequence[str]) -> None:
     if cache is None:
         assert source is not None, "there are images or a cache"
         cache = _encode(arguments, source, tokenizer)
-    if not (out / RECIPE).exists():  # what has begun goes on as it is
+    if not by_main((out / RECIPE).exists):  # what has begun goes on as it is
         check_image_size(recipe, cache, tokenizer)
     if arguments.overfit_one_batch:
         if not task.overfit(cache, out=out).works:
@@ -137,7 +137,7 @@ def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
     source = open_images(arguments.data, arguments.split, speaks=launched().is_main_process)
     check_source(arguments.recipe, source, tokenizer)
-    check_place(arguments.out)
+    by_main(lambda: check_place(arguments.out))
     return source
 
 

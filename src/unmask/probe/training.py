@@ -21,7 +21,7 @@ from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.serial import MADE_FROM
 from unmask.image_size import ImageSize, checked_size
-from unmask.machine.processes import launched
+from unmask.machine.processes import by_main, launched
 from unmask.probe.classifier import Classifier, save_classifier
 from unmask.probe.encoder import TokenClassifier, fit_grid
 from unmask.probe.extract import Extractor, labelled
@@ -242,7 +242,7 @@ class ClassifierRun:
         images = {"images": len(data.cache or data.train), "cached": bool(data.cache)}
         made_from = {"model": self.classifier.name, "data": data.train.name, **images}
         config = {**self.options.stored(), MADE_FROM: made_from}
-        check_run_folder(out, plain_config(config))
+        by_main(lambda: check_run_folder(out, plain_config(config)))
         examples = (torch.empty(0), torch.empty(0))
         if main:
             transform = self.options.still(self.size, self.channels)

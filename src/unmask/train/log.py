@@ -94,6 +94,8 @@ class Meter:
         """Gather the sums of all processes on the main one, as a checkpoint stores them."""
         share = 1.0 if accelerator.is_main_process else 0.0
         self.sums = {k: accelerator.reduce(v, "sum") * share for k, v in self.sums.items()}
+        if self.first_loss is not None:
+            self.first_loss = accelerator.reduce(self.first_loss, "sum") * share
 
     def state_dict(self) -> dict[str, object]:
         """Sums, their count and the loss of the run's first step."""
@@ -107,7 +109,8 @@ class Meter:
         self.sums = {k: v.to(accelerator.device) * share for k, v in sums.items()}
         self.steps = self.resumed = int(str(state["steps"]))
         first = state["first_loss"]
-        self.first_loss = first.to(accelerator.device) if isinstance(first, Tensor) else None
+        if isinstance(first, Tensor):
+            self.first_loss = first.to(accelerator.device) * share
 
 
 TIMING = ("images_per_second", "seconds")  # the fields that two equal runs do not share

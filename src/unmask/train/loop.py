@@ -29,18 +29,13 @@ from unmask.files.lock import Lock, locked
 from unmask.machine import signals
 from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_arithmetic, check_launcher, plain_arguments
-from unmask.machine.processes import (
-    by_main,
-    failures_of_others,
-    launched,
-    meet,
-    without_accelerator,
-)
+from unmask.machine.processes import by_main, failures_of_others, without_accelerator
 from unmask.memory import peak_memory
 from unmask.recipes.training import Training
 from unmask.text import say
 from unmask.train.agreement import agreed
 from unmask.train.conduct import Conduct
+from unmask.train.handover import check_same
 from unmask.train.log import hush_writers, run_log
 from unmask.train.optim import EmaWeights, learning_rate, set_learning_rate
 from unmask.train.run import Preview, Run, resume
@@ -132,10 +127,10 @@ def train(
     """
     stored, began = plain_config(config), time.monotonic()
     accelerator = ways.get("accelerator")
-    check_run_folder(out, stored, tell=say if launched().is_main_process else lambda line: None)
+    check_same(stored)
+    by_main(lambda: check_run_folder(out, stored, tell=say))
     if accelerator is not None:
         check_arithmetic(accelerator)
-    meet()  # all have looked before one writes
     with signals.listening(), failures_of_others(), ExitStack() as held:
         lock = _lock(out, held)
         accelerator = accelerator or held.enter_context(_tracked(settings, out))

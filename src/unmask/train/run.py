@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from unmask.machine.processes import any_says, by_main, meet
 from unmask.nn.block import recompute_blocks
 from unmask.recipes.training import Training
 from unmask.text import plain, say
+from unmask.train.handover import handed_over
 from unmask.train.log import Meter
 from unmask.train.optim import EmaWeights, make_optimizer
 from unmask.train.run_folder import CHECKPOINTS, SAMPLES
@@ -34,6 +35,8 @@ from unmask.train.state import (
     write_checkpoint,
 )
 
+PARTS = ("model", "ema", "others", "optimizer", "rest")
+"""What of a checkpoint a run takes over, part by part."""
 Figures = Mapping[str, float | str]
 """What there is to say about the weights of a step; a "warning" is a sentence for a person."""
 
@@ -179,25 +182,43 @@ class Run:
         }
         return Checkpoint(step, weights, state, self.config)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint.
+    def parts(self, checkpoint: Checkpoint) -> dict[str, object]:
+        """What of a checkpoint is needed, in the order in which :meth:`take` wants it.
 
         Raises:
-            Exception: of any kind, if the checkpoint is of another network; the run is then in no
-                state to go on from.
+            Exception: of any kind, if the checkpoint is of another kind of run.
         """
-        state = cast("dict[str, dict]", checkpoint.state)
-        self.averaged.load_state_dict(checkpoint.weights["model"])
-        if self.ema:
-            updates = int(str(checkpoint.state["ema_updates"]))
-            self.ema.load_state_dict(checkpoint.weights["ema"], updates=updates)
-        unknown = self.unwrapped.load_state_dict(state["others"], strict=False).unexpected_keys
-        if unknown:
-            raise InputError(f"it holds state that the objective lacks: {unknown}")
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.meter.load_state_dict(state["meter"], self.accelerator)
+        state, weights = checkpoint.state, checkpoint.weights
+        average = self.ema and {"weights": weights["ema"], "updates": state["ema_updates"]}
+        return {
+            "model": weights["model"],
+            "ema": average,
+            "others": state["others"],
+            "optimizer": state["optimizer"],
+            "rest": {"scaler": state["scaler"], "meter": state["meter"]},
+        }
+
+    def take(self, name: str, part: Any) -> None:
+        """Continue from a part of a checkpoint.
+
+        Raises:
+            Exception: of any kind, if it is of another network; the run is then in no state to go
+                on from.
+        """
+        if name == "model":
+            self.averaged.load_state_dict(part)
+        elif name == "ema" and self.ema:
+            self.ema.load_state_dict(part["weights"], updates=int(str(part["updates"])))
+        elif name == "others":
+            unknown = self.unwrapped.load_state_dict(part, strict=False).unexpected_keys
+            if unknown:
+                raise InputError(f"it holds state that the objective lacks: {unknown}")
+        elif name == "optimizer":
+            self.optimizer.load_state_dict(part)
+        elif name == "rest":
+            if self.accelerator.scaler and part["scaler"]:
+                self.accelerator.scaler.load_state_dict(part["scaler"])
+            self.meter.load_state_dict(part["meter"], self.accelerator)
 
     @torch.no_grad()
     def preview(self, preview: Preview, step: int) -> dict[str, float | str]:
@@ -224,7 +245,10 @@ class Run:
 
 
 def resume(run: Run, *, from_scratch: bool = False) -> int:
-    """Continue a run from its newest whole checkpoint; each is hashed once, by the main process.
+    """Continue a run from its newest whole checkpoint.
+
+    The main process alone hashes each once and reads it; the others get it from there, so that
+    only the main process's folder matters.
 
     Args:
         run: as it starts.
@@ -277,22 +301,40 @@ def _report(run: Run, directory: Path, faults: dict[int, str]) -> None:
 
 
 def _restored(run: Run, folder: Path) -> str:
-    """Take a checkpoint over; why it cannot be, "" if it is."""
-    try:
+    """Take a checkpoint over, which the main process reads; why it cannot be, "" if it is."""
+    parts = dict[str, object]()
+
+    def read() -> None:
         checkpoint = read_checkpoint(folder)
-        run.restore(checkpoint)
+        parts.update(run.parts(checkpoint))
+        _report_threads(run.out, checkpoint.state.get("threads"))
+
+    unfit = by_main(lambda: _reason(read))
+    for name in () if unfit else PARTS:
+        part = handed_over(parts.pop(name, None))
+        unfit = unfit or _reason(partial(run.take, name, part))
+    return any_says(unfit)
+
+
+def _reason(take: Callable[[], None]) -> str:
+    """Why a checkpoint cannot be taken over, "" if that is done."""
+    try:
+        take()
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a file made to deceive may break any reader
         reason = plain(error) if isinstance(error, InputError) else type(error).__name__
         return f"it cannot be continued from ({reason})"
-    then, now = checkpoint.state.get("threads"), torch.get_num_threads()
-    if isinstance(then, int) and then != now and run.accelerator.is_main_process:
+    return ""
+
+
+def _report_threads(out: Path, then: object) -> None:
+    now = torch.get_num_threads()
+    if isinstance(then, int) and then != now:
         say(
-            f"{run.out} was trained with {then} thread{'s' if then > 1 else ''} and continues with "
+            f"{out} was trained with {then} thread{'s' if then > 1 else ''} and continues with "
             f"{now}: the same up to rounding, not to the bit"
         )
-    return ""
 
 
 def _none_whole(directory: Path, passed: dict[int, str]) -> str:

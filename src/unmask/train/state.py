@@ -210,7 +210,7 @@ def stored_config(directory: Path) -> dict[str, object] | None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Load a complete checkpoint, tensors on the CPU and nothing but tensors and plain values.
+    """A complete checkpoint: tensors on the CPU, mapped from its files, and plain values.
 
     Raises:
         InputError: a file holds something else, whatever its manifest says.
@@ -236,7 +236,7 @@ def _load_state(path: Path) -> dict[str, object]:
             raise InputError(f"{STATE} holds more than it is long")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of foreign pickles, which are refused in our words
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 @contextmanager
