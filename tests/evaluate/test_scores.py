@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -13,16 +12,9 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.scores import (
     InceptionScore,
-    Manifold,
-    PrecisionRecall,
     class_accuracy,
     inception_score,
-    manifold_overlap,
 )
-
-
-def precision_recall(real: Tensor, fake: Tensor, **options: Any) -> PrecisionRecall:
-    return manifold_overlap(Manifold(real, **options), Manifold(fake, **options))
 
 
 def normal(key: str, *shape: int) -> Tensor:
@@ -94,48 +86,6 @@ def test_scores_of_any_order_refuse_logits_and_no_images() -> None:
         InceptionScore().update(normal("logits", 4, 3))
     with pytest.raises(InputError, match="0 images"):
         InceptionScore().value()
-
-
-def covered_by_hand(points: Tensor, others: Tensor, k: int) -> list[bool]:
-    """Definition, one pair at a time in float64."""
-    points, others = points.double(), others.double()
-    radii = [sorted((p - q).norm().item() for q in points)[k] for p in points]
-    return [any((x - p).norm() <= r for p, r in zip(points, radii, strict=True)) for x in others]
-
-
-@pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("block", [4, 1024])
-def test_precision_and_recall_follow_their_definition(k: int, block: int) -> None:
-    real, fake = normal("real", 30, 3), normal("fake", 23, 3) * 1.3 + 0.4
-    found = precision_recall(real, fake, k=k, block=block)
-    inside = covered_by_hand(real, fake, k)
-    reached = covered_by_hand(fake, real, k)
-    assert 0 < sum(inside) < 23
-    assert 0 < sum(reached) < 30
-    assert found.precision == pytest.approx(sum(inside) / 23)
-    assert found.recall == pytest.approx(sum(reached) / 30)
-
-
-def test_constructed_sets() -> None:
-    real = normal("real", 40, 4)
-    assert precision_recall(real, real) == (1, 1)
-    assert precision_recall(real, real + 100) == (0, 0)
-    # A sampler that knows one of two far clusters: all of it is real, half of reality is reached.
-    two = torch.cat([real, real + 100])
-    assert precision_recall(two, real) == (1, 0.5)
-    assert precision_recall(real, two) == (0.5, 1)
-
-
-def test_distances_survive_a_large_offset() -> None:
-    real, fake = normal("real", 30, 3).double(), normal("fake", 30, 3).double()
-    assert precision_recall(real + 1e6, fake + 1e6) == precision_recall(real, fake)
-
-
-def test_manifolds_need_neighbours_and_numbers() -> None:
-    with pytest.raises(InputError, match="k=3"):
-        Manifold(normal("real", 3, 2))
-    with pytest.raises(InputError, match="NaN"):
-        Manifold(normal("real", 9, 2) * float("nan"))
 
 
 def test_class_accuracy_counts() -> None:

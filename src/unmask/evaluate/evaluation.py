@@ -23,13 +23,13 @@ from unmask.evaluate.generated import Generated, files_identity
 from unmask.evaluate.image_batch import Batches, gather
 from unmask.evaluate.image_sets import ImageSet
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
+from unmask.evaluate.manifold import Manifold, manifold_overlap
 from unmask.evaluate.measure import Measured, RunningScores, limited
 from unmask.evaluate.numbered_set import NumberedSet, check_shape
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages, real_batches
 from unmask.evaluate.reference import Reference, ReferenceStatistics, open_reference
 from unmask.evaluate.report import SCORES, Report, Row
-from unmask.evaluate.scores import Manifold, manifold_overlap
 
 
 def evaluate(

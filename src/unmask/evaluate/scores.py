@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,68 +72,6 @@ class InceptionScore:
         if not (scores := self.values()):
             raise InputError("0 images have no inception score; give at least 1")
         return statistics.fmean(scores)
-
-
-class Manifold:
-    """The union of balls about points, each reaching to its k-th nearest neighbour.
-
-    Kynkäänniemi et al., arXiv 1904.06991, eq. 1; k = 3 as published.
-
-    Args:
-        points: ``(N, F)``.
-        k: which neighbour, the point itself not counted, in [1, N - 1].
-        block: rows compared at a time; memory is block x N numbers.
-
-    Raises:
-        InputError: for too few points, NaN or infinity.
-    """
-
-    def __init__(self, points: Tensor, *, k: int = 3, block: int = 1024) -> None:
-        if not 1 <= k < len(points):
-            raise InputError(
-                f"k={k} nearest neighbours need more than {k} images, there are {len(points)}; "
-                "give more images or a smaller k"
-            )
-        if not points.isfinite().all():
-            raise InputError("features hold NaN or infinity; look at the images or the extractor")
-        self.features, self.neighbours, self.block = points, k, block
-        # Distances by matrix products cancel far from the origin: float64, about the mean.
-        self.centre = points.double().mean(0)
-        self.points = points.double() - self.centre
-        starts = range(0, len(points), block)
-        self.radii = torch.cat([self._radii(start, k) for start in starts])
-        """``(N,)``, squared."""
-
-    def _distances(self, rows: Tensor) -> Tensor:
-        """Squared distances ``(R, N)`` of centred rows to the points."""
-        product = torch.addmm(self.points.square().sum(1), rows, self.points.T, alpha=-2)
-        return (product + rows.square().sum(1, keepdim=True)).clamp(min=0)
-
-    def _radii(self, start: int, k: int) -> Tensor:
-        distances = self._distances(self.points[start : start + self.block])
-        distances.diagonal(start).fill_(torch.inf)
-        return distances.kthvalue(k, dim=1).values
-
-    def covers(self, points: Tensor) -> Tensor:
-        """``(M,)`` bool, whether each of ``(M, F)`` points lies in at least one ball."""
-        parts = (part.double() - self.centre for part in points.split(self.block))
-        return torch.cat([(self._distances(rows) <= self.radii).any(1) for rows in parts])
-
-
-class PrecisionRecall(NamedTuple):
-    """Improved precision and recall, both in [0, 1]."""
-
-    precision: float
-    """Share of generated images within the manifold of real ones."""
-    recall: float
-    """Share of real images within the manifold of generated ones."""
-
-
-def manifold_overlap(real: Manifold, fake: Manifold) -> PrecisionRecall:
-    """Improved precision and recall (arXiv 1904.06991, eq. 2)."""
-    precision = real.covers(fake.features).double().mean().item()
-    recall = fake.covers(real.features).double().mean().item()
-    return PrecisionRecall(precision, recall)
 
 
 def check_labels(labels: Tensor, count: int, classes: int) -> None:
