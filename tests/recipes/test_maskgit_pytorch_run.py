@@ -66,6 +66,19 @@ def test_every_setting_of_a_run_is_in_the_recipe() -> None:
     assert training.normalize == PYTORCH_IMAGENET256.training.normalize
 
 
+def test_published_rows_keep_their_numbers_and_take_the_schedule_of_the_network() -> None:
+    recipe = with_settings(PYTORCH_IMAGENET256, CONFIG, "config.yaml")
+    rows = {named.name: named.plan for named in recipe.plans}
+    assert [(p.guidance.scale, p.order.temperature, p.counts.curve) for p in rows.values()] == [
+        (1.0, 4.0, "arccos"),
+        (2.0, 5.0, "arccos"),
+        (3.0, 10.0, "arccos"),
+    ]
+    untaught = changed("train", "cond_drop_prob", value=0)
+    names = [named.name for named in with_settings(PYTORCH_IMAGENET256, untaught, "").plans]
+    assert names == ["scale-1"]
+
+
 @pytest.mark.parametrize("curve", ["linear", "cosine", "arccos", "pow2", "pow0.5"])
 def test_samplers_take_the_schedule_of_the_network(curve: str) -> None:
     config = changed("transformer", "params", "mask_schedule_type", value=curve)

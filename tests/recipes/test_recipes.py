@@ -94,6 +94,20 @@ def test_builds_on_the_meta_device(name: str) -> None:
         assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
+def test_every_result_that_names_a_plan_has_one() -> None:
+    named = {
+        (recipe.name, result.setting.split()[1].rstrip(","))
+        for recipe in RECIPES.values()
+        for result in recipe.results
+        if result.setting.startswith("plan ")
+    }
+    assert len(named) >= 7
+    for name, plan in named:
+        get(name).named_plan(plan)
+    rows = get("maskgit-pytorch-imagenet256")
+    assert rows.named_plan("scale-3") == rows.plan
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_survives_yaml_and_json(name: str, tmp_path: Path) -> None:
     recipe = get(name)

@@ -37,6 +37,9 @@ def pytorch_plan(scale: float, temperature: float) -> Plan:
     )
 
 
+PYTORCH_ROWS = ((1.0, 4.0, 7.25, 139.83), (2.0, 5.0, 5.22, 188.41), (3.0, 10.0, 4.86, 222.72))
+"""Guidance scale, temperature, FID and inception score of each row of its table."""
+
 PYTORCH_IMAGENET256 = Recipe(
     name="maskgit-pytorch-imagenet256",
     summary="maskgit-pytorch, ImageNet 256x256, class-conditional, 173 M parameters",
@@ -54,10 +57,17 @@ PYTORCH_IMAGENET256 = Recipe(
         log_every=100, preview_every=5000, save_every=50_000, keep_every=50_000,
     ),
     plan=pytorch_plan(3.0, 10.0),
-    results=(
-        *scores("scale 1, temperature 4", PYTORCH_README, fid=7.25, inception=139.83),
-        *scores("scale 2, temperature 5", PYTORCH_README, fid=5.22, inception=188.41),
-        *scores("scale 3, temperature 10", PYTORCH_README, fid=4.86, inception=222.72),
+    plans=tuple(
+        NamedPlan(name=f"scale-{scale:g}", plan=pytorch_plan(scale, temperature))
+        for scale, temperature, *_ in PYTORCH_ROWS
+    ),
+    results=tuple(
+        result
+        for scale, temperature, fid, inception in PYTORCH_ROWS
+        for result in scores(
+            f"plan scale-{scale:g}, temperature {temperature:g}", PYTORCH_README,
+            fid=fid, inception=inception,
+        )
     ),
 )  # fmt: skip
 
@@ -79,6 +89,12 @@ PYTORCH_FFHQ256 = Recipe(
 
 # The original, in JAX and in UnlockMGM's conversion ----------------------------------------------
 
+JAX_PLAN = Plan(
+    steps=16,
+    counts=FixedCounts(least=1, precision="float32"),
+    order=Confidence(temperature=4.5),
+)
+
 JAX_IMAGENET256 = Recipe(
     name="maskgit-jax-imagenet256",
     summary="the original MaskGIT, ImageNet 256x256, 174 M parameters, tanh GELU",
@@ -94,14 +110,11 @@ JAX_IMAGENET256 = Recipe(
         weight_decay=0.045,
         label_smoothing=0.1, ema=Ema(decay=0.999, warmup="none"),
     ),
-    plan=Plan(
-        steps=16,
-        counts=FixedCounts(least=1, precision="float32"),
-        order=Confidence(temperature=4.5),
-    ),
+    plan=JAX_PLAN,
+    plans=(NamedPlan(name="paper", plan=replace(JAX_PLAN, steps=8)),),
     results=(
         *scores("published weights", JAX_README, fid=6.06),
-        *scores("8 steps; IS 182.1", "arXiv 2202.04200", fid=6.18),
+        *scores("plan paper, 8 steps", "arXiv 2202.04200", fid=6.18, inception=182.1),
     ),
 )  # fmt: skip
 
@@ -112,6 +125,7 @@ JAX_IMAGENET512 = replace(
     tokenizer="maskgit-jax-vqgan-512",
     image_size=512,
     network=replace(JAX_IMAGENET256.network, length=1024),
+    plans=(),
     results=scores("published weights", JAX_README, fid=7.32),
 )
 
@@ -130,6 +144,7 @@ UNLOCKMGM_IMAGENET256 = replace(
         counts=FixedCounts(least=1, precision="float32"),
         order=Confidence(temperature=1.0, anneal="compound", known="rescore"),
     ),
+    plans=(),
     results=(),
 )
 

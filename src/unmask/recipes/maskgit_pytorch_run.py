@@ -75,18 +75,25 @@ def _with_settings(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
     if isinstance(_at(config, "train"), dict):
         has_null = recipe.network.has_null_class
         changes["training"] = _training(recipe.training, config, dropout=has_null)
+    taught = changes.get("training", recipe.training).label_dropout > 0
+    changes["plans"] = tuple(
+        replace(named, plan=_curved(named.plan, curve))
+        for named in recipe.plans
+        if taught or not named.plan.guidance.scales
+    )
     return replace(recipe, **changes)
 
 
 def _plan(plan: Plan, curve: str | None) -> Plan:
-    assert isinstance(plan.counts, FixedCounts), "its recipes count so"
     assert isinstance(plan.order, Confidence), "its recipes reveal so"
-    return replace(
-        plan,
-        counts=plan.counts if curve is None else replace(plan.counts, curve=curve),
-        order=replace(plan.order, temperature=TEMPERATURE),
-        guidance=replace(plan.guidance, scale=SCALE),
-    )
+    order = replace(plan.order, temperature=TEMPERATURE)
+    guidance = replace(plan.guidance, scale=SCALE)
+    return replace(_curved(plan, curve), order=order, guidance=guidance)
+
+
+def _curved(plan: Plan, curve: str | None) -> Plan:
+    assert isinstance(plan.counts, FixedCounts), "its recipes count so"
+    return plan if curve is None else replace(plan, counts=replace(plan.counts, curve=curve))
 
 
 def _training(training: Training, config: Mapping[str, Any], *, dropout: bool) -> Training:
