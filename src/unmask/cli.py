@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,9 +19,6 @@ REFUSED, CLOSED_PIPE = 2, 141  # exit statuses; the last as shells count
 
 # What only a wrong call causes; disks, folders, networks and limits are behind any other OSError.
 BUGS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
-
-# How torch says on CPUs and accelerators that memory is used up, beside Python's MemoryError.
-FULL = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")
 
 COMMANDS: dict[str, str] = {
     "demo": "train, sample and judge a small MaskGIT on embedded images; writes report.html",
@@ -89,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reported(words: Sequence[str]) -> int:
     """Run the command that the words name; what people or machines cause is said in one line."""
-    from unmask.errors import InputError, SaidError
+    from unmask.errors import InputError, SaidError, is_out_of_memory
 
     try:
         _run(words)
@@ -105,7 +101,7 @@ def _reported(words: Sequence[str]) -> int:
         what = f" {error.filename}" if error.filename else ""
         return _refusal(f"cannot use{what}: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not FULL.search(str(error)):
+        if not is_out_of_memory(error):
             raise
         return _refusal(
             "this machine's memory is too small for what was asked; "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
 MOST_NAMES = 24  # that an error lists
+
+# How torch says on CPUs and accelerators that memory is used up, beside Python's MemoryError.
+FULL = re.compile("can't allocate memory|out of memory|Storage size calculation overflowed")
 
 
 class InputError(ValueError):
@@ -20,6 +24,11 @@ class InputError(ValueError):
 
 class SaidError(InputError):
     """An error that the main process of a launcher says; the others only end with its status."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up, on whatever device."""
+    return isinstance(error, MemoryError) or bool(FULL.search(str(error)))
 
 
 def pick(table: Mapping[str, T], name: str, what: str) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from typing import Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ from unmask.draws import Draws, Seeds, as_seeds
 from unmask.errors import InputError
 from unmask.labels import Classes
 from unmask.labels import class_labels as labels_of
+from unmask.memory import fitting
 from unmask.nn.model import MaskedModel
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
+
+T = TypeVar("T")
 
 
 class System(Protocol):
@@ -39,8 +42,9 @@ class Options(TypedDict, total=False):
 
     plan: Plan | None
     """Steps, order, guidance and draw; None means the system's own plan."""
-    batch_size: int
-    """Images decoded at once, at least 1; 32 unless given. On a CPU it does not change them."""
+    batch_size: int | Literal["auto"]
+    """Images decoded at once, at least 1; 32 unless given. On a CPU it does not change them.
+    "auto" takes what the device's memory holds, and fewer where that was too many."""
     run_seed: int
     """Seed of what all rows share (random counts); 0 unless given."""
     canvas: Canvas | None
@@ -94,33 +98,43 @@ def generate(
 
     Raises:
         InputError: at once, see :func:`check_request`; a batch size below 1; a canvas of another
-            shape; a system without a tokenizer. While the work is done: logits that are not finite.
+            shape; a system without a tokenizer. While the work is done: logits that are not
+            finite, or a batch that memory does not hold.
     """
     tokenizer, grid = system.tokenizer, system.model.grid
-    made = generate_tokens(system, class_labels, seeds=seeds, **options)
-    return (Images(decoded(tokenizer, batch.tokens, grid), *batch) for batch in made)
+
+    def pictured(batch: Tokens) -> Images:
+        """The batch with its pixels."""
+        return Images(decoded(tokenizer, batch.tokens, grid), *batch)
+
+    return _batches(system, class_labels, pictured, seeds=seeds, **options)
 
 
 def generate_tokens(
-    system: System,
-    class_labels: Classes | None = None,
-    *,
-    seeds: Seeds,
-    plan: Plan | None = None,
-    batch_size: int = 32,
-    run_seed: int = 0,
-    canvas: Canvas | None = None,
-    observe: Callable[[Step], None] | None = None,
+    system: System, class_labels: Classes | None = None, *, seeds: Seeds, **options: Unpack[Options]
 ) -> Iterator[Tokens]:
     """Generate tokens, a batch at a time; the system's tokenizer is not asked for.
 
     Arguments and errors are those of :func:`generate` and :class:`Options`.
     """
-    plan, model = plan or system.plan, system.model
+    return _batches(system, class_labels, lambda batch: batch, seeds=seeds, **options)
+
+
+def _batches(
+    system: System,
+    class_labels: Classes | None,
+    finished: Callable[[Tokens], T],
+    *,
+    seeds: Seeds,
+    **options: Unpack[Options],
+) -> Iterator[T]:
+    """Finished batches, after a look at what is asked for."""
+    plan, model, canvas = options.get("plan") or system.plan, system.model, options.get("canvas")
     chosen = None if class_labels is None else _labels(system, class_labels)
     asked = as_seeds(seeds, 1 if chosen is None else len(chosen))
     check_request(model, plan, chosen, asked)
-    if batch_size < 1:
+    batch_size = options.get("batch_size", 32)
+    if batch_size != "auto" and batch_size < 1:
         raise InputError(f"batch_size={batch_size} must be at least 1")
     wanted = (len(asked), model.length)
     if canvas is not None and tuple(canvas.masked.shape) != wanted:
@@ -130,25 +144,30 @@ def generate_tokens(
         )
     device = next(model.parameters()).device
 
-    def batches() -> Iterator[Tokens]:
-        """The work, done as it is asked for."""
-        for start in range(0, len(asked), batch_size):
-            rows = slice(start, start + batch_size)
-            batch = list(asked[rows])
-            labels = None if chosen is None else torch.tensor(chosen[rows]).to(device)  # (B,)
-            if canvas is None:
-                begun = blank_canvas(len(batch), model.length, device, channels=model.channels)
-            else:
-                begun = Canvas(canvas.tokens[rows].to(device), canvas.masked[rows].to(device))
-            draws = Draws(batch, run_seed=run_seed, device=device)
-            for step in decode(model, labels, plan, draws, begun):
-                if observe is not None:
-                    observe(step)
-            if step.unsound:  # looked at once, when the tokens are wanted anyway
-                raise nonfinite_logits(model, plan.guidance.scales)
-            yield Tokens(step.tokens, labels, batch)
+    def made(rows: slice) -> T:
+        """Some of the images."""
+        batch = list(asked[rows])
+        labels = None if chosen is None else torch.tensor(chosen[rows]).to(device)  # (B,)
+        if canvas is None:
+            begun = blank_canvas(len(batch), model.length, device, channels=model.channels)
+        else:
+            begun = Canvas(canvas.tokens[rows].to(device), canvas.masked[rows].to(device))
+        draws = Draws(batch, run_seed=options.get("run_seed", 0), device=device)
+        observe = options.get("observe") or (lambda step: None)
+        for step in decode(model, labels, plan, draws, begun):
+            observe(step)
+        if step.unsound:  # looked at once, when the tokens are wanted anyway
+            raise nonfinite_logits(model, plan.guidance.scales)
+        return finished(Tokens(step.tokens, labels, batch))
 
-    return batches()
+    return fitting(made, len(asked), batch_size, each=_memory_of_one(model, plan), device=device)
+
+
+def _memory_of_one(model: MaskedModel, plan: Plan) -> int:
+    """Bytes that an image takes while it is made, by its widest activation in eight copies."""
+    widest = max(weight.shape[0] for weight in model.parameters() if weight.ndim > 1)
+    branches = 1 + len(plan.guidance.scales)
+    return 8 * 4 * model.length * widest * branches
 
 
 def decoded(tokenizer: Tokenizer, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

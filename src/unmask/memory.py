@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from unmask.errors import InputError
+from unmask.errors import InputError, is_out_of_memory
+
+T = TypeVar("T")
 
 GIB = 1 << 30
+USUAL, MOST = 64, 256  # rows at once where a device's memory cannot be asked, and ever
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # what Linux grants the container
 
 
@@ -97,3 +100,55 @@ def check_fits(build: Callable[[], nn.Module], sizes: str) -> None:
     wanted = sum(weight.numel() * weight.element_size() for weight in weights)
     count = sum(weight.numel() for weight in weights)
     check_memory(wanted, f"a network of {count:,} parameters", f"choose smaller {sizes} sizes")
+
+
+def fitting(
+    make: Callable[[slice], T],
+    count: int,
+    batch_size: int | Literal["auto"],
+    *,
+    each: int,
+    device: torch.device,
+) -> Iterator[T]:
+    """What is made of consecutive rows, as many at once as memory holds.
+
+    Args:
+        make: the work on some rows; with "auto" it is tried again on half of them where memory
+            was used up, and no later batch is larger.
+        count: rows in all.
+        batch_size: rows at once; "auto" begins with half of the device's free memory, at most 256,
+            or with 64 where that cannot be asked, as on CPUs.
+        each: bytes that a row takes, estimated.
+        device: where the work is done.
+
+    Yields:
+        What each batch gives, in order.
+
+    Raises:
+        InputError: memory is used up, naming the batch size.
+    """
+    size = _first_size(each, device) if batch_size == "auto" else batch_size
+    start = 0
+    while start < count:
+        try:
+            made = make(slice(start, min(start + size, count)))
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
+                raise
+            if batch_size != "auto" or size == 1:
+                raise InputError(
+                    f"batch_size={size} does not fit into the memory of {device}; give a smaller "
+                    "batch size, or auto, which finds one"
+                    if size > 1
+                    else f"the memory of {device} is too small for one image; choose another device"
+                ) from None
+            size = -(-min(size, count - start) // 2)
+            continue
+        start += size
+        yield made
+
+
+def _first_size(each: int, device: torch.device) -> int:
+    """Rows that half of a device's free memory holds."""
+    ask = getattr(torch.get_device_module(device), "mem_get_info", None)
+    return USUAL if ask is None else max(1, min(MOST, ask(device)[0] // 2 // each))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 import tyro
@@ -54,8 +54,9 @@ class Arguments(Ranged):
     Pixels v in [0, 1] become the bytes 255 v + 0.5, cut off."""
     film: bool = False
     """Also write the unmasking of one image a class as film.png and film.gif."""
-    batch_size: Annotated[int, Between(1, 2**16)] = 64
-    """Images decoded at once."""
+    batch_size: Annotated[int, Between(1, 2**16)] | Literal["auto"] = "auto"
+    """Images decoded at once; auto takes what the device's memory holds, 64 on a CPU. It does not
+    change the images."""
     device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
 

@@ -28,6 +28,7 @@ Made = TypeVar("Made", bound="ImageTokenizer")
 Seen = list[tuple[Tensor, Tensor]]
 """Latents ``(b, h, w, D)`` and codes ``(b, h, w)`` of the micro-batches of a training step."""
 
+MOST_PIXELS = 1 << 20  # of images that are decoded together; each takes about 2.5 kB meanwhile
 MOST_LEVELS = 12
 Widths = Annotated[tuple[int, ...], Between(1, 2**14), Length(1, MOST_LEVELS)]
 BlockCounts = Annotated[tuple[int, ...], Between(0, 100), Length(1, MOST_LEVELS)]
@@ -175,7 +176,10 @@ class ImageTokenizer(nn.Module):
         Raises:
             InputError: tokens that are none of this tokenizer, or do not fill the grid.
         """
-        return self.render(self.vectors(tokens, grid)).float().clamp(0, 1)
+        pixels = tokens.shape[1:2].numel() * self.stride**2
+        parts = tokens.split(max(2, MOST_PIXELS // pixels))
+        made = [self.render(self.vectors(part, grid)).float().clamp(0, 1) for part in parts]
+        return torch.cat(made)
 
     def vectors(self, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
         """Tokens as the decoder takes them: what :meth:`render` makes images of."""
