@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from unmask.memory import fitting
 from unmask.nn.model import MaskedModel
 from unmask.tokenizers.tokenizer import Tokenizer
 from unmask.types import Canvas, Step
+
+if TYPE_CHECKING:
+    from unmask.machine.compute import Compute, Precision
 
 T = TypeVar("T")
 
@@ -51,6 +54,9 @@ class Options(TypedDict, total=False):
     """``(len(seeds), L)``, partly known images to complete; None starts from nothing."""
     observe: Callable[[Step], None] | None
     """Called with every decoding step of every batch; None calls nothing."""
+    compute: Precision | None
+    """Arithmetic of the network: "float32", "tf32", "bf16" or "fp16". None takes the system's own
+    (``Pipeline.compute``), and without one bf16 on a GPU that has it natively and else float32."""
 
 
 class Tokens(NamedTuple):
@@ -142,7 +148,8 @@ def _batches(
             f"the canvas is {tuple(canvas.masked.shape)}, wanted is {wanted}: a row a seed, "
             "a column a token"
         )
-    device = next(model.parameters()).device
+    device, compute = next(model.parameters()).device, compute_of(system, options.get("compute"))
+    network = compute.twin(model)
 
     def made(rows: slice) -> T:
         """Some of the images."""
@@ -154,13 +161,38 @@ def _batches(
             begun = Canvas(canvas.tokens[rows].to(device), canvas.masked[rows].to(device))
         draws = Draws(batch, run_seed=options.get("run_seed", 0), device=device)
         observe = options.get("observe") or (lambda step: None)
-        for step in decode(model, labels, plan, draws, begun):
+        for step in _within(compute, decode(network, labels, plan, draws, begun)):
             observe(step)
         if step.unsound:  # looked at once, when the tokens are wanted anyway
             raise nonfinite_logits(model, plan.guidance.scales)
         return finished(Tokens(step.tokens, labels, batch))
 
     return fitting(made, len(asked), batch_size, each=_memory_of_one(model, plan), device=device)
+
+
+def compute_of(system: System, wanted: Precision | None = None) -> Compute:
+    """The arithmetic of a system's network.
+
+    Args:
+        system: whose attribute ``compute``, if it has one, says what is meant by None.
+        wanted: see :class:`Options`.
+
+    Raises:
+        InputError: the device cannot compute so, or the weights are less precise.
+    """
+    from unmask.machine.compute import Compute
+
+    return Compute.of(system.model, wanted or getattr(system, "compute", None))
+
+
+def _within(compute: Compute, steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps, each in its arithmetic, which whoever takes them is not left in."""
+    while True:
+        with compute.region():
+            step = next(steps, None)
+        if step is None:
+            return
+        yield step
 
 
 def _memory_of_one(model: MaskedModel, plan: Plan) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_tokenizer, saved_tokenizer
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
+if TYPE_CHECKING:
+    from unmask.machine.compute import Precision
+
 FORMAT = "unmask-model"
 TOKENIZER = "tokenizer"  # the folder of the tokenizer inside a model's
 
@@ -45,6 +48,10 @@ class Pipeline:
         model: the network.
         tokenizer: turns tokens into images; None makes tokens only.
         class_names: by label, if known.
+
+    Attributes:
+        compute: arithmetic of the network where a call names none, see
+            :class:`unmask.generation.Options`; it is not saved.
 
     Raises:
         InputError: when the tokenizer has another number of codes or channels than the network.
@@ -68,6 +75,7 @@ class Pipeline:
         self._tokenizer = tokenizer
         self.plan = recipe.plan
         self.class_names = tuple(class_names)
+        self.compute: Precision | None = None
 
     @property
     def tokenizer(self) -> ImageTokenizer:

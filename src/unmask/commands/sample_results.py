@@ -85,6 +85,8 @@ class Results:
         weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
         settings = {"weights": weights, "tokenizer": pipeline.tokenizer.identity}
         settings |= {f"plan.{name}": str(value) for name, value in flat_config(to_dict(plan))}
+        if pipeline.compute not in (None, "float32"):  # as all were before there was a choice
+            settings["compute"] = str(pipeline.compute)
         claim(self.out, settings, "set of samples", file=SETTINGS, option="--out", alone=False)
 
     def write_tokens(self, tokens: Tensor, seeds: Sequence[int], labels: Sequence[int]) -> None:

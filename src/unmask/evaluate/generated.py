@@ -17,7 +17,7 @@ from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
 from unmask.files.digests import file_stamp
-from unmask.generation import check_request, generate
+from unmask.generation import check_request, compute_of, generate
 from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
@@ -50,11 +50,15 @@ class Generated:
         """Images that a system will generate.
 
         Raises:
-            InputError: a plan that does not fit the system.
+            InputError: a plan that does not fit the system, or arithmetic that its device lacks.
         """
         check_request(pipeline.model, plan, [0] if pipeline.model.classes else None, [0])
         tokenizer, (rows, columns) = pipeline.tokenizer, pipeline.model.grid
         weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
+        compute = compute_of(pipeline, options.compute).precision
+        options = replace(options, compute=compute)
+        # float32 goes without saying, as in the folders from before there was a choice
+        said = "" if compute == "float32" else f", computed in {compute}"
         first, count = options.seed, options.count
         past = first + options.repeats * count
         return cls(
@@ -69,11 +73,14 @@ class Generated:
                 for seed in range(first, past, count)
             ],
             shape=(tokenizer.image_channels, rows * tokenizer.stride, columns * tokenizer.stride),
-            identity=f"weights {weights}, tokenizer {tokenizer.identity}, {plan}",
+            identity=f"weights {weights}, tokenizer {tokenizer.identity}, {plan}{said}",
             tokenizer=tokenizer,
             seeds=f"{first} to {past - 1}",
             quantisation=ROUNDING,
-            notes=(f"plan: {plan}", f"model {pipeline.recipe.name}, weights {weights}"),
+            notes=(
+                f"plan: {plan}",
+                f"model {pipeline.recipe.name}, weights {weights}, computed in {compute}",
+            ),
         )
 
     @classmethod
@@ -93,10 +100,12 @@ class Generated:
         """All images of a folder of pictures or an ``.npz`` file.
 
         Raises:
-            InputError: when there are none, or repeats are asked for.
+            InputError: when there are none, or repeats or arithmetic are asked for.
         """
         if options.repeats > 1:
             raise InputError(f"repeats={options.repeats} needs a model; {path} has no seeds")
+        if options.compute is not None:
+            raise InputError(f"compute={options.compute} is of a model's network; {path} has none")
         found = open_image_set(path, batch_size=options.batch_size)
         return cls(
             sets=[NumberedSet.of("generated", found)],
@@ -148,6 +157,7 @@ def generated_batches(
         seeds=[options.seed + number for number in numbers],
         plan=plan,
         batch_size=options.batch_size,
+        compute=options.compute,
     ):
         found = None if batch.class_labels is None else batch.class_labels.cpu()
         yield ImageBatch(to_uint8(batch.pixels).cpu(), found)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 
 from unmask.errors import InputError
+from unmask.machine.compute import Precision
 from unmask.machine.devices import resolve_device
 from unmask.ranges import Between, Length, Name, Ranged, Seed
 
@@ -56,6 +57,9 @@ class EvaluationOptions(Ranged):
     device: Name = "auto"
     """Device of the generator and of the feature network: cpu, cuda, mps; auto takes the machine's
     accelerator if it has one."""
+    compute: Precision | None = None
+    """Arithmetic of a generator's network: float32, tf32, bf16 or fp16; feature networks always
+    compute in float32. None takes bf16 on a GPU that has it natively and else float32."""
 
     @property
     def place(self) -> torch.device:

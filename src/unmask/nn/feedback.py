@@ -188,14 +188,14 @@ class FoldedAdapter:
         adapter = self.adapter = model.feedback
         self.model, self.blocks = model, _blocks(model)
         self.first: tuple[Tensor, Tensor, Tensor] | None = None
+        if adapter.blank:
+            one = Canvas(canvas.tokens[:1], canvas.masked[:1])  # (1, L)
+            label = None if class_labels is None else class_labels[:1]
+            self.first = _constants(self.blocks[0], adapter.embed(model, one, label))
         with full_precision(adapter.top.device.type):
-            if adapter.blank:
-                one = Canvas(canvas.tokens[:1], canvas.masked[:1])  # (1, L)
-                label = None if class_labels is None else class_labels[:1]
-                self.first = _constants(self.blocks[0], adapter.embed(model, one, label))
             identity = torch.eye(len(adapter.top)).to(adapter.top)  # (D, D)
             self.matrices = [  # (D, D) each, from the gated state to what a block's values get
-                F.linear(feature, block.attention.value_projection[0]).T
+                F.linear(feature, block.attention.value_projection[0].to(feature)).T
                 for feature, block in zip(adapter.top_down(identity), self.blocks, strict=True)
             ]
 
