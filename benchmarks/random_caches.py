@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -20,6 +23,7 @@ from unmask.tokenizers.tokenizer import Tokenizer
 CODES = 1024
 CHANNELS, MOMENT_CHANNELS, SCALE = KL16.channels, KL16.moment_channels, KL16.scale
 Reader = Callable[[Tensor, Tensor], Tensor]
+Batches = list[tuple[Tensor, Tensor]]
 
 
 class RandomImages:
@@ -102,22 +106,26 @@ class RandomMoments(Tokenizer):
         raise NotImplementedError
 
 
-def timed(read: Reader, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, list[Tensor]]:
+def timed(read: Reader, batches: Batches) -> tuple[float, list[Tensor]]:
     """Seconds of reading all batches, and what was read."""
     start = time.perf_counter()
     ids = [read(rows, views) for rows, views in batches]
     return time.perf_counter() - start, ids
 
 
+def batches_of(turn: int, args: argparse.Namespace) -> Batches:
+    """Rows and views of the batches of a round, other ones in each."""
+    steps = range(turn * args.batches, (turn + 1) * args.batches)
+    drawn = [epoch_rows(args.images, args.batch_size, 0, step) for step in steps]
+    flips = keyed_generator("views", turn)
+    return [(rows, torch.randint(2, rows.shape, generator=flips)) for rows in drawn]
+
+
 def measure(readers: dict[str, Reader], args: argparse.Namespace) -> dict[str, list[float]]:
     """Samples per second of each reader in each round; round 0 warms up and is not counted."""
     rates: dict[str, list[float]] = {name: [] for name in readers}
     for turn in range(args.rounds + 1):
-        steps = range(turn * args.batches, (turn + 1) * args.batches)
-        drawn = [epoch_rows(args.images, args.batch_size, 0, step) for step in steps]
-        flips = keyed_generator("views", turn)
-        batches = [(rows, torch.randint(2, rows.shape, generator=flips)) for rows in drawn]
-        seen = {}
+        batches, seen = batches_of(turn, args), {}
         for name, read in readers.items():
             seconds, seen[name] = timed(read, batches)
             if turn:
@@ -126,3 +134,74 @@ def measure(readers: dict[str, Reader], args: argparse.Namespace) -> dict[str, l
         for other in others:
             assert all(map(torch.equal, first, other)), "the readers disagree"
     return rates
+
+
+COLD = (
+    "Cold: before each round everything is written out (os.sync) and the system is told to forget "
+    "the pages of all files (posix_fadvise DONTNEED); the reader is opened anew. What the device "
+    "gave is read_bytes of /proc/self/io, and needed are the samples' own bytes. Names and places "
+    "of the files stay in memory, which favours one file an image."
+)
+
+
+def forget(folder: Path) -> None:
+    """Have the system drop from its memory what lies in a folder and is mapped by nobody."""
+    os.sync()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            handle = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def device_bytes() -> int:
+    """Bytes that devices have read for this process."""
+    return int(Path("/proc/self/io").read_text().partition("\nread_bytes: ")[2].split()[0])
+
+
+def measure_cold(
+    openers: dict[str, Callable[[], Reader]], folder: Path, args: argparse.Namespace
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Samples a second and bytes of the device a sample, in each round, nothing in memory."""
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in openers}
+    samples = args.batches * args.batch_size
+    for turn in range(args.rounds):
+        for name, opener in openers.items():
+            read = opener()
+            forget(folder)
+            before = device_bytes()
+            seconds, _ = timed(read, batches_of(turn, args))
+            found[name][0].append(samples / seconds)
+            found[name][1].append((device_bytes() - before) / samples)
+            del read  # with its maps, which would keep pages in memory
+    return found
+
+
+def table(
+    warm: dict[str, list[float]],
+    cold: dict[str, tuple[list[float], list[float]]],
+    needed: int,
+) -> list[list[object]]:
+    """Rows of a report: each reader, warm and cold, beside the slowest of its kind.
+
+    Args:
+        warm: see :func:`measure`.
+        cold: see :func:`measure_cold`.
+        needed: bytes of a sample.
+    """
+    rows: list[list[object]] = []
+    for kind, rates in (("warm", warm), ("cold", {name: pair[0] for name, pair in cold.items()})):
+        medians = {name: statistics.median(values) for name, values in rates.items()}
+        for name, values in rates.items():
+            share = ""
+            if kind == "cold":
+                share = f"{statistics.median(cold[name][1]) / needed:.2f}"
+            ratio = f"{medians[name] / min(medians.values()):.1f}x"
+            rows.append([name, kind, medians[name], min(values), max(values), ratio, share])
+    return rows
+
+
+HEADER = [
+    *("reader", "page cache", "samples/s, median", "least", "most", "ratio"),
+    "bytes read / needed",
+]

@@ -5,19 +5,28 @@
 Both hold the same ids of the same images with their mirror images. One .npz an image (int64 arrays
 ``idx`` and ``idx_flip``, loaded anew at every access, a row at a time, then stacked) is how
 maskgit-pytorch keeps its cache. Rounds alternate between the two in one process; every round reads
-other batches, the same ones from both, and the results are compared.
+other batches, the same ones from both, and the results are compared. Then the same with nothing in
+memory, with the bytes that the device had to read.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import parsed, parser, publish
-from random_caches import RandomImages, RandomTokenizer, Reader, measure
+from random_caches import (
+    COLD,
+    HEADER,
+    RandomImages,
+    RandomTokenizer,
+    Reader,
+    measure,
+    measure_cold,
+    table,
+)
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
@@ -67,24 +76,21 @@ def main() -> None:
         out = Path(folder) / "cache"
         source = RandomImages(args.images, side)
         build_cache(RandomTokenizer(), source, out=out, layout=layout, progress=False)
-        cache = LatentCache.open(out)
-        write_npz(cache, Path(folder) / "npz")
-        readers = {"latent cache": cache.tokens, ".npz an image": npz_reader(out.parent / "npz")}
-        rates = measure(readers, args)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    slowest = min(medians.values())
-    header = ["reader", "samples/s, median", "least", "most", "ratio"]
-    rows = [
-        [name, medians[name], min(values), max(values), f"{medians[name] / slowest:.1f}x"]
-        for name, values in rates.items()
-    ]
+        write_npz(LatentCache.open(out), out.parent / "npz")
+        readers = {
+            "latent cache": lambda: LatentCache.open(out).tokens,
+            ".npz an image": lambda: npz_reader(out.parent / "npz"),
+        }
+        warm = measure({name: opener() for name, opener in readers.items()}, args)
+        cold = measure_cold(readers, out.parent, args)
     note = (
         f"Shuffled batches of {args.batch_size} out of {args.images} images with "
-        f"{args.tokens} ids and two views each, one process, one thread, files in the page "
+        f"{args.tokens} ids and two views each, one process, one thread. Warm: files in the page "
         f"cache; {args.rounds} rounds of {args.batches} batches, alternating, after one round "
-        "of warm-up. Both readers return the same int64 tensors, which is checked."
+        "of warm-up. Both readers return the same int64 tensors, which is checked.\n\n"
+        f"{COLD} A device reads whole pages of 4,096 bytes, and a sample has {2 * args.tokens:,}."
     )
-    publish(args, rows, header=header, note=note)
+    publish(args, table(warm, cold, 2 * args.tokens), header=HEADER, note=note)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,29 @@ Both hold the same moments (32, 16, 16) of the same images with their mirror ima
 is how MAR and eMIGM keep their caches. Two comparisons: the moments themselves, and the latents
 that are drawn from them, a batch at a time, by the same noise. Rounds alternate between the two in
 one process; every round reads other batches, the same ones from both, and the results are compared.
+Then the same with nothing in memory, with the bytes that the device had to read.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import parsed, parser, publish
-from random_caches import RandomImages, RandomMoments, Reader, measure
+from random_caches import (
+    COLD,
+    HEADER,
+    RandomImages,
+    RandomMoments,
+    Reader,
+    measure,
+    measure_cold,
+    table,
+)
 from torch import Tensor
 
 from unmask.data.build_cache import CacheLayout, build_cache
@@ -29,6 +40,7 @@ from unmask.tokenizers.latent_tokenizer import posterior, to_map, to_tokens
 
 SIDE = 16
 CHANNELS, MOMENT_CHANNELS, SCALE = KL16.channels, KL16.moment_channels, KL16.scale
+Opener = Callable[[Path, Tensor], Reader]
 
 
 def write_npz(cache: LatentCache, folder: Path) -> None:
@@ -65,6 +77,24 @@ def drawn(read: Reader, noise: Tensor) -> Reader:
     return read_and_draw
 
 
+def of_cache(read: Callable[[LatentCache, Tensor], Reader]) -> Opener:
+    """A reader of our cache, opened."""
+    return lambda folder, noise: read(LatentCache.open(folder), noise)
+
+
+READINGS: dict[str, tuple[Opener, Opener]] = {
+    "moments": (
+        of_cache(lambda cache, noise: cache.stored),
+        lambda folder, noise: npz_reader(folder),
+    ),
+    "latents": (
+        of_cache(lambda cache, noise: lambda rows, views: cache.tokens(rows, views, noise)),
+        lambda folder, noise: drawn(npz_reader(folder), noise),
+    ),
+}
+"""What is read, from our cache and from one file an image."""
+
+
 def main() -> None:
     """Build both, read both, print the table."""
     words = parser(__doc__)
@@ -84,33 +114,28 @@ def main() -> None:
             layout=CacheLayout(image_size=SIDE),
             progress=False,
         )
-        cache = LatentCache.open(folder / "cache")
-        write_npz(cache, folder / "npz")
-        files = npz_reader(folder / "npz")
-        moments = {"moments, latent cache": cache.stored, "moments, .npz an image": files}
-        latents = {
-            "latents, latent cache": lambda rows, views: cache.tokens(rows, views, noise),
-            "latents, .npz an image": drawn(files, noise),
-        }
-        rates = [measure(moments, args), measure(latents, args)]
+        write_npz(LatentCache.open(folder / "cache"), folder / "npz")
+        rows: list[list[object]] = []
+        for what, reading in READINGS.items():
+            openers = {
+                f"{what}, latent cache": partial(reading[0], folder / "cache", noise),
+                f"{what}, .npz an image": partial(reading[1], folder / "npz", noise),
+            }
+            warm = measure({name: opener() for name, opener in openers.items()}, args)
+            cold = measure_cold(openers, folder, args)
+            rows += table(warm, cold, 4 * MOMENT_CHANNELS * SIDE**2)
         report = convert_cache(folder / "npz", "mar", out=folder / "again", progress=False)
-    rows: list[list[object]] = []
-    for pair in rates:
-        medians = [statistics.median(values) for values in pair.values()]
-        rows += [
-            [name, median, min(values), max(values), f"{median / min(medians):.1f}x"]
-            for (name, values), median in zip(pair.items(), medians, strict=True)
-        ]
-    rows.append(["conversion of the files", report.rows / report.seconds, "", "", ""])
-    header = ["reader", "samples/s, median", "least", "most", "ratio"]
+    rows.append(["conversion of the files", "", report.rows / report.seconds, *[""] * 4])
     note = (
         f"Shuffled batches of {args.batch_size} out of {args.images} images with moments of "
         f"{MOMENT_CHANNELS} x {SIDE} x {SIDE} float32 and two views each, one process, one "
-        f"thread, files in the page cache; {args.rounds} rounds of {args.batches} batches, "
+        "thread. Warm: files in the page cache; "
+        f"{args.rounds} rounds of {args.batches} batches, "
         "alternating, after one round of warm-up. Both readers return the same tensors, which "
-        "is checked. Latents are drawn a batch at a time in both, the noise at hand."
+        "is checked. Latents are drawn a batch at a time in both, the noise at hand.\n\n"
+        f"{COLD}"
     )
-    publish(args, rows, header=header, note=note)
+    publish(args, rows, header=HEADER, note=note)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import cProfile
 import json
+import os
 import pickle
 import random
 import shutil
@@ -387,3 +389,24 @@ def test_content_stands_for_the_images_however_they_are_cut_into_shards(tmp_path
     few, many = (make(tmp_path / str(n), PatchTokenizer(), shard_size=n) for n in (2, 7))
     same = [LatentCache.open(folder).index.content for folder in (few, many)]
     assert same[0] == same[1] != ""
+
+
+def test_opening_costs_as_much_more_as_there_are_more_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of functions are counted, which no other process of the machine changes."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    source = ListSource([7] * 60, [0] * 60)
+    layout = CacheLayout(image_size=8, shard_size=1, batch_size=60, flip=False)
+    build_cache(PatchTokenizer(), source, out=tmp_path, layout=layout, progress=False)
+    index = read_record(tmp_path / "cache.json", CacheIndex)
+    calls = []
+    for shards in (15, 30, 60):
+        part = replace(index, shards=index.shards[:shards], labels_digest="")
+        (tmp_path / "cache.json").write_bytes(to_json(part))
+        profile = cProfile.Profile()
+        profile.runcall(LatentCache.open, tmp_path)
+        calls.append(sum(entry.callcount for entry in profile.getstats()))
+        digests = [entry for entry in profile.getstats() if "deciding" in str(entry.code)]
+        assert sum(entry.callcount for entry in digests) <= 1, "a plan's digest is taken once"
+    assert calls[2] - calls[1] < 2.1 * (calls[1] - calls[0])

@@ -8,7 +8,6 @@ written last: a folder without it is not finished. :mod:`unmask.data.write_cache
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Callable, Collection
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +25,7 @@ from unmask.data.cache_records import (
     Shard,
     read_record,
 )
+from unmask.data.mapped import MappedArray, disk_reads
 from unmask.data.open_files import OpenFiles
 from unmask.data.origin import read_origin
 from unmask.errors import InputError
@@ -49,25 +49,22 @@ def _read_index(path: Path) -> CacheIndex:
     return read_record(path / INDEX_FILE, CacheIndex)
 
 
-def _load(file: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """A mapped array, which must be of this shape and type."""
+def _mapped(
+    file: Path, shape: tuple[int, ...], dtype: str, opened: Callable[[Path], MappedArray]
+) -> MappedArray:
+    """A file's array, which must be of this shape and type."""
     try:
-        # A plain array over the map: the subclass np.memmap costs microseconds at every access.
-        array = np.asarray(np.load(file, mmap_mode="r"))
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError(f"it holds {array.dtype} {array.shape}, not {dtype} {shape}")
+        found = opened(file)
+        if found.array.shape != shape or found.array.dtype != dtype:
+            raise ValueError(
+                f"it holds {found.array.dtype} {found.array.shape}, not {dtype} {shape}"
+            )
     except DAMAGE as error:
         raise InputError(
             f"{file} is missing or damaged ({reason(error)}); build the cache again, which keeps "
             "the others"
         ) from error
-    return array
-
-
-def _bytes_of(file: Path) -> np.ndarray:
-    """A map of a whole file, without the subclass np.memmap, whose every access costs time."""
-    with file.open("rb") as stream:
-        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    return found
 
 
 def _digests(index: CacheIndex) -> dict[str, str]:
@@ -121,8 +118,8 @@ class LatentCache:
         self.length = math.prod(plan.grid)
         self._kept = [shard for shard in index.shards if shard.file not in self.without]
         self._starts = np.cumsum([0, *(shard.rows for shard in self._kept)])
-        self._checked: set[int] = set()  # numbers of the shards whose header was looked at
-        self._open = OpenFiles(_bytes_of)
+        self._open = OpenFiles(MappedArray)
+        self._cold = True  # whether the next reading will probably wait for a disk
         self.labels = self._read_labels() if index.labels_digest else torch.full((len(self),), -1)
         """``(N,)`` int64; -1 throughout if unlabelled."""
 
@@ -211,15 +208,22 @@ class LatentCache:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
         out = np.empty((len(wanted), *self.plan.item), self.plan.dtype)
+        order = which.argsort(kind="stable")
+        numbers, starts = np.unique(which[order], return_index=True)
+        parts = [*zip(numbers.tolist(), np.split(order, starts[1:]), strict=False)]
+        before = disk_reads()
+        for number, here in parts if self._cold else ():
+            self._shard(number).fetch(local[here].tolist(), out[0].nbytes)
         codes = self.plan.encoding.codes
-        for number in np.unique(which):
-            here = np.flatnonzero(which == number)
-            out[here] = self._shard(number).take(local[here], axis=0)
+        for number, here in parts:
+            items = self._shard(number).array.reshape(-1, *self.plan.item)
+            out[here] = items.take(local[here], axis=0)
             if codes and out[here].max(initial=0) >= codes:
                 raise InputError(
                     f"{self.path / self._kept[number].file} holds the code {out[here].max()}, the "
                     f"tokenizer has {codes}; build the cache again"
                 )
+        self._cold = disk_reads() != before
         return torch.from_numpy(out.astype(np.int64 if codes else np.float32, copy=False))
 
     def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -245,19 +249,15 @@ class LatentCache:
             placed = to_map(noise, made.channels, self.grid)  # (n, C, h, w)
         return drawn(stored, placed, channels=made.channels, scale=made.scale).contiguous()
 
-    def _shard(self, number: int) -> np.ndarray:
-        """``(rows * views, *item)``, mapped."""
-        shard, item = self._kept[number], self.plan.item
-        file = self.path / shard.file
-        if number not in self._checked:
-            _load(file, (shard.rows, self.views, *item), self.plan.dtype)
-            self._checked.add(number)
-        content = self._open(file)[-shard.rows * self.plan.item_bytes :]
-        return content.view(self.plan.dtype).reshape(-1, *item)
+    def _shard(self, number: int) -> MappedArray:
+        """``(rows, views, *item)``, mapped."""
+        shard, plan = self._kept[number], self.plan
+        shape = (shard.rows, plan.views, *plan.item)
+        return _mapped(self.path / shard.file, shape, plan.dtype, self._open)
 
     def _read_labels(self) -> Tensor:
         ends = list(accumulate(shard.rows for shard in self.index.shards))
-        every = _load(self.path / LABELS_FILE, (ends[-1],), "int64")
+        every = _mapped(self.path / LABELS_FILE, (ends[-1],), "int64", MappedArray).array
         parts = zip(np.split(every, ends[:-1]), self.index.shards, strict=True)
         own = [part for part, shard in parts if shard.file not in self.without]
         labels = np.concatenate([np.empty(0, np.int64), *own])

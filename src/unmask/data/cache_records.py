@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -91,7 +92,7 @@ class CachePlan:
         rest = {name: value for name, value in asdict(self).items() if name not in words}
         return {**asdict(self.encoding), **rest}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What stands for all that decides."""
         return digest_of(_text(self.deciding))
