@@ -81,7 +81,9 @@ def test_another_evaluation_is_refused_the_folder(
 
 
 @pytest.mark.slow
-def test_two_launched_processes_give_the_numbers_of_one(words: list[str]) -> None:
+def test_two_launched_processes_give_the_numbers_of_one(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run(*words, "--work", "one", "--out", "one.json") == 0
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     child = start([*words, "--work", "two", "--out", "two.json"], *launcher)
@@ -89,8 +91,12 @@ def test_two_launched_processes_give_the_numbers_of_one(words: list[str]) -> Non
     assert child.returncode == 0, told
     assert told.count("reconstruction floor  ") == 1, "only the main process speaks"
     assert Path("two.json").read_text() == Path("one.json").read_text()
-    child = start(words, *launcher)
-    assert "2 processes meet in a folder; give it (--work)" in child.communicate(timeout=120)[0]
+    Path("passing").mkdir()
+    monkeypatch.setenv("TMPDIR", "passing")
+    child = start([*words, "--out", "without.json"], *launcher)
+    assert child.wait(timeout=120) == 0, "and without a folder, in a passing one"
+    assert Path("without.json").read_text() == Path("one.json").read_text()
+    assert not list(Path("passing").iterdir())
 
 
 def test_every_choice_stands_in_the_report(

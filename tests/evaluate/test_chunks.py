@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gloo import joined
 from torch import Tensor
 
 from unmask.draws import keyed_generator
@@ -21,8 +24,9 @@ from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.reference import Reference
 from unmask.evaluate.report import Report
+from unmask.machine.processes import part
 
-BATCH = 3  # so 12 images a chunk
+BATCH = 3  # images a chunk, 12 in older folders
 
 
 class Sums:
@@ -73,7 +77,7 @@ def opened(folder: Path | None, extractor: Sums | None = None, **settings: str) 
 def report_of(chunks: Chunks, images: Sequence[NumberedSet]) -> Report:
     generated, floor, reference = images
     return evaluation._report(
-        chunks.read,
+        chunks,
         Generated(sets=[generated], shape=(1, 5, 5)),
         {"real floor": floor, "reference": reference},
         Reference(),
@@ -99,7 +103,48 @@ def test_any_number_of_processes_gives_the_same_bits(
     assert report_of(opened(tmp_path, folding), images) == expected
     assert images[2].skipped == ["0", "4", "13", "14", "15", "30"]
     # Past the wanted number of positions, where unreadable images left too few.
-    assert folding.images == 12
+    assert folding.images == 6
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_launched_processes_give_the_report_of_one(
+    tmp_path: Path, expected: Report, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the main one takes longer than the default group waits."""
+    totals = RunningScores.of
+
+    def slowly(*arguments: Any, **more: Any) -> RunningScores:
+        time.sleep(1.5)
+        return totals(*arguments, **more)
+
+    def one(rank: int) -> None:
+        monkeypatch.setattr(RunningScores, "of", slowly)
+        chunks, images = opened(tmp_path / "work"), sets()
+        report = chunks.fold(images, lambda: report_of(chunks, images))
+        assert report == expected
+        (tmp_path / str(rank)).touch()
+        part()
+
+    assert joined(processes, one, patience=1) == [0] * processes
+    assert all((tmp_path / str(rank)).exists() for rank in range(processes))
+
+
+def test_a_folder_of_an_older_revision_goes_on(tmp_path: Path, expected: Report) -> None:
+    """Its chunks have four batches, and it notes neither that nor the sizes of files."""
+    (tmp_path / "settings.json").write_text('{"images": "a"}')
+    for _ in range(2):
+        chunks, images = opened(tmp_path, **{"sizes of real images": "b"}), sets()
+        chunks.compute(chunks.missing(images))
+        assert report_of(chunks, images) == expected
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4 + 4 + 5
+    with pytest.raises(InputError, match="images was 'a'"):
+        opened(tmp_path, images="c")
+
+
+def test_other_sizes_of_files_are_another_evaluation(tmp_path: Path) -> None:
+    opened(tmp_path, **{"sizes of real images": "a"})
+    with pytest.raises(InputError, match="sizes of real images was 'a' and is 'b' now"):
+        opened(tmp_path, **{"sizes of real images": "b"})
 
 
 def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(
@@ -115,7 +160,7 @@ def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(
     with pytest.raises(KeyboardInterrupt):
         first.compute(first.missing(sets()))
     whole = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
-    assert len(whole) == 5  # 40 + 12 images
+    assert len(whole) == 18  # 40 + 12 images
     again = opened(tmp_path)
     again.compute(again.missing(sets()))
     assert report_of(again, sets()) == expected

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +27,7 @@ from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages
 from unmask.files.folders import check_file
 from unmask.machine.devices import resolve_device
-from unmask.machine.processes import launched, part
+from unmask.machine.processes import any_says, by_main, launched, part, refusal
 from unmask.pipeline import load
 from unmask.ranges import Place, Ranged
 from unmask.text import say
@@ -50,8 +53,8 @@ class Arguments(Ranged):
     how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
     """Plan by which a model's images are sampled."""
     work: Path | None = None
-    """Folder for what is measured. A killed evaluation goes on from it, and the processes of
-    accelerate launch or torchrun share the work through it. Without one nothing is kept."""
+    """Folder for what is measured. A killed evaluation goes on from it, and processes of several
+    machines share the work through it. Without one nothing is kept."""
     out: Path | None = None
     """File that the report is also written to: .json, or any other ending for the table."""
 
@@ -67,7 +70,8 @@ def main(words: Sequence[str]) -> None:
     if arguments.data is not None:
         train, held_out = open_source(arguments.data), open_source(arguments.data, split="val")
         real = RealImages(train, held_out, transform)
-    report = evaluate(made, real, options=arguments.options, work=arguments.work)
+    with _meeting_place(arguments.work) as work:
+        report = evaluate(made, real, options=arguments.options, work=work)
     if launched().is_main_process:
         say(*str(report.table()).splitlines())
         if arguments.out is not None:
@@ -75,14 +79,27 @@ def main(words: Sequence[str]) -> None:
     part()
 
 
+@contextmanager
+def _meeting_place(work: Path | None) -> Iterator[Path | None]:
+    """The folder for what is measured; several processes that were given none get a passing one."""
+    if work is not None or launched().num_processes == 1:
+        yield work
+        return
+    folder = by_main(lambda: Path(tempfile.mkdtemp(prefix="unmask-eval-")))
+    try:
+        if any_says("" if folder.is_dir() else "elsewhere"):
+            raise refusal("processes of several machines meet in a folder; give one (--work)")
+        yield folder
+    finally:
+        if launched().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _on_device(arguments: Arguments) -> Arguments:
     """The device of this process; on CPUs one thread of it, where processes may share the work."""
-    state = launched()
-    several = state.num_processes > 1
-    if several and arguments.work is None:
-        raise InputError(f"{state.num_processes} processes meet in a folder; give it (--work)")
+    several = launched().num_processes > 1
     device = resolve_device(arguments.options.device)
-    if device.type == "cpu" and arguments.work is not None:
+    if device.type == "cpu" and (several or arguments.work is not None):
         # Sums of several threads round differently from those of one.
         torch.set_num_threads(1)
     return replace(arguments, options=replace(arguments.options, device=str(device)))

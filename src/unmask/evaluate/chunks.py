@@ -1,7 +1,7 @@
 """Features of sets of images in a folder, chunk by chunk, by any number of processes.
 
 A chunk is a fixed range of a set's images, measured in fixed batches, and a file that is whole or
-not there. Who computes it, and when, leaves no trace; and one process folds the chunks into scores
+not there. Who computes it, and when, leaves no trace; and one process folds the chunks into totals
 in their order. So many processes give the numbers of one, and a killed evaluation goes on.
 """
 
@@ -24,12 +24,15 @@ from unmask.evaluate.measure import Measured, limited, measure
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.files.durable import output
 from unmask.files.folders import claim
+from unmask.files.json_files import read_json
 from unmask.machine.processes import by_main, launched, meet
 from unmask.show import Bar
 
 T = TypeVar("T")
 SETTINGS = "settings.json"
-BATCHES = 4  # in a chunk
+BATCHES = 1  # in a chunk
+OLDER = 4  # in a chunk of a folder that does not say
+CHUNK, FILES = "batches a chunk", "sizes of real images"  # settings that older folders lack
 
 
 class Chunks:
@@ -53,10 +56,10 @@ class Chunks:
         *,
         batch_size: int,
     ) -> None:
-        self.folder, self.size, self.networks = folder, BATCHES * batch_size, networks
+        self.folder, self.networks = folder, networks
         self._on_images: Callable[[int], None] = lambda count: None
-        if folder is not None:
-            by_main(lambda: claim(folder, settings, "evaluation", file=SETTINGS, option="--work"))
+        batches = BATCHES if folder is None else by_main(lambda: _claimed(folder, settings))
+        self.size = batches * batch_size
 
     @contextmanager
     def bar(self, total: int | None) -> Iterator[None]:
@@ -65,11 +68,17 @@ class Chunks:
             self._on_images = shown.advance
             yield
 
-    def fold(self, sets: Sequence[NumberedSet], make: Callable[[], T]) -> T:
-        """What is made of the sets, in every process.
+    @property
+    def shared(self) -> bool:
+        """Whether all processes of the launcher work on it."""
+        return self.folder is not None and launched().num_processes > 1
 
-        Processes that share a folder measure together first, and the main one makes it for all.
-        """
+    def by_main(self, work: Callable[[], T]) -> T:
+        """What a process that works alone makes, or the main one for all."""
+        return by_main(work) if self.shared else work()
+
+    def fold(self, sets: Sequence[NumberedSet], make: Callable[[], T]) -> T:
+        """What every process makes of the sets, after those that share a folder have measured."""
         state = launched()
         if self.folder is not None:
             todo = self.missing(sets, rank=state.process_index, processes=state.num_processes)
@@ -78,7 +87,7 @@ class Chunks:
             meet()
         counts = [images.expected for images in sets]
         with self.bar(None if None in counts else sum(filter(None, counts))):
-            return make() if self.folder is None else by_main(make)
+            return make()
 
     def missing(
         self, sets: Iterable[NumberedSet], *, rank: int = 0, processes: int = 1
@@ -147,6 +156,21 @@ class Chunks:
         file = self._file(images, number)
         with output(file, "finished chunks are whole") as aside:
             write_tensors(aside, tensors, facts)
+
+
+def _claimed(folder: Path, settings: Mapping[str, str]) -> int:
+    """Make the folder this evaluation's; batches of its chunks, which older ones have more of."""
+    held = folder / SETTINGS
+    try:
+        found = read_json(held) if held.exists() else None
+    except InputError:  # which claiming it will say
+        found = None
+    settings = {CHUNK: str(BATCHES), **settings}
+    if isinstance(found, dict):
+        lacking = {CHUNK, FILES} - found.keys()
+        settings = {name: fact for name, fact in settings.items() if name not in lacking}
+    claim(folder, settings, "evaluation", file=SETTINGS, option="--work")
+    return BATCHES if CHUNK in settings else OLDER
 
 
 def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from unmask.errors import InputError
-from unmask.evaluate.chunks import Chunks
+from unmask.evaluate.chunks import FILES, Chunks
 from unmask.evaluate.classifier import (
     TrainedClassifier,
     load_fashion_classifier,
@@ -23,8 +24,8 @@ from unmask.evaluate.generated import Generated, files_identity
 from unmask.evaluate.image_batch import Batches, gather
 from unmask.evaluate.image_sets import ImageSet
 from unmask.evaluate.inception import SPATIAL_WIDTH, Inception, load_inception
-from unmask.evaluate.manifold import Manifold, manifold_overlap
-from unmask.evaluate.measure import Measured, RunningScores, limited
+from unmask.evaluate.manifold import Manifold, PrecisionRecall, manifold_overlap
+from unmask.evaluate.measure import RunningScores, limited
 from unmask.evaluate.numbered_set import NumberedSet, check_shape
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages, real_batches
@@ -81,7 +82,7 @@ def evaluate(
     chunks = Chunks(work, facts, networks, batch_size=options.batch_size)
     return chunks.fold(
         [*made.sets, *sides.values()],
-        lambda: _report(chunks.read, made, sides, known, options, networks),
+        lambda: _report(chunks, made, sides, known, options, networks),
     )
 
 
@@ -198,6 +199,7 @@ def _facts(
         "network": extractor.identity,
         "classifier": "none" if classifier is None else classifier.describe(),
         "real images": "none" if real is None else real.identity,
+        FILES: "none" if real is None else real.sizes(options.count),
         "reference": "none" if reference is None else files_identity(reference),
         "device": options.place.type,
         "torch": torch.__version__,
@@ -205,43 +207,65 @@ def _facts(
 
 
 def _report(
-    read: Callable[[NumberedSet], Iterable[Measured]],
+    chunks: Chunks,
     made: Generated,
     sides: Mapping[str, NumberedSet],
     known: Reference,
     options: EvaluationOptions,
     networks: tuple[FeatureExtractor, TrainedClassifier | None],
 ) -> Report:
-    """Read every set and compare it."""
-    extractor, classifier = networks
-    counts: dict[str, int] = {}
+    """Compare every set: the main process reads it, all work on precision and recall."""
+    counts: dict[str, int] = {}  # these two are the main process's
+    totals: list[RunningScores] = []
 
-    def totals(name: str, images: NumberedSet, keep: int, limit: int | None) -> RunningScores:
-        """Totals of a whole set, read to its end or to the limit."""
-        found = limited(read(images), limit)
-        scores = RunningScores.of(found, keep=keep, split=options.inception_split)
-        counts[name] = check_enough(name, scores.count, options.neighbours)
-        return scores
+    def kept(name: str, images: NumberedSet, keep: int, limit: int | None = None) -> Tensor:
+        """Feature vectors for precision and recall, beside the totals."""
+        found = limited(chunks.read(images), limit)
+        totals[:] = [RunningScores.of(found, keep=keep, split=options.inception_split)]
+        counts[name] = check_enough(name, totals[0].count, options.neighbours)
+        return totals[0].kept.kept()
 
-    target, manifold = known.statistics, None
-    if "reference" in sides:
-        real = totals("reference", sides["reference"], options.manifold_reference, None)
-        manifold = Manifold(real.kept.kept(), k=options.neighbours)
-        target = target or real.statistics("reference")
-    assert target is not None, "a reference holds statistics or images"
+    def manifold(points: Tensor) -> Manifold:
+        place, shared = options.place, chunks.shared
+        return Manifold(points, k=options.neighbours, device=place, shared=shared)
+
+    target, real = known.statistics, None
+    if images := sides.get("reference"):
+        keep = options.manifold_reference
+        real = manifold(chunks.by_main(lambda: kept("reference", images, keep)))
+        target = target or (totals[0].statistics("reference") if totals else None)
 
     def row(name: str, images: NumberedSet) -> Row:
         """The scores of a set, at most as many images as were generated."""
-        limit = counts["generated"] if name != "generated" else None
-        return _row(name, totals(name, images, options.manifold_images, limit), target, manifold)
+        limit = counts.get("generated") if name != "generated" else None
+        keep = options.manifold_images if real else 0
+        points = chunks.by_main(lambda: kept(name, images, keep, limit))
+        overlap = manifold_overlap(real, manifold(points)) if real else None
+        return chunks.by_main(lambda: _row(name, totals[0], target, overlap))
 
     rows = [row("generated", images) for images in made.sets]
     floors = [row(name, images) for name, images in sides.items() if name != "reference"]
+    return chunks.by_main(
+        lambda: _described([rows, floors], counts, made, sides, known, options, networks)
+    )
+
+
+def _described(
+    rows: Sequence[Sequence[Row]],
+    counts: dict[str, int],
+    made: Generated,
+    sides: Mapping[str, NumberedSet],
+    known: Reference,
+    options: EvaluationOptions,
+    networks: tuple[FeatureExtractor, TrainedClassifier | None],
+) -> Report:
+    """The rows of generated sets and of floors with all that was chosen."""
+    (generated, floors), (extractor, classifier) = rows, networks
     fitted = counts if known.statistics is None else counts | {"reference": extractor.width + 1}
     skipped = _unreadable("real images", sides.values()), _unreadable("files", made.sets)
     return Report(
-        rows=(_mean(rows), *floors),
-        repeats=tuple(rows) if len(rows) > 1 else (),
+        rows=(_mean(generated), *floors),
+        repeats=tuple(generated) if len(generated) > 1 else (),
         extractor=extractor.name,
         identity=extractor.identity,
         reference_images=counts.get("reference", 0),
@@ -279,12 +303,13 @@ def check_enough(name: str, count: int | None, neighbours: int) -> int:
 
 
 def _row(
-    name: str, found: RunningScores, target: ReferenceStatistics, real: Manifold | None
+    name: str,
+    found: RunningScores,
+    target: ReferenceStatistics | None,
+    overlap: PrecisionRecall | None,
 ) -> Row:
+    assert target is not None, "a reference holds statistics or images"
     measured = found.statistics(name)
-    overlap = None
-    if real is not None:
-        overlap = manifold_overlap(real, Manifold(found.kept.kept(), k=real.neighbours))
     scores = found.score.values()
     return Row(
         name=name,

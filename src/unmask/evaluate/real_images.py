@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from unmask.data.build_cache import source_hash
 from unmask.data.decoding import UnreadableImageError
@@ -45,6 +47,15 @@ class RealImages(NamedTuple):
         """Names and labels of the images, hashed, and what is done to them."""
         sides = [f"{side.name} {source_hash(side)}" for side in (self.train, self.held_out)]
         return f"{'; '.join(sides)}; {self.still}"
+
+    def sizes(self, count: int) -> str:
+        """What stands for the sizes of the files that are read for so many images a side."""
+        digest = blake2b(digest_size=8)
+        for side in (self.train, self.held_out):
+            for row in _order(side)[:count].tolist():
+                bytes_, _, *place = side.stamp(row)  # times change where files are copied
+                digest.update(f"{bytes_} {place}\n".encode())
+        return digest.hexdigest()
 
     def sets(
         self, options: EvaluationOptions, tokenizer: ImageTokenizer | None
@@ -111,6 +122,11 @@ def real_batches(
             return
 
 
+def _order(source: ImageSource) -> Tensor:
+    """``(N,)`` int64, all rows in a random order that their number decides."""
+    return torch.randperm(len(source), generator=keyed_generator("real", len(source)))
+
+
 def _real_between(
     ends: tuple[int, int],
     source: ImageSource,
@@ -119,8 +135,7 @@ def _real_between(
     skipped: list[str],
 ) -> Iterator[ImageBatch]:
     """Images at positions of the order; keys of unreadable ones go to ``skipped``."""
-    order = torch.randperm(len(source), generator=keyed_generator("real", len(source)))
-    for rows in order[slice(*ends)].split(batch_size):
+    for rows in _order(source)[slice(*ends)].split(batch_size):
         images, labels = [], []
         for row in rows.tolist():
             try:
