@@ -11,7 +11,7 @@ import torch
 
 from unmask.errors import InputError
 from unmask.machine import signals
-from unmask.machine.processes import by_main
+from unmask.machine.processes import by_main, meet
 from unmask.train.agreement import Agreement, Wish
 from unmask.train.log import RunLog
 from unmask.train.optim import learning_rate
@@ -180,6 +180,7 @@ class Conduct:
                 found |= self._take(preview, done)
             if found:
                 self.log.note(done, found)
+            meet()  # not in the next step's gradients, whose patience has an end
 
     def _take(self, preview: Preview, done: int) -> dict[str, float | str]:
         """One look; nothing where it is left out or broken off.

@@ -29,7 +29,7 @@ from unmask.files.lock import Lock, locked
 from unmask.machine import signals
 from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_arithmetic, check_launcher, plain_arguments
-from unmask.machine.processes import by_main, failures_of_others, without_accelerator
+from unmask.machine.processes import by_main, failures_of_others, meet, without_accelerator
 from unmask.memory import peak_memory
 from unmask.recipes.training import Training
 from unmask.text import say
@@ -276,6 +276,7 @@ def make_accelerator(settings: Training, out: Path) -> Accelerator:
     hush_writers()
     with durable.explained(out / TRACKER, "nothing was trained"):
         accelerator.init_trackers(TRACKER)
+    meet()  # a tracker may ask the network
     check_arithmetic(accelerator)
     return accelerator
 
