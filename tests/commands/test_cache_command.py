@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from forks import forked, status
+from gloo import joined
 from PIL import Image
+from tiny_data import contents
 
 from unmask.cli import main
 from unmask.commands.cache import Convert
@@ -143,3 +145,18 @@ def test_a_build_that_is_told_to_end_keeps_its_shards(
     monkeypatch.setattr(write_cache, "_fitting", fitting)
     assert f"({shards} kept)" in build(capsys, "--shard-size 2")
     assert verify("cache") == []
+
+
+def test_processes_build_together_and_one_speaks(place: Path, capfd: pytest.CaptureFixture) -> None:
+    words = "cache build --tokenizer patches-4-grey --data images --device cpu --image-size 28"
+
+    def body(rank: int) -> None:
+        assert main([*words.split(), "--out", "many", "--shard-size", "7"]) == 0
+
+    assert joined(4, body) == [0] * 4
+    out, err = capfd.readouterr()
+    assert out.count(" shards (0 kept), 0 skipped") == 1
+    assert out.count("so 3 of 4 processes encode") == 1
+    assert err.count("next: unmask train") == 1
+    assert main([*words.split(), "--out", "one", "--shard-size", "7"]) == 0
+    assert contents(place / "many") == contents(place / "one")

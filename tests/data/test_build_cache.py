@@ -257,14 +257,26 @@ def test_moments_beyond_float16_are_refused(tmp_path: Path) -> None:
         build(tmp_path / "d", tokenizer=Large(), layout=nothing)
 
 
-def test_shards_hold_64_mib_unless_told_otherwise() -> None:
-    source, layout = ListSource([1]), CacheLayout(image_size=8)
+def test_shards_are_many_and_hold_at_most_64_mib() -> None:
+    source, layout = ListSource([1] * 300_000), CacheLayout(image_size=8)
     codes = Encoding(kind="codes", tokenizer="x", codes=1024)
     moments = Encoding(kind="moments", tokenizer="x", channels=16, moment_channels=32)
-    assert plan_cache(codes, source, layout, grid=(16, 16)).shard_size == 65536
+    assert plan_cache(codes, source, layout, grid=(16, 16)).shard_size == 1172  # of 256
     assert plan_cache(moments, source, layout, grid=(16, 16)).shard_size == 1024
     half = CacheLayout(image_size=8, precision="float16", flip=False)
-    assert plan_cache(moments, source, half, grid=(16, 16)).shard_size == 4096
+    assert plan_cache(moments, source, half, grid=(16, 16)).shard_size == 1172
+    assert plan_cache(moments, ListSource([1]), half, grid=(16, 16)).shard_size == 1024
+    assert plan_cache(moments, ListSource([1]), half, grid=(32, 32)).shard_size == 1024
+    assert plan_cache(moments, ListSource([1]), layout, grid=(32, 32)).shard_size == 256
+
+
+def test_a_cache_goes_on_with_the_shards_that_it_has(tmp_path: Path) -> None:
+    build(tmp_path / "c")
+    before = contents(tmp_path / "c")
+    (tmp_path / "c" / "codes-00001.npy").unlink()
+    report = build(tmp_path / "c", layout=CacheLayout(image_size=8, batch_size=3))
+    assert (report.written, report.kept) == (1, 2)
+    assert contents(tmp_path / "c") == before
 
 
 @pytest.mark.parametrize(
@@ -278,11 +290,11 @@ def test_whatever_file_is_lost_is_made_again(tmp_path: Path, lost: str) -> None:
     assert contents(tmp_path / "c") == before
 
 
-def test_an_origin_that_is_lost_is_made_again_though_nobody_compares(tmp_path: Path) -> None:
+def test_an_origin_that_is_lost_is_made_again(tmp_path: Path) -> None:
     build(tmp_path / "c")
     before = contents(tmp_path / "c")
     (tmp_path / "c" / "codes-00001.origin").unlink()
-    assert build(tmp_path / "c", compared=False).written == 1
+    assert build(tmp_path / "c").written == 1
     assert contents(tmp_path / "c") == before
 
 
@@ -320,7 +332,7 @@ def test_processes_together_build_what_one_builds(tmp_path: Path) -> None:
         ),
         ({"layout": CacheLayout(image_size=16, shard_size=4)}, "image_size 8, not 16"),
         ({"layout": CacheLayout(image_size=8, shard_size=4, flip=False)}, "views 2, not 1"),
-        ({"layout": CacheLayout(image_size=8)}, "shard_size 4, not 65536"),
+        ({"layout": CacheLayout(image_size=8, shard_size=5)}, "shard_size 4, not 5"),
         ({"tokenizer": MomentTokenizer()}, "kind 'codes', not 'moments'"),
     ],
 )

@@ -18,6 +18,7 @@ from unmask.data.write_cache import CacheReport
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, size_text, size_words
 from unmask.machine.devices import resolve_device
+from unmask.machine.processes import launched, part, say_once
 from unmask.networks.sizes import Grid
 from unmask.ranges import Name, Place, Ranged
 from unmask.recipes.trained_size import trained_size
@@ -30,6 +31,8 @@ USUAL_SIZE: ImageSize = 256  # of published tokenizers
 @dataclass(frozen=True, kw_only=True)
 class Build(Ranged):
     """Encode every image once; a build that was stopped keeps its finished shards.
+
+    Several processes share the shards: torchrun --nproc-per-node 8 -m unmask.cli cache build ...
 
     A tokenizer of codes gives a cache of codes, one of latents a cache of moments: the mean and log
     variance from which each reading samples anew.
@@ -57,15 +60,18 @@ class Build(Ranged):
         layout = sized(self.layout, self.tokenizer)
         report = build_cache(
             tokenizer,
-            open_images(self.data, self.split),
+            open_images(self.data, self.split, speaks=launched().is_main_process),
             out=self.out,
             layout=layout,
             device=device,
             rebuild=self.rebuild_cache,
+            together=True,
         )
         print_report(report)
         train = f"unmask train RECIPE --cache {self.out} --tokenizer {self.tokenizer} --out FOLDER"
-        say(f"next: {train}", error=True)
+        if launched().is_main_process:
+            say(f"next: {train}", error=True)
+        part()
 
 
 def sized(layout: CacheLayout, tokenizer: str) -> CacheLayout:
@@ -74,10 +80,12 @@ def sized(layout: CacheLayout, tokenizer: str) -> CacheLayout:
     if layout.image_size is None:
         size = known or USUAL_SIZE
         why = "at which the tokenizer was trained" if known else "as nothing tells another"
-        say(f"image size {size_text(size)}, {why} (--image-size {size_words(size)})")
+        say_once(f"image size {size_text(size)}, {why} (--image-size {size_words(size)})")
         return replace(layout, image_size=size)
     if known not in (None, layout.image_size):
-        say(f"image size {size_text(layout.size)}; the tokenizer was trained at {size_text(known)}")
+        say_once(
+            f"image size {size_text(layout.size)}; the tokenizer was trained at {size_text(known)}"
+        )
     return layout
 
 
@@ -119,8 +127,10 @@ class Convert(Ranged):
             grid=self.grid,
             precision=self.precision,
             rebuild=self.rebuild_cache,
+            together=True,
         )
         print_report(report)
+        part()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +189,8 @@ class Verify(Ranged):
 
 def print_report(report: CacheReport) -> None:
     """Say how much there is, and name what is not."""
-    say(*report.notes)
-    say(
+    say_once(*report.notes)
+    say_once(
         f"{report.rows} images in {report.written + report.kept} shards ({report.kept} kept), "
         f"{len(report.skipped)} skipped, {report.seconds:.0f} s"
     )
@@ -190,10 +200,10 @@ def print_report(report: CacheReport) -> None:
 def print_skipped(report: CacheReport) -> None:
     """Name the images that could not be read and say how many they were."""
     for name, reason in report.skipped:
-        say(f"skipped {name}: {reason}")
+        say_once(f"skipped {name}: {reason}")
     if report.skipped:
         total = report.rows + len(report.skipped)
-        say(f"{len(report.skipped)} of {total} images cannot be read and were left out")
+        say_once(f"{len(report.skipped)} of {total} images cannot be read and were left out")
 
 
 def main(words: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from unmask.data.reader import Reader
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.files.folders import beside
-from unmask.machine.processes import by_main, launched, part
+from unmask.machine.processes import by_main, launched, part, say_once
 from unmask.memory import check_fits
 from unmask.ranges import Ranged, Workers
 from unmask.recipes import RECIPES, get
@@ -157,20 +157,17 @@ def _encode(arguments: Arguments, source: Reader, tokenizer: ImageTokenizer) -> 
     # beside the run, not in it: a run folder is refused when it holds anything else at the start
     folder = arguments.cache_folder or beside(arguments.out, "-cache")
     state = launched()
-    with state.main_process_first():
-        report = build_cache(
-            tokenizer.to(state.device),
-            source,
-            out=folder,
-            layout=layout_of(arguments.recipe),
-            device=state.device,
-            progress=state.is_main_process,
-            rebuild=arguments.rebuild_cache and state.is_main_process,
-            compared=state.is_local_main_process,
-        )
-    if state.is_main_process:
-        say(*report.notes)
-        print_skipped(report)
+    report = build_cache(
+        tokenizer.to(state.device),
+        source,
+        out=folder,
+        layout=layout_of(arguments.recipe),
+        device=state.device,
+        rebuild=arguments.rebuild_cache,
+        together=True,
+    )
+    say_once(*report.notes)
+    print_skipped(report)
     return _open_encoded(arguments, folder, tokenizer)
 
 
@@ -197,5 +194,5 @@ def _open_encoded(arguments: Arguments, folder: Path, tokenizer: ImageTokenizer)
         folder,
         tokenizer_identity=tokenizer.identity,
         check="never" if arguments.dry_run else arguments.verify_cache,
-        tell=say if launched().is_main_process else lambda line: None,
+        tell=say_once,
     )

@@ -26,6 +26,8 @@ from unmask.tokenizers.tokenizer import Tokenizer
 
 MOST_CODES = 1 << 16  # codes are stored as uint16
 SHARD_BYTES = 1 << 26
+SHARDS = 256  # of a large data set at least, so that many processes have equally much to do
+LEAST_ROWS = 1024  # of a shard, in a small one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class CacheLayout(Ranged):
     precision: Literal["float32", "float16"] = "float32"
     """Type in which moments are stored; codes are whole numbers and do not heed it."""
     shard_size: Annotated[int | None, Between(1, 10**6)] = None
-    """Images per shard, one of which is held in memory; None fills 64 MiB, with at most 65536."""
+    """Images per shard, one of which each process holds in memory. None takes what lies there, or
+    makes 256 shards, if they hold between 1024 images and 64 MiB."""
     batch_size: Annotated[int, Between(1, 2**16)] = 32
     """Images that are encoded at once, each in all its views."""
 
@@ -99,7 +102,8 @@ def plan_cache(
     views = layout.crops or (2 if layout.flip else 1)
     dtype: Dtype = "uint16" if encoding.kind == "codes" else layout.precision
     numbers = views * math.prod(grid) * max(1, encoding.moment_channels)  # an image
-    fitting = max(1, min(MOST_CODES, SHARD_BYTES // (numbers * np.dtype(dtype).itemsize)))
+    fitting = max(1, SHARD_BYTES // (numbers * np.dtype(dtype).itemsize))
+    usual = min(fitting, MOST_CODES, max(LEAST_ROWS, -(-len(source) // SHARDS)))
     return CachePlan(
         encoding=encoding,
         dtype=dtype,
@@ -112,7 +116,7 @@ def plan_cache(
         grid=grid,
         views=views,
         cut=("mirrored crops" if layout.flip else "crops") if layout.crops else layout.crop,
-        shard_size=layout.shard_size or fitting,
+        shard_size=layout.shard_size or usual,
     )
 
 
@@ -166,6 +170,11 @@ def build_cache(
         return tokenizer.encode(views).cpu().unflatten(0, (plan.views, -1)).transpose(0, 1)
 
     rows = CacheRows(
-        plan=plan, source=source, read=_read, pack=_encode, batch_size=layout.batch_size
+        plan=plan,
+        source=source,
+        read=_read,
+        pack=_encode,
+        batch_size=layout.batch_size,
+        any_shards=layout.shard_size is None,
     )
     return write_cache(rows, out=out, **writing)

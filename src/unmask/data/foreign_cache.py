@@ -214,5 +214,6 @@ def convert_cache(
         read=lambda row, content: files.read(row, content, plan),
         pack=torch.stack,
         batch_size=layout.batch_size,
+        any_shards=shard_size is None,
     )
     return write_cache(wanted, out=out, **writing)

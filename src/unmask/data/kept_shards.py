@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE
@@ -19,13 +20,20 @@ from unmask.text import some
 WAYS_OUT = "name another folder (--out, of unmask train --cache-folder), or give --rebuild-cache"
 
 
-def claim(out: Path, plan: CachePlan, source: EncodedImages) -> CachePlan:
-    """Make sure that ``out`` is free or holds the beginnings of the same cache; its plan."""
+def claim(
+    out: Path, plan: CachePlan, source: EncodedImages, *, any_shards: bool = False
+) -> CachePlan:
+    """Make sure that ``out`` is free or holds the beginnings of the same cache; its plan.
+
+    With ``any_shards`` its shards may have another size than the plan says.
+    """
     check_folder(out, "cache", may_hold=lambda: is_cache(out))
     there = _stored_plan(out)
     if there is None:  # shards that lie there count if their notes name this plan
         write_whole(out / PLAN_FILE, to_json(plan))
         return plan
+    if any_shards:
+        plan = replace(plan, shard_size=there.shard_size)
     found, wanted = there.deciding, plan.deciding
     of_images = ("source_hash", "images", "class_names")
     for name in found:

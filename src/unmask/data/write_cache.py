@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from unmask.data.cache import INDEX_FILE, LABELS_FILE
+from unmask.data.cache import INDEX_FILE, LABELS_FILE, PLAN_FILE
 from unmask.data.cache_records import CacheIndex, CachePlan, Shard, to_json
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.kept_shards import (
@@ -40,7 +40,11 @@ from unmask.errors import InputError
 from unmask.files.digests import digest_of
 from unmask.files.durable import clear_leftovers
 from unmask.files.verified import Verified
+from unmask.machine.processes import LATE, by_main, check_shared, launched, meet
 from unmask.show import Bar
+from unmask.text import some
+
+T = TypeVar("T")
 
 AHEAD = 2  # batches that are read while one is encoded
 
@@ -58,6 +62,8 @@ class CacheRows(NamedTuple):
     """What ``read`` gave of n rows to ``(n, views, *plan.item)`` on the CPU."""
     batch_size: int
     """Rows that are packed at a time."""
+    any_shards: bool = False
+    """Whether shards that lie there may have another size than the plan's."""
 
 
 class _Outcome(NamedTuple):
@@ -75,7 +81,7 @@ class _Outcome(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CacheReport:
-    """What one process did."""
+    """What one process did, or all that wrote together."""
 
     path: Path
     """Folder of the cache."""
@@ -84,9 +90,9 @@ class CacheReport:
     rows: int
     """Images in all shards finished so far."""
     written: int
-    """Shards that this process wrote."""
+    """Shards that were written."""
     kept: int
-    """Shards of this process that were finished before."""
+    """Shards that were finished before."""
     skipped: list[tuple[str, str]]
     """Key and reason of each image that could not be read."""
     seconds: float
@@ -106,9 +112,9 @@ class Writing(TypedDict, total=False):
     """Number of processes, 1 unless given; whichever ends last finishes the cache."""
     rebuild: bool
     """Remove a cache that is there, whatever it was made from, and begin anew."""
-    compared: bool
-    """Look for images that changed since their shard was written, which one process of several may
-    do; True unless given."""
+    together: bool
+    """Share the work with the other processes of the launcher, which all call this and share the
+    folder: all have the same report. False unless given."""
 
 
 def write_cache(
@@ -119,7 +125,7 @@ def write_cache(
     rank: int = 0,
     world: int = 1,
     rebuild: bool = False,
-    compared: bool = True,
+    together: bool = False,
 ) -> CacheReport:
     """Write a whole cache, or what is left of one that was stopped or damaged.
 
@@ -133,7 +139,7 @@ def write_cache(
         progress: see :class:`Writing`, as for the next four.
 
     Returns:
-        What this process did; rows that could not be read are left out and named.
+        What was done; rows that could not be read are left out and named.
 
     Raises:
         InputError: ``out`` holds something else or a cache of other images, no row can be read, or
@@ -141,37 +147,110 @@ def write_cache(
     """
     assert 0 <= rank < world, f"rank {rank} of {world}"
     start, out = time.monotonic(), Path(out).expanduser()
-    if rebuild:
-        remove_cache(out, rows.plan)
-    rows = rows._replace(plan=claim(out, rows.plan, rows.source))
-    plan, seen = rows.plan, Verified(out)
-    notes: list[str] = []
-    numbers = range(-(-plan.images // plan.shard_size))
-    own = numbers[rank::world]
-    there = finished(out, plan, numbers, seen)
-    if compared:
-        notes += compare_images(out, plan, there, rows.source)
-    missing = [number for number in own if number not in there]
-    notes += damage(out, plan, missing)
-    batches = _batches(plan, missing, rows.batch_size)
+    once = by_main if together else _here
+    begun = once(lambda: _begin(out, rows, slice(rank, None, world), rebuild))
+    plan, missing = begun.plan, begun.missing
+    if together:
+        check_shared(out / PLAN_FILE)
+        state = launched()
+        begun.notes.extend(_idle(plan, missing, state.num_processes))
+        missing = missing[state.process_index :: state.num_processes]
+        progress = progress and state.is_main_process
+    seen, batches = Verified(out), _batches(plan, missing, rows.batch_size)
     with Bar("caching", len(batches), unit="batches", shown=progress) as bar:
         read = bar.over(_read_ahead(rows, batches))
         for number, group in groupby(read, key=lambda pair: pair[0]):
-            _write_shard(out, rows, number, (outcomes for _, outcomes in group), seen)
-    shards = [*finished(out, plan, numbers, seen).values()]
-    complete = len(shards) == len(numbers)
-    if complete:
-        _finish(out, plan, shards, seen)
+            _write_shard(out, rows._replace(plan=plan), number, (found for _, found in group), seen)
+    if together:
+        meet()
+    shards = once(lambda: _conclude(out, plan, whole=together))
+    if together:
+        check_shared(out / INDEX_FILE)
     return CacheReport(
         path=out,
-        complete=complete,
+        complete=sum(shard.rows + len(shard.skipped) for shard in shards) == plan.images,
         rows=sum(shard.rows for shard in shards),
-        written=len(missing),
-        kept=len(own) - len(missing),
+        written=len(begun.missing),
+        kept=begun.kept,
         skipped=[pair for shard in shards for pair in shard.skipped],
         seconds=time.monotonic() - start,
-        notes=notes,
+        notes=begun.notes,
     )
+
+
+def _idle(plan: CachePlan, missing: Sequence[int], world: int) -> Iterator[str]:
+    """A sentence on processes that have nothing to do, if there are such."""
+    shards = len(_numbers(plan))
+    if missing and shards < world:
+        each = -(-plan.images // world)
+        yield (
+            f"the cache has {shards} shards, so {shards} of {world} processes encode; more do in "
+            f"one that is begun by: unmask cache build --shard-size {each}"
+        )
+
+
+def _here(work: Callable[[], T]) -> T:
+    return work()
+
+
+class _Begun(NamedTuple):
+    """What there is to do."""
+
+    plan: CachePlan
+    """The plan that counts: that of what lies there, if something does."""
+    missing: list[int]
+    """Numbers of the shards that are still to be written."""
+    kept: int
+    """How many others are finished."""
+    notes: list[str]
+    """Sentences on what was there before."""
+
+
+def _begin(out: Path, rows: CacheRows, part: slice, rebuild: bool) -> _Begun:
+    """Take the folder, and find what is left to do in a part of the shards."""
+    if rebuild:
+        remove_cache(out, rows.plan)
+    plan = claim(out, rows.plan, rows.source, any_shards=rows.any_shards)
+    there = finished(out, plan, _numbers(plan), Verified(out))
+    notes = compare_images(out, plan, there, rows.source)
+    own = _numbers(plan)[part]
+    missing = [number for number in own if number not in there]
+    return _Begun(plan, missing, len(own) - len(missing), [*notes, *damage(out, plan, missing)])
+
+
+def _numbers(plan: CachePlan) -> range:
+    """The numbers of all shards."""
+    return range(-(-plan.images // plan.shard_size))
+
+
+def _conclude(out: Path, plan: CachePlan, *, whole: bool) -> list[Shard]:
+    """All finished shards; the one who finds them complete finishes the cache.
+
+    Args:
+        out: the folder.
+        plan: of the cache.
+        whole: whether all have been written, if a network file system still hides some.
+
+    Raises:
+        InputError: no row can be read, or one that has been written is not there.
+    """
+    end = time.monotonic() + LATE * whole
+    seen = Verified(out)
+    while True:
+        there = finished(out, plan, _numbers(plan), seen)
+        if len(there) == len(_numbers(plan)):
+            _finish(out, plan, [*there.values()], seen)
+            break
+        if time.monotonic() >= end:
+            break
+        time.sleep(1)
+    lost = [shard_name(plan, n, "npy") for n in _numbers(plan) if n not in there]
+    if whole and lost:
+        raise InputError(
+            f"{some(lost)} are not in {out}, though another process has written them; name a "
+            "folder that all machines share"
+        )
+    return [*there.values()]
 
 
 def _batches(plan: CachePlan, numbers: Iterable[int], size: int) -> list[tuple[int, range]]:

@@ -25,7 +25,7 @@ from unmask.evaluate.numbered_set import NumberedSet
 from unmask.files.durable import output
 from unmask.files.folders import claim
 from unmask.files.json_files import read_json
-from unmask.machine.processes import by_main, launched, meet
+from unmask.machine.processes import by_main, check_shared, launched, meet
 from unmask.show import Bar
 
 T = TypeVar("T")
@@ -60,6 +60,8 @@ class Chunks:
         self._on_images: Callable[[int], None] = lambda count: None
         batches = BATCHES if folder is None else by_main(lambda: _claimed(folder, settings))
         self.size = batches * batch_size
+        if folder is not None:
+            check_shared(folder / SETTINGS)
 
     @contextmanager
     def bar(self, total: int | None) -> Iterator[None]:

@@ -8,9 +8,12 @@ when a process has died.
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,12 +24,15 @@ from unmask.errors import InputError, SaidError
 from unmask.machine import signals
 from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_launcher
+from unmask.text import say
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
 """Duration after which an exchange of gradients counts as stuck; nothing else waits in it."""
 FOREVER = timedelta(days=365)
 """Duration that a process waits for another one's work."""
+LATE = 90.0
+"""Seconds after which a network file system shows what another machine has written."""
 _MEETINGS = WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup]()
 """By default group, so that the one ends with the other."""
 
@@ -79,7 +85,7 @@ def failures_of_others() -> Iterator[None]:
             raise
         if signals.arrived():
             raise signals.Stopped(signals.arrived()) from error
-        raise InputError(
+        raise refusal(
             "another process of this launch has ended, so this one does too; look at what that "
             "one said; start again with the same words to go on from what is finished"
         ) from error
@@ -166,6 +172,12 @@ def gathered(own: T) -> list[T]:
     return every
 
 
+def say_once(*lines: object) -> None:
+    """Print lines, each whole, in the main process alone."""
+    if launched().is_main_process:
+        say(*lines)
+
+
 def any_says(word: str) -> str:
     """The first word of a process that has one to say, the same in all of them; "" for none."""
     return next(filter(None, gathered(word)), "")
@@ -174,3 +186,20 @@ def any_says(word: str) -> str:
 def refusal(line: str) -> InputError:
     """The error that all processes raise alike; the main one says it."""
     return InputError(line) if launched().is_main_process else SaidError(line)
+
+
+def check_shared(file: Path) -> None:
+    """Wait until every process sees a file that one has written.
+
+    Raises:
+        InputError: one does not, since its machine has a folder of its own.
+    """
+    end = time.monotonic() + LATE
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    who = f"process {launched().process_index} on {platform.node()}"
+    if blind := any_says("" if file.exists() else who):
+        raise refusal(
+            f"{blind} does not see {file}, which another process has written; name a folder that "
+            "all machines share"
+        )
