@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_latents import latent_pipeline
 from toy_system import NAMES, TOY, UNCONDITIONAL, toy_pipeline, toy_tokenizer
 
 import unmask
@@ -16,6 +17,7 @@ from unmask.assets import shipped_names
 from unmask.checkpoints import locate
 from unmask.checkpoints.store import Saved, save_together
 from unmask.errors import InputError
+from unmask.generation import compute_of
 from unmask.pipeline import Pipeline, load
 from unmask.tokenizers.folder import save_tokenizer
 
@@ -57,6 +59,41 @@ def test_half_precision_halves_the_file_and_rounds_the_weights(tmp_path: Path) -
     halves = load(tmp_path / "half").model.state_dict()
     for name, weight in pipeline.model.state_dict().items():
         assert torch.equal(halves[name], weight.half().float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["maskgit", "selfguidance", "mage", "mar", "emigm"])
+def test_weights_of_half_precision_make_the_shipped_systems_images_nearly(
+    name: str, dtype: torch.dtype
+) -> None:
+    exact, rounded = (load(f"fashion-{name}", dtype=kind) for kind in (None, dtype))
+    assert (exact.dtype, rounded.dtype) == (torch.float32, dtype)
+    assert rounded.device == torch.device("cpu")
+    labels = [0, 1] if exact.model.classes else None
+    plan = replace(exact.plan, steps=2)
+    one, other = (some(labels, seeds=[3, 4], plan=plan) for some in (exact, rounded))
+    assert one.tokens.dtype == other.tokens.dtype
+    if one.tokens.is_floating_point():
+        error = (one.tokens - other.tokens).abs().mean()
+        assert 0 < error < (0.03 if dtype == torch.bfloat16 else 0.004)
+    else:
+        assert (one.tokens == other.tokens).float().mean() > 0.5
+    assert compute_of(rounded).precision == ("bf16" if dtype == torch.bfloat16 else "fp16")
+    with pytest.raises(InputError, match=r"compute=float32 needs float32 weights.*without dtype"):
+        rounded(labels, seeds=[3, 4], compute="float32")
+
+
+def test_types_are_converted_like_devices_and_back() -> None:
+    pipeline = latent_pipeline()
+    table = pipeline.model.head.tables.clone()
+    assert pipeline.to(torch.bfloat16) is pipeline
+    assert pipeline.to("cpu", torch.float16).dtype == torch.float16
+    assert pipeline.to("cpu").dtype == torch.float16
+    pipeline.to(dtype=torch.float32)
+    assert pipeline.dtype == torch.float32
+    assert torch.equal(pipeline.model.head.tables, table)  # the loss's, which must not be rounded
+    with pytest.raises(InputError, match=r"dtype=torch.int8 is no type .* torch.bfloat16"):
+        pipeline.to(torch.int8)
 
 
 def test_a_run_leads_to_its_export(tmp_path: Path) -> None:

@@ -93,21 +93,38 @@ class Pipeline:
         return self._tokenizer
 
     @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the network's weights."""
+        return next(self.model.parameters()).dtype
+
+    @property
     def has_tokenizer(self) -> bool:
         """Whether the system has a tokenizer and can make pixels."""
         return self._tokenizer is not None
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Pipeline:
         """Load a model folder, a training run, a shipped recipe, or a hub repository.
 
         Args:
             name: a folder; or a name of ``unmask.assets.shipped_names()``; or ``owner/name``.
             device: where the weights go; "auto" is the machine's accelerator if it has one.
+            dtype: type of the network's weights, see :meth:`to`; None means float32.
 
         Raises:
-            InputError: when nothing of that name is found, it holds no model, or the device is
-                not available here.
+            InputError: when nothing of that name is found, it holds no model, the device is not
+                available here, or no network can have weights of that type.
         """
         device = resolve_device(device)
         folder = find_folder(name)
@@ -127,14 +144,40 @@ class Pipeline:
         tokenizer = load_tokenizer(inside) if wanted else None
         names = map(str, entry(config, "class_names", list, folder))
         pipeline = cls(recipe, model.requires_grad_(False), tokenizer, tuple(names))
-        return pipeline.to(device)
+        return pipeline.to(device, dtype)
 
-    def to(self, device: str | torch.device) -> Pipeline:
-        """Move network and tokenizer to a device or to "auto"; returns self."""
-        device = resolve_device(device)
-        self.model.to(device)
+    def to(
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Pipeline:
+        """Move network and tokenizer, or convert the network's weights.
+
+        Args:
+            device: a device or "auto"; None leaves them where they are. A type of numbers in its
+                place is taken as ``dtype``.
+            dtype: float32, bfloat16 or float16, in which the network then computes; its head's
+                states, softmax and log-probabilities stay float32. The tokenizer, whose pixels
+                would change, stays as it is. ``compute`` lowers the arithmetic alone, and rounds
+                less.
+
+        Returns:
+            Itself.
+
+        Raises:
+            InputError: a device that is not here, or another type.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise InputError(
+                f"dtype={dtype} is no type for a network's weights; give torch.float32, "
+                "torch.bfloat16 or torch.float16"
+            )
+        place = self.device if device is None else resolve_device(device)
+        self.model.to(place, dtype)
         if self._tokenizer is not None:
-            self._tokenizer.to(device)
+            self._tokenizer.to(place)
         return self
 
     def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
@@ -234,6 +277,8 @@ def _is_of(wanted: str, folder: Path) -> bool:
     return isinstance(found, dict) and found.get("format") == wanted
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu") -> Pipeline:
+def load(
+    name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Pipeline:
     """Short for :meth:`Pipeline.from_pretrained`."""
-    return Pipeline.from_pretrained(name, device=device)
+    return Pipeline.from_pretrained(name, device=device, dtype=dtype)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -131,6 +131,13 @@ class DiffusionHead(nn.Module):
         self.out = nn.Linear(width, 2 * channels)
         self.register_buffer("tables", loss_table(), persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the weights; the table of the loss is float32 beside any of them."""
+        super()._apply(fn, recurse)
+        if self.tables.dtype != torch.float32:
+            self.tables = loss_table().to(self.tables.device)
+        return self
+
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
         """Fill the weights as MAR's training began: every block and the output start at zero.
@@ -153,7 +160,7 @@ class DiffusionHead(nn.Module):
 
     def embed_times(self, times: Tensor) -> Tensor:
         """``(...)`` times, whole or not, to ``(..., w)``."""
-        return self.time(embed_waves(times))
+        return self.time(embed_waves(times).to(self.input.weight.dtype))
 
     def predict(self, x: Tensor, y: Tensor, *, outputs: int) -> Tensor:
         """The network on a state and what it is conditioned on, embedded and summed.
@@ -168,7 +175,7 @@ class DiffusionHead(nn.Module):
             log variance.
         """
         active = F.silu(y)
-        h = self.input(x)  # (..., w)
+        h = self.input(x.to(self.input.weight.dtype))  # (..., w)
         for block in self.blocks:
             h = block(h, active)
         shift, scale = self.modulation(active).chunk(2, dim=-1)  # (..., w) each

@@ -167,7 +167,7 @@ class LatentEmbed(Embed):
 
     def forward(self, canvas: Canvas, class_labels: Tensor | None) -> tuple[Tensor, int]:
         """See :class:`Embed`; L is the model's, and no labels are the null class everywhere."""
-        x = self.project(canvas.tokens)  # (B, L, D)
+        x = self.project(canvas.tokens.to(self.project.weight.dtype))  # (B, L, D)
         if class_labels is None:
             rows = self.null.expand(len(x), -1)  # (B, D)
         else:

@@ -200,13 +200,11 @@ class ImageTokenizer(nn.Module):
 
     def encode_map(self, images: Tensor) -> Tensor:
         """The encoder's map ``(B, D, h, w)`` of ``(B, C, H, W)`` images in [0, 1]; unchecked."""
-        native = to_native(images, self.native_range)
-        return self.encoder(native.contiguous(memory_format=torch.channels_last))
+        return self.encoder(_for(self.encoder, to_native(images, self.native_range)))
 
     def decode_map(self, values: Tensor) -> Tensor:
         """The decoder's images of a map ``(B, D, h, w)``, on the scale of [0, 1], unclamped."""
-        made = self.decoder(values.contiguous(memory_format=torch.channels_last))
-        return from_native(made, self.native_range)
+        return from_native(self.decoder(_for(self.decoder, values)), self.native_range)
 
     def resized_for(self, space: Space) -> ImageTokenizer:
         """The tokenizer whose tokens are what a network reads, where it only has to group latents.
@@ -245,6 +243,12 @@ def filled(
     state.clear()
     channels_last(made)
     return made.eval().requires_grad_(False)
+
+
+def _for(network: nn.Module, values: Tensor) -> Tensor:
+    """A map ``(B, D, h, w)`` in the type and the order in memory that a network takes."""
+    dtype = next(network.parameters(), values).dtype  # patches of pixels have no weights
+    return values.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def channels_last(network: nn.Module) -> None:
