@@ -128,7 +128,7 @@ class AncestralCounts(Counts):
             )
         rows = []
         for step, chance in enumerate(self.reveal_probability(steps)[first_step:], first_step):
-            u = draws.shared_uniform("count", step, masked.shape[1]).cpu()
+            u = draws.shared_uniform("count", step, masked.shape[1])
             left -= min(left, max(1, int((u[:left] < chance).sum())))
             rows.append(left)
         return torch.tensor(rows)[:, None].expand(-1, len(masked))

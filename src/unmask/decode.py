@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unmask.counts import Counts, FixedCounts
-from unmask.draws import Draws
+from unmask.draws import Draws, sent
 from unmask.errors import InputError
 from unmask.guidance import Guidance, Use, Weak
 from unmask.masking import lowest
@@ -150,14 +150,14 @@ def _schedule(plan: Plan, canvas: Canvas, draws: Draws, *, alike: bool) -> list[
     before = torch.cat([start[None], keep[:-1]])  # (S, B)
     drawn = before if plan.draws_all or plan.order.hides_again else before - keep
     most = drawn.amax(1).tolist()
-    strength = {weak: table.float().to(draws.device) for weak, table in scales.items()}
+    strength = {weak: sent(table.float(), draws.device) for weak, table in scales.items()}
     used = [
         {weak: strength[weak][row] for weak, table in scales.items() if (table[row] != 1).any()}
         for row in range(len(keep))
     ]
     guided = [bool(count and weak) for count, weak in zip(most, used, strict=True)]
     uses = plan.guidance.uses(guided, plan.first_step)
-    columns = (keep.to(draws.device), used, uses, before.amax(1).tolist(), most)
+    columns = (sent(keep, draws.device), used, uses, before.amax(1).tolist(), most)
     return list(map(_Now, range(plan.first_step, plan.steps), *columns))
 
 

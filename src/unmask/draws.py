@@ -3,14 +3,16 @@
 A number is addressed, not consumed: ``(seed, purpose, step)`` names a short stream of its own. So
 an image depends on its own seed alone (not on its batch, its rank or what was drawn before), a
 training batch on ``(seed, step)`` alone, and two parts that need the same numbers simply ask for
-them. Streams are drawn on the CPU and moved, so that every kind of device sees the same numbers.
+them. Streams are drawn on the CPU and moved, so that every kind of device sees the same numbers;
+where memory can be pinned they are drawn into pinned memory, and no copy waits for the device.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import SupportsIndex
 
@@ -32,6 +34,30 @@ def keyed_seed(*key: int | str) -> int:
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator at the start of the stream that the key names."""
     return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+@functools.cache
+def pins(device_type: str) -> bool:
+    """Whether memory of the host can be pinned for devices of a type, such as "cuda".
+
+    Only from there may a copy go on while the host does: from other memory some devices read after
+    it was freed (Apple's, pytorch issue 189690), and some wait for all their earlier work.
+    """
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if here is None or here.type != device_type:
+        return False
+    try:
+        made = torch.empty(1, device="cpu", pin_memory=True)
+    except RuntimeError:
+        return False
+    return made.device.type == "cpu" and made.is_pinned()  # older torch for Apple's says "mps"
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device; nothing waits for the device where memory can be pinned."""
+    if not pins(device.type):
+        return values.to(device)
+    return (values if values.is_pinned() else values.pin_memory()).to(device, non_blocking=True)
 
 
 def gumbel_from_uniform(u: Tensor) -> Tensor:
@@ -120,13 +146,21 @@ class Draws:
 
     def uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
         """``(B, *shape)`` float32 in [0, 1)."""
-        rows = [torch.rand(shape, generator=keyed_generator(s, purpose, step)) for s in self.seeds]
-        return torch.stack(rows).to(self.device, non_blocking=True)
+        return self._filled(Tensor.uniform_, purpose, step, shape)
 
     def normal(self, purpose: str, step: int, *shape: int) -> Tensor:
         """``(B, *shape)`` float32, standard normal."""
-        rows = [torch.randn(shape, generator=keyed_generator(s, purpose, step)) for s in self.seeds]
-        return torch.stack(rows).to(self.device, non_blocking=True)
+        return self._filled(Tensor.normal_, purpose, step, shape)
+
+    def _filled(
+        self, fill: Callable[..., Tensor], purpose: str, step: int, shape: tuple[int, ...]
+    ) -> Tensor:
+        """Every row filled from its own stream, where a copy to the device can start from."""
+        pinned = pins(self.device.type)
+        rows = torch.empty(len(self.seeds), *shape, device="cpu", pin_memory=pinned)
+        for row, seed in zip(rows, self.seeds, strict=True):
+            fill(row, generator=keyed_generator(seed, purpose, step))
+        return sent(rows, self.device)
 
     def normal_at(self, purpose: str, step: int, where: Tensor, *shape: int) -> Tensor:
         """Standard normal numbers for some positions of a row.
@@ -147,9 +181,8 @@ class Draws:
         return numbers[..., :share].unflatten(-1, shape)
 
     def shared_uniform(self, purpose: str, step: int, *shape: int) -> Tensor:
-        """``shape`` float32 in [0, 1), the same for every row: from the run's seed."""
-        generator = keyed_generator(self.run_seed, "run", purpose, step)
-        return torch.rand(shape, generator=generator).to(self.device, non_blocking=True)
+        """``shape`` float32 in [0, 1) on the CPU, the same for every row: from the run's seed."""
+        return torch.rand(shape, generator=keyed_generator(self.run_seed, "run", purpose, step))
 
     def gumbel(self, purpose: str, step: int, *shape: int) -> Tensor:
         """``(B, *shape)`` float32, standard Gumbel."""

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from unmask.draws import Draws
+from unmask.draws import Draws, sent
 from unmask.errors import InputError
 from unmask.ranges import Between, Length, Ranged
 from unmask.types import Moment
@@ -175,7 +175,7 @@ class StaticOrder(Order):
         positions = self.positions(grid)
         total = len(positions)
         rank = torch.empty(total, dtype=torch.long).scatter(0, positions, torch.arange(total))
-        rank = rank.to(draws.device).unsqueeze(0)  # (1, L)
+        rank = sent(rank, draws.device).unsqueeze(0)  # (1, L)
         if self.roll:
             rank = (rank + (draws.uniform("order", 0, 1) * total).long()) % total  # (B, L)
         return -rank.float()

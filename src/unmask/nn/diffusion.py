@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.draws import Draws
+from unmask.draws import Draws, sent
 from unmask.errors import InputError
 from unmask.nn.block import Recomputable
 from unmask.nn.dpm_solver import dpm_solver_stages
@@ -251,7 +251,7 @@ class DiffusionHead(nn.Module):
         """
         stages = options.stages()
         told = torch.tensor([stage.time for stage in stages])
-        times = self.embed_times(told.to(features.device, non_blocking=True))  # (S, w)
+        times = self.embed_times(sent(told, features.device))  # (S, w)
         known = self.condition(features)  # (G, M, w)
         start, *fresh = noise.unbind(1)  # (M, C) each
         x, channels = start, self.channels

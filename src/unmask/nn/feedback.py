@@ -186,14 +186,14 @@ class FoldedAdapter:
     def __init__(self, model: MaskedModel, canvas: Canvas, class_labels: Tensor | None) -> None:
         assert isinstance(model.feedback, FeedbackAdapter), "self-guidance needs an adapter"
         adapter = self.adapter = model.feedback
-        self.model, self.blocks = model, _blocks(model)
+        self.model, self.blocks, top = model, _blocks(model), adapter.top
         self.first: tuple[Tensor, Tensor, Tensor] | None = None
         if adapter.blank:
             one = Canvas(canvas.tokens[:1], canvas.masked[:1])  # (1, L)
             label = None if class_labels is None else class_labels[:1]
             self.first = _constants(self.blocks[0], adapter.embed(model, one, label))
-        with full_precision(adapter.top.device.type):
-            identity = torch.eye(len(adapter.top)).to(adapter.top)  # (D, D)
+        with full_precision(top.device.type):
+            identity = torch.eye(len(top), dtype=top.dtype, device=top.device)  # (D, D)
             self.matrices = [  # (D, D) each, from the gated state to what a block's values get
                 F.linear(feature, block.attention.value_projection[0].to(feature)).T
                 for feature, block in zip(adapter.top_down(identity), self.blocks, strict=True)

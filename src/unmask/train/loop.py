@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from unmask.draws import keyed_generator, keyed_seed
+from unmask.draws import keyed_generator, keyed_seed, pins
 from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.lock import Lock, locked
 from unmask.machine import signals
-from unmask.machine.devices import find_accelerator
 from unmask.machine.environment import check_arithmetic, check_launcher, plain_arguments
 from unmask.machine.processes import by_main, failures_of_others, meet, without_accelerator
 from unmask.memory import peak_memory
@@ -285,7 +284,7 @@ def read_ahead(
     batches: Dataset, steps: range, num_workers: int, accelerator: Accelerator
 ) -> Generator[MicroBatches]:
     """Batches of ``steps`` in order, prepared ahead by workers, on the accelerator's device."""
-    here, current = accelerator.device.type, find_accelerator()
+    pinned = pins(accelerator.device.type)
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -293,13 +292,13 @@ def read_ahead(
         num_workers=num_workers,
         collate_fn=_as_it_is,
         worker_init_fn=_leave_signals_to_the_main_one,
-        pin_memory=current is not None and current.type == here,
+        pin_memory=pinned,
         generator=keyed_generator("loader"),  # the loader draws a seed that nothing here uses
     )
     prepared: Any = iter(loader)
     try:
         for batch in prepared:
-            yield send_to_device(batch, accelerator.device, non_blocking=True)
+            yield send_to_device(batch, accelerator.device, non_blocking=pinned)
     finally:
         if num_workers:  # now, and not when the last traceback that holds them is forgotten
             prepared._shutdown_workers()
