@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unmask.errors import InputError
-from unmask.masking import BernoulliMasking, NormalMasking, TrainMasking, lowest
+from unmask.masking import BernoulliMasking, Masking, NormalMasking, TrainMasking, lowest
 
 
 def test_lowest_marks_exactly_as_many_even_among_ties() -> None:
@@ -128,3 +128,25 @@ def test_a_token_counts_by_the_log_derivative_only_if_weighted() -> None:
 def test_a_least_above_the_most_is_refused() -> None:
     with pytest.raises(InputError, match=r"masking\.least=0\.9 must be at most masking\.most=0\.5"):
         NormalMasking(mean=0.5, least=0.9, most=0.5)
+
+
+LAWS = [
+    TrainMasking(),
+    TrainMasking(shared=True, rounding="up"),
+    NormalMasking(mean=1.0, least=0.7),
+    NormalMasking(mean=0.55, least=0.5, drop="least"),
+    BernoulliMasking(weighted=True),
+    BernoulliMasking(curve="cosine", shared=False, weighted=True),
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+@pytest.mark.parametrize("part", [TrainMasking.part, Masking.part], ids=["own", "by drawing all"])
+def test_some_rows_have_the_masks_that_they_have_among_all(law: Masking, part: object) -> None:
+    rows, whole = torch.tensor([3, 4, 11]), law.draw(12, 32, generator(4))
+    of_law = Masking.part if part is Masking.part else type(law).part
+    some, hidden = of_law(law, 12, 32, generator(4), rows)
+    assert torch.equal(hidden, whole.masked.sum(1))
+    for found, of_all in zip(some, whole, strict=True):
+        assert (found is None) == (of_all is None)
+        assert found is None or torch.equal(found, of_all[rows])

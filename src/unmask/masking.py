@@ -32,9 +32,13 @@ def lowest(score: Tensor, count: Tensor) -> Tensor:
     Returns:
         ``(B, L)`` bool with exactly ``count`` true in each row.
     """
-    length = score.shape[1]
-    chosen = torch.arange(length, device=score.device) < count[:, None]  # (B, L), by rank
-    return torch.zeros_like(chosen).scatter(1, score.argsort(1), chosen)
+    return _first(score.argsort(1), count)
+
+
+def _first(order: Tensor, count: Tensor) -> Tensor:
+    """Mark the first positions of ``(B, L)`` orders."""
+    chosen = torch.arange(order.shape[1], device=order.device) < count[:, None]  # (B, L), by rank
+    return torch.zeros_like(chosen).scatter(1, order, chosen)
 
 
 class Masks(NamedTuple):
@@ -64,9 +68,48 @@ class Masking(Ranged, ABC, path="masking"):
             generator: the only source of random numbers, at the start of a stream of its own.
         """
 
+    def part(
+        self, batch: int, total: int, generator: torch.Generator, rows: Tensor
+    ) -> tuple[Masks, Tensor]:
+        """Masks of some images of a group, the same as :meth:`draw` gives them.
+
+        A law may leave out what only the others need: here all is drawn.
+
+        Args:
+            batch: B, see :meth:`draw`.
+            total: L.
+            generator: see :meth:`draw`.
+            rows: ``(n,)`` int64 in [0, B), at least one.
+
+        Returns:
+            What the n images hide; ``(B,)`` int64, how many tokens each of the group does.
+        """
+        drawn = self.draw(batch, total, generator)
+        own = [None if of_all is None else of_all[rows] for of_all in drawn]
+        return Masks(*own), drawn.masked.sum(1)  # type: ignore[arg-type]
+
+
+class _ByRow(Masking):
+    """A law whose costly part, to rank an image's positions, is done for some images alone."""
+
+    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+        """Random masks of all images; see :meth:`Masking.draw`."""
+        return self.part(batch, total, generator, torch.arange(batch))[0]
+
+    @abstractmethod
+    def part(
+        self, batch: int, total: int, generator: torch.Generator, rows: Tensor
+    ) -> tuple[Masks, Tensor]:
+        """Random masks of some images; see :meth:`Masking.part`."""
+
+
+def _scores(rows: Tensor, total: int, generator: torch.Generator) -> Tensor:
+    """``(n, L)`` uniform numbers of some rows, which need those before them to be drawn."""
+    return torch.rand(int(rows.max()) + 1, total, generator=generator)[rows]
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainMasking(Masking):
+class TrainMasking(_ByRow):
     """The mask of a training batch: ratio = curve(u), u uniform, then a rounded count.
 
     MaskGIT (arXiv 2202.04200, section 3.1). maskgit-pytorch shares one ratio by the batch and
@@ -101,16 +144,18 @@ class TrainMasking(Masking):
         size = (share * total).ceil() if self.rounding == "up" else (share * total).round()
         return size.long().clamp(1, total)
 
-    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+    def part(
+        self, batch: int, total: int, generator: torch.Generator, rows: Tensor
+    ) -> tuple[Masks, Tensor]:
         """Ratios, one for the group if ``shared``, and then ``(B, L)`` scores."""
         ratios = 1 if self.shared else batch
         u = torch.rand(ratios, generator=generator, dtype=torch.float64)
-        score = torch.rand(batch, total, generator=generator)  # (B, L)
-        return Masks(lowest(score, self.counts(u, total).expand(batch)))
+        counts = self.counts(u, total).expand(batch)
+        return Masks(lowest(_scores(rows, total, generator), counts[rows])), counts
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalMasking(Masking):
+class NormalMasking(_ByRow):
     """One ratio a group from a truncated normal distribution, rounded up (MAGE, MAR).
 
     MAGE (arXiv 2211.09117, section 3.1) hides the ``least`` share from its encoder altogether and
@@ -154,21 +199,25 @@ class NormalMasking(Masking):
         batch, total = score.shape
         count = (ratio * total).ceil().long().clamp(1, total)
         dropped = count if self.drop == "hidden" else math.ceil(total * self.least)
-        unseen = lowest(score, torch.as_tensor(dropped).expand(batch))
-        masked = lowest(score, count.expand(batch))
+        order = score.argsort(1)
+        unseen = _first(order, torch.as_tensor(dropped).expand(batch))
+        masked = _first(order, count.expand(batch))
         return Masks(masked, kept=first_positions(~unseen, total - int(dropped)))
 
-    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+    def part(
+        self, batch: int, total: int, generator: torch.Generator, rows: Tensor
+    ) -> tuple[Masks, Tensor]:
         """One ratio, and then ``(B, L)`` scores."""
         u = torch.rand((), generator=generator, dtype=torch.float64)
-        return self.hide(self.ratio(u), torch.rand(batch, total, generator=generator))
+        masks = self.hide(self.ratio(u), _scores(rows, total, generator))
+        return masks, masks.masked[0].sum().expand(batch)
 
 
 LEAST_TIME = 1e-3  # of a training mask: its loss weight stays finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class BernoulliMasking(Masking):
+class BernoulliMasking(_ByRow):
     """Each token hidden with probability gamma(p), p = 0.999 t + 0.001, t uniform (eMIGM).
 
     arXiv 2503.07197, section 3. Shared, one mask is drawn (again, until it hides two tokens) and
@@ -201,18 +250,21 @@ class BernoulliMasking(Masking):
         """Weight of a token's loss at p, any shape."""
         return time_curve(self.curve).log_derivative(time) if self.weighted else torch.ones(())
 
-    def draw(self, batch: int, total: int, generator: torch.Generator) -> Masks:
+    def part(
+        self, batch: int, total: int, generator: torch.Generator, rows: Tensor
+    ) -> tuple[Masks, Tensor]:
         """Times first, and then what is hidden; a shared time is drawn until two tokens are."""
         share = time_curve(self.curve).share
         if not self.shared:
             time = self.time(torch.rand(batch, generator=generator))  # (B,)
             masked = torch.rand(batch, total, generator=generator) < share(time)[:, None]
-            return Masks(masked, weight=self.weight(time).expand(batch))
+            weight = self.weight(time).expand(batch)
+            return Masks(masked[rows], weight=weight[rows]), masked.sum(1)
         count = 0
         while count < min(2, total):
             time = self.time(torch.rand((), generator=generator))
             count = int((torch.rand(total, generator=generator) < share(time)).sum())
-        score = torch.rand(batch, total, generator=generator)
-        masked = lowest(score, torch.tensor(count).expand(batch))
+        counts = torch.tensor(count).expand(batch)
+        masked = lowest(_scores(rows, total, generator), counts[rows])
         kept = first_positions(~masked, total - count)
-        return Masks(masked, kept, self.weight(time).expand(batch))
+        return Masks(masked, kept, self.weight(time).expand(len(rows))), counts

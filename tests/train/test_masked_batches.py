@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unmask.errors import InputError
-from unmask.masking import TrainMasking
+from unmask.masking import BernoulliMasking, Masking, NormalMasking, TrainMasking
 from unmask.objectives.masked import LocatedBatch
 from unmask.recipes.training import Training
 from unmask.train.masked_batches import MaskedBatches
@@ -171,3 +173,52 @@ def test_every_hidden_token_has_its_own_times_and_noise_and_every_visit_another_
     drawn = [torch.remainder(p.batch.tokens + 50, 100) for p in (one, other)]
     assert drawn[0].unique().numel() == drawn[0].numel(), "no two numbers share their noise"
     assert not torch.isin(drawn[0], drawn[1]).any(), "an image is sampled anew each time"
+
+
+class Work(TorchDispatchMode):
+    """How many numbers are drawn, sorted and drawn normal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        found = made[0] if isinstance(made, tuple) else made
+        if isinstance(found, torch.Tensor):
+            self.numbers[func.overloadpacket.__name__.rstrip("_")] += found.numel()
+        return made
+
+
+def work(cache: Codes, masking: Masking, *, world: int, rank: int = 0) -> Counter[str]:
+    training = Training(steps=100, batch_size=32, seed=3)
+    found = MaskedBatches(cache, masking, training=training, classes=9, rank=rank, world=world)
+    with Work() as counted:
+        found[5]
+    return counted.numbers
+
+
+LAWS = {
+    "maskgit": TrainMasking(),
+    "mar": NormalMasking(mean=1.0, least=0.7),
+    "mar in groups": NormalMasking(mean=1.0, least=0.7, group=4),
+    "emigm in groups": BernoulliMasking(group=4),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("cache", [Codes, Moments])
+def test_the_work_of_a_step_falls_with_the_number_of_processes(
+    name: str, cache: type[Codes]
+) -> None:
+    """Counted in numbers: what is ranked and every normal number are for own images alone."""
+    one = work(cache(), LAWS[name], world=1)
+    assert one["sort"] >= 32 * LENGTH
+    for world in (2, 4, 8):
+        ranks = [work(cache(), LAWS[name], world=world, rank=rank) for rank in range(world)]
+        assert {of["sort"] * world for of in ranks} == {one["sort"]}
+        assert sum(of["randn"] for of in ranks) == one["randn"]
+        if LAWS[name].group:  # of others' groups not even uniform numbers are drawn, but for labels
+            assert sum(of["rand"] - 32 for of in ranks) == one["rand"] - 32

@@ -78,6 +78,11 @@ class Substitution(Ranged, path="substitution"):
         share = 2 * self.rate * u if self.dynamic else self.rate
         return (visible.float() * share).round().long().clamp(min=1)
 
+    def replaced(self, visible: Tensor, u: Tensor) -> Tensor:
+        """``(B,)`` int64: the counts, less what an image that is skipped cannot give."""
+        counts = self.counts(visible, u)
+        return torch.minimum(counts, visible) if self.fully_masked == "skip" else counts
+
     def choose(self, masked: Tensor, score: Tensor, u: Tensor) -> Tensor:
         """Choose the tokens that are replaced.
 
@@ -89,8 +94,5 @@ class Substitution(Ranged, path="substitution"):
         Returns:
             ``(B, L)`` bool.
         """
-        visible = (~masked).sum(1)  # (B,)
-        counts = self.counts(visible, u)
-        if self.fully_masked == "skip":
-            counts = torch.minimum(counts, visible)
+        counts = self.replaced((~masked).sum(1), u)  # (B,)
         return lowest(score.masked_fill(masked, 2.0), counts)

@@ -1,13 +1,14 @@
 """Training batches of cached codes or latents, each a pure function of (seed, step).
 
-Rows, views, masks and dropped labels are drawn for the whole global batch and then cut, so any
-number of processes sees the same examples.
+Rows, views, masks and dropped labels have their places in streams of the whole global batch, so any
+number of processes sees the same examples. What costs more than its random numbers, such as ranking
+them, a process does for its own share alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -66,15 +67,18 @@ def micro_batches_of(training: Training, rank: int, world: int) -> list[slice]:
 
 
 class StepMasks(NamedTuple):
-    """What a whole batch hides."""
+    """What the n images of one process hide."""
 
     masked: Tensor
-    """``(B, L)`` bool."""
+    """``(n, L)`` bool."""
     weight: Tensor
-    """``(B,)`` float32, what each hidden token of an image counts."""
+    """``(n,)`` float32, what each hidden token of an image counts."""
     kept: list[tuple[slice, Tensor | None]]
-    """Rows that were drawn together, and the ``(n, K)`` positions that the encoder sees of them;
+    """Images that were drawn together, and the ``(k, K)`` positions that the encoder sees of them;
     see :class:`unmask.types.Canvas`."""
+    groups: list[tuple[slice, Tensor]]
+    """Each of those groups' range of the batch, and the ``(G,)`` hidden tokens of its images, those
+    of other processes among them."""
 
     def pieces(self, part: slice) -> Iterator[tuple[slice, Tensor | None]]:
         """A part of the rows, cut where the encoder sees another number of tokens."""
@@ -130,6 +134,11 @@ class MaskedBatches(Dataset):
         self.own = micro_batches_of(training, rank, world)
         self.groups = self._groups(world)
         """Ranges of the batch whose masks are drawn together."""
+        self.places = torch.cat([torch.arange(part.start, part.stop) for part in self.own])
+        """``(n,)`` int64, ascending: this process's images, by their places in the batch."""
+        ends = list(accumulate(part.stop - part.start for part in self.own))
+        self.parts = [slice(*pair) for pair in pairwise([0, *ends])]
+        """Micro-batches, as ranges of this process's images."""
 
     def _groups(self, world: int) -> list[slice]:
         size = self.training.batch_size
@@ -141,11 +150,14 @@ class MaskedBatches(Dataset):
 
     def __getitem__(self, step: int) -> list[LocatedBatch]:
         """This process's micro-batches of a step."""
+        return self.located(step, self.masks(step))
+
+    def located(self, step: int, masks: StepMasks) -> list[LocatedBatch]:
+        """This process's micro-batches under the masks of the step."""
         size, seed = self.training.batch_size, self.training.seed
-        rows = epoch_rows(len(self.cache), size, seed=seed, step=step)  # (B,)
-        views = self.views(step)
+        rows = epoch_rows(len(self.cache), size, seed=seed, step=step)[self.places]  # (n,)
+        views = self.views(step)[self.places]
         labels = self._labels(rows, step)
-        masks = self.masks(step)
         return [
             self._locate(
                 MaskedBatch(
@@ -158,7 +170,7 @@ class MaskedBatches(Dataset):
                 cut,
                 step,
             )
-            for part in self.own
+            for part in self.parts
             for cut, kept in masks.pieces(part)
         ]
 
@@ -180,16 +192,16 @@ class MaskedBatches(Dataset):
         """With what a head that diffuses learns from: drawn an image, over its hidden tokens."""
         if not self.cache.channels:
             return locate(batch)
-        repeats, times, noise = self.training.noise_repeats, [], []
-        for masked, stream in zip(batch.masked, self._each("diffusion", step, cut), strict=True):
-            shape = (repeats, int(masked.sum()))
+        times, noise, counts = [], [], batch.masked.sum(1).tolist()
+        for count, stream in zip(counts, self._each("diffusion", step, cut), strict=True):
+            shape = (self.training.noise_repeats, count)
             times.append(torch.randint(DIFFUSION_STEPS, shape, generator=stream))
             noise.append(torch.randn(*shape, self.cache.channels, generator=stream))
         return locate(batch, times=torch.cat(times, 1), noise=torch.cat(noise, 1))
 
     def _each(self, purpose: str, step: int, cut: slice) -> list[torch.Generator]:
         """One stream for each image of a part of the batch, whoever draws it."""
-        return [self._stream(purpose, step, place) for place in range(cut.start, cut.stop)]
+        return [self._stream(purpose, step, place) for place in self.places[cut].tolist()]
 
     def _stream(self, purpose: str, *key: int) -> torch.Generator:
         return keyed_generator(self.training.seed, purpose, *key)
@@ -197,23 +209,28 @@ class MaskedBatches(Dataset):
     def _labels(self, rows: Tensor, step: int) -> Tensor | None:
         if self.classes == 0:
             return None
-        labels = torch.as_tensor(self.cache.labels)[rows].long()  # (B,)
-        u = torch.rand(len(rows), generator=self._stream("drop", step))
-        return labels.masked_fill(u < self.training.label_dropout, self.classes)
+        labels = torch.as_tensor(self.cache.labels)[rows].long()  # (n,)
+        u = torch.rand(self.training.batch_size, generator=self._stream("drop", step))
+        return labels.masked_fill(u[self.places] < self.training.label_dropout, self.classes)
 
     def masks(self, step: int) -> StepMasks:
-        """Masks of the whole batch."""
-        masked, weights, kept = [], [], []
-        for number, rows in enumerate(self.groups):
-            size = rows.stop - rows.start
+        """Masks of this process's images; groups in which it has none are not drawn."""
+        masked, weights, kept, groups, start = [], [], [], [], 0
+        for number, group in enumerate(self.groups):
+            stop = int(torch.searchsorted(self.places, group.stop))
+            if start == stop:
+                continue
+            size, inside = group.stop - group.start, self.places[start:stop] - group.start
             stream = self._stream("mask", step, *([] if self._as_one else [number]))
-            drawn = self.masking.draw(size, self.cache.length, stream)
-            weight = torch.ones(size) if drawn.weight is None else drawn.weight
+            drawn, hidden = self.masking.part(size, self.cache.length, stream, inside)
+            weight = torch.ones(len(inside)) if drawn.weight is None else drawn.weight
             share = self.training.batch_size / size
-            weights.append(weight / (drawn.masked.sum().clamp(min=1) * share))
+            weights.append(weight / (hidden.sum().clamp(min=1) * share))
             masked.append(drawn.masked)
-            kept.append((rows, drawn.kept))
-        return StepMasks(torch.cat(masked), torch.cat(weights), kept)
+            kept.append((slice(start, stop), drawn.kept))
+            groups.append((group, hidden))
+            start = stop
+        return StepMasks(torch.cat(masked), torch.cat(weights), kept, groups)
 
     @property
     def _as_one(self) -> bool:
@@ -237,27 +254,29 @@ class SubstitutionBatches(Dataset):
 
     def __getitem__(self, step: int) -> list[SubstitutionBatch]:
         """This process's micro-batches of a step."""
-        masks = self.masked.masks(step)
-        hidden = masks.masked  # (B, L), of the whole batch
-        stream, size = keyed_generator(self.masked.training.seed, "replace", step), len(hidden)
-        score, uniform = torch.rand(2, *hidden.shape, generator=stream)  # (B, L) each
-        replaced = self.options.choose(hidden, score, torch.rand(size, generator=stream))
-        weights, batches = self._weights(replaced), []
-        cuts = [cut for part in self.masked.own for cut, _ in masks.pieces(part)]
-        for (batch, *_), cut in zip(self.masked[step], cuts, strict=True):
+        masks, places = self.masked.masks(step), self.masked.places
+        size, length = self.masked.training.batch_size, masks.masked.shape[1]
+        stream = keyed_generator(self.masked.training.seed, "replace", step)
+        score, uniform = torch.rand(2, size, length, generator=stream)[:, places]  # (n, L) each
+        u = torch.rand(size, generator=stream)
+        replaced = self.options.choose(masks.masked, score, u[places])  # (n, L)
+        weights, batches = self._weights(masks, u), []
+        cuts = [cut for part in self.masked.parts for cut, _ in masks.pieces(part)]
+        for (batch, *_), cut in zip(self.masked.located(step, masks), cuts, strict=True):
             where = replaced[cut].flatten().nonzero().squeeze(1)  # (M,)
             chosen = uniform[cut].flatten()[where]  # (M,)
             weighted = batch._replace(weight=weights[cut])
             batches.append(SubstitutionBatch(weighted, where, chosen, torch.tensor(1 / size)))
         return batches
 
-    def _weights(self, replaced: Tensor) -> Tensor:
-        """``(B,)`` float32: what each replaced token of an image counts."""
+    def _weights(self, masks: StepMasks, u: Tensor) -> Tensor:
+        """``(n,)`` float32: what each replaced token of an image counts."""
         weights = []
-        for rows in self.masked.groups:
-            part = replaced[rows]  # (n, L)
-            total, share = part.sum().clamp(min=1), len(replaced) / len(part)
-            weights.append((1 / (total * share)).expand(len(part)))
+        for (rows, _), (group, hidden) in zip(masks.kept, masks.groups, strict=True):
+            visible = masks.masked.shape[1] - hidden  # (G,)
+            total = self.options.replaced(visible, u[group]).sum().clamp(min=1)
+            share = len(u) / len(hidden)
+            weights.append((1 / (total * share)).expand(rows.stop - rows.start))
         return torch.cat(weights)
 
 
