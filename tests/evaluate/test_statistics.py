@@ -73,3 +73,12 @@ def test_other_widths_and_too_few_images_are_refused() -> None:
         RunningStatistics(3).merge(RunningStatistics(4))
     with pytest.raises(InputError, match="at least 2"):
         filled(normal(1, 3)).covariance()
+
+
+def test_a_batch_is_added_where_the_totals_lie() -> None:
+    """Copies of 33 MB a batch, at the width of Inception, took seven times the time."""
+    statistics = filled(normal(4, 3))
+    before = statistics.scatter.data_ptr()
+    statistics.update(normal(5, 3))
+    statistics.merge(filled(normal(2, 3)))
+    assert statistics.scatter.data_ptr() == before

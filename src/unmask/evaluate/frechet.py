@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -93,12 +95,9 @@ class RunningStatistics:
             )
         if not len(features):
             return
-        batch = RunningStatistics(self.width)
         values = features.detach().to("cpu", torch.float64)
-        batch.count, batch.mean = len(values), values.mean(0)
-        centred = values - batch.mean
-        batch.scatter = centred.T @ centred
-        self.merge(batch)
+        mean = values.mean(0)
+        self._add(values - mean, mean, len(values))
 
     def merge(self, other: RunningStatistics) -> None:
         """Add everything that ``other`` has seen.
@@ -111,12 +110,17 @@ class RunningStatistics:
                 f"statistics of width {other.width} do not merge with width {self.width}; "
                 "use one extractor for both"
             )
-        total = self.count + other.count
-        if not total:
-            return
-        gap = other.mean - self.mean
-        self.scatter += other.scatter + gap.outer(gap) * (self.count * other.count / total)
-        self.mean = self.mean + gap * (other.count / total)
+        if other.count:
+            self.scatter += other.scatter
+            self._add(other.mean.new_empty(0, self.width), other.mean, other.count)
+
+    def _add(self, deviations: Tensor, mean: Tensor, count: int) -> None:
+        """Count vectors of another mean, given what of their deviations from it is to be added."""
+        total, gap = self.count + count, mean - self.mean
+        between = gap * math.sqrt(self.count * count / total)
+        rows = torch.cat([deviations, between[None]])
+        self.scatter.addmm_(rows.T, rows)  # in place: 33 MB at F = 2048
+        self.mean = self.mean + gap * (count / total)
         self.count = total
 
     def covariance(self) -> Tensor:
