@@ -39,6 +39,7 @@ def test_facts_of_a_toy(tmp_path: Path) -> None:
         "step": "8 images: 1 process with 3 micro-batches of 3",
         "epoch": "12 steps, 96 images",
         "length": "24 steps, 2 epochs",
+        "rate": "0.02, cosine after a warm-up of 3 steps, 0.25 epochs",
         "device": "cpu, float32 with bfloat16",
         "folder": f"{tmp_path / 'a'}: checkpoints every 4 steps and every 10 minutes, samples, "
         "log.jsonl, model at the end",

@@ -13,6 +13,7 @@ from unmask.errors import InputError
 from unmask.machine.processes import launched
 from unmask.recipes.named_plans import follow
 from unmask.recipes.recipe import Recipe
+from unmask.recipes.training import IN_PLACE_OF, Training
 from unmask.text import say
 
 if TYPE_CHECKING:
@@ -60,13 +61,42 @@ def parse_with_recipe(
         prog=f"unmask {command} {words[0]}",
         default=_incomplete(wanted, recipe=bare),
     )
-    if not isinstance(recipe, Recipe):
-        return found
-    changed = dataclasses.replace(found.recipe, results=recipe.results)
-    whole, left_out = follow(changed, recipe)
-    if left_out and launched().is_main_process:
-        say(*left_out, error=True)
+    training, told = _weighed(found.recipe.training, recipe.training, words)
+    whole = dataclasses.replace(found.recipe, training=training)
+    if isinstance(recipe, Recipe):
+        whole, left_out = follow(dataclasses.replace(whole, results=recipe.results), recipe)
+        told += left_out
+    if told and launched().is_main_process:
+        say(*told, error=True)
     return dataclasses.replace(found, recipe=whole)
+
+
+def _weighed(now: Training, was: Training, words: Sequence[str]) -> tuple[Training, list[str]]:
+    """The training that the words mean, and a sentence where a batch leaves the rate behind.
+
+    Args:
+        now: as the words have changed it.
+        was: of the recipe.
+        words: of the command line, which win over a recipe's other words for the same.
+
+    Raises:
+        InputError: two options say the same in different words.
+    """
+    options = {word.partition("=")[0].replace("_", "-") for word in words}
+    for word, plain in IN_PLACE_OF.items():
+        both = [f"--training.{name.replace('_', '-')}" for name in (word, plain)]
+        if options.issuperset(both):
+            raise InputError(f"{both[0]} and {both[1]} say the same; give one of them")
+        if both[1] in options:
+            unsaid: dict[str, Any] = {word: None}
+            now = dataclasses.replace(now, **unsaid)
+    if now.batch_size == was.batch_size or now.blr is not None or "--training.lr" in options:
+        return now, []
+    scaled = f"{was.lr * now.batch_size / was.batch_size:.4g}"
+    return now, [
+        f"a batch of {now.batch_size:,} in place of the recipe's {was.batch_size:,} keeps the "
+        f"learning rate of {now.lr:g}; in proportion it would be --training.lr {scaled}"
+    ]
 
 
 def _incomplete(wanted: type[A], **given: Any) -> A:

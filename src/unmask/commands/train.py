@@ -36,6 +36,7 @@ from unmask.train.generator import (
 )
 from unmask.train.live_images import live_images
 from unmask.train.outline import Examples, outline
+from unmask.train.overfit import at_constant_rate
 from unmask.train.run_folder import RECIPE, check_place
 
 
@@ -96,7 +97,8 @@ def main(words: Sequence[str]) -> None:
     if speaks:
         objective = task.objective if cache is None else task.objective_on(cache)
         examples = _examples(recipe, source, cache, tokenizer)
-        say(*outline(objective, examples, recipe.training, out))
+        fixed = at_constant_rate if arguments.overfit_one_batch else lambda training: training
+        say(*outline(objective, examples, fixed(recipe.training), out))
     if arguments.dry_run:
         return part()
     if cache is None:

@@ -37,6 +37,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda wanted: get_origin(wanted) is Literal, _structure_choice
     )
+    converter.register_structure_hook_func(_number_or_word, _structure_number_or_word)
     converter.register_structure_hook_func(has_choices, _structure_kind)
     converter.register_unstructure_hook_factory(
         has_choices, lambda wanted: functools.partial(_unstructure_kind, wanted=wanted)
@@ -131,6 +132,18 @@ def _structure_choice(value: object, wanted: object) -> object:
         if meant:
             raise ValueError(f"{value} is no choice; quote '{meant[0]}'")
     raise ValueError(f"{shown(value)} is no choice; {did_you_mean(str(value), known)}")
+
+
+def _number_or_word(wanted: Any) -> bool:
+    words = [get_origin(part) is Literal for part in get_args(wanted)]
+    return get_origin(wanted) in (Union, UnionType) and words == [False, True]
+
+
+def _structure_number_or_word(value: object, wanted: Any) -> object:
+    number, word = get_args(wanted)
+    if isinstance(value, str):
+        return _structure_choice(value, word)
+    return _converter().structure(value, number)
 
 
 def _structure_plain(value: object, wanted: type) -> object:

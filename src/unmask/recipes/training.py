@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 from unmask.errors import InputError
 from unmask.ranges import Between, Name, Place, Ranged, Seed
@@ -11,6 +11,8 @@ from unmask.ranges import Between, Name, Place, Ranged, Seed
 MOST_STEPS = 10**9
 IMAGENET = 1_281_167  # training images
 Steps = Annotated[int, Between(0, MOST_STEPS)]
+IN_PLACE_OF = {"epochs": "steps", "blr": "lr", "warmup_epochs": "warmup_steps"}
+"""Options in the words of MAE, MAGE and MAR, and what each decides; see :func:`in_steps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,9 @@ class Training(Ranged, path="training"):
 
     steps: Annotated[int, Between(1, MOST_STEPS)]
     """Optimiser steps of the whole run."""
+    epochs: Annotated[float, Between(above=0, at_most=10**6)] | None = None
+    """Passes over the images, of batch_size each without the remainder, in place of `steps`. None
+    leaves `steps`."""
     batch_size: Annotated[int, Between(1, 10**6)] = 256
     """Images a step over all processes and accumulated micro-batches."""
     accumulate: Annotated[int, Between(1, 10**6)] = 1
@@ -46,6 +51,9 @@ class Training(Ranged, path="training"):
     base_rate: Annotated[float | None, Between(0, 1)] = None
     """Factor on the learning rate of what a training with a base takes from it; None means 1, the
     rate of what begins anew."""
+    blr: Annotated[float, Between(0, 1000)] | None = None
+    """Learning rate for 256 images, in place of `lr`: lr is blr x batch_size / 256, as in MAE, MAGE
+    and MAR. None leaves `lr`."""
     min_lr: Annotated[float, Between(0, 1000)] = 0.0
     """Learning rate at the end of the run (schedule="cosine" only)."""
     schedule: Literal["constant", "cosine", "linear", "restarts"] = "cosine"
@@ -54,6 +62,9 @@ class Training(Ranged, path="training"):
     """Number of cosine cycles after warm-up, each falling to 0 (schedule="restarts" only)."""
     warmup_steps: Steps = 0
     """Steps in which the learning rate rises linearly from 0, its value in the first of them."""
+    warmup_epochs: Annotated[float, Between(0, 10**6)] | None = None
+    """Passes over the images in which the learning rate rises, in place of `warmup_steps`. None
+    leaves `warmup_steps`."""
     betas: Annotated[tuple[float, float], Between(0, below=1)] = (0.9, 0.96)
     """Decay rates of AdamW's two moments, of the gradient and of its square."""
     eps: Annotated[float, Between(0, 1)] = 1e-8
@@ -108,9 +119,9 @@ class Training(Ranged, path="training"):
     save_minutes: Annotated[float, Between(0, 10**6)] = 10.0
     """Minutes without a checkpoint after which one is made all the same, more where saving would
     take over 2 % of the time; 0 means never."""
-    keep: Annotated[int, Between(0, 10**6)] = 2
+    keep: Annotated[int, Between(0, 10**6)] | Literal["all"] = 2
     """Checkpoints kept on disk: the newest, then the newest at multiples of `save_every`, then
-    those that a clock or a signal asked for; 0 keeps all."""
+    those that a clock or a signal asked for; "all" (or 0) keeps every one."""
     keep_every: Steps = 0
     """Steps between checkpoints that are kept for good; 0 means none."""
     tracker: Name = "tensorboard"
@@ -130,6 +141,27 @@ class Training(Ranged, path="training"):
                 f"training.micro_batch_size={self.micro_batch_size} and training.accumulate="
                 f"{self.accumulate} both say how a batch is cut; give one of them"
             )
+
+
+def in_steps(training: Training, images: int) -> Training:
+    """A training whose epochs and base rate have become steps and a rate, as they are stored.
+
+    Args:
+        training: in either words.
+        images: N that there are; an epoch has N // batch_size steps.
+
+    Raises:
+        InputError: the steps exceed what an option can hold.
+    """
+    epoch = max(1, images // training.batch_size)
+    found: dict[str, Any] = dict.fromkeys(IN_PLACE_OF)
+    if training.epochs is not None:
+        found["steps"] = max(1, round(training.epochs * epoch))
+    if training.blr is not None:
+        found["lr"] = training.blr * training.batch_size / 256
+    if training.warmup_epochs is not None:
+        found["warmup_steps"] = round(training.warmup_epochs * epoch)
+    return replace(training, **found)
 
 
 def imagenet_epochs(number: int, batch_size: int) -> int:

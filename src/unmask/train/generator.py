@@ -26,6 +26,7 @@ from unmask.objectives.masked import MaskedObjective
 from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
+from unmask.recipes.training import in_steps
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train.base import load_base
 from unmask.train.live_images import EncodeFirst, LiveImages
@@ -171,14 +172,14 @@ class Task:
             InputError: see :func:`check_sizes` and :func:`unmask.train.loop.train`; scores wanted
                 and nothing to compare with.
         """
-        self._check(cache)
-        pipeline = Pipeline(self.recipe, self.model, self.tokenizer, cache.class_names)
+        task = self._on(cache)
+        pipeline = Pipeline(task.recipe, task.model, task.tokenizer, cache.class_names)
         return train(
-            self.objective_on(cache),
-            self.batches(cache),
-            settings=self.recipe.training,
+            task.objective_on(cache),
+            task.batches(cache),
+            settings=task.recipe.training,
             out=out,
-            config=self._config(cache),
+            config=task._config(cache),
             previews=[*_previews(pipeline, cache, held_out), _export(pipeline)],
             num_workers=num_workers,
             from_scratch=from_scratch,
@@ -194,18 +195,21 @@ class Task:
         Raises:
             InputError: see :meth:`train`.
         """
-        self._check(cache)
+        task = self._on(cache)
         return overfit_one_batch(
-            self.objective_on(cache),
-            self.batches(cache),
-            settings=self.recipe.training,
+            task.objective_on(cache),
+            task.batches(cache),
+            settings=task.recipe.training,
             out=out,
-            config=self._config(cache),
+            config=task._config(cache),
         )
 
-    def _check(self, cache: AnyCache) -> None:
+    def _on(self, cache: AnyCache) -> Task:
+        """This task, which fits the images, with epochs of them counted in steps."""
         classes = len(cache.class_names)
         check_sizes(self.recipe, self.tokenizer, grid=cache.grid, classes=classes)
+        training = in_steps(self.recipe.training, len(cache))
+        return replace(self, recipe=replace(self.recipe, training=training))
 
     def _config(self, cache: AnyCache) -> dict[str, object]:
         """What must be the same where the run is continued."""

@@ -14,9 +14,10 @@ from unmask.data.reader import Reader
 from unmask.machine.processes import launched
 from unmask.memory import GIB, check_fits, skeleton
 from unmask.recipes.tokenizers import TokenizerRecipe
-from unmask.recipes.training import Training
+from unmask.recipes.training import Training, in_steps
 from unmask.tokenizers.objective import TokenizerObjective
 from unmask.train.masked_batches import micro_batches_of
+from unmask.train.optim import learning_rate
 from unmask.train.run import averaged_of
 
 PRECISIONS = {"no": "float32", "bf16": "float32 with bfloat16", "fp16": "float32 with float16"}
@@ -48,6 +49,7 @@ def outline(objective: nn.Module, examples: Examples, training: Training, out: P
         InputError: the batch exceeds the images, or does not divide among the processes.
     """
     images, (rows, columns) = examples.images, examples.grid
+    training = in_steps(training, images)
     check_batch_size(images, training.batch_size)
     held_out = "" if examples.held_out is None else f"{examples.held_out:,} held out, "
     epoch = images // training.batch_size
@@ -59,6 +61,7 @@ def outline(objective: nn.Module, examples: Examples, training: Training, out: P
         "step": f"{_counted(training.batch_size, 'image')}: {_shares(training)}",
         "epoch": f"{_counted(epoch, 'step')}, {epoch * training.batch_size:,} images",
         "length": f"{_counted(training.steps, 'step')}, {training.steps / epoch:.4g} epochs",
+        "rate": _rate(training, epoch),
         "device": f"{launched().device}, {PRECISIONS[training.precision]}",
         "folder": f"{out}: {_places(training)}",
     }
@@ -129,6 +132,19 @@ def _shares(training: Training) -> str:
     cuts = micro_batches_of(training, state.process_index, state.num_processes)
     parts, size = _counted(len(cuts), "micro-batch", "es"), cuts[0].stop - cuts[0].start
     return f"{_counted(state.num_processes, 'process', 'es')} with {parts} of {size:,}"
+
+
+def _rate(training: Training, epoch: int) -> str:
+    """The learning rate at its highest, and what becomes of it."""
+    steps, warmup = training.steps, training.warmup_steps
+    if warmup >= steps:
+        last = learning_rate(training, steps - 1)
+        return (
+            f"ends at {last:.2g} in place of {training.lr:g}: its warm-up of {warmup:,} steps is "
+            "as long as the training, or longer; give --training.warmup-steps"
+        )
+    after = f" after a warm-up of {warmup:,} steps, {warmup / epoch:.4g} epochs" if warmup else ""
+    return f"{training.lr:g}, {training.schedule}{after}"
 
 
 def _places(training: Training) -> str:

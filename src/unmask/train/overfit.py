@@ -63,7 +63,7 @@ def overfit_one_batch(
     result = train(
         objective,
         SameBatch(batches),
-        settings=replace(settings, schedule="constant", warmup_steps=0),
+        settings=at_constant_rate(settings),
         out=out,
         config={**config, "overfit_one_batch": True},
         accelerator=accelerator,
@@ -76,6 +76,11 @@ def overfit_one_batch(
     verdict = judge(result)
     say(verdict.line)
     return verdict
+
+
+def at_constant_rate(settings: Training) -> Training:
+    """Settings without warm-up and fall of the learning rate."""
+    return replace(settings, schedule="constant", warmup_steps=0, warmup_epochs=None)
 
 
 def judge(result: TrainResult) -> Verdict:

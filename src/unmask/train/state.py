@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -54,7 +54,7 @@ def write_checkpoint(
     directory: Path,
     checkpoint: Checkpoint,
     *,
-    keep: int,
+    keep: int | Literal["all"],
     regular: int = 1,
     lasting: int = 0,
     broken: Collection[int] = (),
@@ -99,21 +99,24 @@ def _intact(directory: Path, broken: Collection[int]) -> str:
     return f"{folders[newest]} is whole" if newest is not None else "nothing was lost"
 
 
-def stale_steps(steps: Iterable[int], *, keep: int, regular: int, lasting: int) -> list[int]:
+def stale_steps(
+    steps: Iterable[int], *, keep: int | Literal["all"], regular: int, lasting: int
+) -> list[int]:
     """Steps of checkpoints to be removed: neither the newest, nor regular ones before others.
 
     Args:
         steps: of the checkpoints that there are.
-        keep: how many stay: the newest, then the newest regular ones, then others; 0 keeps all.
+        keep: how many stay: the newest, then the newest regular ones, then others; "all" or 0 keeps
+            every one.
         regular: those at multiples of it were saved because the recipe says so, others because a
             clock or a signal did; 0 for no such multiples.
         lasting: those at multiples of it stay in any case; 0 for none.
     """
-    if keep == 0:
+    if keep in ("all", 0):
         return []
     newest_first = sorted(steps, reverse=True)
     own = [step for step in newest_first if regular and step % regular == 0]
-    kept = list(dict.fromkeys([*newest_first[:1], *own, *newest_first]))[:keep]
+    kept = list(dict.fromkeys([*newest_first[:1], *own, *newest_first]))[: int(keep)]
     last = [step for step in newest_first if lasting and step % lasting == 0]
     return [step for step in newest_first if step not in {*kept, *last}]
 

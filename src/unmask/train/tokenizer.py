@@ -25,6 +25,7 @@ from unmask.machine.processes import launched
 from unmask.memory import check_fits
 from unmask.pictures import sheet, to_float, usual_zoom
 from unmask.recipes.tokenizers import TokenizerRecipe
+from unmask.recipes.training import in_steps
 from unmask.text import say
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.image_tokenizer import ImageTokenizer, filled
@@ -78,6 +79,7 @@ def train_tokenizer(
         InputError: see :func:`unmask.train.loop.train`.
     """
     state = launched()
+    recipe = replace(recipe, training=in_steps(recipe.training, len(source)))
     transform = Transform(
         size=recipe.image_size, crop=recipe.crop, flip=recipe.flip, channels=recipe.channels
     )
