@@ -15,6 +15,7 @@ import unmask
 from unmask.cli import main
 from unmask.data.cache import LatentCache, verify
 from unmask.tokenizers.folder import load_tokenizer
+from unmask.tokenizers.tokenizer import weights_identity
 
 OLD = Path(__file__).parent / "fixtures" / "before_issue_11"
 TRAINING = "--training.tracker none --training.batch-size 8 --training.steps 6"
@@ -83,3 +84,17 @@ def test_a_cache_build_goes_on_by_the_same_words(here: Path) -> None:
     assert main([*words.split(), "--out", "codes"]) == 0
     assert (here / "codes" / "codes-00000.npy").read_bytes() == before
     assert verify(here / "codes") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [("fashion-maskgit", "a1f3371863914dca"), ("fashion-mar", "40bd6b60fd0cb47c")],
+)
+def test_a_model_has_the_identity_that_older_folders_note(name: str, identity: str) -> None:
+    """Folders of samples and of evaluations go on; a later option of recipes is no part of it.
+
+    An option that comes to a recipe says so: ``field(default=..., repr=False)``.
+    """
+    pipeline = unmask.load(name)
+    found = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
+    assert found == identity

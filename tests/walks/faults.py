@@ -95,17 +95,18 @@ TRAINING = "--training.steps 4 --training.save-every 2 --training.tracker none -
 IMAGES = "--data labelled --image-size 16"
 
 COMMANDS = [
-    Command("sample", SAMPLE, older=f"{SAMPLE} --seed 9"),
-    Command("sample --film", f"{SAMPLE} --film", older=f"{SAMPLE} --film --seed 9"),
-    Command("sample --format png", f"{SAMPLE} --format png"),
-    Command("sample --format folder", f"{SAMPLE} --format folder"),
-    Command(
-        "sample --format npz", f"{SAMPLE} --format npz", older=f"{SAMPLE} --format npz --seed 9"
-    ),
-    Command(
-        "sample --format tokens",
-        f"{SAMPLE} --format tokens",
-        older=f"{SAMPLE} --format tokens --seed 9",
+    Command("sample", SAMPLE, older=f"{SAMPLE} --seed 9", every=2),
+    Command("sample --film", f"{SAMPLE} --film", older=f"{SAMPLE} --film --seed 9", every=2),
+    Command("sample --format png", f"{SAMPLE} --format png", every=2),
+    Command("sample --format folder", f"{SAMPLE} --format folder", every=2),
+    *(
+        Command(
+            f"sample --format {f}",
+            f"{SAMPLE} --format {f}",
+            older=f"{SAMPLE} --format {f} --seed 9",
+            every=2,
+        )
+        for f in ("npz", "tokens")
     ),
     Command(
         "eval --out",

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple
 
-import torch
 import tyro
 
 from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
+from unmask.commands.sample_parts import Parts
 from unmask.commands.sample_results import Format, Results
-from unmask.decode import Plan
 from unmask.divergence import divergence
+from unmask.files.lock import locked
 from unmask.film import unmasking
 from unmask.generation import (
     Images,
-    Options,
     Tokens,
+    check_request,
     compute_of,
     generate,
     generate_tokens,
@@ -28,13 +30,14 @@ from unmask.generation import (
 from unmask.image_size import height_width
 from unmask.machine.compute import Precision
 from unmask.machine.devices import resolve_device
+from unmask.machine.processes import any_says, by_main, launched, part, share
 from unmask.memory import check_memory
+from unmask.nn.guided import HeadDraw
+from unmask.pictures import to_uint8
 from unmask.pipeline import Pipeline, load
 from unmask.ranges import Between, Length, Name, Place, Ranged, Seed
 from unmask.show import Bar
 from unmask.text import say
-
-B = TypeVar("B", Images, Tokens)
 
 
 @dataclass(frozen=True)
@@ -76,30 +79,87 @@ def main(words: Sequence[str]) -> None:
     """Run the command."""
     arguments = parse(Arguments, words, prog="unmask sample")
     results = Results(arguments.out, arguments.format, arguments.film)
+    by_main(results.check)
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
-    pipeline.compute = compute_of(pipeline, arguments.compute).precision
+    pipeline.compute = by_main(lambda: compute_of(pipeline, arguments.compute).precision)
     plan, began = arguments.how.of(pipeline), time.monotonic()
     _check_room(pipeline, arguments)
     chosen = pipeline.labels(arguments.classes or range(pipeline.model.classes))
     labels = [label for label in chosen for _ in range(arguments.per_class)]
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     order = in_turn(len(seeds), 1 if results.by_class else arguments.per_class)
-    wanted = [labels[k] for k in order] if labels else None
-    asked, options = [seeds[k] for k in order], Options(plan=plan, batch_size=arguments.batch_size)
-    if arguments.format == "tokens":
-        made = _with_bar(generate_tokens(pipeline, wanted, seeds=asked, **options), asked, plan)
-        results.write_tokens(torch.cat([batch.tokens.cpu() for batch in made]), seeds, labels)
-    else:
-        images = _with_bar(generate(pipeline, wanted, seeds=asked, **options), asked, plan)
-        results.claim(pipeline, plan)
-        results.write_images(images, columns=arguments.per_class)
-    if arguments.film:
-        each = slice(None, None, arguments.per_class)  # the first image of every class
-        frames = unmasking(pipeline, labels[each] or None, seeds=list(seeds[each]), plan=plan)
-        results.write_film(frames)
-    pace = (time.monotonic() - began) / len(seeds)
-    done = f"{len(seeds)} images in {arguments.out}/, {pace:.3g} s an image in {pipeline.compute}"
-    say(done, *results.told())
+    wanted = Wanted([labels[k] for k in order] if labels else None, [seeds[k] for k in order])
+    check_request(pipeline.model, plan, wanted.labels, wanted.seeds)
+    parts = results.parts(*wanted)
+    request = {
+        "classes": str(chosen) if arguments.classes else "every class",
+        "per class": str(arguments.per_class),
+        "seed": str(arguments.seed),
+    }
+
+    def begin() -> list[int]:
+        """Numbers of the images to make, once the folder is this command's."""
+        settings = results.settings(pipeline, plan, request)
+        held.enter_context(locked(arguments.out, "set of samples"))
+        results.claim(parts, settings)
+        return parts.missing(len(seeds))
+
+    with ExitStack() as held:
+        missing = by_main(begin)
+        make = generate_tokens if arguments.format == "tokens" else generate
+        make = partial(make, pipeline, plan=plan, batch_size=arguments.batch_size)
+        warning = _make(make, wanted, [missing[k] for k in share(len(missing))], parts, plan.draw)
+        by_main(lambda: results.finish(parts, *wanted, columns=arguments.per_class))
+        if arguments.film:
+            each = slice(None, None, arguments.per_class)  # the first image of every class
+            by_main(
+                lambda: results.write_film(
+                    unmasking(pipeline, labels[each] or None, seeds=list(seeds[each]), plan=plan)
+                )
+            )
+    if launched().is_main_process:
+        say(*filter(None, [warning]), error=True)
+        there = len(seeds) - len(missing)
+        pace = (time.monotonic() - began) / max(1, len(missing))
+        how = f"{there} of which were there" if there else f"{pace:.3g} s an image"
+        done = f"{len(seeds)} images in {arguments.out}/, {how} in {pipeline.compute}"
+        say(done, *results.told())
+    part()
+
+
+class Wanted(NamedTuple):
+    """Images that are asked for, by their number in the order in which they are written."""
+
+    labels: list[int] | None
+    """Class of each; None of an unconditional model."""
+    seeds: list[int]
+    """Seed of each."""
+
+
+def _make(
+    make: Callable[..., Iterator[Images | Tokens]],
+    wanted: Wanted,
+    numbers: Sequence[int],
+    parts: Parts,
+    draw: HeadDraw,
+) -> str:
+    """Make images and put them where finished ones wait, with a bar where someone looks.
+
+    Returns:
+        A word about those of any process that have diverged; "" if none has.
+    """
+    labels = None if wanted.labels is None else [wanted.labels[n] for n in numbers]
+    batches = make(labels, seeds=[wanted.seeds[n] for n in numbers]) if numbers else ()
+    warning, left = "", list(numbers)
+    bar = Bar("unmasking", len(numbers), shown=launched().is_main_process)
+    with bar, parts.writing() as write:
+        for batch in batches:
+            values = to_uint8(batch.pixels) if isinstance(batch, Images) else batch.tokens
+            write(left[: len(values)], values.cpu())
+            del left[: len(values)]
+            bar.advance(len(values))
+            warning = warning or divergence(batch.tokens, draw) or ""
+    return any_says(warning)
 
 
 def _check_room(pipeline: Pipeline, arguments: Arguments) -> None:
@@ -124,15 +184,3 @@ def in_turn(images: int, per_class: int) -> list[int]:
     each part: in class order the inception score of a part could not exceed its few classes.
     """
     return [k for first in range(per_class) for k in range(first, images, per_class)]
-
-
-def _with_bar(batches: Iterator[B], seeds: Sequence[int], plan: Plan) -> Iterator[B]:
-    """The batches, with a bar where someone looks, and a word if they have diverged."""
-    warning = None
-    with Bar("unmasking", len(seeds)) as bar:
-        for batch in batches:
-            bar.advance(len(batch.seeds))
-            warning = warning or divergence(batch.tokens, plan.draw)
-            yield batch
-    if warning:
-        say(warning, error=True)

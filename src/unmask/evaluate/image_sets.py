@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +19,7 @@ from unmask.files.folders import check_folder
 from unmask.pictures import to_pil
 
 ImageSet = FolderSet | NpzSet
+Shape = tuple[int, int, int, int]
 
 
 def open_image_set(path: Path | str, *, batch_size: int = 64) -> ImageSet:
@@ -55,19 +56,32 @@ def write_npz(path: Path | str, source: Batches) -> int:
     # The header states the count, so pixels wait in a spool until it is known.
     with output(path) as aside, tempfile.TemporaryFile(dir=aside.parent) as spool:
         shape, labels = _spool(source, spool)
-        with zipfile.ZipFile(aside, "w") as archive:
-            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(member, header)
-                spool.seek(0)
-                shutil.copyfileobj(spool, member, 1 << 20)
-            if len(labels) == shape[0]:
-                with archive.open("arr_1.npy", "w") as member:
-                    np.lib.format.write_array(member, np.array(labels, np.int64))
+        spool.seek(0)
+        pack_npz(aside, shape, labels, iter(lambda: spool.read(1 << 20), b""))
     return shape[0]
 
 
-def _spool(source: Batches, spool: IO[bytes]) -> tuple[tuple[int, int, int, int], list[int]]:
+def pack_npz(path: Path, shape: Shape, labels: Sequence[int], blocks: Iterable[bytes]) -> None:
+    """Write an ``.npz`` file of images whose number is known.
+
+    Args:
+        path: of the file, which is written straight; see :func:`unmask.files.durable.output`.
+        shape: (N, H, W, C).
+        labels: one an image; left out unless there are so many.
+        blocks: bytes of the images in their order.
+    """
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for block in blocks:
+                member.write(block)
+        if len(labels) == shape[0]:
+            with archive.open("arr_1.npy", "w") as member:
+                np.lib.format.write_array(member, np.array(labels, np.int64))
+
+
+def _spool(source: Batches, spool: IO[bytes]) -> tuple[Shape, list[int]]:
     """Write pixels in (N, H, W, C) order; return that shape and the labels met."""
     count, image_shape, labels = 0, None, list[int]()
     for batch in as_batches(source):

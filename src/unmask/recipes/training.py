@@ -48,7 +48,7 @@ class Training(Ranged, path="training"):
     `accumulate` says how many micro-batches there are."""
     lr: Annotated[float, Between(0, 1000)] = 1e-4
     """Learning rate after warm-up, the highest of the run."""
-    base_rate: Annotated[float | None, Between(0, 1)] = None
+    base_rate: Annotated[float | None, Between(0, 1)] = field(default=None, repr=False)
     """Factor on the learning rate of what a training with a base takes from it; None means 1, the
     rate of what begins anew."""
     blr: Annotated[float, Between(0, 1000)] | None = None
