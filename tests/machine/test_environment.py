@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from toy_run import ToyBatches, ToyObjective, log_lines, toy_settings, toy_train
 
-from unmask.errors import InputError
+from unmask.errors import InputError, SaidError
 from unmask.machine import environment
 from unmask.machine.processes import launched
 from unmask.train.loop import make_accelerator, train
@@ -85,6 +85,20 @@ def test_another_kind_of_training_is_refused(
 
 
 @pytest.mark.usefixtures("fresh")
+def test_a_network_that_would_be_cut_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(AcceleratorState, "fsdp_plugin", object(), raising=False)
+    with pytest.raises(InputError, match="by FSDP, which .* fits a GPU of 80 GB whole"):
+        environment.check_arithmetic(accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "1")
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SaidError, match="every published size fits a GPU of 80 GB whole"):
+        environment.check_launcher()  # which the first process says for all
+
+
+@pytest.mark.usefixtures("fresh")
 def test_an_accelerator_that_divides_the_loss_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gradient_accumulation_steps=4"):
         toy_train(
@@ -109,6 +123,7 @@ class OnCuda:
     """What is asked of an accelerator with a GPU."""
 
     gradient_accumulation_steps, is_main_process, device = 1, True, torch.device("cuda")
+    state = None
 
 
 def test_what_lets_a_gpu_round_is_set_aside_and_said(

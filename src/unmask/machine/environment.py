@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 
-from unmask.errors import InputError
+from unmask.errors import InputError, SaidError
 from unmask.text import say
 
 ANOTHER_TRAINING = {
@@ -26,6 +26,13 @@ ANOTHER_TRAINING = {
     "ACCELERATE_FP8_BACKEND": "8-bit floats",
 }
 """Switches of accelerate for which there is no argument that says no."""
+SHARDS = {
+    "fsdp_plugin": "FSDP",
+    "deepspeed_plugin": "DeepSpeed",
+    "megatron_lm_plugin": "Megatron-LM",
+}
+"""Attributes of accelerate's state that are there where a network is cut among processes."""
+WHOLE = "every published size fits a GPU of 80 GB whole (docs/train.md, Memory)"
 OFF = ("", "0", "false", "no", "n", "f", "off")
 
 LOWER_PRECISION = {
@@ -45,9 +52,11 @@ def check_launcher() -> None:
     """
     for name, what in ANOTHER_TRAINING.items():
         if os.environ.get(name, "").lower() not in OFF:
-            raise InputError(
+            why = f", and need not: {WHOLE}" if what in SHARDS.values() else ""
+            error = InputError if os.environ.get("RANK", "0") == "0" else SaidError
+            raise error(
                 f"{name}={os.environ[name]} asks for {what}, which this library does not train "
-                "with; unset it, or launch with torchrun or: accelerate launch --multi_gpu"
+                f"with{why}; unset it, or launch with torchrun or: accelerate launch --multi_gpu"
             )
 
 
@@ -67,8 +76,15 @@ def check_arithmetic(accelerator: Accelerator) -> None:
     """Refuse or set aside what would make the numbers others than the settings say.
 
     Raises:
-        InputError: an accelerator that divides the loss, or a variable that lowers the precision.
+        InputError: an accelerator that divides the loss or cuts the network, or a variable that
+            lowers the precision.
     """
+    for plugin, what in SHARDS.items():
+        if getattr(accelerator.state, plugin, None) is not None:
+            raise InputError(
+                f"the accelerator cuts the network by {what}, which this library does not train "
+                f"with, and need not: {WHOLE}; make it without"
+            )
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(
             f"the accelerator has gradient_accumulation_steps="
