@@ -90,7 +90,7 @@ def test_a_network_that_would_be_cut_is_refused_with_the_reason(
 ) -> None:
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(AcceleratorState, "fsdp_plugin", object(), raising=False)
-    with pytest.raises(InputError, match="by FSDP, which .* fits a GPU of 80 GB whole"):
+    with pytest.raises(InputError, match=r"by FSDP, which .* fits a GPU of 80 GB whole"):
         environment.check_arithmetic(accelerator)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "1")
     monkeypatch.setenv("RANK", "3")
