@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "images": "write real images cut to one size, as references for evaluators",
     "features": "write MAGE's features of a data set, with nearest-neighbour accuracy",
     "convert": "turn a published checkpoint into a model folder",
+    "takeover": "go on with the training of a source project as a run of this library",
     "export": "write a model's weights in the files of the project it comes from",
     "recipes": "list the systems this library knows, with their published results",
 }

@@ -89,6 +89,19 @@ KINDS = {
     "port's weights": Kind("port", "pytorch_model.bin", "convert x out"),
     "port's config": Kind("port", "config.json", "convert x out"),
     "MAR": Kind("theirs-mar", "checkpoint-last.pth", "convert x out --heads 2"),
+    "MAR's training": Kind("their-mar", "checkpoint-last.pth", "takeover x out --heads 2"),
+    "MAGE's training": Kind(
+        "their-mage", "checkpoint-last.pth", "takeover x out --heads 2 --decoder-heads 2"
+    ),
+    "training states": Kind(
+        "their-maskgit_pytorch", "ckpt/step0000004/training_states.pt", "takeover x out"
+    ),
+    "adapter's optimiser": Kind("their-unlockmgm", "checkpoint-8/optimizer.bin", "takeover x out"),
+    "adapter's config": Kind("their-unlockmgm", "config.yaml", "takeover x out"),
+    "adapter's average": Kind(
+        "their-unlockmgm", "checkpoint-8/ema_model/config.json", "takeover x out"
+    ),
+    "adapter's step": Kind("their-unlockmgm", "checkpoint-8/metadata.json", "takeover x out"),
     "taming": Kind("taming", "last.ckpt", "convert x/last.ckpt out"),
     "aMUSEd's config": Kind("amused", "vqvae/config.json", "convert x out"),
     "statistics npz": Kind("statistics", "s.npz", "", partial(open_reference, width=4)),
@@ -127,6 +140,8 @@ def build(root: Path) -> None:
     ).build().state_dict()  # fmt: skip
     mar = to_source(latent, PROJECTS["mar"].rules)
     torch.save({"model": mar, "model_ema": mar}, root / "theirs-mar/checkpoint-last.pth")
+    for project in ("mar", "mage", "maskgit_pytorch", "unlockmgm"):
+        shutil.copytree(FIXTURES / "takeover" / project, root / f"their-{project}")
     write_lightning(FIXTURES, root / "taming")
     made = write_amused(FIXTURES, root / "amused-all")
     shutil.copytree(made, root / "amused")

@@ -124,6 +124,9 @@ def _write_foreign(root: Path) -> None:
     (root / "port" / "config.json").write_text(json.dumps(named))
 
 
+RUN = Path(__file__).parents[1] / "fixtures" / "takeover" / "maskgit_pytorch"
+
+
 def commands(root: Path) -> list[Command]:
     """Every command on the toys of :func:`write_place`, several with more than one of them."""
     made: list[Command] = []
@@ -139,6 +142,7 @@ def commands(root: Path) -> list[Command]:
         tokenizer = "" if kind in ("mar", "emigm") else "--tokenizer {ROOT}/vq"
         based = "--base {ROOT}/base" if kind == "self-guidance" else ""
         add("train", f"train {{ROOT}}/{kind}.yaml", f"{images} --out out {tokenizer} {based}")
+    add("train", f"takeover {RUN} out", "")  # its options are train's, but for a few
     for kind in tokenizer_recipes():
         add("tokenizer train", f"tokenizer train {{ROOT}}/{kind}.yaml", f"{images} --out out")
     for model in ("base", "latent", "mage"):

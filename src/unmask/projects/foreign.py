@@ -96,8 +96,21 @@ def load_foreign(
     if not path.exists():
         raise InputError(_absent(path))
     raw = _read_folder(path) if path.is_dir() else _read_file(path)
+    return translated(raw, recognise(raw.state, str(raw.file), kind), half=half, **stated)
+
+
+def translated(
+    raw: Checkpoint, project: Project, *, half: bool = False, **stated: Unpack[Stated]
+) -> Foreign:
+    """A checkpoint by our names, with the network that it fills.
+
+    Args:
+        raw: as it was read.
+        project: that it is of.
+        half: see :func:`load_foreign`, as for what it raises.
+        stated: what the files do not tell.
+    """
     origin = str(raw.file)
-    project = recognise(raw.state, origin, kind)
     parts = project.parts(raw.state)
     own = to_own(parts.network, project.rules, origin, cast=halved if half else single)
     own = project.settled(own)
@@ -200,19 +213,28 @@ def _read_file(path: Path) -> Checkpoint:
     found = read_weights(path, MARKS)
     told = {"taken": found.taken, "aside": ", ".join(found.aside), "empty": ", ".join(found.empty)}
     if (beside := path.parent / "config.json").is_file():
-        return Checkpoint(found.tensors, path, told, _read_config(beside), beside)
-    return Checkpoint(found.tensors, path, told, *_run_config(path))
+        return Checkpoint(found.tensors, path, told, read_config(beside), beside)
+    return Checkpoint(found.tensors, path, told, *run_config(path))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration in JSON.
+
+    Raises:
+        InputError: it is none.
+    """
     config = read_json(path)
     if not isinstance(config, dict):
         raise InputError(f"{path} holds no mapping of keys to values")
     return config
 
 
-def _run_config(weights: Path) -> tuple[dict[str, Any], Path | None]:
-    """The newest ``config-*.yaml`` beside the weights or in the run that they belong to."""
+def run_config(weights: Path) -> tuple[dict[str, Any], Path | None]:
+    """The newest ``config*.yaml`` beside the weights or in the run that they belong to.
+
+    Raises:
+        InputError: it cannot be read, or is no YAML.
+    """
     for folder in list(weights.absolute().parents)[:3]:
         for path in sorted(folder.glob("config*.yaml"), reverse=True):
             try:

@@ -37,7 +37,7 @@ TRAIN = {
 }
 OPTIMISER = {"lr": "lr", "betas": "betas", "eps": "eps", "weight_decay": "weight_decay"}
 # Fields of a recipe that may be None, of which the value at hand does not tell the kind.
-KINDS = {"micro_batch_size": int, "clip_grad_norm": float, "ema": Ema}
+KINDS = {"micro_batch_size": int, "clip_grad_norm": float, "ema": Ema, "group": int}
 MAY_LACK = KINDS.keys()
 
 
@@ -72,7 +72,7 @@ def _with_settings(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
         changes["tokenizer"] = SOURCE_NAMES.get(name, name)
     if crop in ("center", "random"):
         changes["crop"] = crop
-    if isinstance(_at(config, "train"), dict):
+    if isinstance(at(config, "train"), dict):
         has_null = recipe.network.has_null_class
         changes["training"] = _training(recipe.training, config, dropout=has_null)
     taught = changes.get("training", recipe.training).label_dropout > 0
@@ -97,7 +97,7 @@ def _curved(plan: Plan, curve: str | None) -> Plan:
 
 
 def _training(training: Training, config: Mapping[str, Any], *, dropout: bool) -> Training:
-    train, optimiser = _at(config, "train"), _at(config, "train", "optim", "params")
+    train, optimiser = at(config, "train"), at(config, "train", "optim", "params")
     found = {own: train[key] for key, own in TRAIN.items() if key in train}
     if isinstance(optimiser, dict):
         found |= {own: optimiser[key] for key, own in OPTIMISER.items() if key in optimiser}
@@ -105,7 +105,7 @@ def _training(training: Training, config: Mapping[str, Any], *, dropout: bool) -
         found["betas"] = tuple(found["betas"]) if isinstance(found["betas"], list) else None
     target = _text(config, "train", "sched", "target")
     if target is not None and target.rpartition(".")[2] in SCHEDULES:
-        warmup = _at(config, "train", "sched", "params", "warmup_steps")
+        warmup = at(config, "train", "sched", "params", "warmup_steps")
         found["schedule"] = SCHEDULES[target.rpartition(".")[2]]
         found["warmup_steps"] = warmup if warmup is not None else 0
     if isinstance(config.get("seed"), int):
@@ -113,8 +113,8 @@ def _training(training: Training, config: Mapping[str, Any], *, dropout: bool) -
     drop = train.get("cond_drop_prob")
     found["label_dropout"] = (training.label_dropout if drop is None else drop) if dropout else 0.0
     found.setdefault("clip_grad_norm", None)
-    found["ema"] = _ema(_at(config, "train", "ema"))
-    return _checked(training, found)
+    found["ema"] = _ema(at(config, "train", "ema"))
+    return checked(training, found)
 
 
 def _ema(told: object) -> Ema | None:
@@ -123,10 +123,10 @@ def _ema(told: object) -> Ema | None:
         return None
     kind = str(told.get("ema_warmup_type", told.get("warmup_type"))).lower()
     found = {key: told[key] for key in ("decay", "power") if key in told}
-    return _checked(Ema(warmup=WARMUPS.get(kind, "power")), found)  # type: ignore[arg-type]
+    return checked(Ema(warmup=WARMUPS.get(kind, "power")), found)  # type: ignore[arg-type]
 
 
-def _checked(settings: Any, found: Mapping[str, Any]) -> Any:
+def checked(settings: Any, found: Mapping[str, Any]) -> Any:
     """Settings with other values, each of its field's kind; others are named by their field."""
     fitting = dict(found)
     for name, value in found.items():
@@ -138,7 +138,7 @@ def _checked(settings: Any, found: Mapping[str, Any]) -> Any:
     return replace(settings, **fitting)
 
 
-def _at(tree: object, *keys: str) -> Any:
+def at(tree: object, *keys: str) -> Any:
     """What stands below these keys, or None."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
@@ -146,5 +146,5 @@ def _at(tree: object, *keys: str) -> Any:
 
 
 def _text(tree: object, *keys: str) -> str | None:
-    found = _at(tree, *keys)
+    found = at(tree, *keys)
     return found if isinstance(found, str) and found else None

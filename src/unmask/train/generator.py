@@ -242,11 +242,11 @@ def make_task(recipe: Recipe, tokenizer: ImageTokenizer) -> Task:
     model = recipe.network.build()
     initialize(model, keyed_generator(recipe.training.seed, "weights"))
     base = load_base(model, recipe, tokenizer.identity) if recipe.base else None
-    objective = _objective(recipe, model)
+    objective = objective_of(recipe, model)
     return Task(recipe=recipe, tokenizer=tokenizer, model=model, objective=objective, base=base)
 
 
-def _objective(recipe: Recipe, model: MaskedModel) -> nn.Module:
+def objective_of(recipe: Recipe, model: MaskedModel) -> nn.Module:
     training = recipe.training
     smoothing = training.label_smoothing
     if recipe.contrastive is not None:

@@ -12,7 +12,7 @@ from unmask.checkpoints.locate import EXPORT
 from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.folders import check_folder, visible
-from unmask.files.serial import former_names
+from unmask.files.serial import MADE_FROM, former_names
 from unmask.train import state
 
 RECIPE = "recipe.yaml"
@@ -84,6 +84,9 @@ def check_run_folder(
     stored = stored_config(out)
     if stored is None:
         return
+    if MADE_FROM in config and MADE_FROM not in stored:
+        tell(f"{out} was taken over and does not know its data and tokenizer; these are noted now")
+        config = {name: value for name, value in config.items() if name != MADE_FROM}
     changed = differing_keys(stored, config)
     if changed:
         raise InputError(

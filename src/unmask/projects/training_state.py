@@ -1,0 +1,235 @@
+"""What the source projects keep of a training beside the weights, as it lies in their files."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from unmask.checkpoints.file_kinds import kind_of
+from unmask.checkpoints.pickles import STAND_INS, load_pickle
+from unmask.errors import InputError
+from unmask.files.json_files import read_json
+from unmask.projects.foreign import read_config, run_config
+from unmask.projects.project import Tensors
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+ADAPTER = ("cls_anchor_gen", "decoders", "top_down_transform")  # what UnlockMGM trains
+MAGE_FROZEN = re.compile(r"vqgan\..*|(decoder_)?pos_embed|token_emb\.position_ids")
+STEPS = ("step*", "ckpt/step*", "checkpoint-*")  # folders in a run
+STATES, OPTIMIZER, CHECKPOINT = "training_states.pt", "optimizer.bin", "checkpoint-last.pth"
+ALLOWED = [argparse.Namespace, *(n for n in STAND_INS if n[1] != "argparse.Namespace")]  # type: ignore[index]
+
+
+class TrainingState(NamedTuple):
+    """A source's training as it was read."""
+
+    file: Path
+    """File of the optimiser, named in errors."""
+    weights: Tensors
+    """Raw weights by the source's keys, in the order in which its modules hold them."""
+    optimizer: Mapping[str, Any]
+    """State dict of its optimiser."""
+    settings: Mapping[str, Any]
+    """Options of its script or content of its configuration; empty where they are lost."""
+    settings_file: Path | None
+    """File of the settings; None without one."""
+    averages: Tensors | None = None
+    """Averaged weights by the source's keys; None without an average."""
+    average: Mapping[str, Any] = {}
+    """What is stored of the average beside its weights, such as its decay."""
+    sizes: Mapping[str, Any] = {}
+    """Configuration of the network; empty where the settings hold it, or the shapes tell."""
+    updates: int | None = None
+    """Updates that the average has seen; None means one for each step."""
+    scaler: Mapping[str, Any] = {}
+    """State of the loss scaling; empty without float16."""
+    steps: int | None = None
+    """Optimiser steps done; None where the source counts epochs."""
+    epochs: int | None = None
+    """Whole epochs done; None where the source counts steps."""
+
+
+def read_training(source: Path) -> TrainingState:
+    """Read the training that a source project would go on with.
+
+    Args:
+        source: a run, step folder or ``training_states.pt`` of maskgit-pytorch; a
+            ``checkpoint-last.pth`` of MAR, eMIGM or MAGE, or its folder; an accelerate folder of
+            UnlockMGM (``checkpoint-STEP``), or the run around it.
+
+    Raises:
+        InputError: when there is none, a file is damaged, or it holds weights alone.
+    """
+    if not source.exists():
+        raise InputError(f"there is no {source}; name a run or a checkpoint of a source project")
+    folder = source if source.is_dir() else source.parent
+    if source.is_dir() or source.name in (STATES, OPTIMIZER):
+        steps = [p for within in STEPS for p in sorted(folder.glob(within), key=_number)]
+        for place in (folder, *reversed(steps)):
+            for name, read in READERS.items():
+                if (place / name).is_file():
+                    return _checked(place / name, read)
+        raise InputError(
+            f"{source} holds neither {STATES} (maskgit-pytorch) nor {CHECKPOINT} (MAR, eMIGM, "
+            f"MAGE) nor {OPTIMIZER} (UnlockMGM); name a checkpoint with its optimiser"
+        )
+    return _checked(source, _read_checkpoint)
+
+
+def _number(folder: Path) -> int:
+    return int(re.sub(r"\D", "", folder.name) or -1)
+
+
+def _checked(file: Path, read: Callable[[Path], TrainingState]) -> TrainingState:
+    try:
+        return read(file)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{file} is not what its project writes ({type(error).__name__}: {error}); copy it anew"
+        ) from None
+
+
+def _load(file: Path) -> dict[str, Any]:
+    loaded = load_pickle(file, zipped=kind_of(file) == "zip", allowed=ALLOWED)
+    if not isinstance(loaded, dict):
+        raise InputError(f"{file} holds a {type(loaded).__name__}, not a training")
+    return loaded
+
+
+def _read_states(file: Path) -> TrainingState:
+    """A step of maskgit-pytorch; the average lists its weights in the order of the model's."""
+    told, weights = _load(file), _load(file.with_name("model.pt"))["model"]
+    average = dict(told["ema"])
+    shadow = average.pop("shadow_params")
+    if [t.shape for t in shadow] != [t.shape for t in weights.values()]:
+        raise InputError(f"{file}: its average is of other weights than model.pt beside it")
+    return TrainingState(
+        file,
+        weights,
+        told["optimizer"],
+        *run_config(file),
+        averages=dict(zip(weights, shadow, strict=True)),
+        average=average,
+        updates=int(average["num_updates"]),
+        scaler=told["scaler"],
+        steps=int(told["step"]) + 1,
+    )
+
+
+def _read_checkpoint(file: Path) -> TrainingState:
+    """A file of MAR, eMIGM or MAGE, whose scripts save at the end of epochs."""
+    told = _load(file)
+    if missing := {"model", "optimizer", "epoch"} - told.keys():
+        raise InputError(
+            f"{file} holds no {' and no '.join(sorted(missing))}, so there is no training to take "
+            "over: unmask convert makes a model of its weights, and unmask train --base MODEL "
+            "starts from that"
+        )
+    args = told.get("args")
+    return TrainingState(
+        file,
+        told["model"],
+        told["optimizer"],
+        vars(args) if isinstance(args, argparse.Namespace) else {},
+        file if isinstance(args, argparse.Namespace) else None,
+        averages=told.get("model_ema"),
+        scaler=told.get("scaler") or {},
+        epochs=int(told["epoch"]) + 1,
+    )
+
+
+def _read_accelerate(file: Path) -> TrainingState:
+    """A folder of UnlockMGM; what accelerate itself stores of the model has lost its order."""
+    folder = file.parent
+    weights = _load(folder / "unwrapped_model" / "pytorch_model.bin")
+    averaged, average = folder / "ema_model" / "pytorch_model.bin", {}
+    if averaged.is_file():
+        average = read_config(averaged.with_name("config.json"))
+    metadata: Any = read_json(folder / "metadata.json")
+    scaler = folder / "scaler.pt"
+    return TrainingState(
+        file,
+        weights,
+        _load(file),
+        *run_config(file),
+        averages=_load(averaged) if averaged.is_file() else None,
+        average=average,
+        sizes=read_config(folder / "unwrapped_model" / "config.json"),
+        updates=average.get("optimization_step"),
+        scaler=_load(scaler) if scaler.is_file() else {},
+        steps=int(metadata["global_step"]),
+    )
+
+
+READERS = {STATES: _read_states, CHECKPOINT: _read_checkpoint, OPTIMIZER: _read_accelerate}
+
+
+def _by_decay(weights: Tensors) -> list[list[str]]:
+    """Groups of timm and MAR: what does not decay first."""
+    tied = {"mask_token"} if "fake_latent" in weights and weights["mask_token"].ndim == 2 else set()
+    names = [n for n in weights if n not in tied and not MAGE_FROZEN.fullmatch(n)]
+    spared = [
+        n for n in names if weights[n].ndim == 1 or n.endswith(".bias") or n.startswith("diffloss.")
+    ]
+    return [spared, [name for name in names if name not in set(spared)]]
+
+
+GROUPS: dict[str, Callable[[Tensors], list[list[str]]]] = {
+    "maskgit-pytorch": lambda weights: [list(weights)],
+    "unlockmgm": lambda weights: [[n for n in weights if n.partition(".")[0] in ADAPTER]],
+    **dict.fromkeys(("mar", "emigm", "mage"), _by_decay),
+}
+"""Keys of the parameters in each group of an optimiser, in its order, by the project's name."""
+
+
+class Moments(NamedTuple):
+    """What AdamW remembers of the parameters that it has updated."""
+
+    step: int
+    """Updates, without those that a loss scaler left out."""
+    averages: dict[str, dict[str, Tensor]]
+    """Both moments, float32, by their names in AdamW's state and the source's keys."""
+
+
+def moments(state: TrainingState, project: str) -> Moments:
+    """What the optimiser of a training remembers.
+
+    Args:
+        state: as it was read.
+        project: name of the project, a key of :data:`GROUPS`.
+
+    Raises:
+        InputError: the optimiser has other parameters than the network, or is no AdamW.
+    """
+    groups, listed = GROUPS[project](state.weights), state.optimizer["param_groups"]
+    counts, wanted = [len(g["params"]) for g in listed], list(map(len, groups))
+    if counts != wanted:
+        raise InputError(
+            f"its optimiser has groups of {counts} parameters, and the weights of {project} make "
+            f"groups of {wanted}; was another part of the network trained?"
+        )
+    steps: set[int] = set()
+    found: dict[str, dict[str, Tensor]] = {part: {} for part in MOMENTS}
+    for group, names in zip(listed, groups, strict=True):
+        for number, name in zip(group["params"], names, strict=True):
+            if number in state.optimizer["state"]:  # what has no gradient has no moments
+                kept = {"step": group.get("step"), **state.optimizer["state"][number]}
+                steps.add(int(kept.pop("step")))
+                for part, values in _adamw(name, kept, state.weights[name]).items():
+                    found[part][name] = values
+    if len(steps) != 1:
+        raise InputError(f"its optimiser has done {sorted(steps) or 'no'} steps, not one number")
+    return Moments(steps.pop(), found)
+
+
+def _adamw(name: str, kept: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    if kept.keys() != set(MOMENTS):
+        raise InputError(f"its optimiser keeps {', '.join(sorted(kept))} of {name!r}: no AdamW")
+    if any(values.shape != weight.shape for values in kept.values()):
+        raise InputError(f"the moments of {name!r} have another shape than its weight")
+    return {part: kept[part].float() for part in MOMENTS}
