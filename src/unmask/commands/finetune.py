@@ -11,9 +11,9 @@ import tyro
 
 from unmask.commands.arguments import parse
 from unmask.commands.probe import Shared, conclude
+from unmask.machine.processes import part, say_once
 from unmask.probe.finetune import finetune, judge
 from unmask.probe.settings import FinetuneOptions
-from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,5 +41,6 @@ def main(words: Sequence[str]) -> None:
     if out is not None:
         return conclude(finetune(classifier, data, options, out=out, from_scratch=anew), out)
     found = judge(classifier, data.held_out, options)
-    say(*found.table(data.held_out.class_names).splitlines())
-    say(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")
+    say_once(*found.table(data.held_out.class_names).splitlines())
+    say_once(f"accuracy {found.top1:.4f}, among five {found.top5:.4f}")
+    part()

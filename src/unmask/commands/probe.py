@@ -13,14 +13,13 @@ from unmask.commands.arguments import parse
 from unmask.commands.sources import Images, open_images
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
-from unmask.machine.processes import launched, part
+from unmask.machine.processes import launched, part, say_once
 from unmask.probe.classifier import Classifier, open_classifier
 from unmask.probe.encoder import Pool
 from unmask.probe.linear import probe
 from unmask.probe.settings import ProbeOptions
 from unmask.probe.training import LabelledData
 from unmask.ranges import Place, Ranged, Workers
-from unmask.text import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +66,10 @@ class Arguments(Shared):
 def conclude(lines: list[dict[str, float]], out: Path) -> None:
     """Print what a run came to, on the main process, and leave the others."""
     best, last = max(lines, key=lambda line: line["accuracy"]), lines[-1]
-    if launched().is_main_process:
-        say(
-            f"accuracy {last['accuracy']:.4f} at the end, {best['accuracy']:.4f} at best (after "
-            f"epoch {best['epoch']}); of each class: {out}/samples"
-        )
+    say_once(
+        f"accuracy {last['accuracy']:.4f} at the end, {best['accuracy']:.4f} at best (after "
+        f"epoch {best['epoch']}); of each class: {out}/samples"
+    )
     part()
 
 

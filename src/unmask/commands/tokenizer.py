@@ -18,6 +18,7 @@ from unmask.errors import InputError, did_you_mean
 from unmask.evaluate.tokenizer_comparison import (
     FILES,
     Comparison,
+    TokenizerReport,
     compare_tokenizers,
 )
 from unmask.files.folders import check_file, check_folder, fates, visible
@@ -68,7 +69,8 @@ class Eval(Ranged):
 
     PSNR and SSIM compare pixels; LPIPS and the Fréchet distances, what networks see in them. FD is
     of EfficientNet features, which need no download; LPIPS takes --lpips, rFID takes --inception.
-    For codes the table adds how many are in use, for latents their spread.
+    For codes the table adds how many are in use, for latents their spread. Several processes share
+    the images: torchrun --nproc-per-node 8 -m unmask.cli tokenizer eval ...
     """
 
     names: Annotated[tuple[Place, ...], tyro.conf.Positional, Length(0, 1000)] = ()
@@ -126,12 +128,22 @@ def evaluate(words: Sequence[str]) -> None:
     options, source = arguments.options, open_source(arguments.data, split=arguments.split)
     device = resolve_device(options.device)
     tokenizers = {name: load_tokenizer(name).to(device) for name in arguments.names}
-    with Bar("there and back", len(tokenizers) * min(options.count, len(source))) as bar:
-        report = compare_tokenizers(tokenizers, source, options=options, on_images=bar.advance)
+    speaks, total = launched().is_main_process, len(tokenizers) * min(options.count, len(source))
+    with Bar("there and back", total, shown=speaks) as bar:
+        report = compare_tokenizers(
+            tokenizers, source, options=options, on_images=bar.advance, together=True
+        )
+    if speaks:
+        _tell(report, arguments.out)
+    part()
+
+
+def _tell(report: TokenizerReport, out: Path | None) -> None:
+    """Print the table, and write it with a picture if there is a folder for them."""
     report.table().turned().draw()
-    if arguments.out is not None:
-        before = visible(arguments.out)
-        report.write(arguments.out)
+    if out is not None:
+        before = visible(out)
+        report.write(out)
         say(*fates(before, FILES))
 
 

@@ -83,7 +83,7 @@ class RealImages(NamedTuple):
         def between(start: int, stop: int) -> Iterable[ImageBatch]:
             """Images at positions ``[start, stop)``, through the tokenizer if there is one."""
             size = options.batch_size
-            found = _real_between((start, stop), source, self.still, size, skipped)
+            found = real_between((start, stop), source, self.still, size, skipped)
             if tokenizer is None:
                 return found
             return (reconstructed(tokenizer, options.place, batch) for batch in found)
@@ -115,7 +115,7 @@ def real_batches(
         skipped: collects the keys of unreadable images.
     """
     unread = [] if skipped is None else skipped
-    for images, labels in _real_between((0, len(source)), source, transform, batch_size, unread):
+    for images, labels in real_between((0, len(source)), source, transform, batch_size, unread):
         yield ImageBatch(images[:count], None if labels is None else labels[:count])
         count -= len(images)
         if count <= 0:
@@ -127,7 +127,7 @@ def _order(source: ImageSource) -> Tensor:
     return torch.randperm(len(source), generator=keyed_generator("real", len(source)))
 
 
-def _real_between(
+def real_between(
     ends: tuple[int, int],
     source: ImageSource,
     transform: Transform,

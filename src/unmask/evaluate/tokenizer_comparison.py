@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -25,11 +25,12 @@ from unmask.evaluate.features import EfficientNetLite0, FeatureExtractor
 from unmask.evaluate.frechet import RunningStatistics
 from unmask.evaluate.inception import Inception, load_inception
 from unmask.evaluate.lpips import LPIPS, WINDOW, load_lpips, psnr, ssim
-from unmask.evaluate.real_images import real_batches
+from unmask.evaluate.real_images import real_between
 from unmask.evaluate.reference import Moments
 from unmask.files.durable import outputs
 from unmask.image_size import ImageSize, size_text
 from unmask.machine.devices import resolve_device
+from unmask.machine.processes import dealt
 from unmask.pictures import sheet, to_float, to_uint8
 from unmask.ranges import Between, Name, Ranged
 from unmask.results import Result
@@ -173,6 +174,21 @@ def side_by_side(pictures: Mapping[str, Tensor]) -> Image.Image:
 Networks = tuple[Sequence[FeatureExtractor], LPIPS | None]
 
 
+class _Found(NamedTuple):
+    """What one tokenizer made of one batch."""
+
+    tokens: Tensor
+    """``(B, L)`` codes or ``(B, L, C)`` latents."""
+    values: dict[str, Tensor]
+    """``(B,)`` by title."""
+    features: list[tuple[Tensor, Tensor]]
+    """Of each extractor, of reconstructions and of the images."""
+    seconds: tuple[float, float]
+    """To encode and to decode an image."""
+    first: list[Tensor]
+    """The first images, ``(N, C, H, W)`` uint8, and what they became."""
+
+
 class _Trial:
     """One tokenizer at work: what it makes of the images, added up batch by batch."""
 
@@ -181,6 +197,7 @@ class _Trial:
         self.device, (self.extractors, lpips) = resolve_device(options.device), networks
         self.measures = {"PSNR": psnr, "SSIM": ssim} | ({"LPIPS": lpips} if lpips else {})
         self.grid = tokenizer.grid(options.image_size)
+        self.transform = Transform(size=options.image_size, channels=tokenizer.image_channels)
         self.images = 0
         self.sums: defaultdict[str, float] = defaultdict(float)
         self.features = [
@@ -193,35 +210,82 @@ class _Trial:
         self.seconds: list[tuple[float, float]] = []  # to encode and decode an image, by batch
         self.first: list[Tensor] = []  # (N, C, H, W) uint8: the images, and what they became
 
-    def add(self, pixels: Tensor) -> None:
-        """Send ``(B, C, H, W)`` uint8 images through."""
+    def run(
+        self,
+        source: ImageSource,
+        skipped: list[str],
+        on_images: Callable[[int], None],
+        *,
+        together: bool,
+    ) -> None:
+        """Send images through until there are enough; unreadable ones go to ``skipped``.
+
+        Raises:
+            InputError: fewer than two can be read, or the tokenizer makes NaN of one.
+        """
+        options, size = self.options, self.options.batch_size
+        wanted = min(options.count, len(source))
+        starts = [*range(0, wanted, size), *range(wanted, len(source), size)]
+        ends = [*starts[1:], len(source)]
+
+        def measured(number: int) -> tuple[list[str], _Found | None]:
+            unread: list[str] = []
+            between = starts[number], ends[number]
+            for pixels, _ in real_between(between, source, self.transform, size, unread):
+                return unread, self._measured(pixels, starts[number])
+            return unread, None
+
+        for unread, found in dealt(len(starts), measured, together=together):
+            skipped += unread
+            if found is not None:
+                on_images(self._add(found, wanted - self.images))
+            if self.images == wanted:
+                break
+        if self.images < 2:
+            raise InputError(f"{source.name} holds {self.images} readable images; give at least 2")
+
+    def _measured(self, pixels: Tensor, start: int) -> _Found:
+        """What becomes of ``(B, C, H, W)`` uint8 images, the first of them at a position."""
         images = to_float(pixels.to(self.device))
-        tokens, encoding = _timed(partial(self._encode, images, self._noise(len(images))))
+        noise = self._noise(range(start, start + len(images)))
+        tokens, encoding = _timed(partial(self._encode, images, noise))
         made, decoding = _timed(partial(self.tokenizer.decode, tokens, self.grid))
         if not made.isfinite().all():
             raise InputError("a tokenizer makes NaN of images; are its weights whole?")
-        self.seconds.append((encoding / len(images), decoding / len(images)))
+        rounded = to_uint8(made)
+        return _Found(
+            tokens.cpu(),
+            {title: measure(made, images).cpu() for title, measure in self.measures.items()},
+            [(e(rounded).pooled.cpu(), e(pixels).pooled.cpu()) for e in self.extractors],
+            (encoding / len(images), decoding / len(images)),
+            [pixels[:SHOWN], rounded[:SHOWN].cpu()],
+        )
+
+    def _add(self, found: _Found, most: int) -> int:
+        """Add what was found, of so many images at most; how many there were."""
+        tokens = found.tokens[:most]
         if isinstance(self.use, Tensor):
-            self.use += tokens.flatten().bincount(minlength=len(self.use)).cpu()
+            self.use += tokens.flatten().bincount(minlength=len(self.use))
         else:
             self.use.update(tokens.flatten(0, 1))
-        for title, measure in self.measures.items():
-            self.sums[title] += measure(made, images).sum().item()
-        rounded = to_uint8(made)
-        for extractor, (after, before) in zip(self.extractors, self.features, strict=True):
-            after.update(extractor(rounded).pooled)
-            before.update(extractor(pixels).pooled)
-        self.images += len(images)
-        self.first = self.first or [pixels[:SHOWN], rounded[:SHOWN].cpu()]
+        for title, values in found.values.items():
+            self.sums[title] += values[:most].sum().item()
+        for sums, sides in zip(self.features, found.features, strict=True):
+            for statistics, features in zip(sums, sides, strict=True):
+                statistics.update(features[:most])
+        self.seconds.append(found.seconds)
+        self.images += len(tokens)
+        self.first = self.first or found.first
+        return len(tokens)
 
     def _encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         return self.tokenizer.tokens(self.tokenizer.encode(images), noise)
 
-    def _noise(self, count: int) -> Tensor | None:
+    def _noise(self, seeds: range) -> Tensor | None:
         """Normal numbers that latents are drawn with; None for their mean."""
         if self.options.latents == "mean":
             return None
-        draws = Draws(range(self.images, self.images + count), device=self.device)
+        draws = Draws(seeds, device=self.device)
         return draws.normal("posterior", 0, *noise_shape(self.tokenizer, self.grid))
 
     def scores(self) -> dict[str, float]:
@@ -265,6 +329,7 @@ def compare_tokenizers(
     options: Comparison | None = None,
     extractors: Sequence[FeatureExtractor] | None = None,
     on_images: Callable[[int], None] = lambda count: None,
+    together: bool = False,
 ) -> TokenizerReport:
     """Send the same images through every tokenizer and score what comes back, in constant memory.
 
@@ -276,6 +341,8 @@ def compare_tokenizers(
         options: how many images, and by what they are scored.
         extractors: feature networks; None takes those of the options.
         on_images: called with the number of images that a tokenizer has just been scored on.
+        together: whether the processes of the launcher share the work; all call this then, and have
+            the report.
 
     Raises:
         InputError: an image size that a tokenizer or a score cannot take (before any work), or
@@ -286,17 +353,7 @@ def compare_tokenizers(
     networks = extractors or options.extractors(), lpips
     trials = {name: _Trial(t, networks, options) for name, t in tokenizers.items()}
     for trial in trials.values():
-        for pixels, _ in real_batches(
-            source,
-            Transform(size=options.image_size, channels=trial.tokenizer.image_channels),
-            count=options.count,
-            batch_size=options.batch_size,
-            skipped=skipped,
-        ):
-            trial.add(pixels)
-            on_images(len(pixels))
-        if trial.images < 2:
-            raise InputError(f"{source.name} holds {trial.images} readable images; give at least 2")
+        trial.run(source, skipped, on_images, together=together)
     rows = tuple(_row(name, trial) for name, trial in trials.items())
     coloured = max(trials.values(), key=lambda trial: trial.tokenizer.image_channels)
     pictures = {"originals": coloured.first[0]}

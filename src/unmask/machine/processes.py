@@ -178,6 +178,28 @@ def say_once(*lines: object) -> None:
         say(*lines)
 
 
+def dealt(count: int, work: Callable[[int], T], *, together: bool) -> Iterator[T]:
+    """What some work makes of 0, 1, ..., in this order; processes take turns, and all have all.
+
+    Args:
+        count: of the numbers.
+        work: makes the same of a number in whatever process; what it makes can be pickled.
+        together: whether the processes of the launcher share the work. All of them do this then,
+            and stop at the same number if they stop before the end.
+
+    Raises:
+        InputError: another process has ended.
+    """
+    if not together:
+        yield from map(work, range(count))
+        return
+    state = launched()
+    for first in range(0, count, state.num_processes):
+        own = first + state.process_index
+        made = gathered(work(own) if own < count else None)
+        yield from made[: count - first]  # type: ignore[misc]
+
+
 def any_says(word: str) -> str:
     """The first word of a process that has one to say, the same in all of them; "" for none."""
     return next(filter(None, gathered(word)), "")

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.checkpoints.write_tensors import write_tensors
+from unmask.data.build_cache import source_hash
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.files.durable import outputs
+from unmask.files.durable import output, outputs
+from unmask.machine.processes import by_main, dealt, launched, meet
 from unmask.pictures import to_float
 
 Extractor = Callable[[Tensor], Tensor]
 """From what a batch holds to codes or features, ``(B, ...)``; nothing is trained in it."""
+PART = 1024  # images whose features are kept in one file
 BATCH = 16  # images at once: at 256 pixels a tokenizer's encoder wants 0.15 GB for each
+
+
+class How(TypedDict):
+    """Arguments of :func:`extract` that decide no number."""
+
+    device: torch.device
+    batch_size: int
 
 
 @torch.no_grad()
@@ -31,8 +47,20 @@ def extract(
     *,
     device: torch.device,
     batch_size: int = BATCH,
+    part: range | None = None,
+    together: bool = False,
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Codes or features of images, which ``extractor`` gets as float32 in [0, 1] on ``device``.
+
+    Args:
+        source: the images.
+        transform: brings them to one size.
+        extractor: what they are read by.
+        device: where to compute.
+        batch_size: images at once.
+        part: rows that are read; None reads all.
+        together: whether the processes of the launcher share the work; all call this then, and
+            have everything.
 
     Yields:
         Rows, ascending, without those of unreadable images; and ``(n, ...)`` values on the CPU.
@@ -44,25 +72,36 @@ def extract(
         except UnreadableImageError:
             return None
 
+    wanted = range(len(source)) if part is None else part
+
+    def _batch(number: int) -> tuple[list[int], Tensor] | None:
+        rows = wanted[number * batch_size :][:batch_size]
+        images = zip(rows, pool.map(_read, rows), strict=True)
+        whole = {row: image for row, image in images if image is not None}
+        if not whole:
+            return None
+        pixels = to_float(torch.stack(list(whole.values())).to(device))
+        return list(whole), extractor(pixels).cpu()
+
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(source), batch_size):
-            rows = range(len(source))[start : start + batch_size]
-            images = zip(rows, pool.map(_read, rows), strict=True)
-            whole = {row: image for row, image in images if image is not None}
-            if whole:
-                pixels = to_float(torch.stack(list(whole.values())).to(device))
-                yield list(whole), extractor(pixels).cpu()
+        batches = -(-len(wanted) // batch_size)
+        yield from filter(None, dealt(batches, _batch, together=together))
 
 
 def labelled(
-    source: ImageSource, transform: Transform, extractor: Extractor, *, device: torch.device
+    source: ImageSource,
+    transform: Transform,
+    extractor: Extractor,
+    *,
+    device: torch.device,
+    together: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """All values and labels of a source at once.
+    """All values and labels of a source at once; for the last argument see :func:`extract`.
 
     Raises:
         InputError: none of its images can be read.
     """
-    parts = list(extract(source, transform, extractor, device=device))
+    parts = list(extract(source, transform, extractor, device=device, together=together))
     if not parts:
         raise InputError(f"none of the {len(source)} images of {source.name} can be read")
     labels = [source.label(row) for rows, _ in parts for row in rows]
@@ -77,8 +116,11 @@ def write_features(
     path: Path,
     device: torch.device,
     batch_size: int = BATCH,
+    kept: Path | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features of every image as a memory map, the labels beside it.
+
+    The processes of the launcher share the work, and the main one writes.
 
     Args:
         source: the images.
@@ -88,21 +130,30 @@ def write_features(
             ``.labels.npy``. An unreadable image has NaN features and the label -1.
         device: where to compute.
         batch_size: images at once, which decides the memory and not the features.
+        kept: how the names of files begin that keep finished parts, in a folder of this work; None
+            keeps nothing, and a killed process has worked in vain.
 
     Returns:
-        The map and the labels, ``(N,)`` int64, -1 throughout for unlabelled images.
+        The map and the labels, ``(N,)`` int64, -1 throughout for unlabelled images; empty ones in
+        other processes than the main one.
 
     Raises:
         InputError: none of the images can be read, or the disk is full or refuses; an older file is
             whole then.
     """
+    how: How = {"device": device, "batch_size": batch_size}
+    if kept is None:
+        found = extract(source, transform, extractor, **how, together=True)
+    else:
+        found = _in_parts(source, transform, extractor, kept, how)
+    if not launched().is_main_process:
+        deque(found, maxlen=0)
+        return torch.empty(0), torch.empty(0)
     labels = torch.full((len(source),), -1)
     table: np.memmap | None = None
     with outputs(labels_beside(path), path, named=path, intact="older ones are whole") as asides:
         labels_aside, aside = asides
-        for rows, values in extract(
-            source, transform, extractor, device=device, batch_size=batch_size
-        ):
+        for rows, values in found:
             if table is None:
                 table = _blank_table(aside, len(source), values.shape[1])
             table[rows] = values.float().numpy()
@@ -114,6 +165,43 @@ def write_features(
         with labels_aside.open("wb") as file:
             np.save(file, labels.numpy())
     return torch.from_numpy(np.load(path, mmap_mode="c")), labels
+
+
+def _in_parts(
+    source: ImageSource, transform: Transform, extractor: Extractor, kept: Path, how: How
+) -> Iterator[tuple[list[int], Tensor]]:
+    """What :func:`extract` gives, for the main process by way of files that any may have made."""
+    state, starts = launched(), range(0, len(source), PART)
+    files = [kept.with_name(f"{kept.name}-{start:09d}.safetensors") for start in starts]
+    missing = by_main(lambda: [n for n, file in enumerate(files) if not file.exists()])
+    for number in missing[state.process_index :: state.num_processes]:
+        rows = range(len(source))[starts[number] :][:PART]
+        parts = list(extract(source, transform, extractor, **how, part=rows))
+        held = {"rows": torch.tensor([row for own, _ in parts for row in own], dtype=torch.int64)}
+        if parts:
+            held["values"] = torch.cat([values for _, values in parts])
+        with output(files[number], "finished parts are whole", one_of_many=True) as aside:
+            write_tensors(aside, held, {})
+    meet()
+    for file in files if state.is_main_process else []:
+        try:
+            held = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{file} is damaged or not there ({error}); delete it if it is, and start again; "
+                "the folder must be one that all machines share"
+            ) from None
+        if len(held["rows"]):
+            yield held["rows"].tolist(), held["values"]
+
+
+def images_identity(source: ImageSource) -> str:
+    """What stands for names, classes and sizes of the images of a source."""
+    sizes = blake2b(digest_size=8)
+    for row in range(len(source)):
+        bytes_, _, *place = source.stamp(row)  # times change where files are copied
+        sizes.update(f"{bytes_} {place}\n".encode())
+    return f"{source_hash(source)} {sizes.hexdigest()}"
 
 
 def labels_beside(path: Path) -> Path:

@@ -126,7 +126,7 @@ def check_head(model: TokenClassifier, source: ImageSource) -> None:
 
 
 def judge(classifier: Classifier, source: ImageSource, options: ClassifierOptions) -> Accuracy:
-    """How often a classifier is right, as it is.
+    """How often a classifier is right, as it is; the processes of the launcher share the work.
 
     Raises:
         InputError: see :func:`check_head` and :func:`unmask.probe.training.fit_size`.
@@ -135,5 +135,6 @@ def judge(classifier: Classifier, source: ImageSource, options: ClassifierOption
     check_head(model, source)
     size = fit_size(classifier, options)
     device, transform = launched().device, options.still(size, tokenizer.image_channels)
-    examples = labelled(source, transform, tokenizer.to(device).encode, device=device)
+    encode = tokenizer.to(device).encode
+    examples = labelled(source, transform, encode, device=device, together=True)
     return measure_accuracy(model.to(device).eval(), *examples, classes=model.classes)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.image_size import height_width
+from unmask.machine.processes import dealt
 from unmask.probe.classifier import Classifier
 from unmask.probe.encoder import TokenClassifier, build_head, initialize_head
 from unmask.probe.extract import Extractor
@@ -150,13 +151,15 @@ def probe(
 
 @torch.no_grad()
 def precompute(batches: StoredBatches, extractor: Extractor, device: torch.device) -> None:
-    """Replace stored codes by their features, in every view, once for the whole run."""
-    rows, read = torch.arange(len(batches.labels)), batches.lookup
-    table = torch.stack(
-        [
-            torch.cat([extractor(read(r, r * 0 + view).to(device)).cpu() for r in rows.split(256)])
-            for view in range(batches.views)
-        ],
-        dim=1,
-    )  # (N, views, D)
+    """Replace stored codes by their features, in every view, once for the whole run.
+
+    The processes of the launcher share the work, and each has all of the features.
+    """
+    parts, read = torch.arange(len(batches.labels)).split(256), batches.lookup
+
+    def _features(number: int) -> Tensor:
+        views = (read(rows := parts[number], rows * 0 + view) for view in range(batches.views))
+        return torch.stack([extractor(codes.to(device)).cpu() for codes in views], dim=1)
+
+    table = torch.cat(list(dealt(len(parts), _features, together=True)))  # (N, views, D)
     batches.lookup = lambda rows, views: table[rows, views]

@@ -243,10 +243,10 @@ class ClassifierRun:
         made_from = {"model": self.classifier.name, "data": data.train.name, **images}
         config = {**self.options.stored(), MADE_FROM: made_from}
         by_main(lambda: check_run_folder(out, plain_config(config)))
-        examples = (torch.empty(0), torch.empty(0))
-        if main:
-            transform = self.options.still(self.size, self.channels)
-            examples = labelled(data.held_out, transform, extract, device=self.state.device)
+        transform = self.options.still(self.size, self.channels)
+        examples = labelled(
+            data.held_out, transform, extract, device=self.state.device, together=True
+        )
 
         def _look(folder: Path, step: int, averaged: bool) -> None:
             found = measure_accuracy(objective.averaged, *examples, classes=len(self.names))
