@@ -182,7 +182,7 @@ class _Found(NamedTuple):
     values: dict[str, Tensor]
     """``(B,)`` by title."""
     features: list[tuple[Tensor, Tensor]]
-    """Of each extractor, of reconstructions and of the images."""
+    """Features by each extractor, of reconstructions and of the images."""
     seconds: tuple[float, float]
     """To encode and to decode an image."""
     first: list[Tensor]
