@@ -139,6 +139,8 @@ def test_numbers_and_what_is_left_out_are_told(tmp_path: Path) -> None:
     assert f"{held_out} held out; no official split" in numbers
     assert left == f"left out of {tmp_path / 'd'}: 1 .gif"
     assert summary(every)[0].startswith("d (all): 60 images of 2 classes, all trained on")
+    assert summary(train, title="D", counted=False)[0] == f"D: {train.split_rule}"
+    assert summary(every, counted=False)[0] == "d (all): all of them"
     shards = tmp_path / "shards"
     shards.mkdir()
     write_shards(shards)

@@ -107,3 +107,13 @@ def test_a_dry_run_of_a_tokenizer_writes_nothing(
     told = facts(capsys.readouterr().out.splitlines()[1:])
     assert told["parameters"] == f"{count:,} trained, 0 frozen"
     assert told["length"] == f"24 steps, {24 / (int(told['images'].split()[0]) // 8):.4g} epochs"
+
+
+def test_an_embedded_set_goes_by_its_name_and_is_counted_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["train", "fashion-maskgit", "--data", "fashion-mnist", "--out", tmp_path / "run"]
+    assert main([*map(str, words), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("fashion-mnist (train): official split by file name")
+    assert said.count("8,000 trained on") == 1

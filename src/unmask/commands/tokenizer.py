@@ -95,7 +95,7 @@ def train(words: Sequence[str]) -> None:
         find=get_tokenizer_recipe,
     )
     speaks = launched().is_main_process
-    source = open_images(arguments.data, arguments.split, speaks=speaks)
+    source = open_images(arguments.data, arguments.split, speaks=speaks, counted=False)
     by_main(lambda: check_place(arguments.out))
     if speaks:
         say(*tokenizer_outline(arguments.recipe, source, arguments.out))

@@ -137,7 +137,8 @@ def _open_held_out(arguments: Arguments) -> Reader | None:
 def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:
     if arguments.data is None:
         raise InputError("give --data IMAGES, or --cache FOLDER made by: unmask cache build")
-    source = open_images(arguments.data, arguments.split, speaks=launched().is_main_process)
+    speaks = launched().is_main_process
+    source = open_images(arguments.data, arguments.split, speaks=speaks, counted=False)
     check_source(arguments.recipe, source, tokenizer)
     by_main(lambda: check_place(arguments.out))
     return source

@@ -138,15 +138,18 @@ def _pictures_beside(path: Path) -> list[str]:
     return [f"left out of {path}: image files such as {first}; give their folder to read them"]
 
 
-def summary(source: Reader) -> list[str]:
+def summary(source: Reader, *, title: str = "", counted: bool = True) -> list[str]:
     """What a person should know of an open source, a line each: its numbers, and what is left out.
 
     Args:
         source: of the side that is trained on.
+        title: name in place of the source's own, which files remember.
+        counted: whether the numbers are said here.
     """
     classes = f" of {len(source.class_names):,} classes" if source.class_names else ""
     held_out = source.total - len(source)
-    sides = "all trained on"
+    sides = f"{source.total:,} images{classes}, all trained on"
     if held_out:
-        sides = f"{len(source):,} trained on, {held_out:,} held out; {source.split_rule}"
-    return [f"{source.name}: {source.total:,} images{classes}, {sides}", *source.notes]
+        sides = f"{source.total:,} images{classes}, {len(source):,} trained on, {held_out:,} held out"
+    said = [*([sides] if counted else []), *([source.split_rule] if held_out else [])]
+    return [f"{title or source.name}: {'; '.join(said) or 'all of them'}", *source.notes]
