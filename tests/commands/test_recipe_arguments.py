@@ -66,8 +66,9 @@ def test_a_batch_that_leaves_the_rate_behind_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], line: str
 ) -> None:
     assert main([*words(tmp_path), *given, "--dry-run"]) == 0
-    said = capsys.readouterr().err
-    assert (line in said) if line else ("in place of" not in said)
+    said = capsys.readouterr()
+    assert (line in said.out) if line else ("in place of" not in said.out)
+    assert not said.err
 
 
 def test_a_training_shorter_than_its_warm_up_is_said(

@@ -62,12 +62,12 @@ def parse_with_recipe(
         default=_incomplete(wanted, recipe=bare),
     )
     training, told = _weighed(found.recipe.training, recipe.training, words)
-    whole = dataclasses.replace(found.recipe, training=training)
+    whole, left_out = dataclasses.replace(found.recipe, training=training), list[str]()
     if isinstance(recipe, Recipe):
         whole, left_out = follow(dataclasses.replace(whole, results=recipe.results), recipe)
-        told += left_out
-    if told and launched().is_main_process:
-        say(*told, error=True)
+    if (told or left_out) and launched().is_main_process:
+        say(*left_out, error=True)
+        say(*told)
     return dataclasses.replace(found, recipe=whole)
 
 

@@ -148,8 +148,7 @@ def summary(source: Reader, *, title: str = "", counted: bool = True) -> list[st
     """
     classes = f" of {len(source.class_names):,} classes" if source.class_names else ""
     held_out = source.total - len(source)
-    sides = f"{source.total:,} images{classes}, all trained on"
-    if held_out:
-        sides = f"{source.total:,} images{classes}, {len(source):,} trained on, {held_out:,} held out"
-    said = [*([sides] if counted else []), *([source.split_rule] if held_out else [])]
+    sides = f"{len(source):,} trained on, {held_out:,} held out" if held_out else "all trained on"
+    said = [f"{source.total:,} images{classes}, {sides}"] if counted else []
+    said += [source.split_rule] if held_out else []
     return [f"{title or source.name}: {'; '.join(said) or 'all of them'}", *source.notes]
