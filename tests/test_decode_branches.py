@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from test_batch_size import sums_alike
 from test_self_guidance import LABELS, LENGTH, MODEL
 from torch import Tensor
 from toy_latents import NETWORKS, latent_model
@@ -16,7 +18,8 @@ from unmask.draws import Draws
 from unmask.errors import InputError
 from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw
-from unmask.orders import RandomOrder
+from unmask.orders import Confidence, RandomOrder
+from unmask.pipeline import load
 from unmask.types import Canvas, Hidden
 
 WEAK = ("null", "self")
@@ -79,6 +82,49 @@ def test_only_those_steps_double_the_batch(
     *_, last = decode(model, torch.tensor([0, 1]), plan, Draws([1, 2]), canvas)
     assert found == sizes
     assert not last.masked.any()
+
+
+@pytest.mark.parametrize("name", ["fashion-maskgit", "fashion-mage", "fashion-selfguidance"])
+def test_images_of_a_class_share_their_first_step(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, as an image is the same in a batch of any size."""
+    pipeline, sizes = load(name), []
+    model, doubled = pipeline.model, 1 + ("null" in pipeline.plan.guidance.scales)
+    evaluate = model.hidden
+
+    def counted(canvas: Canvas, labels: Tensor | None, read: Tensor | None = None) -> Hidden:
+        sizes.append(len(canvas.masked))
+        return evaluate(canvas, labels, read)
+
+    monkeypatch.setattr(model, "hidden", counted)
+    labels = torch.tensor([7, 2, 7, 7, 0]) if model.classes else None
+    plan = replace(pipeline.plan, steps=4)
+    run = decode(model, labels, plan, Draws(range(5)), blank_canvas(5, model.length))
+    together = deque(run, maxlen=1).pop().tokens
+    kinds = 3 if model.classes else 1
+    first = kinds if plan.guidance.ramp == "steps" else kinds * doubled  # t / T begins unguided
+    assert sizes[0] == first
+    assert min(sizes[1:]) >= 5
+    for row, seed in enumerate(range(5)):
+        one = None if labels is None else labels[row : row + 1]
+        run = decode(model, one, plan, Draws([seed]), blank_canvas(1, model.length))
+        alone = deque(run, maxlen=1).pop().tokens
+        assert torch.equal(alone[0], together[row]) or not sums_alike()
+
+
+def test_where_something_is_known_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, rows, evaluate = blank_canvas(3, LENGTH), [], MODEL.hidden
+    known.masked[1, 0] = False
+
+    def counted(canvas: Canvas, labels: Tensor | None, read: Tensor | None = None) -> Hidden:
+        rows.append(len(canvas.masked))
+        return evaluate(canvas, labels, read)
+
+    monkeypatch.setattr(MODEL, "hidden", counted)
+    plan, labels = Plan(steps=1, order=Confidence()), torch.zeros(3, dtype=torch.long)
+    list(decode(MODEL, labels, plan, Draws(range(3)), known))
+    assert rows == [3]
 
 
 @dataclass(frozen=True)

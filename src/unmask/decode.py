@@ -116,7 +116,10 @@ def decode(
     Raises:
         InputError: the model's encoder drops hidden tokens, and rows hide unequally many.
     """
-    prepared, branches = plan.order.start(model.grid, draws), Branches(model, class_labels)
+    # a CPU alone gives a row the same bits in a batch of another size, and asks itself for free
+    blank = canvas.masked.device.type == "cpu" and plan.draws_all and bool(canvas.masked.all())
+    branches = Branches(model, class_labels, blank=blank)
+    prepared = plan.order.start(model.grid, draws)
     batch = _Batch(plan, draws, branches, ~canvas.masked, prepared)
     unsound = torch.zeros((), dtype=torch.bool, device=canvas.masked.device)
     for now in _schedule(plan, canvas, draws, alike=model.drops):
@@ -252,10 +255,14 @@ class Branches:
     Args:
         model: has what the weak branches need: a null class, a feedback adapter.
         class_labels: ``(B,)`` int64, or None for an unconditional model.
+        blank: whether the first evaluation knows nothing and reads everything, so that images of
+            one class are one to it.
     """
 
-    def __init__(self, model: MaskedModel, class_labels: Tensor | None) -> None:
-        self.model, self.class_labels = model, class_labels
+    def __init__(
+        self, model: MaskedModel, class_labels: Tensor | None, *, blank: bool = False
+    ) -> None:
+        self.model, self.class_labels, self.blank = model, class_labels, blank
         self.differences: list[Tensor] = []  # (B, L, D) each
         self.folded: FoldedAdapter | None = None  # the feedback adapter, ready for this decoding
 
@@ -288,7 +295,21 @@ class Branches:
         self, canvas: Canvas, weak: Sequence[Weak], read: Tensor
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """All branches by the network, of the same shapes."""
-        model, labels, doubled, where = self.model, self.class_labels, canvas, read
+        labels, blank, self.blank = self.class_labels, self.blank, False
+        if not blank:
+            return self.computed(canvas, labels, weak, read)
+        given = torch.zeros(len(read), dtype=torch.long) if labels is None else labels
+        kinds, of = given.unique(return_inverse=True)  # (U,) and (B,)
+        few = Canvas(canvas.tokens[: len(kinds)], canvas.masked[: len(kinds)])
+        labels = None if labels is None else kinds
+        strong, others = self.computed(few, labels, weak, read[: len(kinds)])  # (U, L, D) each
+        return strong[of], [other[of] for other in others]
+
+    def computed(
+        self, canvas: Canvas, labels: Tensor | None, weak: Sequence[Weak], read: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """All branches of some rows by the network."""
+        model, own, doubled, where = self.model, labels, canvas, read
         if "null" in weak:
             assert labels is not None, "guidance by class needs class labels"
             assert model.null_class is not None, "guidance by class needs a null class"
@@ -299,9 +320,9 @@ class Branches:
         if "self" not in weak:
             strong, *null = model.hidden(doubled, labels, where).tokens.split(len(read))
             return strong, null
-        self.folded = self.folded or FoldedAdapter(model, canvas, self.class_labels)
+        self.folded = self.folded or FoldedAdapter(model, canvas, own)
         every = model.hidden(doubled, labels)
         strong, *null = every.tokens.split(len(read))  # (B, L, D) each
         seen = Hidden(every.prefix[: len(read)], strong)
-        blurred = self.folded(seen, canvas, self.class_labels)  # (B, L, D)
+        blurred = self.folded(seen, canvas, own)  # (B, L, D)
         return take(strong, read), [take(part, read) for part in (*null, blurred)]
