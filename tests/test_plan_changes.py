@@ -53,15 +53,17 @@ def test_the_solver_is_replaced() -> None:
     ("changes", "said"),
     [
         ({"order": "random", "temperature": 2.0}, "temperature=2.0 has no effect on RandomOrder"),
-        ({"solver": "ddim"}, "this plan draws codes"),
+        ({"solver": "ddim"}, "plan.draw.solver is of DiffusionDraw, and this plan's draw is Categ"),
         ({"order": "diagonal"}, "unknown order 'diagonal'"),
     ],
 )
 def test_what_a_plan_has_not_is_refused(changes: dict, said: str) -> None:
     with pytest.raises(InputError, match=said):
         PlanChanges(**changes).applied(TOY.plan)
-    with pytest.raises(InputError, match="this plan draws latents"):
+    with pytest.raises(InputError, match=r"plan.draw.top_k is of CategoricalDraw, and this plan's"):
         PlanChanges(top_k=4).applied(LATENT_TOY.plan)
+    with pytest.raises(InputError, match="this plan draws latents"):
+        PlanChanges(softmax_temperature=0.5).applied(LATENT_TOY.plan)
 
 
 FAST = replace(

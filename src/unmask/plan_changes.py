@@ -1,16 +1,27 @@
-"""A decoding plan with some of its numbers replaced, each by the name that people know it by."""
+"""A decoding plan with some of its numbers replaced, each by its path or by a name people know."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, get_type_hints
 
 from unmask.decode import Plan
 from unmask.errors import InputError, pick
+from unmask.files.serial import TAG, choices
 from unmask.nn.diffusion import DiffusionDraw, Solver
-from unmask.nn.guided import HeadDraw
 from unmask.orders import NAMED, Confidence
 from unmask.ranges import Between, Length, Name, Ranged
+
+SHORT = {
+    "steps": "steps",
+    "guidance_scale": "guidance.scale",
+    "softmax_temperature": "draw.temperature",
+    "top_k": "draw.top_k",
+    "solver": "draw.solver",
+    "respacing": "draw.respacing",
+}
+"""Paths of what has a short name and means one thing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +50,12 @@ class PlanChanges(Ranged):
     section), or empty for all 1000; of dpm-solver the number of network evaluations, such as 14.
     None keeps the plan's."""
 
-    def applied(self, plan: Plan) -> Plan:
+    def applied(self, plan: Plan, more: Mapping[str, Any] | None = None) -> Plan:
         """The plan with these changes.
+
+        Args:
+            plan: what is changed.
+            more: changes by path, such as "guidance.ramp" or "order.kind", which go before these.
 
         Raises:
             InputError: one that the order or the head does not have, or a value out of range.
@@ -48,39 +63,70 @@ class PlanChanges(Ranged):
         kept = self.order == "confidence" and isinstance(plan.order, Confidence)
         if self.order is not None and not kept:
             plan = replace(plan, order=pick(NAMED, self.order, "order"))
+        more = dict(more or {})
+        plan = _with_kinds(plan, {p: more.pop(p) for p in list(more) if p.endswith(f".{TAG}")})
+        values = {path: getattr(self, name) for name, path in SHORT.items()}
+        if self.softmax_temperature is not None and not plan.draw.of_codes:
+            raise InputError(
+                f"softmax_temperature={self.softmax_temperature} is of codes, and this plan draws "
+                "latents; leave it out"
+            )
         if self.temperature is not None:
-            plan = _at_temperature(plan, self.temperature)
-        guidance = replace(plan.guidance, **_given(scale=self.guidance_scale))
-        draw = self._drawn(plan.draw)
-        return replace(plan, guidance=guidance, draw=draw, **_given(steps=self.steps))
+            values[_place_of_temperature(plan, self.temperature)] = self.temperature
+        given = {path: value for path, value in values.items() if value is not None}
+        for path in given.keys() & more.keys():
+            raise InputError(f"plan.{path} is given by its short name too; give it once")
+        return _with_values(plan, {**given, **more})
 
-    def _drawn(self, draw: HeadDraw) -> HeadDraw:
-        """How tokens are drawn, by options that one kind of head has each."""
-        of_codes = _given(top_k=self.top_k, temperature=self.softmax_temperature)
-        of_latents = _given(solver=self.solver, respacing=self.respacing)
-        if of_codes and not draw.of_codes:
+
+def kinds_of(name: str) -> dict[str, type]:
+    """Classes that a plan's field may hold, by name; none of a field that is no part of its own."""
+    hint = get_type_hints(Plan)[name]
+    possible = choices(hint) or ((hint,) if hasattr(hint, "__dataclass_fields__") else ())
+    return {kind.__name__: kind for kind in possible}
+
+
+def _with_kinds(plan: Plan, wanted: Mapping[str, str]) -> Plan:
+    """The plan with parts of other classes, as those are where nothing is said."""
+    for path, kind in wanted.items():
+        name = path.removesuffix(f".{TAG}")
+        if kind != type(getattr(plan, name)).__name__:
+            cls = pick(kinds_of(name), kind, name)
+            bare = [f.name for f in fields(cls) if f.default is f.default_factory]
+            if bare:
+                raise InputError(f"plan.{path}={kind} needs {', '.join(bare)}; make it in Python")
+            plan = replace(plan, **{name: cls()})
+    return plan
+
+
+def _with_values(plan: Plan, values: Mapping[str, Any]) -> Plan:
+    """The plan with values by path, all those of a part at once."""
+    whole, inside = dict[str, Any](), dict[str, dict[str, Any]]()
+    for path, value in values.items():
+        name, _, inner = path.partition(".")
+        if inner:
+            inside.setdefault(name, {})[inner] = value
+        else:
+            whole[name] = value
+    for name, given in inside.items():
+        part: Any = getattr(plan, name)
+        for inner in given.keys() - {f.name for f in fields(part)}:
+            kinds = kinds_of(name).items()
+            owners = [kind for kind, cls in kinds if inner in {f.name for f in fields(cls)}]
             raise InputError(
-                "top_k and softmax_temperature are of codes, and this plan draws latents; leave "
-                "them out"
+                f"plan.{name}.{inner} is of {' and '.join(owners)}, and this plan's {name} is "
+                f"{type(part).__name__}; leave it out, or choose another plan.{name}.{TAG}"
             )
-        if of_latents and draw.of_codes:
-            raise InputError(
-                "solver and respacing are of diffusion heads, and this plan draws codes; leave "
-                "them out"
-            )
-        return replace(draw, **of_codes, **of_latents)
+        whole[name] = replace(part, **given)
+    return replace(plan, **whole)
 
 
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _at_temperature(plan: Plan, temperature: float) -> Plan:
-    """The temperature that people mean: of the confidence order, or of a diffusion head's noise."""
+def _place_of_temperature(plan: Plan, temperature: float) -> str:
+    """Path of what people mean: noise of the confidence order, or of a diffusion head."""
     if isinstance(plan.order, Confidence):
-        return replace(plan, order=replace(plan.order, temperature=temperature))
+        return "order.temperature"
     if isinstance(plan.draw, DiffusionDraw):
-        return replace(plan, draw=replace(plan.draw, temperature=temperature))
+        return "draw.temperature"
     raise InputError(
         f"temperature={temperature} has no effect on {type(plan.order).__name__}; "
         "leave it out or use the confidence order"
