@@ -242,6 +242,22 @@ def no_numbers(content: dict) -> None:
     content["args"].warmup_epochs = "many"
 
 
+def adam(content: dict) -> None:
+    content["optimizer"]["param_groups"][0]["decoupled_weight_decay"] = False
+
+
+def no_scale(content: dict) -> None:
+    del content["scaler"]["growth_factor"]
+
+
+def no_batch(content: dict) -> None:
+    content["args"].world_size = 0
+
+
+def no_tensor(content: dict) -> None:
+    content["model"]["z_proj.bias"] = 3
+
+
 def less_average(content: dict) -> None:
     del content["model_ema"]["fake_latent"]
 
@@ -265,6 +281,10 @@ def as_it_is(file: Path, out: Path) -> None:
         (other_moments, "have another shape than its weight"),
         (two_rates, "attn_dropout=0.1 and proj_dropout=0.0 differ"),
         (no_numbers, "warmup_steps='manymanymany' is no int"),
+        (adam, "its optimiser is Adam, and"),
+        (no_scale, "is not what its project writes .KeyError: 'growth_factor'"),
+        (no_batch, "batch_size=0 must"),
+        (no_tensor, "is not what its project writes .TypeError: 'z_proj.bias' is no tensor"),
         (less_average, "do not fill 'embed.null'"),
         (more_weights, "no rule for the key 'adapter.weight'"),
     ],

@@ -24,7 +24,7 @@ from unmask.nn.model import MaskedModel
 from unmask.pipeline import Pipeline
 from unmask.projects.foreign import Foreign, Kind, recognise, translated
 from unmask.projects.project import Checkpoint, Project, Stated, Tensors
-from unmask.projects.training_state import Moments, TrainingState, moments, read_training
+from unmask.projects.training_state import Moments, TrainingState, expected, moments, read_training
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.script_arguments import images_a_step, with_arguments
@@ -43,6 +43,7 @@ from unmask.train.run_folder import (
 )
 
 SKIPPED = 0.02  # largest share of steps that a loss scaler is believed to have left out
+UNSAID = ("plans", "results", "summary")  # of a recipe's changes
 BASE, TOKENIZER = "base", "tokenizer"  # folders in the run
 
 
@@ -75,12 +76,9 @@ class Takeover:
         parts += ", their average" if state.averages is not None else ""
         parts += ", loss scale" if state.scaler else ""
         parts += ", tokenizer" if self.foreign.tokenizer else ""
-        before, after = (
-            dict(flat_config(to_dict(self.named))),
-            dict(flat_config(to_dict(self.recipe))),
-        )
-        aside = ("plans", "results", "summary")
-        told = [f"{n}={v}" for n, v in after.items() if before.get(n) != v and n not in aside]
+        before = dict(flat_config(to_dict(self.named)))
+        after = {n: v for n, v in flat_config(to_dict(self.recipe)) if n not in UNSAID}
+        told = [f"{n}={v}" for n, v in after.items() if before.get(n) != v]
         epochs = f", {state.epochs} epochs of {self.epoch:,} steps" if self.epoch else ""
         return [
             f"{self.project.name} training of {state.file}: step {self.step:,}{epochs}",
@@ -134,17 +132,16 @@ def find_training(
     if unknown := foreign.details.get("unknown"):
         raise InputError(f"{origin} trains parts that {project.name} has not: {unknown}")
     named = matching_recipe(foreign)
+    settings = state.settings_file or state.file
     try:
-        kept = moments(state, project.name)
-        step, epoch = _steps(state, kept.step, named, images)
-        recipe = _with_settings(named, state, project, epoch or 1)
+        with expected(state.file):
+            kept = moments(state, project.name)
+        with expected(settings):
+            step, epoch = _steps(state, kept.step, named, images)
+            recipe = _with_settings(named, state, project, epoch or 1)
     except InputError as error:
-        raise InputError(f"{state.settings_file or origin}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{state.settings_file or origin} holds settings that are not those of "
-            f"{project.name} ({type(error).__name__}: {error})"
-        ) from None
+        told = str(error)
+        raise InputError(told if origin in told else f"{settings}: {told}") from None
     return Takeover(
         recipe=recipe,
         named=named,
@@ -194,6 +191,8 @@ def _with_settings(named: Recipe, state: TrainingState, project: Project, epoch:
         "lr": groups[0].get("initial_lr", named.training.lr),
         "precision": "fp16" if state.scaler else "no",
     }
+    if groups[0].get("decoupled_weight_decay") is False:
+        raise InputError("its optimiser is Adam, and this library's is AdamW")
     recipe = replace(named, training=replace(named.training, **told))
     if project.name == "unlockmgm":
         return with_configuration(recipe, state.settings, state.average)
@@ -246,7 +245,8 @@ def take_over(found: Takeover, recipe: Recipe, out: Path) -> Recipe:
         _fill(run, model, found)
         if found.state.scaler:
             accelerator.scaler = torch.amp.GradScaler("cpu")
-            accelerator.scaler.load_state_dict(dict(found.state.scaler))
+            with expected(found.state.file):
+                accelerator.scaler.load_state_dict(dict(found.state.scaler))
         write_recipe(aside, config)
         run.save(found.step)
         if out.is_dir():

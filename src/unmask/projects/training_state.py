@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from unmask.checkpoints.file_kinds import kind_of
 from unmask.checkpoints.pickles import STAND_INS, load_pickle
 from unmask.errors import InputError
+from unmask.files.damage import reason
 from unmask.files.json_files import read_json
 from unmask.projects.foreign import read_config, run_config
 from unmask.projects.project import Tensors
 
+STRANGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ADAPTER = ("cls_anchor_gen", "decoders", "top_down_transform")  # what UnlockMGM trains
 MAGE_FROZEN = re.compile(r"vqgan\..*|(decoder_)?pos_embed|token_emb\.position_ids")
@@ -73,25 +77,37 @@ def read_training(source: Path) -> TrainingState:
         for place in (folder, *reversed(steps)):
             for name, read in READERS.items():
                 if (place / name).is_file():
-                    return _checked(place / name, read)
+                    with expected(place / name):
+                        return read(place / name)
         raise InputError(
             f"{source} holds neither {STATES} (maskgit-pytorch) nor {CHECKPOINT} (MAR, eMIGM, "
             f"MAGE) nor {OPTIMIZER} (UnlockMGM); name a checkpoint with its optimiser"
         )
-    return _checked(source, _read_checkpoint)
+    with expected(source):
+        return _read_checkpoint(source)
 
 
 def _number(folder: Path) -> int:
     return int(re.sub(r"\D", "", folder.name) or -1)
 
 
-def _checked(file: Path, read: Callable[[Path], TrainingState]) -> TrainingState:
+@contextmanager
+def expected(file: object) -> Iterator[None]:
+    """Turn whatever goes wrong with values that a project would not write into one line.
+
+    Args:
+        file: that holds them.
+
+    Raises:
+        InputError: in its place.
+    """
     try:
-        return read(file)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{file} is not what its project writes ({type(error).__name__}: {error}); copy it anew"
-        ) from None
+        yield
+    except InputError:
+        raise
+    except STRANGE as error:
+        said = f"{type(error).__name__}: {reason(error)}"
+        raise InputError(f"{file} is not what its project writes ({said}); copy it anew") from None
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -101,9 +117,17 @@ def _load(file: Path) -> dict[str, Any]:
     return loaded
 
 
+def _dense(tensors: Any) -> dict[str, Tensor]:
+    """Weights without their gradients; TypeError where something else stands among them."""
+    for name, tensor in tensors.items():
+        if not (isinstance(tensor, Tensor) and tensor.layout is torch.strided):
+            raise TypeError(f"{name!r} is no tensor")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
 def _read_states(file: Path) -> TrainingState:
     """A step of maskgit-pytorch; the average lists its weights in the order of the model's."""
-    told, weights = _load(file), _load(file.with_name("model.pt"))["model"]
+    told, weights = _load(file), _dense(_load(file.with_name("model.pt"))["model"])
     average = dict(told["ema"])
     shadow = average.pop("shadow_params")
     if [t.shape for t in shadow] != [t.shape for t in weights.values()]:
@@ -113,7 +137,7 @@ def _read_states(file: Path) -> TrainingState:
         weights,
         told["optimizer"],
         *run_config(file),
-        averages=dict(zip(weights, shadow, strict=True)),
+        averages=_dense(dict(zip(weights, shadow, strict=True))),
         average=average,
         updates=int(average["num_updates"]),
         scaler=told["scaler"],
@@ -133,11 +157,11 @@ def _read_checkpoint(file: Path) -> TrainingState:
     args = told.get("args")
     return TrainingState(
         file,
-        told["model"],
+        _dense(told["model"]),
         told["optimizer"],
         vars(args) if isinstance(args, argparse.Namespace) else {},
         file if isinstance(args, argparse.Namespace) else None,
-        averages=told.get("model_ema"),
+        averages=_dense(told["model_ema"]) if told.get("model_ema") else None,
         scaler=told.get("scaler") or {},
         epochs=int(told["epoch"]) + 1,
     )
@@ -146,7 +170,7 @@ def _read_checkpoint(file: Path) -> TrainingState:
 def _read_accelerate(file: Path) -> TrainingState:
     """A folder of UnlockMGM; what accelerate itself stores of the model has lost its order."""
     folder = file.parent
-    weights = _load(folder / "unwrapped_model" / "pytorch_model.bin")
+    weights = _dense(_load(folder / "unwrapped_model" / "pytorch_model.bin"))
     averaged, average = folder / "ema_model" / "pytorch_model.bin", {}
     if averaged.is_file():
         average = read_config(averaged.with_name("config.json"))
@@ -157,10 +181,10 @@ def _read_accelerate(file: Path) -> TrainingState:
         weights,
         _load(file),
         *run_config(file),
-        averages=_load(averaged) if averaged.is_file() else None,
+        averages=_dense(_load(averaged)) if averaged.is_file() else None,
         average=average,
         sizes=read_config(folder / "unwrapped_model" / "config.json"),
-        updates=average.get("optimization_step"),
+        updates=int(average["optimization_step"]) if average else None,
         scaler=_load(scaler) if scaler.is_file() else {},
         steps=int(metadata["global_step"]),
     )

@@ -65,6 +65,8 @@ def with_configuration(
             raise InputError(
                 f"{'.'.join(keys)}={value!r} is beyond this library, which has {wanted}"
             )
+    if (name := at(config, "optimizer", "name")) not in (None, "adamw", "fused_adam"):
+        raise InputError(f"optimizer.name={name!r} is beyond this library, which has AdamW")
     if recipe.substitution is None:
         raise InputError("it trains no adapter, and only trainings of adapters are taken over")
     assert isinstance(recipe.masking, TrainMasking), "its recipes mask so"
