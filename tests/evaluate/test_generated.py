@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from unmask.evaluate.measure import measure_statistics
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages, real_batches
 from unmask.evaluate.reference import write_statistics
+from unmask.pipeline import load
 
 COUNT = 18
 MODULE = """
@@ -252,3 +254,13 @@ def test_other_sets_have_no_word_about_their_order(
     write_npz(tmp_path / "made.npz", [batch])
     notes = Generated.of_files(tmp_path / "made.npz", EvaluationOptions(count=4)).notes
     assert "sorted" not in " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("run-model", "5bbd29d1cc70c5c3"), ("mar-run-model", "304131ecb2208e7e")]
+)
+def test_a_model_of_an_older_revision_is_still_itself(name: str, digest: str) -> None:
+    """Or its folders (--work) would be refused: a later field of a recipe has repr=False."""
+    pipeline = load(Path(__file__).parents[1] / "fixtures" / "before_issue_11" / name, device="cpu")
+    found = Generated.of_pipeline(pipeline, EvaluationOptions(device="cpu"), pipeline.plan)
+    assert sha256(found.identity.encode()).hexdigest().startswith(digest), found.identity

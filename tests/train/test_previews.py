@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from gloo import joined
 from PIL import Image
 from toy_latents import LATENT_TOY
 from toy_run import outcome
@@ -25,11 +26,13 @@ from unmask.evaluate.classifier import ConvClassifier, TrainedClassifier
 from unmask.evaluate.evaluation import evaluate
 from unmask.evaluate.features import Features
 from unmask.evaluate.generated import Generated
+from unmask.evaluate.measure import measure_statistics
 from unmask.evaluate.options import EvaluationOptions
-from unmask.evaluate.real_images import RealImages
+from unmask.evaluate.real_images import RealImages, real_batches
+from unmask.evaluate.reference import write_statistics
 from unmask.guidance import Guidance
 from unmask.nn.diffusion import DiffusionDraw
-from unmask.pipeline import load
+from unmask.pipeline import Pipeline, load
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.training import Training
 from unmask.tokenizers.folder import load_tokenizer
@@ -39,6 +42,7 @@ from unmask.train.generator import make_task
 
 IMAGES, STEPS = 6, 6
 FIGURES = ["eval/fd", "eval/is", "eval/accuracy"]
+LOSSES = ["eval/loss", "eval/loss_raw"]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +79,7 @@ class FewFeatures:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (previews, evaluation):
-        monkeypatch.setattr(module, "EfficientNetLite0", FewFeatures)
+    monkeypatch.setattr(evaluation, "EfficientNetLite0", FewFeatures)
 
 
 def patches() -> ImageTokenizer:
@@ -110,6 +113,11 @@ def run(place: Path, recipe: Recipe, out: Path, *, images: bool = True) -> list[
         out=out,
         held_out=held_out(place) if images else None,
     )
+    return notes_of(out)
+
+
+def notes_of(out: Path) -> list[dict]:
+    """The lines of a log that tell of the weights."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" not in line]
 
@@ -127,7 +135,7 @@ def test_scores_leave_no_trace_in_the_training(place: Path, tmp_path: Path, reci
     assert [line["step"] for line in scores] == [4, STEPS]
     for line in scores:
         names = {name for name in line if name.startswith("eval/")}
-        assert names == {*FIGURES, *(f"{name}_guided" for name in FIGURES)}
+        assert names == {*FIGURES, *(f"{name}_guided" for name in FIGURES), *LOSSES}
 
 
 @pytest.mark.usefixtures("few")
@@ -214,47 +222,82 @@ def test_a_plan_without_guidance_is_scored_once(place: Path, tmp_path: Path) -> 
     recipe = scored(place, steps=2, evaluate_classifier=None, ema=None)
     recipe = replace(recipe, plan=replace(recipe.plan, guidance=Guidance()))
     (line,) = run(place, recipe, tmp_path)
-    assert line.keys() == {"step", "eval/fd", "eval/is"}
+    assert line.keys() == {"step", "eval/fd", "eval/is", "eval/loss"}
 
 
 @pytest.mark.usefixtures("few")
-def test_processes_share_the_images(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three processes, one after the other, whose parts the main one puts together."""
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_work(place: Path, tmp_path: Path, processes: int) -> None:
     alone = run(place, scored(place, steps=2), tmp_path / "one")
 
-    class One:
-        device, num_processes, process_index = torch.device("cpu"), 3, 0
-        is_main_process = True
+    def one(rank: int) -> None:
+        run(place, scored(place, steps=2), tmp_path / "more")
 
-    shares: dict[int, list] = {}
-
-    def together(look: previews.OnlineScores, *arguments: Any) -> Any:
-        found = {}
-        for One.process_index in (2, 1, 0):  # the main one last: it needs the others' parts
-            One.is_main_process = One.process_index == 0
-            found = whole(look, *arguments)
-            assert not found or One.is_main_process
-        return found
-
-    def gather(own: list) -> list:
-        kind = len(gathered) % 2  # without guidance, then with it
-        gathered.append(sum(len(part.pooled) for part in own))
-        shares.setdefault(kind, []).insert(0, own)
-        return shares[kind]
-
-    gathered: list[int] = []
-    whole = previews.OnlineScores.__call__
-    monkeypatch.setattr(previews.OnlineScores, "__call__", together)
-    monkeypatch.setattr(previews, "launched", One)
-    monkeypatch.setattr(previews, "gathered", gather)
-    shared = run(place, scored(place, steps=2), tmp_path / "three")
-    assert gathered == [2, 2] * 3
+    assert joined(processes, one) == [0] * processes
+    shared = notes_of(tmp_path / "more")
     assert len(shared) == len(alone) == 1
-    assert shared[0].keys() == alone[0].keys()
+    assert shared[0].keys() == alone[0].keys() >= set(FIGURES + LOSSES)
     for name, value in alone[0].items():
-        assert shared[0][name] == pytest.approx(value, rel=1e-5), name
+        assert shared[0][name] == pytest.approx(value, rel=1e-4), name
+
+
+@pytest.mark.usefixtures("few")
+def test_statistics_take_the_place_of_held_out_images(place: Path, tmp_path: Path) -> None:
+    recipe = scored(place, steps=2)
+    (by_images,) = run(place, recipe, tmp_path / "images")
+    transform = Transform(size=16, channels=3)
+    real = real_batches(held_out(place), transform, count=IMAGES)
+    found = measure_statistics(real, FewFeatures(resize=1, device="cpu"), source="val")
+    file = str(tmp_path / "statistics.npz")
+    write_statistics(file, found)
+    recipe = scored(place, steps=2, evaluate_reference=file)
+    (by_file,) = run(place, recipe, tmp_path / "file", images=False)
+    assert by_file["eval/fd"] == pytest.approx(by_images["eval/fd"], rel=1e-9)
+    assert not set(LOSSES) & by_file.keys(), "there are no held-out images"
+
+
+def test_a_named_network_scores_and_a_missing_one_is_refused(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = scored(place, steps=2, evaluate_inception=str(tmp_path / "inception.pth"))
+    with pytest.raises(InputError, match=r"inception\.pth"):
+        run(place, recipe, tmp_path / "run")
+    asked = []
+
+    def load_it(path: Path, device: torch.device) -> FewFeatures:
+        asked.append(path.name)
+        return FewFeatures(resize=299, device=device)
+
+    monkeypatch.setattr(evaluation, "load_inception", load_it)
+    (line,) = run(place, recipe, tmp_path / "run")
+    assert asked == ["inception.pth"]
+    assert line["eval/fd"] > 0
+
+
+@pytest.mark.usefixtures("few")
+def test_images_without_guidance_have_a_temperature_of_their_own(place: Path) -> None:
+    recipe = scored(place, LATENT_TOY, evaluate_temperature=0.95)
+    recipe = replace(recipe, plan=replace(recipe.plan, guidance=Guidance(scale=2.0)))
+    pipeline = Pipeline(recipe, recipe.network.build(), patches(), ("a", "b"))
+    plans = previews.OnlineScores(pipeline, held_out(place), usual=1.0).plans
+    temperatures = {kind: plan.draw.temperature for kind, plan in plans.items()}  # type: ignore[attr-defined]
+    assert temperatures == {"": 0.95, "_guided": 1.0}
+    assert plans[""].guidance == Guidance()
+
+
+@pytest.mark.usefixtures("few")
+def test_the_best_weights_are_kept_as_a_model(place: Path, tmp_path: Path) -> None:
+    options = {"steps": 8, "evaluate_every": 1, "keep_best": True, "lr": 0.1}
+    recipe = scored(place, evaluate_classifier=None, **options)
+    notes = run(place, recipe, tmp_path)
+    best = min(notes, key=lambda line: line["eval/fd"])
+    assert best["step"] < 8, "the last one is in model/ anyway"
+    pipeline = load(tmp_path / "best", device="cpu")
+    scores = previews.OnlineScores(pipeline, held_out(place), usual=1.0)
+    again = scores(tmp_path / "elsewhere" / "samples", 0, True)
+    assert again["eval/fd"] == pytest.approx(best["eval/fd"], rel=1e-9)
+    with pytest.raises(InputError, match="evaluate_every"):
+        Training(steps=1, keep_best=True)
 
 
 def test_what_cannot_be_scored_is_refused_first(place: Path, tmp_path: Path) -> None:

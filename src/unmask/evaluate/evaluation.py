@@ -75,7 +75,7 @@ def evaluate(
     made = generated if isinstance(generated, Generated) else Generated.of_batches(generated)
     real = reference if isinstance(reference, RealImages) else None
     extractor = extractor or choose_extractor(options, made.shape)
-    known = _reference(reference, options, extractor, made.shape)
+    known = choose_reference(reference, options, extractor, made.shape)
     sides = _sides(made, floors or {}, real, known, options)
     networks = extractor, classifier or choose_classifier(options, real, alike=work is not None)
     facts = {} if work is None else _facts(made, real, options, networks)
@@ -86,13 +86,18 @@ def evaluate(
     )
 
 
-def _reference(
+def choose_reference(
     given: RealImages | Reference | Batches | None,
     options: EvaluationOptions,
     extractor: FeatureExtractor,
     shape: tuple[int, int, int],
 ) -> Reference:
-    """The reference of every row; one that the options name takes the place of any other."""
+    """The reference of every row; one that the options name takes the place of any other.
+
+    Raises:
+        InputError: nothing to compare with, or a file that is missing or does not fit the network
+            or the ``(C, H, W)`` shape of the images.
+    """
     if options.reference is None:
         if given is None:
             raise InputError("nothing to compare with; give real images (--data) or --reference")

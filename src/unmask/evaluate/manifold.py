@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import InputError
+from unmask.machine.compute import Compute
 from unmask.machine.processes import gathered, share
 
 BLOCK = 2048
@@ -44,7 +45,8 @@ class Centred(NamedTuple):
 
     def distances(self, others: Centred) -> Tensor:
         """Squared distances ``(N, M)``."""
-        product = torch.addmm(others.squares, self.rows, others.rows.T, alpha=-2)
+        with Compute("float32", self.rows.device).region():
+            product = torch.addmm(others.squares, self.rows, others.rows.T, alpha=-2)
         return product.add_(self.squares[:, None])
 
     def slack(self, others: Centred) -> Tensor:

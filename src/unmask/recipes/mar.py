@@ -6,6 +6,8 @@ Its numbers come from the repository's README and defaults; what was trained lon
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from unmask.counts import FixedCounts
 from unmask.decode import Plan
 from unmask.guidance import Guidance
@@ -39,7 +41,8 @@ def plan(steps: int, guidance: Guidance, temperature: float = 1.0) -> Plan:
     )
 
 
-UNGUIDED = NamedPlan(name="unguided", plan=plan(256, Guidance(), 0.95))
+UNGUIDED_TEMPERATURE = 0.95
+UNGUIDED = NamedPlan(name="unguided", plan=plan(256, Guidance(), UNGUIDED_TEMPERATURE))
 QUICK = NamedPlan(name="quick", plan=plan(64, Guidance(scale=4.0)))  # its notebook's
 
 
@@ -55,7 +58,7 @@ def _recipe(row: Row) -> Recipe:
         image_size=256,
         network=row.network(),
         masking=NormalMasking(mean=1.0, std=0.25, least=0.7, group=row.batch_size // PROCESSES),
-        training=row.training(),
+        training=replace(row.training(), evaluate_temperature=UNGUIDED_TEMPERATURE),
         plan=best,
         plans=(UNGUIDED, QUICK, fast(best, steps=64, head_steps=14, refresh=4)),
         results=tuple(

@@ -34,9 +34,13 @@ class Ema(Ranged, path="training.ema"):
 class Training(Ranged, path="training"):
     """Optimiser, schedule, precision, and how often things happen."""
 
+    # The text of a recipe identifies folders of evaluations: what came later stays out of it.
+
     steps: Annotated[int, Between(1, MOST_STEPS)]
     """Optimiser steps of the whole run."""
-    epochs: Annotated[float, Between(above=0, at_most=10**6)] | None = None
+    epochs: Annotated[float, Between(above=0, at_most=10**6)] | None = field(
+        default=None, repr=False
+    )
     """Passes over the images, of batch_size each without the remainder, in place of `steps`. None
     leaves `steps`."""
     batch_size: Annotated[int, Between(1, 10**6)] = 256
@@ -51,7 +55,7 @@ class Training(Ranged, path="training"):
     base_rate: Annotated[float | None, Between(0, 1)] = field(default=None, repr=False)
     """Factor on the learning rate of what a training with a base takes from it; None means 1, the
     rate of what begins anew."""
-    blr: Annotated[float, Between(0, 1000)] | None = None
+    blr: Annotated[float, Between(0, 1000)] | None = field(default=None, repr=False)
     """Learning rate for 256 images, in place of `lr`: lr is blr x batch_size / 256, as in MAE, MAGE
     and MAR. None leaves `lr`."""
     min_lr: Annotated[float, Between(0, 1000)] = 0.0
@@ -62,7 +66,7 @@ class Training(Ranged, path="training"):
     """Number of cosine cycles after warm-up, each falling to 0 (schedule="restarts" only)."""
     warmup_steps: Steps = 0
     """Steps in which the learning rate rises linearly from 0, its value in the first of them."""
-    warmup_epochs: Annotated[float, Between(0, 10**6)] | None = None
+    warmup_epochs: Annotated[float, Between(0, 10**6)] | None = field(default=None, repr=False)
     """Passes over the images in which the learning rate rises, in place of `warmup_steps`. None
     leaves `warmup_steps`."""
     betas: Annotated[tuple[float, float], Between(0, below=1)] = (0.9, 0.96)
@@ -114,6 +118,16 @@ class Training(Ranged, path="training"):
     evaluate_classifier: Place | None = None
     """Classifier that judges the classes of scored images: "fashion", or a file of
     ``TrainedClassifier.save``; None leaves that score out."""
+    evaluate_inception: Place | None = field(default=None, repr=False)
+    """File of the 2015 Inception network's weights (torch-fidelity's release), whose features are
+    scored during the training; None takes EfficientNet's."""
+    evaluate_reference: Place | None = field(default=None, repr=False)
+    """File or folder that scores during the training compare with in place of held-out images:
+    statistics of the same features, or images. None takes the held-out images."""
+    evaluate_temperature: Annotated[float | None, Between(0, 1e6)] = field(default=None, repr=False)
+    """Temperature of the images that are scored without guidance; None takes the plan's."""
+    keep_best: bool = field(default=False, repr=False)
+    """Keep the weights of the lowest eval/fd so far as a model of their own, best/ in the run."""
     save_every: Steps = 0
     """Steps between checkpoints, beside those by the clock; 0 means only the last step."""
     save_minutes: Annotated[float, Between(0, 10**6)] = 10.0
@@ -131,6 +145,8 @@ class Training(Ranged, path="training"):
     def __post_init__(self) -> None:
         """Reject values that no run can use."""
         super().__post_init__()
+        if self.keep_best and not self.evaluate_every:
+            raise InputError("training.keep_best goes by scores; give training.evaluate_every too")
         if self.accumulate > self.batch_size:
             raise InputError(
                 f"training.accumulate={self.accumulate} exceeds training.batch_size="

@@ -26,14 +26,21 @@ from unmask.objectives.masked import MaskedObjective
 from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
-from unmask.recipes.training import in_steps
+from unmask.recipes.training import Training, in_steps
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train.base import load_base
+from unmask.train.held_out import HeldOutImages, HeldOutLoss, held_out_training
 from unmask.train.live_images import EncodeFirst, LiveImages
 from unmask.train.loop import TrainResult, train
 from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches, TwoViewBatches
 from unmask.train.overfit import Verdict, overfit_one_batch
-from unmask.train.previews import OnlineScores, sample_sheet, sheet_previews, usual_size
+from unmask.train.previews import (
+    OnlineScores,
+    sample_sheet,
+    sheet_previews,
+    still_transform,
+    usual_size,
+)
 from unmask.train.run import Preview
 
 AnyCache = LatentCache | LiveImages
@@ -134,17 +141,17 @@ class Task:
             return self.objective
         return EncodeFirst(self.objective, self.tokenizer)
 
-    def batches(self, cache: AnyCache) -> Dataset:
-        """This process's batches."""
+    def batches(self, cache: AnyCache, whole: Training | None = None) -> Dataset:
+        """This process's part of every batch; by other training options, whole batches."""
         recipe, state = self.recipe, launched()
         kind = MaskedBatches if recipe.contrastive is None else TwoViewBatches
         batches = kind(
             cache,
             recipe.masking,
-            training=recipe.training,
+            training=whole or recipe.training,
             classes=recipe.network.classes,
-            rank=state.process_index,
-            world=state.num_processes,
+            rank=0 if whole else state.process_index,
+            world=1 if whole else state.num_processes,
         )
         if recipe.substitution is None or isinstance(batches, TwoViewBatches):
             return batches
@@ -180,10 +187,30 @@ class Task:
             settings=task.recipe.training,
             out=out,
             config=task._config(cache),
-            previews=[*_previews(pipeline, cache, held_out), _export(pipeline)],
+            previews=[
+                *_previews(pipeline, cache, held_out),
+                *task._held_out_loss(pipeline, held_out),
+                _export(pipeline),
+            ],
             num_workers=num_workers,
             from_scratch=from_scratch,
         )
+
+    def _held_out_loss(self, pipeline: Pipeline, images: ImageSource | None) -> list[Preview]:
+        """The loss on held-out images of the same classes, as often as scores are taken.
+
+        Not of the contrastive objective, whose loss depends on the batch and on two views.
+        """
+        training, classes = self.recipe.training, self.recipe.network.classes
+        if not training.evaluate_every or images is None or self.recipe.contrastive is not None:
+            return []
+        if classes not in (0, len(images.class_names)):
+            return []
+        settings, count = held_out_training(training, len(images))
+        cache = HeldOutImages(images, still_transform(pipeline), self.tokenizer)
+        batches = self.batches(cache, whole=settings)
+        look = HeldOutLoss(self.objective, batches, training, count=count)
+        return [Preview(look, training.evaluate_every, shared=True, missing=look.missing)]
 
     def overfit(self, cache: AnyCache, *, out: Path) -> Verdict:
         """Learn one batch by heart, the first thing to try when a run does not work.
@@ -272,10 +299,11 @@ def _previews(pipeline: Pipeline, cache: AnyCache, held_out: ImageSource | None)
     training, usual = pipeline.recipe.training, usual_size(cache)
     looks = sheet_previews(sample_sheet(pipeline, usual=usual), training)
     if training.evaluate_every:
-        if held_out is None:
+        if held_out is None and training.evaluate_reference is None:
             raise InputError(
                 f"training.evaluate_every={training.evaluate_every} compares with real images, "
-                "which a cache does not hold; give --data IMAGES too, or set it to 0"
+                "which a cache does not hold; give --data IMAGES too, or statistics of theirs "
+                "(--training.evaluate-reference FILE), or set it to 0"
             )
         scores = OnlineScores(pipeline, held_out, usual=usual)
         every, missing = training.evaluate_every, scores.missing

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -126,12 +127,13 @@ def drop_lines_after(path: Path, step: int) -> None:
     durable.replace_file(path, "".join(kept).encode(), "checkpoints are whole")
 
 
-def lines_of(path: Path, step: int) -> list[dict[str, object]]:
-    """The lines of a log about the interval that ends at a step, or about its weights."""
+def lines_of(path: Path, step: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a log about the interval that ends at a step, or its weights; None: all."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf8", errors="replace").splitlines()
-    return [json.loads(line) for line in lines if _step_of(line) == step]
+    found = [json.loads(line) for line in lines if _step_of(line) < math.inf]
+    return [line for line in found if step in (None, line["step"])]
 
 
 def _step_of(line: str) -> float:

@@ -19,24 +19,26 @@ from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.errors import InputError
 from unmask.evaluate.classifier import TrainedClassifier, load_classifier, load_fashion_classifier
-from unmask.evaluate.features import EfficientNetLite0
+from unmask.evaluate.evaluation import check_enough, choose_extractor, choose_reference
 from unmask.evaluate.image_batch import ImageBatch
-from unmask.evaluate.measure import RunningScores, measure, measure_statistics
+from unmask.evaluate.measure import RunningScores, measure
+from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
-from unmask.evaluate.real_images import real_batches
+from unmask.evaluate.real_images import RealImages
 from unmask.evaluate.reference import ReferenceStatistics
 from unmask.files import durable
 from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.image_size import height_width
-from unmask.machine.processes import gathered, launched
+from unmask.machine.processes import gathered, launched, share
 from unmask.pictures import sheet, to_uint8, usual_zoom
 from unmask.pipeline import Pipeline
+from unmask.plan_changes import PlanChanges
 from unmask.recipes.training import Training
 from unmask.train.live_images import LiveImages
 from unmask.train.log import lines_of
 from unmask.train.run import Figures, Look, Preview
-from unmask.train.run_folder import LOG, SAMPLES
+from unmask.train.run_folder import BEST, LOG, SAMPLES
 
 TOGETHER = 4  # images of a sheet that are decoded at once, beside a training in full memory
 SIZE_IMAGES = 256  # that tell how large the data's latents are
@@ -48,6 +50,16 @@ def usual_size(cache: LatentCache | LiveImages) -> float:
         return 1.0
     rows = torch.arange(0, len(cache), -(-len(cache) // SIZE_IMAGES))
     return cache.tokens(rows, torch.zeros_like(rows)).square().mean().sqrt().item()
+
+
+def still_transform(pipeline: Pipeline) -> Transform:
+    """Brings real images to the size of the pipeline's, without chance."""
+    (rows, columns), stride = pipeline.model.grid, pipeline.tokenizer.stride
+    return Transform(
+        size=(rows * stride, columns * stride),
+        crop=pipeline.recipe.still_crop,
+        channels=pipeline.tokenizer.image_channels,
+    )
 
 
 def sample_sheet(pipeline: Pipeline, *, usual: float) -> Look:
@@ -104,36 +116,48 @@ def sheet_previews(look: Look, training: Training) -> list[Preview]:
 
 
 class OnlineScores:
-    """Scores the weights as they are beside held-out images, as ``unmask eval`` would; a ``Look``.
+    """Scores the weights as they are beside real images, as ``unmask eval`` would; a ``Look``.
 
     Figures are eval/fd, eval/is and, with a classifier, eval/accuracy without guidance, and the
     same with "_guided" behind where the plan guides (MAR's and eMIGM's online evaluation). Each
     process generates and measures its share; image k has seed k and class k modulo the classes.
 
     Args:
-        pipeline: around the network in training; its recipe tells how much is scored.
-        held_out: real images to compare with.
+        pipeline: around the network in training; its recipe tells how much is scored, by what.
+        held_out: real images to compare with; None where the recipe names a reference.
         usual: see :func:`unmask.divergence.divergence`.
 
     Raises:
-        InputError: too few images, or a classifier of other images.
+        InputError: too few images or none, a classifier of other images, or a network or reference
+            that is missing or does not fit.
     """
 
-    def __init__(self, pipeline: Pipeline, held_out: ImageSource, *, usual: float) -> None:
-        if len(held_out) < 2:
-            raise InputError(f"{held_out.name} holds {len(held_out)} image; scores need at least 2")
-        recipe, self.plans = pipeline.recipe, {"": replace(pipeline.plan, guidance=Guidance())}
+    def __init__(self, pipeline: Pipeline, held_out: ImageSource | None, *, usual: float) -> None:
+        training = pipeline.recipe.training
+        self.pipeline, self.usual, self.training = pipeline, usual, training
+        plain = replace(pipeline.plan, guidance=Guidance())
+        self.plans = {"": PlanChanges(temperature=training.evaluate_temperature).applied(plain)}
         if pipeline.plan.guidance.scales:
             self.plans["_guided"] = pipeline.plan
-        self.pipeline, self.held_out, self.usual = pipeline, held_out, usual
-        self.count = recipe.training.evaluate_images
-        (rows, columns), stride = pipeline.model.grid, pipeline.tokenizer.stride
-        self.transform = Transform(
-            size=(rows * stride, columns * stride),
-            crop=recipe.still_crop,
-            channels=pipeline.tokenizer.image_channels,
+        self.transform = still_transform(pipeline)
+        self.classifier = self._classifier(training.evaluate_classifier)
+        inception, reference = training.evaluate_inception, training.evaluate_reference
+        self.options = EvaluationOptions(
+            count=training.evaluate_images,
+            inception=None if inception is None else Path(inception),
+            reference=None if reference is None else Path(reference),
+            device=str(launched().device),
         )
-        self.classifier = self._classifier(recipe.training.evaluate_classifier)
+        shape = (self.transform.channels, *height_width(self.transform.size))
+        self.extractor = choose_extractor(self.options, shape)
+        real = None if held_out is None else RealImages(held_out, held_out, self.transform)
+        self.known = choose_reference(real, self.options, self.extractor, shape)
+        self.images: NumberedSet | None = None
+        if self.known.images is not None:
+            self.images = NumberedSet.of("reference", self.known.images)
+        elif real is not None and self.known.statistics is None:
+            check_enough(real.held_out.name, len(real.held_out), neighbours=1)
+            self.images = real.sets(self.options, None)["reference"]
 
     def _classifier(self, name: str | None) -> TrainedClassifier | None:
         if name is None:
@@ -149,15 +173,14 @@ class OnlineScores:
         return found
 
     @cached_property
-    def extractor(self) -> EfficientNetLite0:
-        """The feature network, on this process's device."""
-        return EfficientNetLite0(resize=EvaluationOptions().resize, device=launched().device)
-
-    @cached_property
     def reference(self) -> ReferenceStatistics:
-        """What the real images look like to it."""
-        real = real_batches(self.held_out, self.transform, count=self.count)
-        return measure_statistics(real, self.extractor, source=self.held_out.name)
+        """What the real images look like; images are measured once, by all processes together."""
+        if self.known.statistics is not None:
+            return self.known.statistics
+        assert self.images is not None, "a reference holds statistics or images"
+        own = share(self.images.expected or 0)
+        found = measure(self.images.read(own.start, own.stop), self.extractor)
+        return RunningScores.of(chain(*gathered([*found]))).statistics(self.images.name)
 
     def missing(self, out: Path, step: int) -> bool:
         """Whether the log has no scores of a step."""
@@ -166,27 +189,36 @@ class OnlineScores:
     def __call__(self, folder: Path, step: int, averaged: bool) -> Figures:
         """Generate, measure, meet the other processes; the main one has the figures."""
         figures: dict[str, float | str] = {}
+        reference = self.reference
         for kind, plan in self.plans.items():
             found = measure(self._share(plan, figures), self.extractor, self.classifier)
             own = [part._replace(spatial=None) for part in found]
             every = chain(*gathered(own))
             if launched().is_main_process:
-                scores = RunningScores.of(every, split=EvaluationOptions().inception_split)
+                scores = RunningScores.of(every, split=self.options.inception_split)
                 accuracy = scores.accuracy()
-                figures[f"eval/fd{kind}"] = scores.statistics("generated").fid(self.reference)
+                figures[f"eval/fd{kind}"] = scores.statistics("generated").fid(reference)
                 figures[f"eval/is{kind}"] = scores.score.value()
                 if accuracy is not None:
                     figures[f"eval/accuracy{kind}"] = accuracy
-        return figures if launched().is_main_process else {}
+        if not launched().is_main_process:
+            return {}
+        if self.training.keep_best:
+            self._keep_best(folder.parent, figures["eval/fd"])
+        return figures
+
+    def _keep_best(self, out: Path, found: float | str) -> None:
+        """Write the weights as a model if none before had as low a score."""
+        before = [line["eval/fd"] for line in lines_of(out / LOG) if "eval/fd" in line]
+        if all(float(found) < score for score in before):
+            self.pipeline.save_pretrained(out / BEST)
 
     def _share(self, plan: Plan, figures: dict[str, float | str]) -> Iterator[ImageBatch]:
         """This process's part of the images; a warning about it goes into the figures."""
-        state, classes = launched(), self.pipeline.model.classes
-        ends = [self.count * (state.process_index + i) // state.num_processes for i in (0, 1)]
-        seeds = range(*ends)
-        self.pipeline.tokenizer.to(state.device)
+        classes, seeds = self.pipeline.model.classes, share(self.options.count)
+        self.pipeline.tokenizer.to(launched().device)
         labels = [seed % classes for seed in seeds] if classes else None
-        size = EvaluationOptions().batch_size
+        size = self.options.batch_size
         for made in generate(self.pipeline, labels, seeds=seeds, plan=plan, batch_size=size):
             warning = divergence(made.tokens, plan.draw, usual=self.usual)
             figures |= {"warning": warning} if warning else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
@@ -13,12 +14,14 @@ from unmask.errors import InputError
 from unmask.files import durable
 from unmask.files.folders import check_folder, visible
 from unmask.files.serial import MADE_FROM, former_names
+from unmask.recipes.training import Training
 from unmask.train import state
 
 RECIPE = "recipe.yaml"
 CHECKPOINTS, SAMPLES, TRACKER, LOG = "checkpoints", "samples", "tracker", "log.jsonl"
+BEST = "best"
 LOOKS = {"preview_every", "preview_images", "preview_share"}
-EVALUATION = {"evaluate_every", "evaluate_images", "evaluate_classifier"}
+EVALUATION = {f.name for f in fields(Training) if f.name.startswith("evaluate_")} | {"keep_best"}
 SAVES = {"save_every", "save_minutes", "keep", "keep_every"}
 MAY_CHANGE = LOOKS | EVALUATION | SAVES | {"steps", "log_every", "tracker"}
 MAY_CHANGE |= {"results"}  # what a recipe quotes from reports decides nothing
@@ -119,7 +122,7 @@ def _check_parts(out: Path) -> None:
     Raises:
         InputError: naming what is in the way.
     """
-    for name in (CHECKPOINTS, SAMPLES, TRACKER, EXPORT):
+    for name in (CHECKPOINTS, SAMPLES, TRACKER, EXPORT, BEST):
         if (out / name).exists() and not (out / name).is_dir():
             raise InputError(f"{out / name} is a file where a run has a folder; move it elsewhere")
     for name in (RECIPE, LOG):
