@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TextIO
@@ -16,6 +17,8 @@ from typing import TextIO
 from unmask.machine import signals
 
 REFUSED, CLOSED_PIPE = 2, 141  # exit statuses; the last as shells count
+
+ALIKE = 5.0  # seconds in which a launcher ends all processes after one
 
 # What only a wrong call causes; disks, folders, networks and limits are behind any other OSError.
 BUGS = (errno.EBADF, errno.EFAULT, errno.EINVAL)
@@ -128,8 +131,14 @@ def _run(words: Sequence[str]) -> None:
 
 
 def _refusal(line: str) -> int:
+    """Say a mistake in one line; what all processes of a launcher see, only the main one says.
+
+    The launcher ends the others when the main process has ended, so they give it time to.
+    """
     from unmask.text import say
 
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(ALIKE)
     say(f"unmask: error: {line}", error=True)
     return REFUSED
 
