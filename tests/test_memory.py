@@ -72,3 +72,16 @@ def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert most_memory() == whole
     limit.write_text(f"{1 << 29}\n")
     assert most_memory() == 1 << 29
+
+
+def test_a_network_without_memory_needs_no_compiler() -> None:
+    """``torch._dynamo`` takes a second of CPU time to import, more than a first picture."""
+    code = (
+        "import sys\nfrom unmask.memory import skeleton\n"
+        "from unmask.pipeline import load\nfrom unmask.recipes import RECIPES\n"
+        "with skeleton():\n    for recipe in RECIPES.values():\n        recipe.network.build()\n"
+        "for name in ('fashion-mar', 'fashion-selfguidance'):\n    load(name)\n"
+        "print(len(RECIPES), 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(RECIPES)), "False"]

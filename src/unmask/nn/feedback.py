@@ -105,7 +105,7 @@ class FeedbackAdapter(nn.Module):
     def __init__(self, options: Feedback, width: int, *, depth: int, classes: int) -> None:
         super().__init__()
         self.blank = options.blank
-        self.top = nn.Parameter(torch.eye(width))
+        self.top = nn.Parameter(torch.zeros(width, width).fill_diagonal_(1))
         self.anchor = ClassAnchor(width, classes, options.factor)
         self.levels = nn.ModuleList(FeedbackLayer(width) for _ in range(depth))
 
