@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unmask.data.classes import Found, class_name
 from unmask.data.decoding import UnreadableImageError, is_image_name, reading
@@ -20,11 +21,15 @@ from unmask.data.reader import ShardReader
 from unmask.data.split import Split
 from unmask.data.tar_index import COMPRESSED, Entry, index_files
 from unmask.errors import InputError
+from unmask.files.digests import digest_of
+from unmask.files.durable import aside_of, clear_leftovers
 from unmask.files.json_files import parse_json
+from unmask.files.notes import note_places, read_note, write_note
 
 LABELS = ("cls", "json")
 MOST_LABEL = 1 << 24  # bytes of a label file; more is something else under its name
 MOST_NAME = 255  # letters of a class name in a .cls
+NOTES = ".tar-index-1"  # the folder of what was found in tars, by the laws of this file
 
 
 class Member(NamedTuple):
@@ -49,6 +54,19 @@ class TarContent(NamedTuple):
     unused: Counter[str]
     """How many members there are of each kind that is not used, by a phrase that names the kind."""
 
+    def note(self) -> object:
+        """The content as lists, which JSON holds."""
+        entries = [sample.entry for sample in self.samples]
+        labels = [sample.label for sample in self.samples]
+        return [*map(list, zip(*entries, strict=True))] or [[], [], []], labels, self.unused
+
+    @classmethod
+    def of_note(cls, note: Any) -> TarContent:
+        """The content that :meth:`note` gave."""
+        columns, labels, unused = note
+        entries = map(Entry, *columns)
+        return cls(tuple(map(Sample, entries, labels)), Counter(unused))
+
 
 class _Name(NamedTuple):
     """A member's name, taken apart: ``a/7.seg.png`` is key a/7, middle seg, ending png."""
@@ -70,7 +88,31 @@ def _name_of(path: str) -> _Name | None:
 
 @lru_cache(maxsize=4096)
 def _index(file: Path, stamp: tuple[int, int]) -> TarContent:
-    """What lies in a tar; remembered for each version of the file (``stamp``)."""
+    """What lies in a tar; remembered for each version of the file (``stamp``), on disk too."""
+    note = read_note(file, NOTES, stamp)
+    if note is not None:
+        return TarContent.of_note(note)
+    content = _read(file)
+    write_note(file, NOTES, stamp, content.note())
+    return content
+
+
+def _index_all(files: Sequence[Path], stamps: Sequence[tuple[int, int]]) -> list[TarContent]:
+    """What lies in tars; processes that ask at the same time share the work.
+
+    Each goes through the tars in an order of its own, and finds the notes of the others.
+    """
+    pairs = [*zip(files, stamps, strict=True)]
+    with suppress(InputError):  # which the first file in order that is bad raises below
+        for file, stamp in sorted(pairs, key=lambda pair: digest_of(bytes(aside_of(pair[0])))):
+            _index(file, stamp)
+    for place in note_places(files[0].parent, NOTES):
+        clear_leftovers(place)
+    return [_index(file, stamp) for file, stamp in pairs]
+
+
+def _read(file: Path) -> TarContent:
+    """What lies in a tar, by its headers and label files."""
     entries, left = index_files(file)
     unused = Counter({"links that lead nowhere, or no files": len(left)} if left else {})
     images: dict[str, list[tuple[_Name, Entry]]] = {}
@@ -186,7 +228,7 @@ class TarImages(ShardReader[Member]):
 
     def __init__(self, path: Path, split: Split) -> None:
         super().__init__(path, split)
-        found = list(map(_index, self.files, self.stamps))
+        found = _index_all(self.files, self.stamps)
         classes = self.take(
             [[Member(n, sample.entry) for sample in tar.samples] for n, tar in enumerate(found)],
             [[sample.label for sample in tar.samples] for tar in found],

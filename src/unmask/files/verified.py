@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from unmask.files.digests import digest_of, digest_of_file, file_stamp
+from unmask.files.digests import digest_of_file, file_stamp
+from unmask.files.notes import note_places
 
 LIST = ".verified"
 THREADS = 4  # hashing leaves Python's lock; more threads than this ask too much of a disk
@@ -29,9 +30,7 @@ class Verified:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        own = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-        place = f"verified-{digest_of(os.fsencode(folder.absolute()))}"
-        self._lists = [folder / LIST, *([own / "unmask" / place] if own.is_absolute() else [])]
+        self._lists = note_places(folder, LIST)
         self._read = dict.fromkeys(self._lists, 0)  # bytes of each list that are known
         self._known: dict[str, tuple[tuple[int, int], str]] = {}
 
