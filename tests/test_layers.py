@@ -20,7 +20,7 @@ LAYERS = (
     "data recipes objectives projects",
     "generation pipeline edit film convert export",
     "evaluate train probe",
-    "takeover demo report commands cli",
+    "takeover demo report estimate commands cli",
 )
 ORDER = " ".join(LAYERS).split()
 ROOT = Path(unmask.__file__).parent

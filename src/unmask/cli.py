@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "convert": "turn a published checkpoint into a model folder",
     "takeover": "go on with the training of a source project as a run of this library",
     "export": "write a model's weights in the files of the project it comes from",
+    "estimate": "count memory, operations and hours of a training before GPUs are rented",
     "recipes": "list the systems this library knows, with their published results",
 }
 

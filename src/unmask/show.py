@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
@@ -89,6 +89,12 @@ def shown(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def aligned(facts: Mapping[str, str]) -> list[str]:
+    """A line for each fact, with its name in front."""
+    width = max(map(len, facts))
+    return [f"{name:{width}}  {words}" for name, words in facts.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,6 +164,7 @@ def commands(root: Path) -> list[Command]:
     add("convert", "convert {ROOT}/port out", "")
     add("export", "export {ROOT}/base out", "--to maskgit-pytorch")
     add("images", "images {ROOT}/images", "--out out --image-size 16")
+    add("estimate", "estimate {ROOT}/mar.yaml", "--gpus 1")
     add("recipes", "recipes fashion-maskgit", "")
     add("demo", "demo", "--out out --device cpu")
     return made

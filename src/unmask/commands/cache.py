@@ -22,6 +22,7 @@ from unmask.machine.processes import launched, part, say_once
 from unmask.networks.sizes import Grid
 from unmask.ranges import Name, Place, Ranged
 from unmask.recipes.trained_size import trained_size
+from unmask.show import aligned
 from unmask.text import say
 from unmask.tokenizers.folder import load_tokenizer
 
@@ -158,11 +159,10 @@ class Info(Ranged):
             "tokenizer": made.tokenizer,
             "source": f"{plan.source}; {plan.split_rule}",
             "classes": ", ".join(plan.class_names) or "none",
-            "skipped": len(cache.skipped),
+            "skipped": str(len(cache.skipped)),
             "content": cache.index.content or "not noted: made by an older revision",
         }
-        for name, value in lines.items():
-            say(f"{name:12}{value}")
+        say(*aligned(lines))
 
 
 @dataclass(frozen=True)

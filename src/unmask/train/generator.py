@@ -32,7 +32,12 @@ from unmask.train.base import load_base
 from unmask.train.held_out import HeldOutImages, HeldOutLoss, held_out_training
 from unmask.train.live_images import EncodeFirst, LiveImages
 from unmask.train.loop import TrainResult, train
-from unmask.train.masked_batches import MaskedBatches, SubstitutionBatches, TwoViewBatches
+from unmask.train.masked_batches import (
+    MaskedBatches,
+    SubstitutionBatches,
+    TokenCache,
+    TwoViewBatches,
+)
 from unmask.train.overfit import Verdict, overfit_one_batch
 from unmask.train.previews import (
     OnlineScores,
@@ -143,19 +148,11 @@ class Task:
 
     def batches(self, cache: AnyCache, whole: Training | None = None) -> Dataset:
         """This process's part of every batch; by other training options, whole batches."""
-        recipe, state = self.recipe, launched()
-        kind = MaskedBatches if recipe.contrastive is None else TwoViewBatches
-        batches = kind(
-            cache,
-            recipe.masking,
-            training=whole or recipe.training,
-            classes=recipe.network.classes,
-            rank=0 if whole else state.process_index,
-            world=1 if whole else state.num_processes,
-        )
-        if recipe.substitution is None or isinstance(batches, TwoViewBatches):
-            return batches
-        return SubstitutionBatches(batches, recipe.substitution)
+        if whole is not None:
+            return batches_of(replace(self.recipe, training=whole), cache)
+        state = launched()
+        rank, world = state.process_index, state.num_processes
+        return batches_of(self.recipe, cache, rank=rank, world=world)
 
     def train(
         self,
@@ -273,7 +270,20 @@ def make_task(recipe: Recipe, tokenizer: ImageTokenizer) -> Task:
     return Task(recipe=recipe, tokenizer=tokenizer, model=model, objective=objective, base=base)
 
 
+def batches_of(recipe: Recipe, cache: TokenCache, *, rank: int = 0, world: int = 1) -> Dataset:
+    """What one process of ``world`` learns from, step by step."""
+    kind = MaskedBatches if recipe.contrastive is None else TwoViewBatches
+    training, classes = recipe.training, recipe.network.classes
+    batches = kind(
+        cache, recipe.masking, training=training, classes=classes, rank=rank, world=world
+    )
+    if recipe.substitution is None or isinstance(batches, TwoViewBatches):
+        return batches
+    return SubstitutionBatches(batches, recipe.substitution)
+
+
 def objective_of(recipe: Recipe, model: MaskedModel) -> nn.Module:
+    """What a recipe minimises, around its network."""
     training = recipe.training
     smoothing = training.label_smoothing
     if recipe.contrastive is not None:

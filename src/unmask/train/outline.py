@@ -15,6 +15,7 @@ from unmask.machine.processes import launched
 from unmask.memory import GIB, check_fits, skeleton
 from unmask.recipes.tokenizers import TokenizerRecipe
 from unmask.recipes.training import Training, in_steps
+from unmask.show import aligned
 from unmask.tokenizers.objective import TokenizerObjective
 from unmask.train.masked_batches import micro_batches_of
 from unmask.train.optim import learning_rate
@@ -65,8 +66,7 @@ def outline(objective: nn.Module, examples: Examples, training: Training, out: P
         "device": f"{launched().device}, {PRECISIONS[training.precision]}",
         "folder": f"{out}: {_places(training)}",
     }
-    width = max(map(len, facts))
-    return [f"{name:{width}}  {words}" for name, words in facts.items()]
+    return aligned(facts)
 
 
 def tokenizer_outline(recipe: TokenizerRecipe, source: Reader, out: Path) -> list[str]:
