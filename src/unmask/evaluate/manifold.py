@@ -57,8 +57,8 @@ class Centred(NamedTuple):
         section 3.1); rounded vectors and sums of two numbers add less than 16.
         """
         unit = torch.finfo(self.rows.dtype).eps / 2
-        reach = self.squares.double().sqrt() + others.squares.double().max().sqrt()
-        return ((self.rows.shape[1] / 2 + 16) * unit * reach.square()).cpu()
+        own, theirs = (sides.squares.cpu().double().sqrt() for sides in (self, others))
+        return (self.rows.shape[1] / 2 + 16) * unit * (own + theirs.max()).square()
 
 
 def by_differences(one: Tensor, rows: Tensor, other: Tensor, where: Tensor) -> Tensor:
