@@ -79,7 +79,7 @@ def evaluate(
     sides = _sides(made, floors or {}, real, known, options)
     networks = extractor, classifier or choose_classifier(options, real, alike=work is not None)
     facts = {} if work is None else _facts(made, real, options, networks)
-    chunks = Chunks(work, facts, networks, batch_size=options.batch_size)
+    chunks = Chunks(work, facts, networks, batch_size=options.measured)
     return chunks.fold(
         [*made.sets, *sides.values()],
         lambda: _report(chunks, made, sides, known, options, networks),
@@ -108,7 +108,7 @@ def choose_reference(
         options.reference,
         width=extractor.width,
         spatial_width=SPATIAL_WIDTH if isinstance(extractor, Inception) else None,
-        batch_size=options.batch_size,
+        batch_size=options.measured,
     )
     if isinstance(found.images, ImageSet):
         check_shape(str(options.reference), found.images.shape, shape)
@@ -200,7 +200,7 @@ def _facts(
         "images": made.identity,
         "seeds": str(made.seeds),
         "count": f"{options.count} x {options.repeats}",
-        "batch size": str(options.batch_size),
+        "batch size": str(options.measured),
         "network": extractor.identity,
         "classifier": "none" if classifier is None else classifier.describe(),
         "real images": "none" if real is None else real.identity,

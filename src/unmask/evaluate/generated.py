@@ -12,7 +12,7 @@ from torch import Tensor
 from unmask.data.walk import Walk
 from unmask.decode import Plan
 from unmask.errors import InputError
-from unmask.evaluate.image_batch import Batches, ImageBatch
+from unmask.evaluate.image_batch import Batches, ImageBatch, regrouped
 from unmask.evaluate.image_sets import ImageSet, open_image_set
 from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
@@ -106,7 +106,7 @@ class Generated:
             raise InputError(f"repeats={options.repeats} needs a model; {path} has no seeds")
         if options.compute is not None:
             raise InputError(f"compute={options.compute} is of a model's network; {path} has none")
-        found = open_image_set(path, batch_size=options.batch_size)
+        found = open_image_set(path, batch_size=options.measured)
         return cls(
             sets=[NumberedSet.of("generated", found)],
             shape=found.shape,
@@ -151,13 +151,18 @@ def generated_batches(
     """Samples ``[start, stop)`` of an evaluation, the classes in turn, 8 bits a channel."""
     numbers = range(options.count)[start:stop]
     classes = pipeline.model.classes
-    for batch in generate(
+    made = generate(
         pipeline,
         [number % classes for number in numbers] if classes else None,
         seeds=[options.seed + number for number in numbers],
         plan=plan,
         batch_size=options.batch_size,
         compute=options.compute,
-    ):
-        found = None if batch.class_labels is None else batch.class_labels.cpu()
-        yield ImageBatch(to_uint8(batch.pixels).cpu(), found)
+    )
+    return regrouped(
+        (
+            ImageBatch(to_uint8(b.pixels).cpu(), None if (y := b.class_labels) is None else y.cpu())
+            for b in made
+        ),
+        options.measured,
+    )

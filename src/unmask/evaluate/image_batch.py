@@ -51,3 +51,19 @@ def gather(source: Batches) -> ImageBatch:
     labels = [batch.labels for batch in batches if batch.labels is not None]
     images = torch.cat([batch.images for batch in batches])
     return ImageBatch(images, torch.cat(labels) if len(labels) == len(batches) else None)
+
+
+def regrouped(batches: Iterable[ImageBatch], size: int) -> Iterator[ImageBatch]:
+    """The images of batches, which all have labels or none, in batches of one size and a rest."""
+    held: list[ImageBatch] = []
+    for batch in batches:
+        held = [gather([*held, batch])]
+        while len(held[0].images) >= size:
+            (images, labels), held = held[0], []
+            first, rest = (
+                ImageBatch(images[part], None if labels is None else labels[part])
+                for part in (slice(size), slice(size, None))
+            )
+            yield first
+            held = [rest]
+    yield from (batch for batch in held if len(batch.images))

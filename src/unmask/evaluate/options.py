@@ -52,14 +52,20 @@ class EvaluationOptions(Ranged):
     manifold_reference: Annotated[int, Between(2, 10**6)] = 10_000
     """Images of the reference that precision and recall keep in memory, chosen by chance if there
     are more; ADM's reference files hold 10,000."""
-    batch_size: Annotated[int, Between(1, 2**16)] = BATCH
-    """Images a batch."""
+    batch_size: Annotated[int, Between(1, 2**16)] | Literal["auto"] = BATCH
+    """Images a batch; auto generates as many at once as the device's memory holds, and measures 64
+    at once."""
     device: Name = "auto"
     """Device of the generator and of the feature network: cpu, cuda, mps; auto takes the machine's
     accelerator if it has one."""
     compute: Precision | None = None
     """Arithmetic of a generator's network: float32, tf32, bf16 or fp16; feature networks always
     compute in float32. None takes bf16 on a GPU that has it natively and else float32."""
+
+    @property
+    def measured(self) -> int:
+        """Images that are measured at once."""
+        return BATCH if self.batch_size == "auto" else self.batch_size
 
     @property
     def place(self) -> torch.device:

@@ -82,7 +82,7 @@ class RealImages(NamedTuple):
 
         def between(start: int, stop: int) -> Iterable[ImageBatch]:
             """Images at positions ``[start, stop)``, through the tokenizer if there is one."""
-            size = options.batch_size
+            size = options.measured
             found = real_between((start, stop), source, self.still, size, skipped)
             if tokenizer is None:
                 return found
