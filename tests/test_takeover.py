@@ -321,6 +321,22 @@ def test_damaged_files_and_taken_folders_are_one_line(tmp_path: Path) -> None:
         taken("unlockmgm", tmp_path / "run")
 
 
+def test_steps_counted_by_apex_and_settings_that_are_lost(tmp_path: Path) -> None:
+    run = shutil.copytree(FIXTURES / "unlockmgm", tmp_path / "theirs")
+    file = run / "checkpoint-8" / "optimizer.bin"
+    content = torch.load(file)
+    for kept in content["state"].values():
+        del kept["step"]
+    content["param_groups"][0]["step"] = 8  # as FusedAdam counts
+    torch.save(content, file)
+    assert find_training(run).moments.step == 8
+    (run / "config.yaml").unlink()
+    found = find_training(run)
+    assert (found.recipe.training.weight_decay, found.recipe.training.lr) == (0.1, 0.01)
+    assert any("its settings are lost" in line for line in found.notes)
+    take_over(found, found.recipe, tmp_path / "run")
+
+
 def test_the_commands_go_on_with_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A run of maskgit-pytorch learns two more steps from images of ours."""
     sizes = ConvVQ(widths=(8, 8, 8), blocks=(0, 0, 0), codes=8, code_dim=4)
