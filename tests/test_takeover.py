@@ -190,7 +190,9 @@ def test_options_become_a_recipe_and_the_loss_scale_stays(tmp_path: Path) -> Non
     assert "step 6, 2 epochs of 3 steps" in notes
     assert "training.lr=0.0015625" in notes
     assert "order of the data" in notes
-    take_over(found, found.recipe, tmp_path / "run")
+    longer = replace(training, epochs=7.0)
+    written = take_over(found, replace(found.recipe, training=longer), tmp_path / "run")
+    assert (written.training.steps, written.training.epochs) == (21, None)
     kept = read_checkpoint(tmp_path / "run" / "checkpoints" / "step-0000006").state["scaler"]
     assert (
         kept == torch.load(FIXTURES / "mar" / "checkpoint-last.pth", weights_only=False)["scaler"]

@@ -28,7 +28,7 @@ from unmask.projects.training_state import Moments, TrainingState, expected, mom
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.script_arguments import images_a_step, with_arguments
-from unmask.recipes.training import IMAGENET, Ema
+from unmask.recipes.training import IMAGENET, Ema, in_steps
 from unmask.recipes.unlockmgm_run import with_configuration
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.published import tokenizer_of
@@ -209,7 +209,8 @@ def take_over(found: Takeover, recipe: Recipe, out: Path) -> Recipe:
 
     Args:
         found: by :func:`find_training`.
-        recipe: its recipe, with changes if wanted; the run can only go on with this one.
+        recipe: its recipe, with changes if wanted; the run can only go on with this one. Epochs
+            become steps by the source's, of ImageNet where it counts none.
         out: run folder, which must be empty or not there yet.
 
     Returns:
@@ -219,6 +220,9 @@ def take_over(found: Takeover, recipe: Recipe, out: Path) -> Recipe:
         InputError: ``out`` holds something, the disk is full, or weights, average or optimiser do
             not fill the recipe's network exactly.
     """
+    batch = recipe.training.batch_size
+    epoch = found.epoch or IMAGENET // batch
+    recipe = replace(recipe, training=in_steps(recipe.training, epoch * batch))
     check_place(out)
     if stored_config(out) is not None:
         raise InputError(f"{out} holds a run already; name a new folder")
