@@ -121,8 +121,9 @@ def main(words: Sequence[str]) -> None:
         say(*filter(None, [warning]), error=True)
         there = len(seeds) - len(missing)
         pace = (time.monotonic() - began) / max(1, len(missing))
-        how = f"{there} of which were there" if there else f"{pace:.3g} s an image"
-        done = f"{len(seeds)} images in {arguments.out}/, {how} in {pipeline.compute}"
+        done = f"{len(seeds)} images in {arguments.out}/"
+        done += f", {there} of which were there" if there else ""
+        done += f", {pace:.3g} s an image in {pipeline.compute}" if missing else ""
         say(done, *results.told())
     part()
 
