@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -106,27 +107,60 @@ def test_any_number_of_processes_gives_the_same_bits(
     assert folding.images == 6
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+LONG = pytest.param(2, 5.0, 20.0, marks=pytest.mark.slow, id="long")
+
+
+@pytest.mark.parametrize(("processes", "patience", "work"), [(2, 1.0, 1.5), (4, 1.0, 1.5), LONG])
 def test_launched_processes_give_the_report_of_one(
-    tmp_path: Path, expected: Report, processes: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    expected: Report,
+    processes: int,
+    patience: float,
+    work: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also where the main one takes longer than the default group waits."""
     totals = RunningScores.of
 
     def slowly(*arguments: Any, **more: Any) -> RunningScores:
-        time.sleep(1.5)
+        time.sleep(work)
         return totals(*arguments, **more)
 
     def one(rank: int) -> None:
         monkeypatch.setattr(RunningScores, "of", slowly)
-        chunks, images = opened(tmp_path / "work"), sets()
-        report = chunks.fold(images, lambda: report_of(chunks, images))
-        assert report == expected
+        assert folded(tmp_path / "work") == expected
         (tmp_path / str(rank)).touch()
         part()
 
-    assert joined(processes, one, patience=1) == [0] * processes
+    assert joined(processes, one, patience=patience) == [0] * processes
     assert all((tmp_path / str(rank)).exists() for rank in range(processes))
+
+
+def folded(folder: Path, extractor: Sums | None = None) -> Report:
+    """The report that every process of a launcher has."""
+    chunks, images = opened(folder, extractor), sets()
+    return chunks.fold(images, lambda: report_of(chunks, images))
+
+
+def test_processes_go_on_after_one_was_killed(tmp_path: Path, expected: Report) -> None:
+    class Dies(Sums):
+        def __call__(self, images: Tensor) -> Features:
+            if self.images > 20:
+                os._exit(9)
+            return super().__call__(images)
+
+    def one_dies(rank: int) -> None:
+        with pytest.raises(InputError, match="another process of this launch has ended"):
+            folded(tmp_path / "work", Dies() if rank == 1 else None)
+
+    def all_live(rank: int) -> None:
+        assert folded(tmp_path / "work") == expected
+        part()
+
+    assert joined(2, one_dies) == [0, 9]
+    left = {file.name for file in (tmp_path / "work").glob("*.safetensors")}
+    assert 0 < len(left) < 44
+    assert joined(3, all_live) == [0] * 3
 
 
 def test_a_folder_of_an_older_revision_goes_on(tmp_path: Path, expected: Report) -> None:

@@ -242,7 +242,9 @@ def test_processes_share_the_work(place: Path, tmp_path: Path, processes: int) -
 
 
 @pytest.mark.usefixtures("few")
-def test_statistics_take_the_place_of_held_out_images(place: Path, tmp_path: Path) -> None:
+def test_statistics_take_the_place_of_held_out_images(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     recipe = scored(place, steps=2)
     (by_images,) = run(place, recipe, tmp_path / "images")
     transform = Transform(size=16, channels=3)
@@ -253,7 +255,8 @@ def test_statistics_take_the_place_of_held_out_images(place: Path, tmp_path: Pat
     recipe = scored(place, steps=2, evaluate_reference=file)
     (by_file,) = run(place, recipe, tmp_path / "file", images=False)
     assert by_file["eval/fd"] == pytest.approx(by_images["eval/fd"], rel=1e-9)
-    assert not set(LOSSES) & by_file.keys(), "there are no held-out images"
+    assert not set(LOSSES) & by_file.keys()
+    assert capsys.readouterr().out.count("no eval/loss: no held-out images of 2 classes") == 1
 
 
 def test_a_named_network_scores_and_a_missing_one_is_refused(

@@ -27,6 +27,7 @@ from unmask.objectives.substitution import SubstitutionObjective
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
 from unmask.recipes.training import Training, in_steps
+from unmask.text import say
 from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.train.base import load_base
 from unmask.train.held_out import HeldOutImages, HeldOutLoss, held_out_training
@@ -199,9 +200,11 @@ class Task:
         Not of the contrastive objective, whose loss depends on the batch and on two views.
         """
         training, classes = self.recipe.training, self.recipe.network.classes
-        if not training.evaluate_every or images is None or self.recipe.contrastive is not None:
+        if not training.evaluate_every or self.recipe.contrastive is not None:
             return []
-        if classes not in (0, len(images.class_names)):
+        if images is None or classes not in (0, len(images.class_names)):
+            if launched().is_main_process:
+                say(f"no eval/loss: no held-out images of {classes} classes; give them with --data")
             return []
         settings, count = held_out_training(training, len(images))
         cache = HeldOutImages(images, still_transform(pipeline), self.tokenizer)
