@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gloo import joined
 from test_tokenizer_eval import Means
+from tiny_data import contents
 from torch import Tensor
 from toy_mage import save_toy, toy_generator, write_labelled
 from toy_system import toy_tokenizer
@@ -118,6 +119,17 @@ def test_features_go_on_after_a_kill(
     assert written(tmp_path) == written(tmp_path / "one")
     assert sum(read) == 48 + 24  # in this process, that of the last words
     assert main(list(map(str, [*words, "--crop", "inner"]))) == 2
+
+
+def test_foreign_caches_are_converted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for row in range(5):
+        codes = np.full((2, 16), row)
+        np.savez(tmp_path / f"{row}.npz", idx=codes[0], idx_flip=codes[1], y=row % 2)
+    words = ["cache", "convert", tmp_path, "--from", "maskgit-pytorch", "--out"]
+    for count in (1, 2):
+        assert launch(count, *words, tmp_path / f"out{count}") == [0] * count
+        assert capfd.readouterr().out.count("5 images in 1 shards") == 1
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
 
 
 def test_a_classifier_is_judged(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -94,3 +94,13 @@ def test_one_process_waits_for_nobody() -> None:
     assert gathered("own") == ["own"]
     assert by_main(lambda: 3) == 3
     assert share(5) == range(5)
+
+
+def test_processes_may_come_late_to_the_first_meeting() -> None:
+    def body(rank: int) -> None:
+        launched()
+        time.sleep(3 * (rank == 1))
+        meet()
+        processes.part()
+
+    assert joined(2, body, patience=1) == [0, 0]

@@ -117,6 +117,7 @@ COMMANDS = [
     Command("eval --work", f"{EVAL} --work {{out}}"),
     Command("tokenizer eval", f"tokenizer eval vq {IMAGES} --count 8 {ON_CPU}", every=7),
     Command("features", f"features mage {FEATURES}", older=f"features other {FEATURES}"),
+    Command("features --work", f"features mage {FEATURES} --work {{out}}/work", every=7),
     Command(
         "convert",
         "convert foreign {out} --tokenizer foreign/vq",

@@ -19,10 +19,11 @@ HERE = Path(__file__).parent
 FORMATS = ("png", "folder", "npz", "tokens")
 SAMPLE = [f"sample{form}" for form in ("", " --film", *(f" --format {f}" for f in FORMATS))]
 TOKENIZER = "tokenizer train"
+FEATURES = ("features", "features --work")
 SHARES = (
     [*SAMPLE, "convert", "export", "cache build"],
     ["train"],
-    ["eval --out", "eval --work", "features", "tokenizer eval", "probe", "finetune", TOKENIZER],
+    ["eval --out", "eval --work", "tokenizer eval", "probe", "finetune", TOKENIZER, *FEATURES],
 )
 
 

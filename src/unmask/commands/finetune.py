@@ -20,8 +20,8 @@ from unmask.probe.settings import FinetuneOptions
 class Arguments(Shared):
     """Train encoder and head together on labelled images; started again, it continues.
 
-    Without --out it only judges a classifier. Several processes: accelerate launch -m unmask.cli
-    finetune MODEL ...
+    Without --out it only judges a classifier. Several processes: torchrun --nproc-per-node 8 -m
+    unmask.cli finetune MODEL ...
     """
 
     out: Path | None = None

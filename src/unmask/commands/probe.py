@@ -54,7 +54,7 @@ class Shared(Ranged):
 class Arguments(Shared):
     """Train a linear classifier on MAGE's frozen features; started again, it continues.
 
-    Several processes: accelerate launch -m unmask.cli probe MODEL ...
+    Several processes: torchrun --nproc-per-node 8 -m unmask.cli probe MODEL ...
     """
 
     out: Path

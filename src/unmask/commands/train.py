@@ -44,7 +44,7 @@ from unmask.train.run_folder import RECIPE, check_place
 class Arguments(Ranged):
     """Train a masked image generator; started again with the same words, it continues.
 
-    Several processes: accelerate launch -m unmask.cli train RECIPE ...
+    Several processes: torchrun --nproc-per-node 8 -m unmask.cli train RECIPE ...
     """
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]

@@ -22,7 +22,7 @@ from unmask.data.decoding import UnreadableImageError
 from unmask.data.source import ImageSource
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.files.durable import output, outputs
+from unmask.files.durable import clear_leftovers, output, outputs
 from unmask.machine.processes import by_main, dealt, launched, meet
 from unmask.pictures import to_float
 
@@ -173,6 +173,7 @@ def _in_parts(
     """What :func:`extract` gives, for the main process by way of files that any may have made."""
     state, starts = launched(), range(0, len(source), PART)
     files = [kept.with_name(f"{kept.name}-{start:09d}.safetensors") for start in starts]
+    by_main(lambda: clear_leftovers(kept.parent))
     missing = by_main(lambda: [n for n, file in enumerate(files) if not file.exists()])
     for number in missing[state.process_index :: state.num_processes]:
         rows = range(len(source))[starts[number] :][:PART]
