@@ -35,7 +35,7 @@ def handed_over(nest: object) -> Any:
 
     def form(tensor: Tensor) -> object:
         if not tensor.ndim:
-            return tensor
+            return tensor.clone()  # of no file
         sent.append(tensor)
         return _Form(tensor.dtype, tuple(tensor.shape))
 
