@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
+from unmask.evaluate import chunks as chunks_module
 from unmask.evaluate import evaluation
 from unmask.evaluate.chunks import Chunks
 from unmask.evaluate.features import Features
@@ -27,7 +28,7 @@ from unmask.evaluate.reference import Reference
 from unmask.evaluate.report import Report
 from unmask.machine.processes import part
 
-BATCH = 3  # images a chunk, 12 in older folders
+BATCH = 3  # so 12 images a chunk
 
 
 class Sums:
@@ -104,7 +105,7 @@ def test_any_number_of_processes_gives_the_same_bits(
     assert report_of(opened(tmp_path, folding), images) == expected
     assert images[2].skipped == ["0", "4", "13", "14", "15", "30"]
     # Past the wanted number of positions, where unreadable images left too few.
-    assert folding.images == 6
+    assert folding.images == 12
 
 
 LONG = pytest.param(2, 5.0, 20.0, marks=pytest.mark.slow, id="long")
@@ -159,7 +160,7 @@ def test_processes_go_on_after_one_was_killed(tmp_path: Path, expected: Report) 
 
     assert joined(2, one_dies) == [0, 9]
     left = {file.name for file in (tmp_path / "work").glob("*.safetensors")}
-    assert 0 < len(left) < 44
+    assert 0 < len(left) < 12
     assert joined(3, all_live) == [0] * 3
 
 
@@ -173,6 +174,22 @@ def test_a_folder_of_an_older_revision_goes_on(tmp_path: Path, expected: Report)
     assert len(list(tmp_path.glob("*.safetensors"))) == 4 + 4 + 5
     with pytest.raises(InputError, match="images was 'a'"):
         opened(tmp_path, images="c")
+
+
+def test_many_processes_share_finer_chunks_and_few_go_on_with_them(
+    tmp_path: Path, expected: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks_module, "FEW", 0)
+    images = sets()
+    shares = [opened(tmp_path).missing(images, rank=rank, processes=40) for rank in range(40)]
+    assert all(shares)
+    assert sum(map(len, shares)) == 14 + 14 + 15
+    opened(tmp_path).compute(shares[0])
+    monkeypatch.undo()
+    chunks = opened(tmp_path)
+    chunks.compute(chunks.missing(images))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 14 + 14 + 15
+    assert report_of(chunks, images) == expected
 
 
 def test_other_sizes_of_files_are_another_evaluation(tmp_path: Path) -> None:
@@ -194,7 +211,7 @@ def test_a_stopped_measurement_goes_on_from_its_last_whole_chunk(
     with pytest.raises(KeyboardInterrupt):
         first.compute(first.missing(sets()))
     whole = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
-    assert len(whole) == 18  # 40 + 12 images
+    assert len(whole) == 5  # 40 + 12 images
     again = opened(tmp_path)
     again.compute(again.missing(sets()))
     assert report_of(again, sets()) == expected

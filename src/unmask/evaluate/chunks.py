@@ -30,8 +30,8 @@ from unmask.show import Bar
 
 T = TypeVar("T")
 SETTINGS = "settings.json"
-BATCHES = 1  # in a chunk
-OLDER = 4  # in a chunk of a folder that does not say
+FEW = 32  # processes, for which chunks are long enough to generate many images at once
+COARSE, FINE = 4, 1  # batches in a chunk, for few processes and for more
 CHUNK, FILES = "batches a chunk", "sizes of real images"  # settings that older folders lack
 
 
@@ -58,7 +58,7 @@ class Chunks:
     ) -> None:
         self.folder, self.networks = folder, networks
         self._on_images: Callable[[int], None] = lambda count: None
-        batches = BATCHES if folder is None else by_main(lambda: _claimed(folder, settings))
+        batches = 1 if folder is None else by_main(lambda: _claimed(folder, settings))
         self.size = batches * batch_size
         if folder is not None:
             check_shared(folder / SETTINGS)
@@ -161,18 +161,21 @@ class Chunks:
 
 
 def _claimed(folder: Path, settings: Mapping[str, str]) -> int:
-    """Make the folder this evaluation's; batches of its chunks, which older ones have more of."""
+    """Make the folder this evaluation's; batches of its chunks, as they were when it was new."""
     held = folder / SETTINGS
     try:
         found = read_json(held) if held.exists() else None
     except InputError:  # which claiming it will say
         found = None
-    settings = {CHUNK: str(BATCHES), **settings}
+    batches = str(COARSE if launched().num_processes <= FEW else FINE)
+    settings = {CHUNK: batches, **settings}
     if isinstance(found, dict):
+        batches = str(found.get(CHUNK, COARSE))
         lacking = {CHUNK, FILES} - found.keys()
         settings = {name: fact for name, fact in settings.items() if name not in lacking}
+        settings |= {CHUNK: batches} if CHUNK in found else {}
     claim(folder, settings, "evaluation", file=SETTINGS, option="--work")
-    return BATCHES if CHUNK in settings else OLDER
+    return int(batches) if batches.isdecimal() else FINE
 
 
 def _load(file: Path, skipped: list[str]) -> Iterator[Measured]:
