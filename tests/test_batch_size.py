@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,8 +109,7 @@ def test_a_batch_that_is_found_fits_and_leaves_nothing_out(holds: int, count: in
 
 def test_a_batch_begins_with_what_the_free_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 2 * 1000
-    module = SimpleNamespace(mem_get_info=lambda device: (free, free))
-    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    monkeypatch.setattr(torch.cpu, "mem_get_info", lambda device: (free, free), raising=False)
     for each, first in ((1, 256), (100, 10), (5000, 1)):
         made = list(fitting(Small(1000), 300, "auto", each=each, device=torch.device("cpu")))
         assert len(made[0]) == first

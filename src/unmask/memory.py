@@ -150,5 +150,5 @@ def fitting(
 
 def _first_size(each: int, device: torch.device) -> int:
     """Rows that half of a device's free memory holds."""
-    ask = getattr(torch.get_device_module(device), "mem_get_info", None)
+    ask = getattr(getattr(torch, device.type, None), "mem_get_info", None)
     return USUAL if ask is None else max(1, min(MOST, ask(device)[0] // 2 // each))

@@ -127,8 +127,9 @@ class Results:
             InputError: when it holds images of another.
         """
         clear_leftovers(self.out)
-        what = "set of samples" if self.format == "png" else "unfinished set of samples"
-        claim(parts.folder, settings, what, file=SETTINGS, option="--out", alone=False)
+        several = self.format == "png"  # of one system and plan, beside what else is there
+        what = "set of samples" if several else "unfinished set of samples"
+        claim(parts.folder, settings, what, file=SETTINGS, option="--out", alone=not several)
 
     def finish(
         self, parts: Parts, labels: Sequence[int] | None, seeds: Sequence[int], columns: int
