@@ -182,22 +182,23 @@ class MaskedBatches(Dataset):
     def _tokens(self, rows: Tensor, views: Tensor, cut: slice, step: int) -> Tensor:
         if not self.cache.channels:
             return self.cache.tokens(rows[cut], views[cut])
-        shape = (self.cache.length, self.cache.channels)
-        noise = [
-            torch.randn(shape, generator=stream) for stream in self._each("posterior", step, cut)
-        ]
-        return self.cache.tokens(rows[cut], views[cut], torch.stack(noise))
+        noise = torch.empty(len(rows[cut]), self.cache.length, self.cache.channels)
+        for row, stream in zip(noise, self._each("posterior", step, cut), strict=True):
+            row.normal_(generator=stream)
+        return self.cache.tokens(rows[cut], views[cut], noise)
 
     def _locate(self, batch: MaskedBatch, cut: slice, step: int) -> LocatedBatch:
         """With what a head that diffuses learns from: drawn an image, over its hidden tokens."""
         if not self.cache.channels:
             return locate(batch)
-        times, noise, counts = [], [], batch.masked.sum(1).tolist()
-        for count, stream in zip(counts, self._each("diffusion", step, cut), strict=True):
-            shape = (self.training.noise_repeats, count)
-            times.append(torch.randint(DIFFUSION_STEPS, shape, generator=stream))
-            noise.append(torch.randn(*shape, self.cache.channels, generator=stream))
-        return locate(batch, times=torch.cat(times, 1), noise=torch.cat(noise, 1))
+        counts = batch.masked.sum(1).tolist()
+        times = torch.empty(self.training.noise_repeats, sum(counts), dtype=torch.int64)  # (R, M)
+        noise = torch.empty(*times.shape, self.cache.channels)  # (R, M, C)
+        parts = zip(times.split(counts, 1), noise.split(counts, 1), strict=True)
+        for (at, drawn), stream in zip(parts, self._each("diffusion", step, cut), strict=True):
+            at.copy_(torch.randint(DIFFUSION_STEPS, at.shape, generator=stream))
+            drawn.copy_(torch.randn(drawn.shape, generator=stream))
+        return locate(batch, times=times, noise=noise)
 
     def _each(self, purpose: str, step: int, cut: slice) -> list[torch.Generator]:
         """One stream for each image of a part of the batch, whoever draws it."""
