@@ -214,6 +214,17 @@ def test_truncated_and_missing_files_are_refused_at_once(folder: Path) -> None:
         LatentCache.open(folder, check="never")
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("unmask.data.cache.MappedArray", refuse)
+    with pytest.raises(InputError, match=r"labels\.npy cannot be read \(Permission denied\); noth"):
+        LatentCache.open(folder)
+
+
 def test_damaged_index(folder: Path) -> None:
     file = folder / "cache.json"
     record = json.loads(file.read_text())

@@ -60,10 +60,11 @@ def _mapped(
                 f"it holds {found.array.dtype} {found.array.shape}, not {dtype} {shape}"
             )
     except DAMAGE as error:
-        raise InputError(
-            f"{file} is missing or damaged ({reason(error)}); build the cache again, which keeps "
-            "the others"
-        ) from error
+        way = "build the cache again, which keeps the others"
+        what = "is missing or damaged"
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            what, way = "cannot be read", "nothing says that it is damaged: see to disk and rights"
+        raise InputError(f"{file} {what} ({reason(error)}); {way}") from error
     return found
 
 

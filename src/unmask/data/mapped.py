@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,11 @@ class MappedArray:
             pieces: their numbers, where the whole array is cut into pieces.
             size: bytes of a piece.
         """
-        for piece in pieces if self._advised else ():
-            start = self._start + piece * size
-            inside = start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, start - inside, inside + size)
+        with suppress(OSError):  # a system may decline
+            for piece in pieces if self._advised else ():
+                start = self._start + piece * size
+                inside = start % mmap.PAGESIZE
+                self._map.madvise(mmap.MADV_WILLNEED, start - inside, inside + size)
 
 
 def disk_reads() -> int:
