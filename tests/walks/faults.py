@@ -44,6 +44,7 @@ import unmask.commands.features
 import unmask.commands.finetune
 import unmask.commands.probe
 import unmask.commands.sample
+import unmask.commands.takeover
 import unmask.commands.tokenizer
 import unmask.commands.train  # noqa: F401 - loaded before the forks
 from unmask.cli import main
@@ -93,6 +94,7 @@ FEATURES = "--data labelled --crop none --pool class --out {out}/f.npy"
 COURSE = "--data labelled --crop none --batch-size 16 --epochs 1 --warmup-epochs 0 --out {out}"
 TRAINING = "--training.steps 4 --training.save-every 2 --training.tracker none --out {out}"
 IMAGES = "--data labelled --image-size 16"
+ADAPTER = Path(__file__).parents[1] / "fixtures" / "takeover" / "unlockmgm"
 
 COMMANDS = [
     Command("sample", SAMPLE, older=f"{SAMPLE} --seed 9", every=2),
@@ -125,6 +127,7 @@ COMMANDS = [
         every=5,
     ),
     Command("export", "export model {out} --to maskgit-pytorch"),
+    Command("takeover", f"takeover {ADAPTER} {{out}}", every=5),
     Command(
         "cache build",
         f"cache build --tokenizer vq {IMAGES} --shard-size 12 --out {{out}}",

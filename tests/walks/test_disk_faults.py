@@ -21,7 +21,7 @@ SAMPLE = [f"sample{form}" for form in ("", " --film", *(f" --format {f}" for f i
 TOKENIZER = "tokenizer train"
 FEATURES = ("features", "features --work")
 SHARES = (
-    [*SAMPLE, "convert", "export", "cache build"],
+    [*SAMPLE, "convert", "export", "takeover", "cache build"],
     ["train"],
     ["eval --out", "eval --work", "tokenizer eval", "probe", "finetune", TOKENIZER, *FEATURES],
 )
