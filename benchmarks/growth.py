@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import precision_recall
 import torch
 from common import parsed, parser, publish
 from torch import Tensor
@@ -194,6 +195,7 @@ MEASUREMENTS = [
     *(Growth(f"batch, {name}", "processes", WORLDS, batch_of(name)) for name in SYSTEMS),
     Growth("tars, opened first", "images", (10_000, 20_000, 40_000), new_tars),
     Growth("tars, opened again", "images", (10_000, 20_000, 40_000), known_tars),
+    Growth("precision and recall", "images", (4000, 8000, 16_000), precision_recall.prepare),
 ]
 """Every line of the report; one more needs no other change."""
 
