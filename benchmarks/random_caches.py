@@ -106,11 +106,11 @@ class RandomMoments(Tokenizer):
         raise NotImplementedError
 
 
-def timed(read: Reader, batches: Batches) -> tuple[float, list[Tensor]]:
-    """Seconds of reading all batches, and what was read."""
-    start = time.perf_counter()
+def timed(read: Reader, batches: Batches, clock: Callable[[], float]) -> tuple[float, list[Tensor]]:
+    """Seconds of reading all batches, by a clock, and what was read."""
+    start = clock()
     ids = [read(rows, views) for rows, views in batches]
-    return time.perf_counter() - start, ids
+    return clock() - start, ids
 
 
 def batches_of(turn: int, args: argparse.Namespace) -> Batches:
@@ -122,12 +122,12 @@ def batches_of(turn: int, args: argparse.Namespace) -> Batches:
 
 
 def measure(readers: dict[str, Reader], args: argparse.Namespace) -> dict[str, list[float]]:
-    """Samples per second of each reader in each round; round 0 warms up and is not counted."""
+    """Samples per CPU second of each reader in each round; round 0 warms up and does not count."""
     rates: dict[str, list[float]] = {name: [] for name in readers}
     for turn in range(args.rounds + 1):
         batches, seen = batches_of(turn, args), {}
         for name, read in readers.items():
-            seconds, seen[name] = timed(read, batches)
+            seconds, seen[name] = timed(read, batches, time.process_time)
             if turn:
                 rates[name].append(args.batches * args.batch_size / seconds)
         first, *others = seen.values()
@@ -136,17 +136,18 @@ def measure(readers: dict[str, Reader], args: argparse.Namespace) -> dict[str, l
     return rates
 
 
-COLD = (
-    "Cold: before each round everything is written out (os.sync) and the system is told to forget "
-    "the pages of all files (posix_fadvise DONTNEED); the reader is opened anew. What the device "
-    "gave is read_bytes of /proc/self/io, and needed are the samples' own bytes. Names and places "
-    "of the files stay in memory, which favours one file an image."
+NOTE = (
+    "Warm rates are per CPU second, which other work on the machine hardly changes, and cold ones "
+    "per second by the clock.\n\n"
+    "Cold: everything is written out first (os.sync), and before each round the system is told to "
+    "forget the pages of all files (posix_fadvise DONTNEED); the reader is opened anew. What the "
+    "device gave is read_bytes of /proc/self/io, and needed are the samples' own bytes. Names and "
+    "places of the files stay in memory, which favours one file an image."
 )
 
 
 def forget(folder: Path) -> None:
-    """Have the system drop from its memory what lies in a folder and is mapped by nobody."""
-    os.sync()
+    """Have the system drop from its memory what lies in a folder, is written and not mapped."""
     for file in folder.rglob("*"):
         if file.is_file():
             handle = os.open(file, os.O_RDONLY)
@@ -165,12 +166,13 @@ def measure_cold(
     """Samples a second and bytes of the device a sample, in each round, nothing in memory."""
     found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in openers}
     samples = args.batches * args.batch_size
+    os.sync()
     for turn in range(args.rounds):
         for name, opener in openers.items():
             read = opener()
             forget(folder)
             before = device_bytes()
-            seconds, _ = timed(read, batches_of(turn, args))
+            seconds, _ = timed(read, batches_of(turn, args), time.perf_counter)
             found[name][0].append(samples / seconds)
             found[name][1].append((device_bytes() - before) / samples)
             del read  # with its maps, which would keep pages in memory

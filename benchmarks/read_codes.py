@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from common import parsed, parser, publish
 from random_caches import (
-    COLD,
     HEADER,
+    NOTE,
     RandomImages,
     RandomTokenizer,
     Reader,
@@ -87,8 +87,8 @@ def main() -> None:
         f"Shuffled batches of {args.batch_size} out of {args.images} images with "
         f"{args.tokens} ids and two views each, one process, one thread. Warm: files in the page "
         f"cache; {args.rounds} rounds of {args.batches} batches, alternating, after one round "
-        "of warm-up. Both readers return the same int64 tensors, which is checked.\n\n"
-        f"{COLD} A device reads whole pages of 4,096 bytes, and a sample has {2 * args.tokens:,}."
+        "of warm-up. Both readers return the same int64 tensors, which is checked. "
+        f"{NOTE} A device reads whole pages of 4,096 bytes, and a sample has {2 * args.tokens:,}."
     )
     publish(args, table(warm, cold, 2 * args.tokens), header=HEADER, note=note)
 

@@ -1,6 +1,6 @@
 """Shuffled reading of moments: the latent cache against one .npz file an image.
 
-    python benchmarks/read_moments.py --images 20000 --report benchmarks/reports
+    python benchmarks/read_moments.py --images 10000 --report benchmarks/reports
 
 Both hold the same moments (32, 16, 16) of the same images with their mirror images, float32. One
 .npz an image with ``moments`` and ``moments_flip``, loaded anew at every access and then stacked,
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from common import parsed, parser, publish
 from random_caches import (
-    COLD,
     HEADER,
+    NOTE,
     RandomImages,
     RandomMoments,
     Reader,
@@ -98,7 +98,7 @@ READINGS: dict[str, tuple[Opener, Opener]] = {
 def main() -> None:
     """Build both, read both, print the table."""
     words = parser(__doc__)
-    words.add_argument("--images", type=int, default=20000)
+    words.add_argument("--images", type=int, default=10000)
     words.add_argument("--batch-size", type=int, default=256)
     words.add_argument("--batches", type=int, default=8, help="a round")
     words.add_argument("--rounds", type=int, default=7)
@@ -132,8 +132,8 @@ def main() -> None:
         "thread. Warm: files in the page cache; "
         f"{args.rounds} rounds of {args.batches} batches, "
         "alternating, after one round of warm-up. Both readers return the same tensors, which "
-        "is checked. Latents are drawn a batch at a time in both, the noise at hand.\n\n"
-        f"{COLD}"
+        "is checked. Latents are drawn a batch at a time in both, the noise at hand. "
+        f"{NOTE}"
     )
     publish(args, rows, header=HEADER, note=note)
 
