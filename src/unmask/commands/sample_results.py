@@ -127,9 +127,10 @@ class Results:
             InputError: when it holds images of another.
         """
         clear_leftovers(self.out)
-        several = self.format == "png"  # of one system and plan, beside what else is there
-        what = "set of samples" if several else "unfinished set of samples"
-        claim(parts.folder, settings, what, file=SETTINGS, option="--out", alone=not several)
+        waits = parts.folder not in (self.out, self.out / IMAGES)
+        what = "unfinished set of samples" if waits else "set of samples"
+        option = "--out, or delete that one" if waits else "--out"
+        claim(parts.folder, settings, what, file=SETTINGS, option=option, alone=waits)
 
     def finish(
         self, parts: Parts, labels: Sequence[int] | None, seeds: Sequence[int], columns: int
@@ -142,7 +143,7 @@ class Results:
         """
         _wait_for(parts, len(seeds))
         if isinstance(parts, Pictures):
-            if self.format == "folder" and parts.folder.name != IMAGES:
+            if parts.folder not in (self.out, self.out / IMAGES):
                 _rename(parts.folder, self.out / IMAGES)
             return
         assert isinstance(parts, Arrays), "what is not pictures is arrays"
