@@ -139,6 +139,26 @@ def test_machines_that_do_not_share_the_folder_are_told(
     assert not (tmp_path / "0" / "out" / "samples.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--plan.first-step", "2"], "plan.first_step=2 must be below plan.steps=2"),
+        (["--classes", "cow"], "unknown class 'cow'"),
+        (["--plan.draw.solver", "ddim"], "plan.draw.solver is of DiffusionDraw"),
+    ],
+)
+def test_what_does_not_fit_is_said_once(
+    more: list[str], said: str, models: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def body(rank: int) -> None:
+        assert main(words(models, "codes", "npz", tmp_path / "out", *more)) == 2
+
+    assert joined(2, body) == [0, 0]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_set_that_is_there_already_by_the_same_words(
     form: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

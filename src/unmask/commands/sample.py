@@ -12,10 +12,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
+from unmask.checkpoints.locate import find_folder
 from unmask.commands.arguments import parse
 from unmask.commands.plan_arguments import PlanArguments
 from unmask.commands.sample_parts import Parts
 from unmask.commands.sample_results import Format, Results
+from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.files.lock import locked
 from unmask.film import unmasking
@@ -80,16 +82,14 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(Arguments, words, prog="unmask sample")
     results = Results(arguments.out, arguments.format, arguments.film)
     by_main(results.check)
+    by_main(lambda: find_folder(arguments.model))
     pipeline = load(arguments.model, device=resolve_device(arguments.device))
     pipeline.compute = by_main(lambda: compute_of(pipeline, arguments.compute).precision)
-    plan, began = arguments.how.of(pipeline), time.monotonic()
-    _check_room(pipeline, arguments)
-    chosen = pipeline.labels(arguments.classes or range(pipeline.model.classes))
+    (plan, chosen), began = by_main(lambda: _asked(pipeline, arguments)), time.monotonic()
     labels = [label for label in chosen for _ in range(arguments.per_class)]
     seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
     order = in_turn(len(seeds), 1 if results.by_class else arguments.per_class)
     wanted = Wanted([labels[k] for k in order] if labels else None, [seeds[k] for k in order])
-    check_request(pipeline.model, plan, wanted.labels, wanted.seeds)
     parts = results.parts(*wanted)
     request = {
         "classes": str(chosen) if arguments.classes else "every class",
@@ -126,6 +126,19 @@ def main(words: Sequence[str]) -> None:
         done += f", {pace:.3g} s an image in {pipeline.compute}" if missing else ""
         say(done, *results.told())
     part()
+
+
+def _asked(pipeline: Pipeline, arguments: Arguments) -> tuple[Plan, list[int]]:
+    """The plan and the classes, of an unconditional model none, after a look at what they want.
+
+    Raises:
+        InputError: they do not fit the system, or the images the memory.
+    """
+    plan = arguments.how.of(pipeline)
+    _check_room(pipeline, arguments)
+    chosen = pipeline.labels(arguments.classes or range(pipeline.model.classes))
+    check_request(pipeline.model, plan, chosen or None, range(len(chosen) or 1))
+    return plan, chosen
 
 
 class Wanted(NamedTuple):
