@@ -11,7 +11,7 @@ from pathlib import Path
 import pretend_device
 import pytest
 import torch
-from pretend_device import MIXED, PAGEABLE, PINNED, WAIT
+from pretend_device import MIXED, PAGEABLE, PINNED, UNSAFE, WAIT
 from pretend_work import SYSTEMS
 
 from unmask.draws import pins, sent
@@ -33,7 +33,9 @@ def told(work: str, folder: Path) -> Told:
     )
     assert done.returncode == 0, done.stderr
     found: Told = json.loads((folder / "told.json").read_text())
-    assert not {name: kinds[MIXED] for name, kinds in found.items() if MIXED in kinds}
+    seen = {kind: sum(places.values()) for kind, places in found.pop("faults", {}).items()}
+    assert seen in ({}, {UNSAFE: 1, PAGEABLE: 2, PINNED: 1, MIXED: 1, WAIT: 3}), "it sees faults"
+    assert not {name: kinds for name, kinds in found.items() if kinds.keys() & {MIXED, UNSAFE}}
     return found
 
 
@@ -44,6 +46,7 @@ def test_a_decoding_step_neither_waits_nor_copies_from_pageable_memory(tmp_path:
     for system in SYSTEMS:
         assert set(found[f"fashion-{system} steps"]) == {PINNED}
         assert sum(found[f"fashion-{system}"][WAIT].values()) == 2
+        assert PAGEABLE not in found[f"fashion-{system}"]
 
 
 @needs_a_backend_in_python

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode import Plan, blank_canvas, check_head, decode
-from unmask.draws import Draws, Seeds, as_seeds
+from unmask.draws import Draws, Seeds, as_seeds, sent
 from unmask.errors import InputError
 from unmask.labels import Classes
 from unmask.labels import class_labels as labels_of
@@ -154,7 +154,7 @@ def _batches(
     def made(rows: slice) -> T:
         """Some of the images."""
         batch = list(asked[rows])
-        labels = None if chosen is None else torch.tensor(chosen[rows]).to(device)  # (B,)
+        labels = None if chosen is None else sent(torch.tensor(chosen[rows]), device)  # (B,)
         if canvas is None:
             begun = blank_canvas(len(batch), model.length, device, channels=model.channels)
         else:

@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 NAME = "pretend"
 MIXED, WAIT, PAGEABLE, PINNED = "mixed devices", "wait", "pageable copy", "pinned copy"
+UNSAFE = "pageable copy that goes on after the call"
 AVAILABLE = hasattr(backends, "_setup_privateuseone_for_python_backend")  # from torch 2.10 on
 WIDE = (torch.float64, torch.complex128)
 
@@ -170,7 +171,8 @@ def _carry_out(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if func is aten._fused_sdp_choice.default:
         return 0  # products and a softmax
     if func is aten.copy_.default:
-        _note_copy(args[1], to_device=isinstance(args[0], Far))
+        goes_on = bool(args[2:] and args[2]) or kwargs.get("non_blocking", False)
+        _note_copy(args[1], to_device=isinstance(args[0], Far), goes_on=goes_on)
     else:
         _note_operation(func, args, tensors)
     if kwargs.get("device") is not None:
@@ -187,16 +189,16 @@ def _copied(source: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """A tensor in another place or type."""
     target = kwargs.get("device") or source.device
     made = aten._to_copy.default(_near(source), **{**kwargs, "device": "cpu", "pin_memory": False})
-    _note_copy(source, to_device=_is_here(target))
+    _note_copy(source, to_device=_is_here(target), goes_on=kwargs.get("non_blocking", False))
     return Far(made) if _is_here(target) else made
 
 
-def _note_copy(source: Tensor, *, to_device: bool) -> None:
+def _note_copy(source: Tensor, *, to_device: bool, goes_on: bool) -> None:
     """A copy between the CPU and the device; a single number travels with the call."""
     if isinstance(source, Far) and not to_device:
         _note(WAIT, "copied to the CPU")
     if to_device and not isinstance(source, Far):
-        _note(PINNED if _is_pinned(source) else PAGEABLE)
+        _note(PINNED if _is_pinned(source) else UNSAFE if goes_on else PAGEABLE)
 
 
 def _note_operation(func: Any, args: tuple, tensors: list[Tensor]) -> None:

@@ -50,11 +50,29 @@ def watched(function: Callable, work: str, found: dict[str, Any]) -> Callable:
     return call
 
 
+def faults() -> None:
+    """One of each kind that the device is there to note."""
+    with told_as("faults"):
+        torch.ones(2).to(pretend_device.NAME, non_blocking=True)
+        there = torch.ones(2).to(pretend_device.NAME)
+        there = there + torch.ones(2).pin_memory().to(pretend_device.NAME, non_blocking=True)
+        there + torch.ones(2)
+        there[there > 1].sum().item()
+        there[torch.tensor([0])].cpu()
+    for asked in (there.double, lambda: torch.zeros(2, device=there.device, dtype=torch.float64)):
+        try:
+            asked()
+        except TypeError:
+            continue
+        raise AssertionError("the device has no float64")
+
+
 def sampling(folder: Path) -> None:
     """Images of every shipped system by the CPU and by the device, step by step."""
     import unmask
     from unmask import decode
 
+    faults()
     step = decode._Batch.advance
     for system in SYSTEMS:
         name = f"fashion-{system}"
