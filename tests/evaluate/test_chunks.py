@@ -26,6 +26,7 @@ from unmask.evaluate.numbered_set import NumberedSet
 from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.reference import Reference
 from unmask.evaluate.report import Report
+from unmask.machine import processes as processes_module
 from unmask.machine.processes import part
 
 BATCH = 3  # so 12 images a chunk
@@ -141,6 +142,18 @@ def folded(folder: Path, extractor: Sums | None = None) -> Report:
     """The report that every process of a launcher has."""
     chunks, images = opened(folder, extractor), sets()
     return chunks.fold(images, lambda: report_of(chunks, images))
+
+
+def test_a_folder_that_not_all_processes_see_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_module, "LATE", 0.2)
+
+    def one(rank: int) -> None:
+        with pytest.raises(InputError, match="name a folder that all machines share"):
+            opened(tmp_path / str(rank))
+
+    assert joined(2, one) == [0, 0]
 
 
 def test_processes_go_on_after_one_was_killed(tmp_path: Path, expected: Report) -> None:

