@@ -37,7 +37,7 @@ def measure(depth: int, guided: bool) -> tuple[int, float, int]:
         return lambda: head.draw(reading, options, Draws([0, 1]))
 
     x, times = torch.zeros(6, 16), torch.full((6,), 500.0)
-    network = operations(lambda: head(x, times, z.flatten(0, 1)))
+    network = operations(lambda: head.predict_at(x, times, z.flatten(0, 1)))
     short, long = (operations(draw(DiffusionDraw(respacing=f"ddim{n}"))) for n in (10, 50))
     solver = operations(draw(DiffusionDraw(solver="dpm-solver", respacing=str(EVALUATIONS))))
     return network, (long - short) / 40, solver

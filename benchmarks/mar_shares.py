@@ -109,7 +109,7 @@ def sampling(recipe: Recipe, without: Without) -> int:
         noise = torch.zeros(len(read[0]), 1 + len(stages), model.head.channels, device="meta")
         if without.condition_once:
             for _ in stages:
-                model.head(
+                model.head.predict_at(
                     noise[:, 0].expand(2, -1, -1), torch.zeros(2, 1, device="meta"), features
                 )
             return

@@ -135,7 +135,7 @@ def test_guidance_of_scale_one_runs_no_doubled_batch(monkeypatch: pytest.MonkeyP
         sizes.append(len(canvas.tokens))
         return hidden(canvas, class_labels, read)
 
-    monkeypatch.setattr(model, "hidden", counted)
+    monkeypatch.setattr(model, "forward", counted)
     run(plan_of("confidence", "overall", "none"), [1, 2], model=model)
     assert sizes == [2] * 6
     sizes.clear()

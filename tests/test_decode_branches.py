@@ -74,7 +74,7 @@ def test_only_those_steps_double_the_batch(
         found.append(len(canvas.masked))
         return evaluate(canvas, labels, read)
 
-    monkeypatch.setattr(model, "hidden", counted)
+    monkeypatch.setattr(model, "forward", counted)
     draw = DiffusionDraw(respacing="ddim3")
     plan = Plan(steps=steps, order=RandomOrder(), guidance=guidance, draw=draw)
     masked = torch.arange(LENGTH).expand(2, -1) < hidden
@@ -97,7 +97,7 @@ def test_images_of_a_class_share_their_first_step(
         sizes.append(len(canvas.masked))
         return evaluate(canvas, labels, read)
 
-    monkeypatch.setattr(model, "hidden", counted)
+    monkeypatch.setattr(model, "forward", counted)
     labels = torch.tensor([7, 2, 7, 7, 0]) if model.classes else None
     plan = replace(pipeline.plan, steps=4)
     run = decode(model, labels, plan, Draws(range(5)), blank_canvas(5, model.length))
@@ -121,7 +121,7 @@ def test_where_something_is_known_nothing_is_shared(monkeypatch: pytest.MonkeyPa
         rows.append(len(canvas.masked))
         return evaluate(canvas, labels, read)
 
-    monkeypatch.setattr(MODEL, "hidden", counted)
+    monkeypatch.setattr(MODEL, "forward", counted)
     plan, labels = Plan(steps=1, order=Confidence()), torch.zeros(3, dtype=torch.long)
     list(decode(MODEL, labels, plan, Draws(range(3)), known))
     assert rows == [3]

@@ -238,9 +238,10 @@ class _Batch:
         if self.branches.model.drops:
             kept = first_positions(~canvas.masked, length - now.masked)  # (B, K)
             canvas = canvas._replace(kept=kept)
-        strong, weak = self.branches(canvas, tuple(now.scales), where, now.use)  # (B, N, D) each
+        read = widened(where, FEWEST_ROWS)  # (B, 4 or more): one compiled graph serves every N
+        strong, weak = self.branches(canvas, tuple(now.scales), read, now.use)  # (B, 4.., D) each
         enough = -(-FEWEST_ROWS // len(where))  # positions a row, of a head that sees them alone
-        strong, where, *weak = (widened(x, enough) for x in (strong, where, *weak))
+        strong, where, *weak = (widened(x[:, :most], enough) for x in (strong, where, *weak))
         reading = Reading(strong, where, length, now.step, weak, tuple(now.scales.values()))
         options: Any = self.plan.draw  # of this head, as who made the plan has checked
         values, log_prob = self.branches.model.head.draw(reading, options, self.draws)
@@ -319,10 +320,10 @@ class Branches:
             doubled = Canvas(torch.cat([canvas.tokens] * 2), torch.cat([canvas.masked] * 2), kept)
             where = torch.cat([read, read])  # (2B, N)
         if "self" not in weak:
-            strong, *null = model.hidden(doubled, labels, where).tokens.split(len(read))
+            strong, *null = model(doubled, labels, where).tokens.split(len(read))
             return strong, null
         self.folded = self.folded or FoldedAdapter(model, canvas, own)
-        every = model.hidden(doubled, labels)
+        every = model(doubled, labels)
         strong, *null = every.tokens.split(len(read))  # (B, L, D) each
         seen = Hidden(every.prefix[: len(read)], strong)
         blurred = self.folded(seen, canvas, own)  # (B, L, D)

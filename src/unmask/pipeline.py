@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -71,11 +71,27 @@ class Pipeline:
                 "use the tokenizer that the network was trained with"
             )
         self.recipe = recipe
-        self.model = model.eval()
+        self.model = model
         self._tokenizer = tokenizer
         self.plan = recipe.plan
         self.class_names = tuple(class_names)
         self.compute: Precision | None = None
+
+    @property
+    def model(self) -> MaskedModel:
+        """The network; setting it puts it into evaluation mode.
+
+        One that ``torch.compile`` has wrapped is unwrapped, so that its weights keep their names,
+        and what runs of it in every decoding step is compiled with the same options.
+        """
+        return self._model
+
+    @model.setter
+    def model(self, model: MaskedModel) -> None:
+        wrapped: MaskedModel | None = getattr(model, "_orig_mod", None)
+        if wrapped is not None:
+            wrapped.compile_by(cast(Any, model).dynamo_ctx)
+        self._model = (wrapped or model).eval()
 
     @property
     def tokenizer(self) -> ImageTokenizer:

@@ -106,7 +106,7 @@ def test_it_begins_as_published() -> None:
     ):
         assert vectors.std().item() == pytest.approx(0.02, rel=0.25)
     features = torch.randn(6, 96, generator=keyed_generator(0, "features"))
-    assert not model.head(torch.ones(6, 4), torch.arange(6), features).any()
+    assert not model.head.predict_at(torch.ones(6, 4), torch.arange(6), features).any()
     for block in model.head.blocks:
         assert not block.modulation.weight.any()
         assert block.norm.weight.eq(1).all()

@@ -101,7 +101,7 @@ def test_loss_is_the_transcribed_one(first: int) -> None:
     assert loss.dtype == torch.float32
     signal = process().signal[times].unsqueeze(-1)
     noised = (signal.sqrt() * x0 + (1 - signal).sqrt() * noise).float()
-    found = head(noised, times, z.expand(3, -1, -1)).double()
+    found = head.predict_at(noised, times, z.expand(3, -1, -1)).double()
     wanted = transcribed(found, x0.double(), times, noise.double()).mean(0)
     torch.testing.assert_close(loss.double(), wanted, rtol=1e-4, atol=1e-4)
 
@@ -163,7 +163,9 @@ def test_a_fresh_head_predicts_nothing_and_depends_on_the_generator_alone() -> N
     head, other = heads
     for a, b in zip(head.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert not head(normal(3, CHANNELS), torch.tensor([0, 5, 999]), normal(3, CONDITION)).any()
+    assert not head.predict_at(
+        normal(3, CHANNELS), torch.tensor([0, 5, 999]), normal(3, CONDITION)
+    ).any()
     bound = (6 / (CONDITION + WIDTH)) ** 0.5
     assert 0.9 * bound < head.condition.weight.abs().max() <= bound
     assert head.time[0].weight.std() == pytest.approx(0.02, rel=0.1)
@@ -189,7 +191,7 @@ def test_guidance_acts_on_the_noise_and_not_on_the_variance() -> None:
     options, noise = DRAWS["ddpm"], normal(6, 10, CHANNELS)
     first = next(iter(head.denoise(z, scales, noise=noise, options=options)))
     stage, x = options.stages()[0], noise[:, 0]
-    found = head(x, torch.full((3, 6), stage.time), z)
+    found = head.predict_at(x, torch.full((3, 6), stage.time), z)
     strong, null, other = found[..., :CHANNELS]
     eps = null + 2.5 * (strong - null) + 0.7 * (strong - other)
     amount = 0.9 * stage.spread * (stage.tilt * found[0, :, CHANNELS:]).exp()
@@ -338,7 +340,9 @@ def operations(call: object, *args: object, **kwargs: object) -> int:
 def test_a_step_costs_at_most_a_tenth_more_than_its_network(depth: int, weak: int) -> None:
     head, z = head_of(depth=depth), normal(2, 3, CONDITION)
     branches, scales = (z,) * weak, (torch.full((2,), 2.0),) * weak
-    network = operations(head, normal(6, CHANNELS), torch.full((6,), 3.0), z.flatten(0, 1))
+    network = operations(
+        head.predict_at, normal(6, CHANNELS), torch.full((6,), 3.0), z.flatten(0, 1)
+    )
 
     def cost(options: DiffusionDraw) -> int:
         return operations(draw, head, z, branches, scales, options=options)

@@ -52,6 +52,9 @@ class Arguments(Ranged):
     """How many images are scored, on which features, beside what."""
     how: Annotated[PlanArguments, tyro.conf.arg(name="")] = field(default_factory=PlanArguments)
     """Plan by which a model's images are sampled."""
+    compile: bool = False
+    """Compile a model's network and diffusion head first (torch.compile), which pays from some
+    thousand images on; they are the same up to rounding."""
     work: Path | None = None
     """Folder for what is measured. A killed evaluation goes on from it, and processes of several
     machines share the work through it. Without one nothing is kept."""
@@ -112,11 +115,13 @@ def _generated(arguments: Arguments) -> tuple[Generated, Transform]:
     if path.is_dir():
         is_images = not any((path / folder / CONFIG).exists() for folder in (".", "model"))
     if is_images:
-        if arguments.how != PlanArguments():
+        if arguments.how != PlanArguments() or arguments.compile:
             raise InputError(f"{path} holds images; leave out the options that are of sampling")
         made = Generated.of_files(path, options)
         return made, Transform(size=made.shape[1:], channels=made.shape[0])
     pipeline = load(arguments.subject, device=options.device)
+    if arguments.compile:
+        pipeline.model.compile()
     made = Generated.of_pipeline(pipeline, options, arguments.how.of(pipeline))
     crop = pipeline.recipe.still_crop
     return made, Transform(size=made.shape[1:], crop=crop, channels=made.shape[0])

@@ -28,6 +28,7 @@ from unmask.files.durable import (
 )
 from unmask.files.folders import check_file, check_folder, claim, fates, visible
 from unmask.files.serial import to_dict
+from unmask.generation import compute_of
 from unmask.pictures import sheet, usual_zoom, write_gif, write_png
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.tokenizer import weights_identity
@@ -116,8 +117,8 @@ class Results:
         if self.format != "tokens":
             found["tokenizer"] = pipeline.tokenizer.identity
         found |= {f"plan.{name}": str(value) for name, value in flat_config(to_dict(plan))}
-        if pipeline.compute not in (None, "float32"):  # as all were before there was a choice
-            found["compute"] = str(pipeline.compute)
+        if (compute := str(compute_of(pipeline))) != "float32":  # as all were before the choice
+            found["compute"] = compute
         return found if self.format == "png" else {**found, **request}
 
     def claim(self, parts: Parts, settings: Mapping[str, str]) -> None:

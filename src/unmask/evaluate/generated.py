@@ -55,10 +55,10 @@ class Generated:
         check_request(pipeline.model, plan, [0] if pipeline.model.classes else None, [0])
         tokenizer, (rows, columns) = pipeline.tokenizer, pipeline.model.grid
         weights = weights_identity(repr(pipeline.recipe), pipeline.model.state_dict().items())
-        compute = compute_of(pipeline, options.compute).precision
-        options = replace(options, compute=compute)
+        compute = compute_of(pipeline, options.compute)
+        options = replace(options, compute=compute.precision)
         # float32 goes without saying, as in the folders from before there was a choice
-        said = "" if compute == "float32" else f", computed in {compute}"
+        said = "" if str(compute) == "float32" else f", computed in {compute}"
         first, count = options.seed, options.count
         past = first + options.repeats * count
         return cls(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -45,6 +45,12 @@ class Compute:
     """Device of the weights."""
     by_weights: bool = False
     """Whether the weights themselves are of that type, so that nothing has to be converted."""
+    compiled: bool = False
+    """Whether a compiler orders the operations, which rounds otherwise."""
+
+    def __str__(self) -> str:
+        """Words for reports and settings."""
+        return self.precision + ", compiled" * self.compiled
 
     @classmethod
     def of(cls, network: nn.Module, wanted: Precision | None = None) -> Compute:
@@ -60,6 +66,7 @@ class Compute:
         """
         weight = next(network.parameters())
         device, kind = weight.device, weight.device.type
+        compiled = getattr(network, "compiler", None) is not None
         if weight.dtype in (torch.bfloat16, torch.float16):
             found = NAMES[weight.dtype]
             if wanted not in (None, found):
@@ -67,11 +74,12 @@ class Compute:
                     f"compute={wanted} needs float32 weights, and these are {found}; load the "
                     f"model without dtype, or leave out compute"
                 )
-            return cls(found, device, by_weights=True)
+            return cls(found, device, by_weights=True, compiled=compiled)
         around = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         if wanted is None and around:
             wanted = NAMES.get(torch.get_autocast_dtype(kind))
-        made = cls(wanted or ("bf16" if _native_bf16(device) else "float32"), device)
+        usual: Precision = "bf16" if _native_bf16(device) else "float32"
+        made = cls(wanted or usual, device, compiled=compiled)
         made.check()
         return made
 
@@ -113,17 +121,38 @@ class Compute:
         """
         if not self.is_half or self.by_weights:
             return network
-        shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
-        made = copy.deepcopy(network, shared)
+        compiler: Any = getattr(network, "compiler", None)
+        tensors = chain(network.parameters(), network.buffers())
+        made = copy.deepcopy(network, {id(kept): kept for kept in (compiler, *tensors)})
         for name, module in made.named_modules():
             if isinstance(module, nn.Linear) and not name.startswith("feedback."):
                 for part, weight in list(module.named_parameters()):
                     half = weight.detach().to(DTYPES[self.precision])
                     setattr(module, part, nn.Parameter(half, requires_grad=False))
+        if compiler is not None:
+            made.compile_by(compiler)  # type: ignore[operator]  # a copy is never compiled
         return made
 
-    def region(self) -> AbstractContextManager:
-        """Inside, matrix products are computed so; nothing of it is left behind."""
+    @contextmanager
+    def region(self) -> Iterator[None]:
+        """Inside, matrix products are computed so; nothing of it is left behind.
+
+        Raises:
+            InputError: in place of what torch.compile raises, if it is missing something.
+        """
+        try:
+            with self._arithmetic():
+                yield
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = " ".join(str(error).split("\n")[0].split())
+            raise InputError(
+                f"torch.compile failed ({type(error).__name__}: {reason[:200]}); it needs a C++ "
+                "compiler, and Triton on a GPU: install them, or leave out compile"
+            ) from error
+
+    def _arithmetic(self) -> AbstractContextManager:
         kind = self.device.type
         if self.is_half and not self.by_weights:
             return torch.autocast(kind, DTYPES[self.precision])

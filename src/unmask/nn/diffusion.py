@@ -162,7 +162,7 @@ class DiffusionHead(nn.Module):
         """``(...)`` times, whole or not, to ``(..., w)``."""
         return self.time(embed_waves(times).to(self.input.weight.dtype))
 
-    def predict(self, x: Tensor, y: Tensor, *, outputs: int) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *, outputs: int) -> Tensor:
         """The network on a state and what it is conditioned on, embedded and summed.
 
         Args:
@@ -182,7 +182,11 @@ class DiffusionHead(nn.Module):
         h = torch.addcmul(shift, self.norm(h), 1 + scale)
         return F.linear(h, self.out.weight[:outputs], self.out.bias[:outputs]).float()
 
-    def forward(self, x: Tensor, times: Tensor, features: Tensor) -> Tensor:
+    def predict(self, x: Tensor, y: Tensor, *, outputs: int) -> Tensor:
+        """The network, see :meth:`forward`, or what a compiler has made of it."""
+        return self(x, y, outputs=outputs)
+
+    def predict_at(self, x: Tensor, times: Tensor, features: Tensor) -> Tensor:
         """``(..., C)`` at ``(...)`` times given ``(..., D)``: ``(..., 2 C)`` float32."""
         y = self.embed_times(times) + self.condition(features)  # (..., w)
         return self.predict(x, y, outputs=2 * self.channels)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +19,7 @@ from unmask.types import Canvas, Hidden
 
 AnyTrunk = Trunk | EncoderDecoder
 AnyHead = CategoricalHead | DiffusionHead
+Compiler = Callable[[Callable], Callable]
 
 
 class MaskedModel(nn.Module):
@@ -48,6 +53,7 @@ class MaskedModel(nn.Module):
         self.length = grid[0] * grid[1]
         self.classes = classes
         self.feedback = feedback
+        self.compiler: Compiler | None = None
 
     @property
     def null_class(self) -> int | None:
@@ -84,6 +90,27 @@ class MaskedModel(nn.Module):
         return Hidden(x[:, :0], x[:, : read.shape[1]])  # (B, 0, E) and (B, N, E)
 
     forward = hidden
+
+    def compile(self, *args: Any, **named: Any) -> None:
+        """Compile in place what every decoding step runs: this network and a head that diffuses.
+
+        Args:
+            *args: of ``torch.compile``.
+            **named: of ``torch.compile``; ``dynamic`` is True unless given, so that few graphs
+                serve every number of tokens and images.
+        """
+        self.compile_by(partial(torch.compile, *args, **{"dynamic": True} | named))
+
+    def compile_by(self, compiler: Compiler | None) -> None:
+        """Let what a compiler makes of them run in the place of network and head; None undoes it.
+
+        Args:
+            compiler: from a function to its compiled form.
+        """
+        self.compiler = compiler
+        for module in (self, self.head):
+            compiled = None if compiler is None else compiler(module._call_impl)
+            module._compiled_call_impl = compiled
 
 
 def initialize(model: MaskedModel, generator: torch.Generator) -> None:

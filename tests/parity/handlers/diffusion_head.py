@@ -70,7 +70,7 @@ def head_sample(case: Case) -> dict[str, Tensor]:
     count = len(net_t)
     found = {
         "time_embed": head.embed_times(net_t),
-        "net_out": head(first[:count], net_t, z[:count]),
+        "net_out": head.predict_at(first[:count], net_t, z[:count]),
     }
     for tag, scale in (("cfg", config["cfg"]), ("nocfg", 1.0)):
         features, scales = branches(z, scale, len(first))
@@ -95,7 +95,7 @@ def one_step(
     path, results = process(options.respacing), []
     for k, (stage, x) in enumerate(zip(options.stages(), states, strict=True)):
         times = torch.full(features.shape[:2], stage.time)
-        noise, v = head(x, times, features).chunk(2, dim=-1)
+        noise, v = head.predict_at(x, times, features).chunk(2, dim=-1)
         e = guided(noise[0], noise[1:].unbind(0), scales)
         at = len(states) - 1 - k
         clean = path.clean_state[at].float() * x - path.clean_noise[at].float() * e
