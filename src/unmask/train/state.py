@@ -13,6 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -126,7 +127,9 @@ def _build(folder: Path, checkpoint: Checkpoint) -> None:
     fills = {f"{name}.safetensors": streamed.fill_tensors(state) for name, state in weights}
     fills[STATE] = streamed.fill_state({"step": checkpoint.step, **checkpoint.state})
     fills[CONFIG] = streamed.fill_json(checkpoint.config)
-    files = {name: streamed.write_hashed(folder / name, fill) for name, fill in fills.items()}
+    with ThreadPoolExecutor(len(fills)) as pool:  # hashes and the disk leave Python's lock
+        written = pool.map(streamed.write_hashed, map(folder.joinpath, fills), fills.values())
+        files = dict(zip(fills, written, strict=True))
     manifest = {"step": checkpoint.step, "files": files}
     streamed.write_hashed(folder / MANIFEST, streamed.fill_json(manifest))
 
