@@ -98,10 +98,8 @@ class Takeover:
             yield f"assumed: {self.epoch:,} steps an epoch, by its optimiser, or give --images"
         if name == "maskgit-pytorch" and training.precision == "no":
             yield "assumed: float32, as no file tells bf16; or give --training.precision bf16"
-        yield (
-            f"assumed: tokenizer {self.recipe.tokenizer}, crop {self.recipe.crop}, plan of "
-            f"{self.named.name}"
-        )
+        tokenizer = "" if self.foreign.tokenizer else f"tokenizer {self.recipe.tokenizer}, "
+        yield f"assumed: {tokenizer}crop {self.recipe.crop}, plan of {self.named.name}"
         yield "not known: the order of the data, which begins anew at this step"
 
 

@@ -70,7 +70,8 @@ def main(words: Sequence[str]) -> None:
     arguments = parse_with_recipe(Arguments, words, command="takeover", known=(), find=find)
     recipe = take_over(found[0], arguments.recipe, arguments.out)
     say(*replace(found[0], recipe=recipe).notes)
-    say(f"next: unmask train {arguments.out / RECIPE} --cache CACHE --out {arguments.out}")
+    images = "--data IMAGES" if recipe.encodes_each_step else "--cache CACHE"
+    say(f"next: unmask train {arguments.out / RECIPE} {images} --out {arguments.out}")
 
 
 def _find(source: Path, words: Sequence[str]) -> Takeover:
