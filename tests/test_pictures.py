@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from toy_system import TOY, toy_pipeline
 
 from unmask.film import unmasking
 from unmask.pictures import GREY, sheet, to_float, to_pil, to_uint8, veil, write_gif
+from unmask.tokenizers.conv_stack import ConvVQTokenizer
 
 
 def test_bytes_are_rounded_and_clamped() -> None:
@@ -61,6 +64,21 @@ def test_a_film_ends_with_the_image() -> None:
     veiled = (frames == GREY).flatten(1).float().mean(1)
     assert veiled[0] > 0.5
     assert (veiled.diff() <= 0).all()
+
+
+def test_a_film_of_more_images_than_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline, labels = toy_pipeline(), [0, 1, 2, 0, 1]
+    wanted = unmasking(pipeline, labels, seeds=4)
+    decode, tried = ConvVQTokenizer.decode, list[int]()
+
+    def small(self: ConvVQTokenizer, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        tried.append(len(tokens))
+        if len(tried) == 6:  # in the second step, once pairs of the first have been seen
+            raise torch.OutOfMemoryError("no more")
+        return decode(self, tokens, grid)
+
+    monkeypatch.setattr(ConvVQTokenizer, "decode", small)
+    assert torch.equal(unmasking(pipeline, labels, seeds=4), wanted)
 
 
 def test_an_animation_has_every_frame(tmp_path: Path) -> None:

@@ -28,15 +28,18 @@ def unmasking(
     Returns:
         ``(S, B, C, H, W)`` float32 in [0, 1] on the CPU.
     """
-    frames: list[Tensor] = []
-    tokenizer, grid = pipeline.tokenizer, pipeline.model.grid
+    films = list[list[Tensor]]()  # of each batch, also of one that memory did not hold
+    tokenizer, grid, plan = pipeline.tokenizer, pipeline.model.grid, plan or pipeline.plan
 
     def keep(step: Step) -> None:
         """Decode and veil the state after one step."""
+        if step.index == plan.first_step:
+            films.append([])
         pixels = decoded(tokenizer, step.tokens, grid)  # (B, C, H, W)
-        frames.append(veil(pixels, step.masked, grid).cpu())
+        films[-1].append(veil(pixels, step.masked, grid).cpu())
 
     labels = None if class_labels is None else pipeline.labels(class_labels)
     seeds = as_seeds(seeds, 1 if labels is None else len(labels))
-    pipeline.tokens(labels, seeds=seeds, plan=plan, batch_size=max(1, len(seeds)), observe=keep)
-    return torch.stack(frames)
+    pipeline.tokens(labels, seeds=seeds, plan=plan, batch_size="auto", observe=keep)
+    whole = [torch.stack(film) for film in films if len(film) == plan.steps - plan.first_step]
+    return torch.cat(whole, dim=1)
