@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from gloo import joined
 from torch import Tensor
 
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.manifold import Manifold, PrecisionRecall, manifold_overlap
+from unmask.machine.processes import part
 
 
 def precision_recall(real: Tensor, fake: Tensor, **options: Any) -> PrecisionRecall:
@@ -80,6 +82,9 @@ HARD = {
         for key in "ab"
     ),
     "an outlier": (normal("a", 150, 16), torch.cat([normal("b", 99, 16), torch.ones(1, 16) * 1e4])),
+    "beyond float32": (normal("a", 90, 16) * 1e25, normal("b", 80, 16) * 1e25),
+    "next to nothing": (normal("a", 90, 16) * 1e-25, normal("b", 80, 16) * 1e-25),
+    "few beyond float32": (normal("a", 4, 3) * 1e25, normal("b", 5, 3) * 1e25),
     "few": (normal("a", 4, 3), normal("b", 5, 3)),
 }
 
@@ -120,3 +125,16 @@ def test_manifolds_need_neighbours_and_numbers() -> None:
         Manifold(normal("real", 3, 2))
     with pytest.raises(InputError, match="NaN"):
         Manifold(normal("real", 9, 2) * float("nan"))
+
+
+def test_processes_share_the_pairs() -> None:
+    """Each has a part of the blocks, of the radii and of the doubtful rows."""
+    cases = [HARD[name] for name in ("ties", "tight clusters far apart", "few")]
+    alone = [precision_recall(real, fake) for real, fake in cases]
+
+    def one(rank: int) -> None:
+        found = [precision_recall(real, fake, block=32, shared=True) for real, fake in cases]
+        assert found == alone
+        part()
+
+    assert joined(3, one) == [0] * 3

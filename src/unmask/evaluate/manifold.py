@@ -140,11 +140,11 @@ class Manifold:
         least, limit = least[own], least[own, k - 1] + 2 * points.slack(points)[own]
         radii = torch.zeros(count, dtype=torch.float64)
         radii[own] = self._kth(own, where[own].where(least <= limit[:, None], own[:, None]), k)
-        if least.shape[1] < count - 1:
-            # Where more points than were kept may be as near as the k-th.
-            unsure = own[least[:, -1] <= limit]
-            for rows, found in self._doubtful(self.features, unsure, torch.zeros(count)):
-                radii[rows] = self._kth(rows, found, k)
+        # Where more points than were kept may be as near as the k-th, or float32 overflows.
+        last, complete = least[:, -1], least.shape[1] == count - 1
+        unsure = own[~last.isfinite() if complete else ~(last > limit)]
+        for rows, found in self._doubtful(self.features, unsure, torch.zeros(count)):
+            radii[rows] = self._kth(rows, found, k)
         return torch.stack(self.gathered(radii)).sum(0)
 
     def _kth(self, rows: Tensor, where: Tensor, k: int) -> Tensor:
@@ -200,7 +200,7 @@ class Manifold:
             gaps: ``(M,)``, squared distance less squared radius of the ball that is nearest so.
             slack: ``(M,)``, how much the gaps may be off.
         """
-        doubtful = (gaps.abs() <= slack).nonzero().squeeze(1)
+        doubtful = (~(gaps.abs() > slack)).nonzero().squeeze(1)
         own = doubtful[torch.tensor(self.share(len(doubtful)), dtype=torch.long)]
         covered = torch.zeros((), dtype=torch.long)
         for rows, where in self._doubtful(features, own, self.radii):
