@@ -47,6 +47,8 @@ def test_a_decoding_step_neither_waits_nor_copies_from_pageable_memory(tmp_path:
         assert set(found[f"fashion-{system} steps"]) == {PINNED}
         assert sum(found[f"fashion-{system}"][WAIT].values()) == 2
         assert PAGEABLE not in found[f"fashion-{system}"]
+    assert sum(found["waiting steps"][WAIT].values()) == 6, "a plan that waits says so: Plan.waits"
+    assert set(found["waiting steps"]) == {PINNED, WAIT}
 
 
 @needs_a_backend_in_python

@@ -71,6 +71,12 @@ def sampling(folder: Path) -> None:
     """Images of every shipped system by the CPU and by the device, step by step."""
     import unmask
     from unmask import decode
+    from unmask.counts import FixedCounts
+
+    class Waiting(FixedCounts):
+        """Counts that a step's probabilities might change."""
+
+        needs_density = True
 
     faults()
     step = decode._Batch.advance
@@ -87,6 +93,10 @@ def sampling(folder: Path) -> None:
         apart = (images.tokens.cpu() - wanted.tokens).abs().max().item()
         assert images.tokens.device.type == pretend_device.NAME
         assert apart <= (LARGEST if here.model.channels else 0), f"{apart} from the CPU's"
+    plan = decode.Plan(steps=6, counts=Waiting())
+    assert plan.waits
+    decode._Batch.advance = watched(step, "waiting steps", told)  # type: ignore[assignment]
+    unmask.load("fashion-mage", device=pretend_device.NAME).tokens(seeds=[0], plan=plan)
 
 
 def write_images(folder: Path, count: int = 60) -> None:
