@@ -67,6 +67,22 @@ def test_tokenizers_are_compared(
         assert found[1][1] == found[2][1]
 
 
+def test_a_tokenizer_is_trained(place: Path, tmp_path: Path) -> None:
+    """Dead codes among it, however processes and micro-batches cut the batch."""
+    words = ["tokenizer", "train", "fashion-vq", "--data", place / "images", "--image-size", 16]
+    words += ["--training.steps", 5, "--training.batch-size", 16, "--training.tracker", "none"]
+    words += ["--training.log-every", 1, "--training.preview-images", 0]
+    words += ["--loss.revive-every", 2, "--loss.patience", 2]
+    found = []
+    for count, parts in ((1, 1), (2, 2)):
+        out = tmp_path / str(count)
+        more = ["--training.accumulate", parts, "--out", out]
+        assert launch(count, *words, *more) == [0] * count
+        lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+        found.append([line["loss"] for line in lines if "loss" in line])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
 def features_of(place: Path, out: Path, *more: object) -> list[object]:
     words = ["features", place / "mage", "--data", place / "images", "--crop", "none"]
     return [*words, "--batch-size", 5, "--out", out / "f.npy", *more]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, NamedTuple
 
 import torch
@@ -221,9 +222,9 @@ class VQTokenizer(ImageTokenizer):
     def after_step(self, seen: Seen, generator: torch.Generator | None, patience: int) -> None:
         """Count which codes a training step used, and put dead ones onto latents.
 
-        Every process calls it with equal generators. Use is counted over all processes and the
-        first one's latents replace dead codes everywhere, so that the copies of the codebook stay
-        equal.
+        Every process calls it with equal generators. Use is counted over the whole batch and any
+        of its latents replace dead codes, however processes and micro-batches cut it, so that the
+        copies of the codebook stay equal.
 
         Args:
             seen: latents and ids of this process's micro-batches.
@@ -238,7 +239,10 @@ class VQTokenizer(ImageTokenizer):
             dist.all_reduce(used, op=dist.ReduceOp.MAX)
         self.quantizer.track(used.bool())
         if seen and generator is not None:
-            latents = seen[-1][0].float().flatten(0, -2).contiguous()  # (N, D)
-            if together:
-                dist.broadcast(latents, src=0)
-            self.quantizer.revive(latents, generator, patience=patience)
+            parts = [latents.float().flatten(0, -2).contiguous() for latents, _ in seen]  # (N, D)
+            if together:  # of a micro-batch, processes hold shares of equal size in their order
+                every = [[torch.empty_like(p) for _ in range(dist.get_world_size())] for p in parts]
+                for shares, part in zip(every, parts, strict=True):
+                    dist.all_gather(shares, part)
+                parts = list(chain(*every))
+            self.quantizer.revive(torch.cat(parts), generator, patience=patience)
