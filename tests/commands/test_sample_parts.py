@@ -26,7 +26,7 @@ from unmask.errors import InputError
 from unmask.files import durable
 from unmask.generation import generate, generate_tokens
 
-FORMATS = ("grid", "png", "folder", "npz", "tokens")
+FORMATS = ("grid", "png", "folder", "npz", "tokens", "film")
 IMAGES = 12  # four of each class
 PART = re.compile(r"\d+(-\d+)?\.(npy|png)")
 
@@ -52,7 +52,8 @@ def alone(models: Path) -> dict[tuple[str, str], dict[str, bytes]]:
 
 def words(models: Path, model: str, form: str, out: Path, *more: str) -> list[str]:
     asked = f"sample {models / model} --device cpu --per-class 4 --steps 2 --batch-size 3"
-    return [*asked.split(), "--format", form, "--out", str(out), *more]
+    wanted = ["--film"] if form == "film" else ["--format", form]
+    return [*asked.split(), *wanted, "--out", str(out), *more]
 
 
 def made(models: Path, model: str, form: str, out: Path, *more: str) -> dict[str, bytes]:
