@@ -18,6 +18,7 @@ from unmask.data.reader import Reader
 from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.files.folders import beside
+from unmask.machine.compute import Precision
 from unmask.machine.processes import by_main, launched, part, say_once
 from unmask.memory import check_fits
 from unmask.ranges import Ranged, Workers
@@ -71,6 +72,12 @@ class Arguments(Ranged):
     """Only check that the run can learn: fit one batch by heart, and say whether it did."""
     workers: Workers = 0
     """Processes that prepare batches; 0 prepares them in the process that trains."""
+    compute: Precision | None = None
+    """Arithmetic in which sheets and scores are sampled: float32, tf32, bf16 or fp16. None takes
+    bf16 on a GPU that has it natively and else float32. --training.precision is of the steps."""
+    compile: bool = False
+    """Compile the objective first (torch.compile), which takes minutes; losses are the same up to
+    rounding, and where there is dropout its random numbers are others."""
     from_scratch: bool = False
     """Start anew where OUT has checkpoints and none of them is whole; they are set aside."""
 
@@ -116,6 +123,8 @@ def main(words: Sequence[str]) -> None:
         held_out=held_out,
         num_workers=arguments.workers,
         from_scratch=arguments.from_scratch,
+        compute=arguments.compute,
+        compiled=arguments.compile,
     )
     if speaks:
         say(f"{result.line}; next: unmask sample {out} --out samples")

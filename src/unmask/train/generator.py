@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files.serial import MADE_FROM, to_dict
 from unmask.image_size import checked_size, size_text, size_words
+from unmask.machine.compute import Precision
 from unmask.machine.processes import launched
 from unmask.memory import check_fits
 from unmask.networks.network import Network
@@ -163,6 +165,8 @@ class Task:
         held_out: ImageSource | None = None,
         num_workers: int = 0,
         from_scratch: bool = False,
+        compute: Precision | None = None,
+        compiled: bool = False,
     ) -> TrainResult:
         """Train, continue or just finish a run, and export ``out/model`` for sampling.
 
@@ -172,6 +176,9 @@ class Task:
             held_out: real images that scores during the training compare with.
             num_workers: processes that prepare batches.
             from_scratch: see :func:`unmask.train.loop.train`.
+            compute: arithmetic in which sheets and scores are sampled, see
+                :class:`unmask.generation.Options`.
+            compiled: whether ``torch.compile`` makes the objective's operations first.
 
         Raises:
             InputError: see :func:`check_sizes` and :func:`unmask.train.loop.train`; scores wanted
@@ -179,6 +186,9 @@ class Task:
         """
         task = self._on(cache)
         pipeline = Pipeline(task.recipe, task.model, task.tokenizer, cache.class_names)
+        pipeline.compute = compute
+        if compiled:  # its forward alone: names of weights stay, and autocast is around it
+            task.objective.forward = torch.compile(task.objective.forward)
         return train(
             task.objective_on(cache),
             task.batches(cache),
