@@ -138,7 +138,7 @@ def test_a_build_that_is_told_to_end_keeps_its_shards(
     os.kill(child, number)
     assert status(child) == 128 + number
     said = Path("said").read_text()
-    assert "finished checkpoints, shards and images are kept" in said.splitlines()[-1]
+    assert "finished files are kept" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert not list(Path("cache").glob(".*.partial"))
     shards = len(list(Path("cache").glob("moments-*.json")))

@@ -111,7 +111,7 @@ def test_a_signal_within_a_command_raises_and_is_one_line(
     monkeypatch.setattr("unmask.cli.importlib.import_module", lambda name: Command)
     assert main(["sample"]) == 143
     told = capsys.readouterr().err
-    assert told == "unmask: interrupted by SIGTERM; finished checkpoints, shards and images are kept\n"
+    assert told == "unmask: interrupted by SIGTERM; finished files are kept\n"
     assert [signal.getsignal(number) for number in STATUS] == before
 
 

@@ -41,7 +41,7 @@ class Stopped(KeyboardInterrupt):
 
     def __str__(self) -> str:
         """The line."""
-        usual = f"interrupted by {name_of(self.number)}; finished checkpoints, shards and images are kept"
+        usual = f"interrupted by {name_of(self.number)}; finished files are kept"
         return usual if self.said is None else self.said
 
 
