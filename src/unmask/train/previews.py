@@ -27,6 +27,7 @@ from unmask.evaluate.options import EvaluationOptions
 from unmask.evaluate.real_images import RealImages
 from unmask.evaluate.reference import ReferenceStatistics
 from unmask.files import durable
+from unmask.files.folders import as_place
 from unmask.generation import generate
 from unmask.guidance import Guidance
 from unmask.image_size import height_width
@@ -144,8 +145,8 @@ class OnlineScores:
         inception, reference = training.evaluate_inception, training.evaluate_reference
         self.options = EvaluationOptions(
             count=training.evaluate_images,
-            inception=None if inception is None else Path(inception),
-            reference=None if reference is None else Path(reference),
+            inception=None if inception is None else as_place(inception),
+            reference=None if reference is None else as_place(reference),
             device=str(launched().device),
         )
         shape = (self.transform.channels, *height_width(self.transform.size))
