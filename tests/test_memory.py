@@ -85,3 +85,17 @@ def test_a_network_without_memory_needs_no_compiler() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(len(RECIPES)), "False"]
+
+
+def test_free_memory_is_the_least_of_machine_and_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path / "memory.max")
+    assert memory.free_memory() == 0
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   5 kB\nHugePages_Free: 0\n")
+    assert memory.free_memory() == 5120
+    (tmp_path / "memory.stat").write_text("anon 3000\nfile 900\n")
+    for limit, free in ("max", 5120), ("7000", 4000), ("2000", 0):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert memory.free_memory() == free

@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 GIB = 1 << 30
 USUAL, MOST = 64, 256  # rows at once where a device's memory cannot be asked, and ever
+MEMINFO = Path("/proc/meminfo")
 CONTAINER = Path("/sys/fs/cgroup/memory.max")  # what Linux grants the container
 
 
@@ -56,6 +57,19 @@ def most_memory() -> int:
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         limits += [most] if most != resource.RLIM_INFINITY else []
     return min(limits)
+
+
+def free_memory() -> int:
+    """Bytes that the machine, or its container, could still give; 0 where that cannot be told."""
+    try:
+        told = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        free = 1024 * int(told["MemAvailable"].split()[0])
+    except (OSError, ValueError, KeyError):
+        return 0
+    with suppress(OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
+        used = dict(map(str.split, CONTAINER.with_name("memory.stat").read_text().splitlines()))
+        free = min(free, int(CONTAINER.read_text()) - int(used["anon"]))
+    return max(0, free)
 
 
 def peak_memory() -> int:

@@ -140,12 +140,13 @@ class Conduct:
         wish = self.agreement.exchange(Wish(signals.arrived(), self.main and self.saves.asks()))
         regular = due(done, settings.save_every, settings.steps)
         lasting = settings.keep_every > 0 and done % settings.keep_every == 0
+        looks = self._due(done)
         if regular or lasting or wish.save or wish.stop:
-            self._save(done)
+            self._save(done, behind=not (looks or wish.stop or done == settings.steps))
         if wish.stop:
             raise signals.Stopped(wish.stop, self._farewell(wish.stop, done))
         try:
-            self._look(done, self._due(done))
+            self._look(done, looks)
         except signals.Stopped as end:
             if self.saved != done:
                 self._save(done)
@@ -154,10 +155,10 @@ class Conduct:
     def _due(self, done: int) -> list[Preview]:
         return [p for p in self.previews if due(done, p.every, self.settings.steps)]
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, *, behind: bool = False) -> None:
         finite_means(self.run, done)
         with self.saves.saved():
-            self.run.save(done)
+            self.run.save(done, behind=behind)
         self.saved = done
 
     def _farewell(self, number: int, done: int) -> str:
@@ -172,6 +173,8 @@ class Conduct:
         """Save if that is worthwhile, look, and log what was found."""
         if not previews:
             return
+        with signals.saving():
+            self.run.settle()
         if done not in (self.saved, self.settings.steps) and by_main(self.saves.worthwhile):
             self._save(done)
         found: dict[str, float | str] = {}

@@ -39,7 +39,7 @@ def handed_over(nest: object) -> Any:
         sent.append(tensor)
         return _Form(tensor.dtype, tuple(tensor.shape))
 
-    forms = by_main(lambda: _mapped(nest, Tensor, form))
+    forms = by_main(lambda: mapped(nest, Tensor, form))
     coming = iter(sent)
 
     def receive(form: _Form) -> Tensor:
@@ -52,17 +52,17 @@ def handed_over(nest: object) -> Any:
             dist.broadcast(tensor.view(-1).view(torch.uint8), src=0)  # of any type on any backend
         return tensor
 
-    return _mapped(forms, _Form, receive)
+    return mapped(forms, _Form, receive)
 
 
-def _mapped(nest: object, kind: type, change: Callable[[Any], object]) -> Any:
+def mapped(nest: object, kind: type, change: Callable[[Any], object]) -> Any:
     """A nest with every leaf of a kind changed, in order."""
     if isinstance(nest, kind):
         return change(nest)
     if isinstance(nest, Mapping):
-        return {key: _mapped(value, kind, change) for key, value in nest.items()}
+        return {key: mapped(value, kind, change) for key, value in nest.items()}
     if isinstance(nest, (list, tuple)) and not isinstance(nest, _Form):
-        return type(nest)(_mapped(value, kind, change) for value in nest)
+        return type(nest)(mapped(value, kind, change) for value in nest)
     return nest
 
 

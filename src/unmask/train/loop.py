@@ -134,6 +134,7 @@ def train(
         lock = _lock(out, held)
         accelerator = accelerator or held.enter_context(_tracked(settings, out))
         run = Run(objective, settings, out=out, config=stored, accelerator=accelerator, lock=lock)
+        held.callback(run.settle)  # before the folder's lock is given up
         start = resume(run, from_scratch=ways.get("from_scratch", False))
         if start <= settings.steps:
             by_main(lambda: write_recipe(out, stored))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,6 +22,7 @@ from unmask.machine.processes import any_says, by_main, meet
 from unmask.nn.block import recompute_blocks
 from unmask.recipes.training import Training
 from unmask.text import plain, say
+from unmask.train.behind import has_own_memory, set_aside
 from unmask.train.handover import handed_over
 from unmask.train.log import Meter
 from unmask.train.optim import EmaWeights, make_optimizer
@@ -113,6 +115,8 @@ class Run:
         self.settings, self.out, self.config = settings, out, dict(config)
         self.accelerator, self.lock = accelerator, lock
         self.newest: Path | None = None  # the newest whole checkpoint
+        self.writer = ThreadPoolExecutor(1)
+        self.flight: Future[Path] | None = None  # a checkpoint that is being written
         self.broken: list[int] = []  # steps of checkpoints that were passed over
         self.unwrapped = objective.train()
         if settings.recompute:
@@ -138,34 +142,61 @@ class Run:
         state = self.unwrapped.state_dict(keep_vars=True)
         return {name: t.detach() for name, t in state.items() if id(t) not in saved}
 
-    def save(self, step: int) -> Path:
+    def save(self, step: int, *, behind: bool = False) -> Path:
         """Write the checkpoint after ``step`` steps; the main process does, the others wait.
 
+        Args:
+            step: optimiser steps done.
+            behind: whether the training may go on meanwhile, which it does where the device leaves
+                the machine free and its memory holds a copy; :meth:`settle` waits for the rest.
+
         Returns:
-            The folder.
+            The folder, which counts once it is there.
 
         Raises:
             InputError: if the disk is full or refuses, or another process has taken the folder;
-                earlier checkpoints are whole.
+                earlier checkpoints are whole. Of a checkpoint behind, the next call raises it.
         """
-        settings, directory = self.settings, self.out / CHECKPOINTS
+        folder = checkpoint_path(self.out / CHECKPOINTS, step)
         with signals.saving():
+            self.settle()
             self.meter.fold(self.accelerator)
             if self.accelerator.is_main_process:
-                if self.lock is not None:
-                    self.lock.check()
-                write_checkpoint(
-                    directory,
-                    self._capture(step),
-                    keep=settings.keep,
-                    regular=settings.save_every,
-                    lasting=settings.keep_every,
-                    broken=self.broken,
-                )
+                checkpoint, aside = self._capture(step), None
+                if behind and has_own_memory(self.accelerator.device):
+                    aside = set_aside(checkpoint)
+                if aside is not None:
+                    self.flight = self.writer.submit(self._write, aside, tuple(self.broken))
+                else:
+                    self.newest = self._write(checkpoint, self.broken)
+            else:
+                self.newest = folder
             meet()
         self.broken = [broken for broken in self.broken if broken > step]
-        self.newest = checkpoint_path(directory, step)
-        return self.newest
+        return folder
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being written, if one is.
+
+        Raises:
+            InputError: see :meth:`save`.
+        """
+        flight, self.flight = self.flight, None
+        if flight is not None:
+            self.newest = flight.result()
+
+    def _write(self, checkpoint: Checkpoint, broken: Collection[int]) -> Path:
+        settings = self.settings
+        if self.lock is not None:
+            self.lock.check()
+        return write_checkpoint(
+            self.out / CHECKPOINTS,
+            checkpoint,
+            keep=settings.keep,
+            regular=settings.save_every,
+            lasting=settings.keep_every,
+            broken=broken,
+        )
 
     def _capture(self, step: int) -> Checkpoint:
         scaler = self.accelerator.scaler
