@@ -164,7 +164,7 @@ def _batches(
         for step in _within(compute, decode(network, labels, plan, draws, begun)):
             observe(step)
         if step.unsound:  # looked at once, when the tokens are wanted anyway
-            raise nonfinite_logits(model, plan.guidance.scales)
+            raise nonfinite_logits(model, plan.guidance.scales, compute.precision)
         return finished(Tokens(step.tokens, labels, batch))
 
     return fitting(made, len(asked), batch_size, each=_memory_of_one(model, plan), device=device)
@@ -268,12 +268,15 @@ def _labels(system: System, class_labels: Classes) -> list[int]:
     return labels_of(names, class_labels, system.model.null_class)
 
 
-def nonfinite_logits(model: MaskedModel, scales: object) -> InputError:
+def nonfinite_logits(
+    model: MaskedModel, scales: object, precision: Precision = "float32"
+) -> InputError:
     """The error for a network whose probabilities are not numbers.
 
     Args:
         model: the network, whose weights tell whether they are the cause.
         scales: guidance scales by weak branch, named where the weights are sound.
+        precision: arithmetic of the network; numbers beyond 65,504 are too large for fp16.
 
     Returns:
         One line with the likely cause and the way out.
@@ -287,6 +290,6 @@ def nonfinite_logits(model: MaskedModel, scales: object) -> InputError:
         )
     return InputError(
         "the network's logits are not finite though its weights are: the plan's numbers are too "
-        f"large for float32 (guidance scales {scales or 'none'}); lower guidance_scale, or raise "
-        "the softmax temperature"
+        f"large for {precision} (guidance scales {scales or 'none'}); lower guidance_scale, raise "
+        "the softmax temperature" + ", or compute in bf16" * (precision == "fp16")
     )

@@ -59,6 +59,14 @@ def test_fp16_is_nearer_than_bf16_and_leaves_the_canvas_alone() -> None:
     assert half.dtype == torch.float32
 
 
+def test_what_is_too_large_for_fp16_says_so() -> None:
+    pipeline = toy_pipeline()
+    pipeline.model.head.out.weight.data *= 1e6
+    made(pipeline, "bf16")
+    with pytest.raises(InputError, match=r"too large for fp16 .*, or compute in bf16"):
+        made(pipeline, "fp16")
+
+
 def test_the_pipelines_own_arithmetic_is_that_of_films_too() -> None:
     pipeline = latent_pipeline()
     plain = unmasking(pipeline, ["cat"], seeds=3)
