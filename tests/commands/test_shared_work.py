@@ -158,6 +158,7 @@ def test_a_classifier_is_judged(place: Path, capfd: pytest.CaptureFixture[str]) 
     assert told[0].count("among five") == 1
 
 
+@pytest.mark.slow
 def test_a_probe_learns_from_features_of_all(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
