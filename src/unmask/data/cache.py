@@ -119,6 +119,8 @@ class LatentCache:
         self.length = math.prod(plan.grid)
         self._kept = [shard for shard in index.shards if shard.file not in self.without]
         self._starts = np.cumsum([0, *(shard.rows for shard in self._kept)])
+        self._files = [path / shard.file for shard in self._kept]
+        self._shapes = [(shard.rows, plan.views, *plan.item) for shard in self._kept]
         self._open = OpenFiles(MappedArray)
         self._cold = True  # whether the next reading will probably wait for a disk
         self.labels = self._read_labels() if index.labels_digest else torch.full((len(self),), -1)
@@ -203,29 +205,30 @@ class LatentCache:
             ``(n, L)`` int64 codes in [0, V), or ``(n, M, h, w)`` float32 moments, neither scaled
             nor clamped.
         """
-        wanted = rows.numpy()
-        which = np.searchsorted(self._starts, wanted, side="right") - 1  # (n,) the shard
-        local = (wanted - self._starts[which]) * self.views + views.numpy()
+        wanted, plan, codes = rows.numpy(), self.plan, self.plan.encoding.codes
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)}")
-        out = np.empty((len(wanted), *self.plan.item), self.plan.dtype)
-        order = which.argsort(kind="stable")
+        which = np.searchsorted(self._starts, wanted, side="right") - 1  # (n,) the shard
+        local = (wanted - self._starts[which]) * self.views + views.numpy()
+        order = which.argsort(kind="stable")  # (n,) by shard
         numbers, starts = np.unique(which[order], return_index=True)
         parts = [*zip(numbers.tolist(), np.split(order, starts[1:]), strict=False)]
+        out = np.empty((len(wanted), *plan.item), np.int64 if codes else np.float32)
+        size = math.prod(plan.item) * np.dtype(plan.dtype).itemsize
         before = disk_reads()
         for number, here in parts if self._cold else ():
-            self._shard(number).fetch(local[here].tolist(), out[0].nbytes)
-        codes = self.plan.encoding.codes
+            self._shard(number).fetch(local[here].tolist(), size)
         for number, here in parts:
-            items = self._shard(number).array.reshape(-1, *self.plan.item)
+            items = self._shard(number).array.reshape(-1, *plan.item)
             out[here] = items.take(local[here], axis=0)
-            if codes and out[here].max(initial=0) >= codes:
-                raise InputError(
-                    f"{self.path / self._kept[number].file} holds the code {out[here].max()}, the "
-                    f"tokenizer has {codes}; build the cache again"
-                )
         self._cold = disk_reads() != before
-        return torch.from_numpy(out.astype(np.int64 if codes else np.float32, copy=False))
+        if codes and out.max(initial=0) >= codes:
+            number = next(number for number, here in parts if out[here].max() >= codes)
+            raise InputError(
+                f"{self._files[number]} holds the code {out.max()}, the tokenizer has {codes}; "
+                "build the cache again"
+            )
+        return torch.from_numpy(out)
 
     def tokens(self, rows: Tensor, views: Tensor, noise: Tensor | None = None) -> Tensor:
         """Tokens as the tokenizer's ``tokens`` makes them of what is stored, to the bit.
@@ -252,9 +255,7 @@ class LatentCache:
 
     def _shard(self, number: int) -> MappedArray:
         """``(rows, views, *item)``, mapped."""
-        shard, plan = self._kept[number], self.plan
-        shape = (shard.rows, plan.views, *plan.item)
-        return _mapped(self.path / shard.file, shape, plan.dtype, self._open)
+        return _mapped(self._files[number], self._shapes[number], self.plan.dtype, self._open)
 
     def _read_labels(self) -> Tensor:
         ends = list(accumulate(shard.rows for shard in self.index.shards))
