@@ -112,6 +112,6 @@ def test_unmask_sample_says_it_and_has_the_way_out(
     toy_pipeline().save_pretrained(tmp_path / "codes")
     words[1] = str(tmp_path / "codes")
     assert main([*words, "--solver", "ddim"]) == 2
-    assert "this plan draws codes" in capsys.readouterr().err
+    assert "this plan's draw is CategoricalDraw" in capsys.readouterr().err
     assert main(words) == 0
     assert not capsys.readouterr().err

@@ -117,7 +117,7 @@ def decode(
         InputError: the model's encoder drops hidden tokens, and rows hide unequally many.
     """
     # a CPU alone gives a row the same bits in a batch of another size, unless it is compiled
-    exact = canvas.masked.device.type == "cpu" and model._compiled_call_impl is None
+    exact = canvas.masked.device.type == "cpu" and model.compiler is None
     blank = exact and plan.draws_all and bool(canvas.masked.all())
     branches = Branches(model, class_labels, blank=blank)
     prepared = plan.order.start(model.grid, draws)
