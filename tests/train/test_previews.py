@@ -259,6 +259,25 @@ def test_statistics_take_the_place_of_held_out_images(
     assert capsys.readouterr().out.count("no eval/loss: no held-out images of 2 classes") == 1
 
 
+@pytest.mark.usefixtures("few")
+def test_a_held_out_cache_has_the_loss_of_its_images(place: Path, tmp_path: Path) -> None:
+    """So a training without images has it too, beside scores by statistics."""
+    layout, out = CacheLayout(image_size=16, flip=False), tmp_path / "held-out"
+    build_cache(toy_tokenizer(), held_out(place), out=out, layout=layout, progress=False)
+    recipe = scored(place, steps=2)
+    (by_images,) = run(place, recipe, tmp_path / "images")
+    real = Transform(size=16, channels=3)
+    batches = real_batches(held_out(place), real, count=IMAGES)
+    found = measure_statistics(batches, FewFeatures(resize=1, device="cpu"), source="val")
+    write_statistics(tmp_path / "statistics.npz", found)
+    recipe = scored(place, steps=2, evaluate_reference=str(tmp_path / "statistics.npz"))
+    task = replace(make_task(recipe, toy_tokenizer()), held_out=LatentCache.open(out))
+    task.train(LatentCache.open(place / "codes"), out=tmp_path / "run")
+    (line,) = notes_of(tmp_path / "run")
+    for name in LOSSES:
+        assert line[name] == pytest.approx(by_images[name], rel=1e-6)
+
+
 def test_a_named_network_scores_and_a_missing_one_is_refused(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

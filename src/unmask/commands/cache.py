@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import tyro
 
 from unmask.commands.arguments import explained
-from unmask.commands.sources import Images, TrainingSide, open_images
+from unmask.commands.sources import Images, open_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache, verify
 from unmask.data.foreign_cache import convert_cache
+from unmask.data.split import Split
 from unmask.data.write_cache import CacheReport
 from unmask.errors import InputError
 from unmask.image_size import ImageSize, size_text, size_words
@@ -43,8 +44,9 @@ class Build(Ranged):
     """Tokenizer that encodes: a run, a folder, or a shipped or published name."""
     data: Images
     """Images: a folder, WebDataset tars, IDX files, Parquet, avatars or fashion-mnist."""
-    split: TrainingSide = "train"
-    """Images that are encoded: the training side, or all, as some sources train on."""
+    split: Split = "train"
+    """Images that are encoded: the training side, or all, as some sources train on; or val, those
+    that are held out."""
     out: Path
     """Folder of the cache: new, empty, or begun by the same words."""
     layout: Annotated[CacheLayout, tyro.conf.arg(name="")] = field(default_factory=CacheLayout)

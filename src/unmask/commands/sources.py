@@ -8,6 +8,7 @@ import tyro
 
 from unmask.data.reader import Reader
 from unmask.data.source import EMBEDDED, open_source, summary
+from unmask.data.split import Split
 from unmask.ranges import Place
 from unmask.text import say
 
@@ -18,9 +19,9 @@ TrainingSide = Literal["train", "all"]
 
 
 def open_images(
-    path: str, split: TrainingSide = "train", *, speaks: bool = True, counted: bool = True
+    path: str, split: Split = "train", *, speaks: bool = True, counted: bool = True
 ) -> Reader:
-    """The images to train on, after a word on how many, what is held out and what is not read.
+    """The images of a side, after a word on how many, what is held out and what is not read.
 
     Args:
         path: where they lie, or the name of a set that travels along.
@@ -34,5 +35,5 @@ def open_images(
     source = open_source(path, split=split)
     if speaks:
         title = f"{path} ({split})" if path in EMBEDDED else ""
-        say(*summary(source, title=title, counted=counted))
+        say(*summary(source, title=title, counted=counted, split=split))
     return source

@@ -59,6 +59,9 @@ class Arguments(Ranged):
     """Images of --data that are trained on: the training side, or all, as some sources do."""
     cache: Path | None = None
     """Cache made by unmask cache build; --data is then only for --training.evaluate-every."""
+    held_out_cache: Path | None = None
+    """Cache of images that are not trained on (unmask cache build --split val), for eval/loss; None
+    encodes held-out images of --data."""
     cache_folder: Path | None = None
     """Folder for the encoded images of --data, in place of OUT-cache."""
     rebuild_cache: bool = False
@@ -101,6 +104,10 @@ def main(words: Sequence[str]) -> None:
         source = _open_images(arguments, tokenizer)
         cache = live_images(recipe, source, tokenizer) if recipe.encodes_each_step else None
     task = make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
+    if arguments.held_out_cache is not None:
+        held = _open_encoded(arguments, arguments.held_out_cache, tokenizer)
+        check_sizes(recipe, tokenizer, grid=held.grid, classes=len(held.class_names))
+        task = replace(task, held_out=held)
     if speaks:
         objective = task.objective if cache is None else task.objective_on(cache)
         examples = _examples(recipe, source, cache, tokenizer)

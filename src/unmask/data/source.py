@@ -138,17 +138,21 @@ def _pictures_beside(path: Path) -> list[str]:
     return [f"left out of {path}: image files such as {first}; give their folder to read them"]
 
 
-def summary(source: Reader, *, title: str = "", counted: bool = True) -> list[str]:
+def summary(
+    source: Reader, *, title: str = "", counted: bool = True, split: Split = "train"
+) -> list[str]:
     """What a person should know of an open source, a line each: its numbers, and what is left out.
 
     Args:
-        source: of the side that is trained on.
+        source: of one side.
         title: name in place of the source's own, which files remember.
         counted: whether the numbers are said here.
+        split: which side it is.
     """
     classes = f" of {len(source.class_names):,} classes" if source.class_names else ""
-    held_out = source.total - len(source)
-    sides = f"{len(source):,} trained on, {held_out:,} held out" if held_out else "all trained on"
+    held_out, verbs = source.total - len(source), ("trained on", "held out")
+    this, other = reversed(verbs) if split == "val" else verbs
+    sides = f"{len(source):,} {this}, {held_out:,} {other}" if held_out else f"all {this}"
     said = [f"{source.total:,} images{classes}, {sides}"] if counted else []
     said += [source.split_rule] if held_out else []
     return [f"{title or source.name}: {'; '.join(said) or 'all of them'}", *source.notes]

@@ -142,6 +142,8 @@ class Task:
     """What is minimised; ``objective.averaged`` is the part of the network that learns."""
     base: str | None
     """What stands for the weights that the network started from; None where it started anew."""
+    held_out: LatentCache | None = None
+    """Cache of images that the loss is also taken on; None encodes those that are held out."""
 
     def objective_on(self, cache: AnyCache) -> nn.Module:
         """What the loop minimises: the objective, behind the tokenizer if it has to encode."""
@@ -212,12 +214,17 @@ class Task:
         training, classes = self.recipe.training, self.recipe.network.classes
         if not training.evaluate_every or self.recipe.contrastive is not None:
             return []
-        if images is None or classes not in (0, len(images.class_names)):
+        cache: AnyCache | None = self.held_out
+        if cache is None and images is not None:
+            cache = HeldOutImages(images, still_transform(pipeline), self.tokenizer)
+        if cache is None or classes not in (0, len(cache.class_names)):
             if launched().is_main_process:
-                say(f"no eval/loss: no held-out images of {classes} classes; give them with --data")
+                say(
+                    f"no eval/loss: no held-out images of {classes} classes; give them with --data "
+                    "or encoded (--held-out-cache)"
+                )
             return []
-        settings, count = held_out_training(training, len(images))
-        cache = HeldOutImages(images, still_transform(pipeline), self.tokenizer)
+        settings, count = held_out_training(training, len(cache))
         batches = self.batches(cache, whole=settings)
         look = HeldOutLoss(self.objective, batches, training, count=count)
         return [Preview(look, training.evaluate_every, shared=True, missing=look.missing)]
