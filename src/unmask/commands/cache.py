@@ -71,7 +71,9 @@ class Build(Ranged):
             together=True,
         )
         print_report(report)
-        train = f"unmask train RECIPE --cache {self.out} --tokenizer {self.tokenizer} --out FOLDER"
+        option = "--cache CACHE --held-out-cache" if self.split == "val" else "--cache"
+        given = f"{option} {self.out} --tokenizer {self.tokenizer}"
+        train = f"unmask train RECIPE {given} --out FOLDER"
         if launched().is_main_process:
             say(f"next: {train}", error=True)
         part()
