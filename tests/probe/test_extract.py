@@ -15,7 +15,7 @@ from torch import Tensor
 from unmask.data.decoding import UnreadableImageError
 from unmask.data.transform import Transform
 from unmask.errors import InputError
-from unmask.probe.extract import BATCH, write_features
+from unmask.probe.extract import BATCH, Extraction, write_features
 
 
 class Numbered:
@@ -46,7 +46,8 @@ def write(path: Path, source: Numbered) -> tuple[Tensor, Tensor]:
         return torch.cat([value[:, :1] * 256 + value[:, 1:2], value], dim=1)
 
     transform = Transform(size=1, channels=3)
-    return write_features(source, transform, represent, path=path, device=torch.device("cpu"))
+    wanted = Extraction(source, transform, represent, torch.device("cpu"))
+    return write_features(wanted, path)
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,8 @@ from unmask.errors import InputError
 from unmask.files.folders import check_file, claim
 from unmask.machine.devices import resolve_device
 from unmask.machine.processes import by_main, check_shared, launched, part
+from unmask.probe import extract
 from unmask.probe.classifier import open_classifier
-from unmask.probe.extract import (
-    BATCH,
-    images_identity,
-    knn_accuracy,
-    labels_beside,
-    write_features,
-)
 from unmask.probe.linear import frozen
 from unmask.probe.settings import FeatureOptions
 from unmask.probe.training import fit_size
@@ -59,7 +53,7 @@ class Arguments(FeatureOptions):
     """Crop that gives the images of both sides their size."""
     neighbours: Annotated[int, Between(1, 10**6)] = 20
     """Nearest training images that vote on the class of a held-out one."""
-    batch_size: Annotated[int, Between(1, 10**6)] = BATCH
+    batch_size: Annotated[int, Between(1, 10**6)] = extract.BATCH
     """Images computed at once: more want more memory, and on a GPU less time."""
     device: Name = "auto"
     """Device that computes: cpu, cuda, mps; auto takes the machine's accelerator if it has one."""
@@ -73,7 +67,7 @@ def main(words: Sequence[str]) -> None:
     held_out = arguments.out.with_suffix(".val.npy")
     for path in (arguments.out, held_out):
         check_file(path, "features")
-        check_file(labels_beside(path), "labels")
+        check_file(extract.labels_beside(path), "labels")
     sides = {
         arguments.out: open_images(arguments.data, speaks=launched().is_main_process),
         held_out: open_source(arguments.data, split="val"),
@@ -81,6 +75,7 @@ def main(words: Sequence[str]) -> None:
     classifier = open_classifier(arguments.model, pool=arguments.pool)
     size = fit_size(classifier, arguments)
     device, tokenizer = resolve_device(arguments.device), classifier.tokenizer
+    batch_size = arguments.batch_size
     encoder, encode = classifier.model.encoder.to(device), tokenizer.to(device).encode
     transform = Transform(size=size, crop=arguments.crop, channels=tokenizer.image_channels)
     if work := arguments.work:
@@ -88,20 +83,14 @@ def main(words: Sequence[str]) -> None:
         check_shared(work / SETTINGS)
     found = []
     for path, source in sides.items():
-        features, labels = write_features(
-            source,
-            transform,
-            frozen(encoder, encode),
-            path=path,
-            device=device,
-            batch_size=arguments.batch_size,
-            kept=work and work / ("held-out" if path == held_out else "training"),
-        )
+        wanted = extract.Extraction(source, transform, frozen(encoder, encode), device, batch_size)
+        kept = work and work / ("held-out" if path == held_out else "training")
+        features, labels = extract.write_features(wanted, path, kept=kept)
         if launched().is_main_process:
             say(f"{len(features)} features of {features.shape[1]} numbers in {path}")
         found += [features[labels >= 0], labels[labels >= 0]]
     if all(map(len, found)):
-        share = knn_accuracy(*found, k=arguments.neighbours)
+        share = extract.knn_accuracy(*found, k=arguments.neighbours)
         say(f"nearest-neighbour accuracy {share:.4f} (k = {arguments.neighbours})")
     part()
 
@@ -119,6 +108,6 @@ def _claim(
         "weights": weights_identity(pool, encoder.state_dict().items()),
         "tokenizer": tokenizer.identity,
         "transform": str(transform),
-        "images": ", ".join(map(images_identity, sides)),
+        "images": ", ".join(map(extract.images_identity, sides)),
     }
     claim(work, facts, "features", file=SETTINGS, option="--work")

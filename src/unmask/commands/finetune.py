@@ -12,8 +12,9 @@ import tyro
 from unmask.commands.arguments import parse
 from unmask.commands.probe import Shared, conclude
 from unmask.machine.processes import part, say_once
-from unmask.probe.finetune import finetune, judge
+from unmask.probe.finetune import finetune
 from unmask.probe.settings import FinetuneOptions
+from unmask.probe.training import judge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,17 +15,9 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
+from unmask.checkpoints import store
 from unmask.checkpoints.locate import find_folder
 from unmask.checkpoints.names import Rule, Table, count_of, drop, renames, shape_of, to_own
-from unmask.checkpoints.store import (
-    CONFIG,
-    Saved,
-    entry,
-    load_state,
-    load_weights,
-    save_together,
-    single,
-)
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
 from unmask.files.json_files import read_json
@@ -89,7 +81,7 @@ def open_classifier(name: str | Path, *, pool: Pool) -> Classifier:
 
 
 def _holds_classifier(folder: Path) -> bool:
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / store.CONFIG)
     return isinstance(config, dict) and config.get("format") == FORMAT
 
 
@@ -136,10 +128,10 @@ def save_classifier(classifier: Classifier, folder: Path, facts: Mapping[str, ob
         "probe": isinstance(model.head, torch.nn.Sequential),
         "classes": model.classes,
     }
-    saved = [Saved(folder, model.state_dict(), config)]
-    if not (folder / TOKENIZER / CONFIG).exists():
+    saved = [store.Saved(folder, model.state_dict(), config)]
+    if not (folder / TOKENIZER / store.CONFIG).exists():
         saved.insert(0, saved_tokenizer(classifier.tokenizer, folder / TOKENIZER))
-    save_together(*saved)
+    store.save_together(*saved)
 
 
 def load_classifier(folder: Path) -> tuple[TokenClassifier, ImageTokenizer]:
@@ -148,12 +140,13 @@ def load_classifier(folder: Path) -> tuple[TokenClassifier, ImageTokenizer]:
     Raises:
         InputError: when it is damaged.
     """
-    state, config = load_weights(folder)
-    sizes = from_dict(EncoderSizes, entry(config, "encoder", dict, folder), str(folder))
-    classes, normed = entry(config, "classes", int, folder), entry(config, "probe", bool, folder)
-    pool = entry(config, "pool", str, folder)
+    state, config = store.load_weights(folder)
+    sizes = from_dict(EncoderSizes, store.entry(config, "encoder", dict, folder), str(folder))
+    classes = store.entry(config, "classes", int, folder)
+    pool = store.entry(config, "pool", str, folder)
     if pool not in get_args(Pool) or not 1 <= classes <= MOST_CLASSES:
         raise InputError(f"{folder}: pool={pool!r}, classes={classes} are of no classifier")
+    normed = store.entry(config, "probe", bool, folder)
     model = filled(sizes, cast(Pool, pool), classes, state, str(folder), normed=normed)
     return model, load_tokenizer(folder / TOKENIZER)
 
@@ -183,7 +176,7 @@ def filled(
     with skeleton():
         head = build_head(sizes.width, classes, normed=normed)
         model = TokenClassifier(Encoder(sizes, pool=pool), head)
-    load_state(model, state, origin)
+    store.load_state(model, state, origin)
     return model.eval()
 
 
@@ -249,7 +242,7 @@ def translate_mage(
             "through unmask convert"
         )
     pool: Pool = "mean" if "fc_norm.weight" in state else "class"
-    own = to_own(state, table_of(pool), origin, cast=single)
+    own = to_own(state, table_of(pool), origin, cast=store.single)
     return pool, sizes_of(own, origin), own
 
 

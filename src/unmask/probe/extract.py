@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,32 +32,32 @@ PART = 1024  # images whose features are kept in one file
 BATCH = 16  # images at once: at 256 pixels a tokenizer's encoder wants 0.15 GB for each
 
 
-class How(TypedDict):
-    """Arguments of :func:`extract` that decide no number."""
-
-    device: torch.device
-    batch_size: int
-
-
-@torch.no_grad()
-def extract(
-    source: ImageSource,
-    transform: Transform,
-    extractor: Extractor,
-    *,
-    device: torch.device,
-    batch_size: int = BATCH,
-    part: range | None = None,
-    together: bool = False,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Codes or features of images, which ``extractor`` gets as float32 in [0, 1] on ``device``.
+class Extraction(NamedTuple):
+    """Images, and how they become codes or features.
 
     Args:
         source: the images.
         transform: brings them to one size.
-        extractor: what they are read by.
+        extractor: what they are read by, as float32 in [0, 1] on ``device``.
         device: where to compute.
-        batch_size: images at once.
+        batch_size: images at once, which decides the memory and not the features.
+    """
+
+    source: ImageSource
+    transform: Transform
+    extractor: Extractor
+    device: torch.device
+    batch_size: int = BATCH
+
+
+@torch.no_grad()
+def extract(
+    wanted: Extraction, part: range | None = None, *, together: bool = False
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Codes or features of images.
+
+    Args:
+        wanted: of which images, and how.
         part: rows that are read; None reads all.
         together: whether the processes of the launcher share the work; all call this then, and
             have everything.
@@ -68,40 +68,33 @@ def extract(
 
     def _read(row: int) -> Tensor | None:
         try:
-            return transform(source.image(row))
+            return wanted.transform(wanted.source.image(row))
         except UnreadableImageError:
             return None
 
-    wanted = range(len(source)) if part is None else part
+    all_rows, size = range(len(wanted.source)) if part is None else part, wanted.batch_size
 
     def _batch(number: int) -> tuple[list[int], Tensor] | None:
-        rows = wanted[number * batch_size :][:batch_size]
+        rows = all_rows[number * size :][:size]
         images = zip(rows, pool.map(_read, rows), strict=True)
         whole = {row: image for row, image in images if image is not None}
         if not whole:
             return None
-        pixels = to_float(torch.stack(list(whole.values())).to(device))
-        return list(whole), extractor(pixels).cpu()
+        pixels = to_float(torch.stack(list(whole.values())).to(wanted.device))
+        return list(whole), wanted.extractor(pixels).cpu()
 
     with ThreadPoolExecutor() as pool:
-        batches = -(-len(wanted) // batch_size)
+        batches = -(-len(all_rows) // size)
         yield from filter(None, dealt(batches, _batch, together=together))
 
 
-def labelled(
-    source: ImageSource,
-    transform: Transform,
-    extractor: Extractor,
-    *,
-    device: torch.device,
-    together: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """All values and labels of a source at once; for the last argument see :func:`extract`.
+def labelled(wanted: Extraction) -> tuple[Tensor, Tensor]:
+    """All values and labels of a source at once; the processes of the launcher share the work.
 
     Raises:
         InputError: none of its images can be read.
     """
-    parts = list(extract(source, transform, extractor, device=device, together=together))
+    source, parts = wanted.source, list(extract(wanted, together=True))
     if not parts:
         raise InputError(f"none of the {len(source)} images of {source.name} can be read")
     labels = [source.label(row) for rows, _ in parts for row in rows]
@@ -109,27 +102,16 @@ def labelled(
 
 
 def write_features(
-    source: ImageSource,
-    transform: Transform,
-    extractor: Extractor,
-    *,
-    path: Path,
-    device: torch.device,
-    batch_size: int = BATCH,
-    kept: Path | None = None,
+    wanted: Extraction, path: Path, *, kept: Path | None = None
 ) -> tuple[Tensor, Tensor]:
     """Features of every image as a memory map, the labels beside it.
 
     The processes of the launcher share the work, and the main one writes.
 
     Args:
-        source: the images.
-        transform: brings them to one size.
-        extractor: images to ``(B, D)`` features.
+        wanted: of which images, and how; its extractor makes ``(B, D)`` features of them.
         path: of the ``.npy`` file, ``(N, D)`` float32 in the order of the source; labels go to
             ``.labels.npy``. An unreadable image has NaN features and the label -1.
-        device: where to compute.
-        batch_size: images at once, which decides the memory and not the features.
         kept: how the names of files begin that keep finished parts, in a folder of this work; None
             keeps nothing, and a killed process has worked in vain.
 
@@ -141,11 +123,8 @@ def write_features(
         InputError: none of the images can be read, or the disk is full or refuses; an older file is
             whole then.
     """
-    how: How = {"device": device, "batch_size": batch_size}
-    if kept is None:
-        found = extract(source, transform, extractor, **how, together=True)
-    else:
-        found = _in_parts(source, transform, extractor, kept, how)
+    source = wanted.source
+    found = extract(wanted, together=True) if kept is None else _in_parts(wanted, kept)
     if not launched().is_main_process:
         deque(found, maxlen=0)
         return torch.empty(0), torch.empty(0)
@@ -167,17 +146,15 @@ def write_features(
     return torch.from_numpy(np.load(path, mmap_mode="c")), labels
 
 
-def _in_parts(
-    source: ImageSource, transform: Transform, extractor: Extractor, kept: Path, how: How
-) -> Iterator[tuple[list[int], Tensor]]:
+def _in_parts(wanted: Extraction, kept: Path) -> Iterator[tuple[list[int], Tensor]]:
     """What :func:`extract` gives, for the main process by way of files that any may have made."""
-    state, starts = launched(), range(0, len(source), PART)
+    state, rows = launched(), range(len(wanted.source))
+    starts = rows[::PART]
     files = [kept.with_name(f"{kept.name}-{start:09d}.safetensors") for start in starts]
     by_main(lambda: clear_leftovers(kept.parent))
     missing = by_main(lambda: [n for n, file in enumerate(files) if not file.exists()])
     for number in missing[state.process_index :: state.num_processes]:
-        rows = range(len(source))[starts[number] :][:PART]
-        parts = list(extract(source, transform, extractor, **how, part=rows))
+        parts = list(extract(wanted, rows[starts[number] :][:PART]))
         held = {"rows": torch.tensor([row for own, _ in parts for row in own], dtype=torch.int64)}
         if parts:
             held["values"] = torch.cat([values for _, values in parts])

@@ -6,23 +6,13 @@ from pathlib import Path
 
 from torch import nn
 
-from unmask.data.source import ImageSource
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
-from unmask.machine.processes import launched
 from unmask.probe.classifier import Classifier
 from unmask.probe.encoder import TokenClassifier, build_head, initialize_head
-from unmask.probe.extract import labelled
 from unmask.probe.mixing import MixedBatches
-from unmask.probe.settings import ClassifierOptions, FinetuneOptions
-from unmask.probe.training import (
-    Accuracy,
-    ClassifierObjective,
-    ClassifierRun,
-    LabelledData,
-    fit_size,
-    measure_accuracy,
-)
+from unmask.probe.settings import FinetuneOptions
+from unmask.probe.training import ClassifierObjective, ClassifierRun, LabelledData, check_head
 from unmask.train.optim import adamw
 
 
@@ -110,31 +100,3 @@ def finetune(
     )
     batches = MixedBatches(run.batches, mixing) if mixing.on else run.batches
     return run.train(objective, batches, run.encode, model=model, from_scratch=from_scratch)
-
-
-def check_head(model: TokenClassifier, source: ImageSource) -> None:
-    """Refuse a head of other classes than the data's.
-
-    Raises:
-        InputError: naming both numbers.
-    """
-    if model.classes != len(source.class_names):
-        raise InputError(
-            f"the model names {model.classes} classes, {source.name} has "
-            f"{len(source.class_names)}; fine-tune it with --new-head to start another head"
-        )
-
-
-def judge(classifier: Classifier, source: ImageSource, options: ClassifierOptions) -> Accuracy:
-    """How often a classifier is right, as it is; the processes of the launcher share the work.
-
-    Raises:
-        InputError: see :func:`check_head` and :func:`unmask.probe.training.fit_size`.
-    """
-    model, tokenizer = classifier.model, classifier.tokenizer
-    check_head(model, source)
-    size = fit_size(classifier, options)
-    device, transform = launched().device, options.still(size, tokenizer.image_channels)
-    encode = tokenizer.to(device).encode
-    examples = labelled(source, transform, encode, device=device, together=True)
-    return measure_accuracy(model.to(device).eval(), *examples, classes=model.classes)

@@ -79,7 +79,7 @@ def draw_mixing(options: Mixing, size: tuple[int, int], generator: torch.Generat
     if options.mixup > 0 and options.cutmix > 0:
         cut = bool(torch.rand((), generator=generator) < options.switch)
     share = beta(options.cutmix if cut else options.mixup, generator)
-    box = mixed_box(size, share, generator) if cut else (0, 0, 0, 0)
+    box = mixed_box(size, share, generator) if cut else [0, 0, 0, 0]
     return MixPlan(torch.tensor([1.0 if cut else share]), torch.tensor([box]))
 
 
@@ -92,17 +92,18 @@ def beta(alpha: float, generator: torch.Generator) -> float:
             return float(pair[0]) / total
 
 
-def mixed_box(
-    size: tuple[int, int], share: float, generator: torch.Generator
-) -> tuple[int, int, int, int]:
-    """Cutmix's box: sides sqrt(1 - share) of the image's, centre anywhere, cut at the borders."""
+def mixed_box(size: tuple[int, int], share: float, generator: torch.Generator) -> list[int]:
+    """Cutmix's box: sides sqrt(1 - share) of the image's, centre anywhere, cut at the borders.
+
+    Returns:
+        Top, bottom, left, right.
+    """
     edges: list[int] = []
     for side in size:
         half = int(side * math.sqrt(1 - share)) // 2
         centre = int(torch.randint(side, (), generator=generator))
         edges += [max(centre - half, 0), min(centre + half, side)]
-    top, bottom, left, right = edges
-    return top, bottom, left, right
+    return edges
 
 
 def mix(images: Tensor, plan: MixPlan) -> tuple[Tensor, Tensor]:

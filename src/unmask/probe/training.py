@@ -24,7 +24,7 @@ from unmask.image_size import ImageSize, checked_size
 from unmask.machine.processes import by_main, launched
 from unmask.probe.classifier import Classifier, save_classifier
 from unmask.probe.encoder import TokenClassifier, fit_grid
-from unmask.probe.extract import Extractor, labelled
+from unmask.probe.extract import Extraction, Extractor, labelled
 from unmask.probe.mixing import MixPlan, StoredBatches, mix, mix_targets, soft_targets
 from unmask.probe.settings import ClassifierOptions, FeatureOptions
 from unmask.recipes.training import Training
@@ -121,6 +121,33 @@ def measure_accuracy(model: nn.Module, inputs: Tensor, labels: Tensor, *, classe
     top1, top5 = (float((rank < k).double().mean()) for k in (1, 5))
     right = labels[rank == 0].bincount(minlength=classes)
     return Accuracy(labels.bincount(minlength=classes), right, top1, top5)
+
+
+def check_head(model: TokenClassifier, source: ImageSource) -> None:
+    """Refuse a head of other classes than the data's.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    if model.classes != len(source.class_names):
+        raise InputError(
+            f"the model names {model.classes} classes, {source.name} has "
+            f"{len(source.class_names)}; fine-tune it with --new-head to start another head"
+        )
+
+
+def judge(classifier: Classifier, source: ImageSource, options: ClassifierOptions) -> Accuracy:
+    """How often a classifier is right, as it is; the processes of the launcher share the work.
+
+    Raises:
+        InputError: see :func:`check_head` and :func:`fit_size`.
+    """
+    model, tokenizer = classifier.model, classifier.tokenizer
+    check_head(model, source)
+    size = fit_size(classifier, options)
+    device, transform = launched().device, options.still(size, tokenizer.image_channels)
+    examples = labelled(Extraction(source, transform, tokenizer.to(device).encode, device))
+    return measure_accuracy(model.to(device).eval(), *examples, classes=model.classes)
 
 
 def accuracies(out: Path) -> list[dict[str, float]]:
@@ -244,9 +271,7 @@ class ClassifierRun:
         config = {**self.options.stored(), MADE_FROM: made_from}
         by_main(lambda: check_run_folder(out, plain_config(config)))
         transform = self.options.still(self.size, self.channels)
-        examples = labelled(
-            data.held_out, transform, extract, device=self.state.device, together=True
-        )
+        examples = labelled(Extraction(data.held_out, transform, extract, self.state.device))
 
         def _look(folder: Path, step: int, averaged: bool) -> None:
             found = measure_accuracy(objective.averaged, *examples, classes=len(self.names))
