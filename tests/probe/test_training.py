@@ -15,11 +15,11 @@ from unmask.data.source import open_source
 from unmask.errors import InputError
 from unmask.probe import training as judging
 from unmask.probe.classifier import open_classifier
-from unmask.probe.finetune import finetune, judge
+from unmask.probe.finetune import finetune
 from unmask.probe.linear import probe
 from unmask.probe.mixing import Mixing
 from unmask.probe.settings import FinetuneOptions, ProbeOptions
-from unmask.probe.training import LabelledData, measure_accuracy
+from unmask.probe.training import LabelledData, judge, measure_accuracy
 from unmask.train.state import read_checkpoint
 
 SMALL: dict = {"warmup_epochs": 1, "batch_size": 16, "flip": False, "crop": "none"}
