@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -32,22 +32,16 @@ from unmask.recipes.training import IMAGENET, Ema, in_steps
 from unmask.recipes.unlockmgm_run import with_configuration
 from unmask.tokenizers.folder import save_tokenizer
 from unmask.tokenizers.published import tokenizer_of
+from unmask.train import run_folder
 from unmask.train.generator import objective_of
 from unmask.train.run import Run
-from unmask.train.run_folder import (
-    check_place,
-    flat_config,
-    plain_config,
-    stored_config,
-    write_recipe,
-)
 
 SKIPPED = 0.02  # largest share of steps that a loss scaler is believed to have left out
 UNSAID = ("plans", "results", "summary")  # of a recipe's changes
 BASE, TOKENIZER = "base", "tokenizer"  # folders in the run
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Takeover:
     """A source's training, read and understood; :func:`find_training` makes one."""
 
@@ -76,8 +70,8 @@ class Takeover:
         parts += ", their average" if state.averages is not None else ""
         parts += ", loss scale" if state.scaler else ""
         parts += ", tokenizer" if self.foreign.tokenizer else ""
-        before = dict(flat_config(to_dict(self.named)))
-        after = {n: v for n, v in flat_config(to_dict(self.recipe)) if n not in UNSAID}
+        before = dict(run_folder.flat_config(to_dict(self.named)))
+        after = {n: v for n, v in run_folder.flat_config(to_dict(self.recipe)) if n not in UNSAID}
         told = [f"{n}={v}" for n, v in after.items() if before.get(n) != v]
         epochs = f", {state.epochs} epochs of {self.epoch:,} steps" if self.epoch else ""
         return [
@@ -140,16 +134,7 @@ def find_training(
     except InputError as error:
         told = str(error)
         raise InputError(told if origin in told else f"{settings}: {told}") from None
-    return Takeover(
-        recipe=recipe,
-        named=named,
-        step=step,
-        epoch=epoch,
-        state=state,
-        moments=kept,
-        project=project,
-        foreign=foreign,
-    )
+    return Takeover(recipe, named, step, epoch, state, kept, project, foreign)
 
 
 def _steps(
@@ -221,8 +206,8 @@ def take_over(found: Takeover, recipe: Recipe, out: Path) -> Recipe:
     batch = recipe.training.batch_size
     epoch = found.epoch or IMAGENET // batch
     recipe = replace(recipe, training=in_steps(recipe.training, epoch * batch))
-    check_place(out)
-    if stored_config(out) is not None:
+    run_folder.check_place(out)
+    if run_folder.stored_config(out) is not None:
         raise InputError(f"{out} holds a run already; name a new folder")
     check_fits(recipe.network.build, "network")
     model = recipe.network.build()
@@ -235,21 +220,15 @@ def take_over(found: Takeover, recipe: Recipe, out: Path) -> Recipe:
             tokenizer = tokenizer_of(found.foreign.tokenizer, {}, str(found.state.file))
             save_tokenizer(tokenizer, aside / TOKENIZER)
             recipe = replace(recipe, tokenizer=str(out / TOKENIZER))
-        config = plain_config(to_dict(recipe))
-        accelerator = Accelerator(cpu=True)
-        run = Run(
-            objective_of(recipe, model),
-            recipe.training,
-            out=aside,
-            config=config,
-            accelerator=accelerator,
-        )
+        config = run_folder.plain_config(to_dict(recipe))
+        accelerator, objective = Accelerator(cpu=True), objective_of(recipe, model)
+        run = Run(objective, recipe.training, out=aside, config=config, accelerator=accelerator)
         _fill(run, model, found)
         if found.state.scaler:
             accelerator.scaler = torch.amp.GradScaler("cpu")
             with expected(found.state.file):
                 accelerator.scaler.load_state_dict(dict(found.state.scaler))
-        write_recipe(aside, config)
+        run_folder.write_recipe(aside, config)
         run.save(found.step)
         if out.is_dir():
             out.rmdir()  # it is empty
@@ -269,6 +248,7 @@ def _save_base(recipe: Recipe, model: MaskedModel, folder: Path) -> None:
     Pipeline(alone, base, None).save_pretrained(folder)
 
 
+@torch.no_grad()
 def _fill(run: Run, model: MaskedModel, found: Takeover) -> None:
     """Put average and moments into a run whose model has the weights."""
     state, origin = found.state, str(found.state.file)
@@ -289,19 +269,13 @@ def _fill(run: Run, model: MaskedModel, found: Takeover) -> None:
         raise InputError(f"{origin} keeps no average of the weights; give --training.ema None")
     averages = _own(state.averages, found)
     check_state(model.state_dict(), averages, origin)
-    _average(run, model, averages)
+    # Where a parameter has two names the first counts, under which it was averaged.
+    by_parameter = {id(p): averages[name] for name, p in model.named_parameters()}
+    for live, shadow in zip(run.ema.live, run.ema.shadow, strict=True):
+        shadow.copy_(by_parameter[id(live)])
     run.ema.updates = found.step if state.updates is None else state.updates
 
 
 def _own(tensors: Tensors, found: Takeover) -> dict[str, Tensor]:
     network = found.project.parts(tensors).network
     return to_own(network, found.project.rules, str(found.state.file), cast=single)
-
-
-@torch.no_grad()
-def _average(run: Run, model: MaskedModel, averages: Mapping[str, Tensor]) -> None:
-    """By parameters: where one has two names the first counts, under which it was averaged."""
-    assert run.ema is not None, "there is an average"
-    values = {id(p): averages[name] for name, p in model.named_parameters()}
-    for live, shadow in zip(run.ema.live, run.ema.shadow, strict=True):
-        shadow.copy_(values[id(live)])

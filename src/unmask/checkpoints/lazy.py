@@ -84,9 +84,7 @@ class LazyTensors(Mapping[str, Tensor]):
 
 
 def derive(
-    state: Mapping[str, Tensor],
-    names: Sequence[str],
-    make: Callable[[Sequence[Tensor]], Tensor],
+    state: Mapping[str, Tensor], names: Sequence[str], make: Callable[[Sequence[Tensor]], Tensor]
 ) -> Tensor:
     """What is made of some tensors; lazy ones are not copied on the way."""
     if isinstance(state, LazyTensors):

@@ -66,7 +66,7 @@ MAPPINGS = (
     *("ml_collections.config_dict.config_dict.ConfigDict", "yacs.config.CfgNode"),
 )
 Named = Callable | tuple[Callable, str]
-STAND_INS: list[Named] = [
+STAND_INS: list[tuple[Callable, str]] = [
     *(
         (Ignored, f"{module}.{name}")
         for module, names in BESIDE_WEIGHTS.items()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask.checkpoints.write_tensors import put_tensors
 
-Fill = Callable[["HashedFile"], None]
+Fill = Callable[["HashedFile"], object]
 """Writes the content of one file."""
 
 
@@ -69,22 +69,13 @@ def write_hashed(path: Path, fill: Fill) -> dict[str, object]:
 
 def fill_json(value: object) -> Fill:
     """Write a JSON value."""
-
-    def fill(file: HashedFile) -> None:
-        """A :data:`Fill`."""
-        file.write((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
-
-    return fill
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    return lambda file: file.write(text.encode())
 
 
 def fill_state(state: Mapping[str, object]) -> Fill:
     """Write tensors and plain values as torch does."""
-
-    def fill(file: HashedFile) -> None:
-        """A :data:`Fill`."""
-        torch.save(dict(state), cast("IO[bytes]", file))
-
-    return fill
+    return lambda file: torch.save(dict(state), cast("IO[bytes]", file))
 
 
 def fill_tensors(state: Mapping[str, Tensor]) -> Fill:

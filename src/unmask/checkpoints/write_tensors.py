@@ -38,11 +38,7 @@ class Sink(Protocol):
 
 
 def write_tensors(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    *,
-    half: bool = False,
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, half: bool = False
 ) -> None:
     """:func:`put_tensors` into a file, which is written over."""
     with path.open("wb") as file:

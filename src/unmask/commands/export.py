@@ -15,20 +15,9 @@ from unmask.files.folders import check_folder
 from unmask.ranges import Place, Ranged
 from unmask.text import say
 
-To = Literal[
-    "maskgit-pytorch",
-    "unlockmgm",
-    "mage",
-    "mar",
-    "emigm",
-    "maskgit-vqgan",
-    "mage-vqgan",
-    "taming-vqgan",
-    "llamagen-vq",
-    "amused-vq",
-    "kl16",
-    "dc-ae",
-]
+Generators = Literal["maskgit-pytorch", "unlockmgm", "mage", "mar", "emigm"]
+VQ = Literal["maskgit-vqgan", "mage-vqgan", "taming-vqgan", "llamagen-vq", "amused-vq"]
+To = Literal[Generators, VQ, "kl16", "dc-ae"]
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def main(words: Sequence[str]) -> None:
     found: list[Takeover] = []
 
     def find(source: str) -> Recipe:
+        """The recipe that the source tells."""
         found.append(_find(Path(source), words))
         return found[0].recipe
 

@@ -289,11 +289,7 @@ def train_classifier(
         optimizer.step()
         schedule.step()
     return TrainedClassifier(
-        network=network.eval(),
-        name=name,
-        channels=channels,
-        size=(height, width),
-        classes=classes,
+        network=network.eval(), name=name, channels=channels, size=(height, width), classes=classes
     )
 
 

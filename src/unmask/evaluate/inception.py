@@ -20,12 +20,7 @@ from torch.nn import functional as F
 from unmask.checkpoints.store import load_state
 from unmask.checkpoints.tensor_files import read_tensors
 from unmask.errors import InputError
-from unmask.evaluate.features import (
-    SPATIAL_CHANNELS,
-    Features,
-    check_pixels,
-    spatial_features,
-)
+from unmask.evaluate.features import SPATIAL_CHANNELS, Features, check_pixels, spatial_features
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 PUBLISHED = "6726825d"

@@ -219,14 +219,14 @@ def _first_reason(error: BaseException, where: str = "") -> str:
     return f"{where}: {error}"
 
 
-def read_yaml(wanted: type[T], path: Path) -> T:
-    """The dataclass in a YAML file.
+def load_yaml(path: Path) -> object:
+    """The value of a YAML file.
 
     Raises:
-        InputError: when the file is missing, not YAML, or does not describe a ``wanted``.
+        InputError: when the file is missing or not YAML.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf8"))
+        return yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -237,6 +237,15 @@ def read_yaml(wanted: type[T], path: Path) -> T:
         raise InputError(f"{path} is nested too deeply to be read as YAML") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+
+
+def read_yaml(wanted: type[T], path: Path) -> T:
+    """The dataclass in a YAML file.
+
+    Raises:
+        InputError: see :func:`load_yaml`; also for what does not describe a ``wanted``.
+    """
+    data = load_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no mapping of keys to values")
     data.pop(MADE_FROM, None)

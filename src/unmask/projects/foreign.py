@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Unpack
 
-import yaml
 from torch import Tensor
 
 from unmask.checkpoints.names import to_own
@@ -16,8 +15,8 @@ from unmask.checkpoints.store import check_state, is_ours, single
 from unmask.checkpoints.tensor_files import read_weights
 from unmask.checkpoints.write_tensors import halved
 from unmask.errors import InputError
-from unmask.files.damage import reason
 from unmask.files.json_files import read_json
+from unmask.files.serial import load_yaml
 from unmask.memory import skeleton
 from unmask.networks.network import Network
 from unmask.projects import mage, mar, maskgit_jax, maskgit_pytorch, unlockmgm
@@ -182,7 +181,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     if is_ours(folder):
         raise InputError(f"{folder} is a model in unmask's own format; no import is needed")
     inside = folder / "ckpt" if (folder / "ckpt").is_dir() else folder
-    steps = sorted(inside.glob("step*"), key=_step_number, reverse=True)
+    steps = sorted(inside.glob("step*"), key=step_number, reverse=True)
     places = [[folder / name] for name in FILES]
     places += [[step / name for name in STEP_FILES] for step in (folder, *steps)]
     places += [[folder / name / FILES[0]] for name in STEP_FOLDERS]
@@ -205,7 +204,8 @@ def _read_first(files: list[Path]) -> Checkpoint:
     return second._replace(told={**second.told, "empty": str(first.file)})
 
 
-def _step_number(folder: Path) -> int:
+def step_number(folder: Path) -> int:
+    """The number in the name of a step's folder, -1 without one."""
     return int(re.sub(r"\D", "", folder.name) or -1)
 
 
@@ -237,12 +237,6 @@ def run_config(weights: Path) -> tuple[dict[str, Any], Path | None]:
     """
     for folder in list(weights.absolute().parents)[:3]:
         for path in sorted(folder.glob("config*.yaml"), reverse=True):
-            try:
-                config = yaml.safe_load(path.read_text(encoding="utf8"))
-            except OSError as error:
-                raise InputError(f"{path} cannot be read: {error.strerror}") from None
-            except (yaml.YAMLError, ValueError, RecursionError) as error:
-                raise InputError(f"{path} is not YAML: {reason(error)}") from None
-            if isinstance(config, dict):
+            if isinstance(config := load_yaml(path), dict):
                 return config, path
     return {}, None

@@ -73,9 +73,7 @@ TABLE: Table = (
 PARTS = {pattern.partition(".")[0] for rule in TABLE for pattern in rule.source}
 
 
-def split_tokenizer(
-    state: Mapping[str, Value],
-) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
+def split_tokenizer(state: Mapping[str, Value]) -> tuple[Mapping[str, Value], Mapping[str, Value]]:
     """Network and tokenizer of one file, each by its own keys."""
     tokenizer = {key.removeprefix(TOKENIZER): key for key in state if key.startswith(TOKENIZER)}
     network = {key: key for key in state if not key.startswith(TOKENIZER)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, count_of, shape_of, to_source
+from unmask.checkpoints.names import Table, count_of, rename, shape_of, to_source
 from unmask.errors import InputError
 from unmask.networks.network import Network
 from unmask.networks.sizes import stated_grid, token_grid
@@ -89,22 +88,19 @@ class Parts(NamedTuple):
     """Keys that belong to neither."""
 
 
-def no_more(config: Any, tokenizer: ImageTokenizer | None) -> dict[str, Tensor]:
-    """Nothing beside the network's own tensors."""
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
-class Form(ABC):
-    """How one project stores one kind of network."""
+class Form:
+    """How one project stores one kind of network, by default under our own names."""
 
     name: str
     """Name of the project on the command line."""
     network: type
     """Class of our sizes that the project's code can build."""
+    rules: Table = (rename("{rest}", "{rest}"),)
+    """Rules from the project's keys to our names, where those of all sizes are the same."""
     limits: Callable[[Any], dict[str, Any]] = lambda config: {}
     """From our sizes to the fields that the project fixes, with the value that each must have."""
-    more: Callable[[Any, ImageTokenizer | None], dict[str, Tensor]] = no_more
+    more: Callable[[Any, ImageTokenizer | None], dict[str, Tensor]] = lambda config, tokenizer: {}
     """Tensors that the project's files hold beside the network's own, by the project's keys."""
     files: Callable[[Any, dict[str, Tensor]], dict[str, Any]] | None = None
     """From our sizes and a state dict by the project's keys to the files of one export, by their
@@ -112,9 +108,9 @@ class Form(ABC):
     untold: tuple[str, ...] = ()
     """Fields that these files do not tell, which the project's code must be given."""
 
-    @abstractmethod
     def table(self, config: Any) -> Table:
         """The rules from the project's keys to our names."""
+        return self.rules
 
     def check(self, config: Any) -> None:
         """Refuse sizes that the project's code cannot build.
@@ -150,8 +146,6 @@ class Form(ABC):
 class Project(Form):
     """A source project's generators."""
 
-    rules: Table
-    """From its keys to our names."""
     mark: str
     """A key that only its files have, or those of a project of the same keys."""
     fits: Callable[[Tensors], bool] = lambda state: True
@@ -166,10 +160,6 @@ class Project(Form):
     """Names of published files, and where each is to be had."""
     recipes: tuple[Recipe, ...]
     """Published systems of the project; a converted network takes the plan of the likest one."""
-
-    def table(self, config: Any) -> Table:
-        """The rules, which are those of every size."""
-        return self.rules
 
 
 def square(network: Network) -> dict[str, Any]:

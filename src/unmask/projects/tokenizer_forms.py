@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.checkpoints.names import Table, rename
+from unmask.checkpoints.names import Table
 from unmask.projects.project import Form
 from unmask.tokenizers import dc_ae
 from unmask.tokenizers.dc_ae import DCAE
@@ -135,15 +135,6 @@ MAGE = TokenizerForm(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class DCAEForm(Form):
-    """diffusers' names, which are ours."""
-
-    def table(self, config: Any) -> Table:
-        """One rule that changes nothing."""
-        return (rename("{rest}", "{rest}"),)
-
-
 FORMS: tuple[Form, ...] = (
     TokenizerForm(
         name="maskgit-vqgan",
@@ -188,10 +179,5 @@ FORMS: tuple[Form, ...] = (
         files=lambda config, state: {"kl16.ckpt": {"model": state}},
         untold=("channels", "widths", "scale"),
     ),
-    DCAEForm(
-        name="dc-ae",
-        network=DCAE,
-        files=_dc_ae_files,
-        untold=("scale",),
-    ),
+    Form(name="dc-ae", network=DCAE, files=_dc_ae_files, untold=("scale",)),
 )

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from unmask.checkpoints.file_kinds import kind_of
-from unmask.checkpoints.pickles import STAND_INS, load_pickle
+from unmask.checkpoints.pickles import STAND_INS, Named, load_pickle
 from unmask.errors import InputError
 from unmask.files.damage import reason
 from unmask.files.json_files import read_json
-from unmask.projects.foreign import read_config, run_config
+from unmask.projects.foreign import read_config, run_config, step_number
 from unmask.projects.project import Tensors
 
 STRANGE = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError)
@@ -26,7 +26,7 @@ ADAPTER = ("cls_anchor_gen", "decoders", "top_down_transform")  # what UnlockMGM
 MAGE_FROZEN = re.compile(r"vqgan\..*|(decoder_)?pos_embed|token_emb\.position_ids")
 STEPS = ("step*", "ckpt/step*", "checkpoint-*")  # folders in a run
 STATES, OPTIMIZER, CHECKPOINT = "training_states.pt", "optimizer.bin", "checkpoint-last.pth"
-ALLOWED = [argparse.Namespace, *(n for n in STAND_INS if n[1] != "argparse.Namespace")]  # type: ignore[index]
+ALLOWED: list[Named] = [argparse.Namespace, *(n for n in STAND_INS if n[1] != "argparse.Namespace")]
 
 
 class TrainingState(NamedTuple):
@@ -73,7 +73,7 @@ def read_training(source: Path) -> TrainingState:
         raise InputError(f"there is no {source}; name a run or a checkpoint of a source project")
     folder = source if source.is_dir() else source.parent
     if source.is_dir() or source.name in (STATES, OPTIMIZER):
-        steps = [p for within in STEPS for p in sorted(folder.glob(within), key=_number)]
+        steps = [p for within in STEPS for p in sorted(folder.glob(within), key=step_number)]
         for place in (folder, *reversed(steps)):
             for name, read in READERS.items():
                 if (place / name).is_file():
@@ -85,10 +85,6 @@ def read_training(source: Path) -> TrainingState:
         )
     with expected(source):
         return _read_checkpoint(source)
-
-
-def _number(folder: Path) -> int:
-    return int(re.sub(r"\D", "", folder.name) or -1)
 
 
 @contextmanager

@@ -11,14 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unmask.checkpoints.names import (
-    Rule,
-    Table,
-    check_architecture,
-    renames,
-    split_rows,
-    stack_rows,
-)
+from unmask.checkpoints.names import Rule, check_architecture, renames, split_rows, stack_rows
 from unmask.errors import InputError, did_you_mean
 from unmask.networks.maskgit import MaskGITBertNetwork
 from unmask.nn.feedback import Feedback
@@ -65,11 +58,7 @@ ADAPTER = {
     "decoders.{i}.linear.weight": "feedback.levels.{i}.down.weight",
     "decoders.{i}.linear2.weight": "feedback.levels.{i}.out.weight",
 }
-TABLE: Table = (
-    QUERY_KEY_VALUE,
-    *renames(LAYERS, LAYER, OWN_BLOCK),
-    *renames(ENDS | ADAPTER),
-)
+TABLE = (QUERY_KEY_VALUE, *renames(LAYERS, LAYER, OWN_BLOCK), *renames(ENDS | ADAPTER))
 ADAPTER_KEY = "top_down_transform"  # only weights with an adapter have it
 ADAPTER_CODES = 1024  # written into the adapter's code
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from unmask.checkpoints.locate import EXPORT
 from unmask.files.damage import DAMAGE
+from unmask.files.serial import load_yaml
 from unmask.image_size import ImageSize, checked_size
 from unmask.recipes import RECIPES
 from unmask.recipes.tokenizers import TOKENIZER_RECIPES
@@ -38,7 +38,7 @@ def trained_size(tokenizer: str) -> ImageSize | None:
 
 def _stated(file: Path) -> ImageSize | None:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf8"))
+        content: Any = load_yaml(file)
         return checked_size(content["image_size"])
-    except (*DAMAGE, yaml.YAMLError):
+    except DAMAGE:  # also of what :func:`load_yaml` refuses
         return None  # its weights decide whether the tokenizer can be used
