@@ -136,7 +136,7 @@ def training(folder: Path) -> None:
         recipe = "fashion-maskgit" if system == "base" else name
         words = ["train", recipe, "--cache", folder / ("kl" if latent else "vq"), *brief]
         words += ["--base", "fashion-maskgit"] if system == "base" else []
-        words += ["--training.preview-images", 2 if system in ("base", "mar") else 0]
+        words += ["--training.preview-images", 2 if system == "base" else 0]
         loop.optimise_step = watched(step, f"{name} steps", told)
         run(name, *words, "--out", folder / system)
 
