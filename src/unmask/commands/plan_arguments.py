@@ -67,6 +67,7 @@ def _every_field(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
 
     def given(**values: Any) -> PlanOptions:
+        """What the options change."""
         return PlanOptions({path: value for path, value in values.items() if value != OWN})
 
     return StructConstructorSpec(given, tuple(_options(info)))

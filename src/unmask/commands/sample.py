@@ -91,23 +91,15 @@ def main(words: Sequence[str]) -> None:
         pipeline.model.compile()
     pipeline.compute = by_main(lambda: compute_of(pipeline, arguments.compute).precision)
     (plan, chosen), began = by_main(lambda: _asked(pipeline, arguments)), time.monotonic()
-    labels = [label for label in chosen for _ in range(arguments.per_class)]
-    seeds = range(arguments.seed, arguments.seed + (len(labels) or arguments.per_class))
-    order = in_turn(len(seeds), 1 if results.by_class else arguments.per_class)
-    wanted = Wanted([labels[k] for k in order] if labels else None, [seeds[k] for k in order])
+    wanted = _wanted(arguments, chosen, results)
     parts = results.parts(*wanted)
-    request = {
-        "classes": str(chosen) if arguments.classes else "every class",
-        "per class": str(arguments.per_class),
-        "seed": str(arguments.seed),
-    }
 
     def begin() -> list[int]:
         """Numbers of the images to make, once the folder is this command's."""
-        settings = results.settings(pipeline, plan, request)
+        settings = results.settings(pipeline, plan, _request(arguments, chosen))
         held.enter_context(locked(arguments.out, "set of samples"))
         results.claim(parts, settings)
-        return parts.missing(len(seeds))
+        return parts.missing(len(wanted.seeds))
 
     with ExitStack() as held:
         missing = by_main(begin)
@@ -116,21 +108,37 @@ def main(words: Sequence[str]) -> None:
         warning = _make(make, wanted, [missing[k] for k in share(len(missing))], parts, plan.draw)
         by_main(lambda: results.finish(parts, *wanted, columns=arguments.per_class))
         if arguments.film:
-            each = slice(None, None, arguments.per_class)  # the first image of every class
-            by_main(
-                lambda: results.write_film(
-                    unmasking(pipeline, labels[each] or None, seeds=list(seeds[each]), plan=plan)
-                )
-            )
+            end = arguments.seed + len(wanted.seeds)
+            firsts = list(range(arguments.seed, end, arguments.per_class))  # one of every class
+            film = partial(unmasking, pipeline, chosen or None, seeds=firsts, plan=plan)
+            by_main(lambda: results.write_film(film()))
     if launched().is_main_process:
         say(*filter(None, [warning]), error=True)
-        there = len(seeds) - len(missing)
+        there = len(wanted.seeds) - len(missing)
         pace = (time.monotonic() - began) / max(1, len(missing))
-        done = f"{len(seeds)} images in {arguments.out}/"
+        done = f"{len(wanted.seeds)} images in {arguments.out}/"
         done += f", {there} of which were there" if there else ""
         done += f", {pace:.3g} s an image in {compute_of(pipeline)}" if missing else ""
         say(done, *results.told())
     part()
+
+
+def _wanted(arguments: Arguments, chosen: Sequence[int], results: Results) -> Wanted:
+    """Images of the classes, in the order in which they are written."""
+    labels = [label for label in chosen for _ in range(arguments.per_class)]
+    count = len(labels) or arguments.per_class
+    order = in_turn(count, 1 if results.by_class else arguments.per_class)
+    seeds = [arguments.seed + k for k in order]
+    return Wanted([labels[k] for k in order] if labels else None, seeds)
+
+
+def _request(arguments: Arguments, chosen: Sequence[int]) -> dict[str, str]:
+    """What was asked for, as it is noted in the folder."""
+    return {
+        "classes": str(chosen) if arguments.classes else "every class",
+        "per class": str(arguments.per_class),
+        "seed": str(arguments.seed),
+    }
 
 
 def _asked(pipeline: Pipeline, arguments: Arguments) -> tuple[Plan, list[int]]:

@@ -61,6 +61,7 @@ class Parts(ABC):
         waiting = deque[Future[None]]()
 
         def later(numbers: Sequence[int], values: Tensor) -> None:
+            """Hand a batch on."""
             while waiting and (len(waiting) >= WRITERS or waiting[0].done()):
                 waiting.popleft().result()
             waiting.append(pool.submit(self.keep, numbers, values))

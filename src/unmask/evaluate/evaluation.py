@@ -231,6 +231,7 @@ def _report(
         return totals[0].kept.kept()
 
     def manifold(points: Tensor) -> Manifold:
+        """The neighbourhoods of feature vectors."""
         place, shared = options.place, chunks.shared
         return Manifold(points, k=options.neighbours, device=place, shared=shared)
 
