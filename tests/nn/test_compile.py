@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
-from toy_latents import latent_pipeline
+from toy_latents import LATENT_TOY, latent_pipeline
 from toy_system import toy_pipeline
 
 from unmask.cli import main
 from unmask.generation import compute_of
 from unmask.pipeline import Pipeline, load
 
-SYSTEMS: dict[str, Callable[[], Pipeline]] = {"codes": toy_pipeline, "latents": latent_pipeline}
+FLAT = replace(LATENT_TOY.network, depth=1, decoder_depth=1, head_depth=1)  # quick to trace
+
+
+def flat_pipeline() -> Pipeline:
+    return latent_pipeline(replace(LATENT_TOY, network=FLAT))
+
+
+SYSTEMS: dict[str, Callable[[], Pipeline]] = {"codes": toy_pipeline, "latents": flat_pipeline}
 MOST = {"codes": 2, "latents": 5}
 """Graphs of one arithmetic: of latents, the network that keeps no token, one and more, and the head
 with its variance or without."""
@@ -65,7 +73,7 @@ def test_few_whole_graphs_serve_every_batch_and_make_the_same_images(system: str
 
 
 def test_a_network_that_torch_wrapped_is_compiled_where_it_runs(tmp_path: Path) -> None:
-    pipeline, backend = latent_pipeline(), Backend()
+    pipeline, backend = flat_pipeline(), Backend()
     wanted, names = tokens(pipeline, 5), list(pipeline.model.state_dict())
     inner = pipeline.model
     pipeline.model = torch.compile(pipeline.model, backend=backend, dynamic=True)

@@ -25,14 +25,14 @@ from unmask.tokenizers.folder import load_tokenizer
 from unmask.train.generator import make_task
 
 RECIPES = {"codes": TOY, "latents": LATENT_TOY}
-STEPS = 6
+STEPS = 4
 
 
 def recipe_of(name: str, **training: Any) -> Recipe:
     known = RECIPES[name]
     return replace(
         known,
-        network=replace(known.network, classes=2),
+        network=replace(known.network, classes=2, depth=1),
         training=replace(
             known.training, steps=STEPS, log_every=1, preview_images=0, save_every=STEPS, **training
         ),
