@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import checkpoint
 import numpy as np
 import precision_recall
 import torch
@@ -195,6 +196,8 @@ MEASUREMENTS = [
     *(Growth(f"batch, {name}", "processes", WORLDS, batch_of(name)) for name in SYSTEMS),
     Growth("tars, opened first", "images", (10_000, 20_000, 40_000), new_tars),
     Growth("tars, opened again", "images", (10_000, 20_000, 40_000), known_tars),
+    Growth("checkpoint, saved", "M parameters", (25, 50, 100), checkpoint.saving),
+    Growth("checkpoint, gone on from", "M parameters", (25, 50, 100), checkpoint.going_on),
     Growth("precision and recall", "images", (4000, 8000, 16_000), precision_recall.prepare),
 ]
 """Every line of the report; one more needs no other change."""
