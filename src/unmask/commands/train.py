@@ -95,19 +95,10 @@ def main(words: Sequence[str]) -> None:
     tokenizer = load_tokenizer(recipe.tokenizer).resized_for(recipe.network.space)
     held_out = _open_held_out(arguments)
     _check_options(arguments)
-    source: Reader | None = None
-    cache: AnyCache | None = None
-    if arguments.cache is not None:
-        cache = _open_encoded(arguments, arguments.cache, tokenizer)
-        check_sizes(recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
-    else:
-        source = _open_images(arguments, tokenizer)
-        cache = live_images(recipe, source, tokenizer) if recipe.encodes_each_step else None
+    source, cache = _opened(arguments, tokenizer)
     task = make_task(recipe, tokenizer)  # a base that does not fit shows before all is encoded
     if arguments.held_out_cache is not None:
-        held = _open_encoded(arguments, arguments.held_out_cache, tokenizer)
-        check_sizes(recipe, tokenizer, grid=held.grid, classes=len(held.class_names))
-        task = replace(task, held_out=held)
+        task = replace(task, held_out=_open_fitting(arguments, arguments.held_out_cache, tokenizer))
     if speaks:
         objective = task.objective if cache is None else task.objective_on(cache)
         examples = _examples(recipe, source, cache, tokenizer)
@@ -148,6 +139,27 @@ def _open_held_out(arguments: Arguments) -> Reader | None:
     if not arguments.recipe.training.evaluate_every or arguments.data is None:
         return None
     return open_source(arguments.data, split="val")
+
+
+def _opened(
+    arguments: Arguments, tokenizer: ImageTokenizer
+) -> tuple[Reader | None, AnyCache | None]:
+    """The images, unless there is a cache of them, and what batches are read from, if it is there.
+
+    Raises:
+        InputError: neither is given, or what is given does not fit the recipe.
+    """
+    if arguments.cache is not None:
+        return None, _open_fitting(arguments, arguments.cache, tokenizer)
+    recipe, source = arguments.recipe, _open_images(arguments, tokenizer)
+    return source, live_images(recipe, source, tokenizer) if recipe.encodes_each_step else None
+
+
+def _open_fitting(arguments: Arguments, folder: Path, tokenizer: ImageTokenizer) -> LatentCache:
+    """A cache whose tokens and classes are the network's."""
+    cache = _open_encoded(arguments, folder, tokenizer)
+    check_sizes(arguments.recipe, tokenizer, grid=cache.grid, classes=len(cache.class_names))
+    return cache
 
 
 def _open_images(arguments: Arguments, tokenizer: ImageTokenizer) -> Reader:

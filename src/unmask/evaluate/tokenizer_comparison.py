@@ -229,6 +229,7 @@ class _Trial:
         ends = [*starts[1:], len(source)]
 
         def measured(number: int) -> tuple[list[str], _Found | None]:
+            """What cannot be read of a batch, and what was found of the rest."""
             unread: list[str] = []
             between = starts[number], ends[number]
             for pixels, _ in real_between(between, source, self.transform, size, unread):
