@@ -10,13 +10,12 @@ from torch import Tensor
 
 from unmask.checkpoints.store import load_state
 from unmask.errors import InputError
-from unmask.machine.processes import launched
+from unmask.machine.processes import say_once
 from unmask.networks.network import Network
 from unmask.networks.sizes import token_grid
 from unmask.nn.model import MaskedModel
 from unmask.pipeline import Pipeline
 from unmask.recipes.recipe import Recipe
-from unmask.text import say
 from unmask.tokenizers.tokenizer import weights_identity
 
 UNTOLD = {"heads": "heads a block", "decoder_heads": "decoder heads a block", "gelu": "as GELU"}
@@ -60,23 +59,27 @@ def load_base(model: MaskedModel, recipe: Recipe, tokenizer: str) -> str:
     own, state = model.state_dict(), base.model.state_dict()
     identity = weights_identity("", sorted(state.items()))
     new = {n: t for n, t in own.items() if n.startswith(ADAPTER) and n not in state}
-    others = model.classes != base.model.classes and recipe.substitution is None
-    if others and recipe.network.space == base.recipe.network.space:
+    if _others(recipe, base.recipe):
         tables = _class_tables(own, state, classes=(model.classes, base.model.classes))
+        say_once(
+            f"{recipe.base} knows {base.model.classes} classes and this network {model.classes}: "
+            f"their rows of {', '.join(tables) or CLASSES} begin anew, everything else is the "
+            "base's"
+        )
         new |= tables
         state = {name: tensor for name, tensor in state.items() if name in own or name != CLASSES}
-        if launched().is_main_process:
-            say(
-                f"{recipe.base} knows {base.model.classes} classes and this network "
-                f"{model.classes}: their rows of {', '.join(tables) or CLASSES} begin anew, "
-                "everything else is the base's"
-            )
     load_state(model, state | new, f"the weights of the base {recipe.base}")
     if (rate := recipe.training.base_rate) is not None:
         for name, parameter in model.named_parameters():
             if name not in new:
                 setattr(parameter, "lr_scale", rate)  # noqa: B010  # torch declares none
     return identity
+
+
+def _others(recipe: Recipe, base: Recipe) -> bool:
+    """Whether the network knows other classes than its base and is trained on them."""
+    alike = recipe.network.space == base.network.space and recipe.substitution is None
+    return alike and recipe.network.classes != base.network.classes
 
 
 def _check_sizes(recipe: Recipe, theirs: Network, grid: tuple[int, int]) -> None:
