@@ -153,8 +153,8 @@ def test_a_run_continues_bit_for_bit(
     whole = run("whole")
     save = Run.save
 
-    def save_and_stop(self: Run, step: int) -> Path | None:
-        save(self, step)
+    def save_and_stop(self: Run, step: int, **how: bool) -> Path | None:
+        save(self, step, **how)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopping:
