@@ -18,7 +18,6 @@ from unmask.projects.project import Stated
 from unmask.recipes.maskgit_pytorch_run import with_settings
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_tokenizer
-from unmask.tokenizers.image_tokenizer import ImageTokenizer
 from unmask.tokenizers.published import tokenizer_of
 
 UNKNOWN = "unknown"  # the tokenizer of a network of other tokens than its source's presets
@@ -54,7 +53,8 @@ def convert(
     if decoder is not None:
         decoder = decoder.resized_for(found.network.space)
         if half:
-            _halve(decoder)
+            for name, tensor in decoder.state_dict(keep_vars=True).items():
+                tensor.data = halved(name, tensor.data)
     recipe = matching_recipe(found)
     if found.details["kind"] == "maskgit-pytorch":
         recipe = with_settings(recipe, found.config, found.details.get("config", str(source)))
@@ -70,11 +70,6 @@ def convert(
         model = found.network.build()
     load_state(model, found.state, found.details["file"])
     return Pipeline(recipe, model.requires_grad_(False), decoder), found.details
-
-
-def _halve(tokenizer: ImageTokenizer) -> None:
-    for name, tensor in tokenizer.state_dict(keep_vars=True).items():
-        tensor.data = halved(name, tensor.data)
 
 
 def matching_recipe(found: Foreign) -> Recipe:

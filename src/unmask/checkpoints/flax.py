@@ -67,21 +67,17 @@ def _value(value: object) -> Tree | Leaf:
         tree = {str(key): _value(below) for key, below in value.items()}
         return _joined(tree) if CHUNKED in tree else tree
     if isinstance(value, Extension):
-        return _leaf(value)
+        if value.code == COMPLEX:
+            real, imaginary = _list(unpack(value.payload))
+            return complex(float(real), float(imaginary))
+        if value.code not in (ARRAY, SCALAR):
+            raise InputError(f"unknown extension type {value.code}")
+        return _array(value.payload)
     if isinstance(value, memoryview):
         return bytes(value)
     if value is None or isinstance(value, (int, float, str)):
         return value
     return None  # a list; flax writes none
-
-
-def _leaf(value: Extension) -> Tensor | complex:
-    if value.code in (ARRAY, SCALAR):
-        return _array(value.payload)
-    if value.code == COMPLEX:
-        real, imaginary = _list(unpack(value.payload))
-        return complex(float(real), float(imaginary))
-    raise InputError(f"unknown extension type {value.code}")
 
 
 def _array(payload: memoryview) -> Tensor:

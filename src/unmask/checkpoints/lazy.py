@@ -12,8 +12,6 @@ from torch import Tensor
 
 from unmask.errors import InputError
 
-Span = tuple[int, int]
-
 
 class LazyTensors(Mapping[str, Tensor]):
     """Tensors of a file by name; each is read anew whenever it is asked for, as a copy.
@@ -92,7 +90,7 @@ def derive(
     return make([state[name] for name in names])
 
 
-def _spans_of(path: Path) -> list[Span]:
+def _spans_of(path: Path) -> list[tuple[int, int]]:
     """Addresses of this process's maps of a file, as Linux tells them; elsewhere none."""
     try:
         lines = Path("/proc/self/maps").read_bytes().splitlines()

@@ -80,4 +80,4 @@ def fill_state(state: Mapping[str, object]) -> Fill:
 
 def fill_tensors(state: Mapping[str, Tensor]) -> Fill:
     """Write tensors in the safetensors format; tied ones are written once a name."""
-    return lambda file: put_tensors(file, state)
+    return lambda file: put_tensors(file.write, state)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,23 +29,16 @@ DTYPES = {
 """Names of types in the safetensors format."""
 
 
-class Sink(Protocol):
-    """Where bytes go, such as an open file."""
-
-    def write(self, data: bytes | memoryview, /) -> int:
-        """Take some more; their number."""
-
-
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, half: bool = False
 ) -> None:
     """:func:`put_tensors` into a file, which is written over."""
     with path.open("wb") as file:
-        put_tensors(file, tensors, metadata, half=half)
+        put_tensors(file.write, tensors, metadata, half=half)
 
 
 def put_tensors(
-    file: Sink,
+    write: Callable[[bytes | memoryview], object],
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     *,
@@ -58,7 +50,7 @@ def put_tensors(
     tensors without gaps; wide types come first, so that each begins at a multiple of its width.
 
     Args:
-        file: open for writing, at its beginning.
+        write: of a file that is open for writing, at its beginning.
         tensors: on any device, with any strides; tied ones are written once a name.
         metadata: what the header also says; None for nothing.
         half: floats as float16.
@@ -76,11 +68,11 @@ def put_tensors(
         header[name] = {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
+    write(len(text).to_bytes(8, "little") + text)
     for name in order:
         for rows in _parts(tensors[name].detach()):
             part = halved(name, rows) if half else rows
-            file.write(part.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+            write(part.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:

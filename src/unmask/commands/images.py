@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +14,6 @@ from unmask.commands.sources import Images
 from unmask.data.source import open_source
 from unmask.data.split import Split
 from unmask.data.transform import StillCrop, Transform
-from unmask.evaluate.image_batch import ImageBatch
 from unmask.evaluate.image_sets import write_folder, write_npz
 from unmask.evaluate.real_images import real_batches
 from unmask.files.folders import check_file, check_folder
@@ -65,12 +64,10 @@ def main(words: Sequence[str]) -> None:
     skipped = list[str]()
     wanted = len(source) if arguments.count is None else arguments.count
     batches = real_batches(source, transform, count=wanted, skipped=skipped)
-    written = write_npz(out, batches) if packed else write_folder(out, _unlabelled(batches))
+    if packed:
+        written = write_npz(out, batches)
+    else:  # without labels a folder is flat
+        written = write_folder(out, (batch._replace(labels=None) for batch in batches))
     say(f"{written:,} images of {source.name} in {out}; {source.split_rule}")
     if skipped:
         say(f"{len(skipped):,} unreadable images left out: {some(skipped)}")
-
-
-def _unlabelled(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
-    """Without labels a folder is flat."""
-    return (batch._replace(labels=None) for batch in batches)

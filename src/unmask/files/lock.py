@@ -70,8 +70,7 @@ class Lock:
 
     def __init__(self, folder: Path, handle: int, holder: Holder) -> None:
         self.folder, self.handle, self.holder = folder, handle, holder
-        found = os.fstat(handle)
-        self.key = found.st_dev, found.st_ino
+        self.key = _key(handle)
         self.ended = threading.Event()
         self.lost = ""
         """Why the folder is no longer this process's, "" while it is."""
@@ -115,12 +114,8 @@ class Lock:
 
         The file must not be opened and closed here: that would end this process's kernel lock.
         """
-        try:
-            found = os.stat(self.folder / LOCK)
-        except FileNotFoundError:
-            return ""
-        if (found.st_dev, found.st_ino) != self.key:
-            return "another process"
+        if (found := _key(self.folder / LOCK)) != self.key:
+            return "another process" if any(found) else ""
         holder = _read(self.handle)
         return "" if holder is None or holder == self.holder else str(holder)
 
@@ -185,17 +180,17 @@ def _refusal(folder: Path, what: str, holder: str) -> InputError:
     )
 
 
-def _key(path: Path) -> tuple[int, int]:
+def _key(file: Path | int) -> tuple[int, int]:
+    """Device and number of a file by its name or handle; zeros when it is not there."""
     try:
-        found = path.stat()
+        found = os.stat(file)
     except FileNotFoundError:
         return 0, 0
     return found.st_dev, found.st_ino
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    found = os.fstat(handle)
-    return (found.st_dev, found.st_ino) == _key(path)
+    return _key(handle) == _key(path)
 
 
 def _open(path: Path) -> tuple[int, bool]:

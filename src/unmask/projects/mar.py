@@ -128,11 +128,6 @@ def settle_tie(own: dict[str, Tensor]) -> dict[str, Tensor]:
     return own | {"embed.null": own["trunk.mask_token"]} if is_tied(own) else own
 
 
-def _files(network: LatentNetwork, state: dict[str, Tensor]) -> dict[str, Any]:
-    """The entries of the published files, which have no optimiser either."""
-    return {"checkpoint-last.pth": {"model": state, "model_ema": state}}
-
-
 def _limits(network: LatentNetwork) -> dict[str, Any]:
     return square(network) | {"classes": max(1, network.classes)}
 
@@ -147,7 +142,8 @@ EMIGM = Project(
     published=EMIGM_FILES,
     recipes=emigm.PUBLISHED,
     limits=_limits,
-    files=_files,
+    # the entries of the published files, which have no optimiser either
+    files=lambda network, state: {"checkpoint-last.pth": {"model": state, "model_ema": state}},
     untold=("heads", "decoder_heads", "drops", "tied", "dropout"),
 )
 MAR = replace(
