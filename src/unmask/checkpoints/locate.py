@@ -40,8 +40,7 @@ def find_folder(name: str | Path) -> Path:
         raise InputError(f"{name} holds neither {CONFIG} nor {EXPORT}/: no model and no ended run")
     if is_repository(str(name)):
         return fetch_repository(str(name))
-    shipped_list = ", ".join(shipped_names()) or "none"
-    raise InputError(f"nothing is saved at {str(name)!r}; shipped: {shipped_list}")
+    raise InputError(f"nothing is saved at {str(name)!r}; shipped: {', '.join(shipped_names())}")
 
 
 def check_path(path: Path) -> None:

@@ -25,6 +25,7 @@ from unmask.data.batches import epoch_rows
 from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.evaluate.scores import check_labels, class_accuracy
+from unmask.files.damage import reason
 from unmask.files.durable import output
 from unmask.files.json_files import parse_json
 from unmask.memory import skeleton
@@ -186,8 +187,8 @@ def load_classifier(path: Path | str) -> TrainedClassifier:
     try:
         return _trained(facts, state)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as problem:
-        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise InputError(f"{path} is no whole classifier: {reason}; save it again") from None
+        said = reason(problem)
+        raise InputError(f"{path} is no whole classifier: {said}; save it again") from None
 
 
 def _trained(facts: Any, state: dict[str, Tensor]) -> TrainedClassifier:

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from unmask.errors import InputError
@@ -114,10 +115,9 @@ def claim(
     if not held.exists():
         replace_file(held, json.dumps(dict(settings), indent=1).encode(), "nothing was done")
         return
-    try:
+    found: object = None
+    with suppress(InputError):
         found = read_json(held)
-    except InputError:
-        found = None
     if not isinstance(found, dict):
         raise InputError(f"{held} is damaged; give a new folder ({option})")
     differing = [k for k in {**settings, **found} if found.get(k) != settings.get(k)]

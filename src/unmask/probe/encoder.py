@@ -11,18 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.errors import InputError
+from unmask.networks import sizes as limits
 from unmask.networks.mage import MageNetwork
-from unmask.networks.sizes import (
-    CodeCount,
-    Depth,
-    Dropout,
-    Grid,
-    Heads,
-    TokenCount,
-    Width,
-    check_heads,
-    token_grid,
-)
 from unmask.nn.block import VIT_EPS, PreNormBlock
 from unmask.nn.embed import MageEmbed
 from unmask.nn.encoder_decoder import vit_blocks
@@ -37,27 +27,27 @@ Pool = Literal["mean", "class"]
 class EncoderSizes(Ranged, path="network"):
     """Sizes of an :class:`Encoder`; the defaults are the published ViT-B."""
 
-    codes: CodeCount = 1024
+    codes: limits.CodeCount = 1024
     """V, codes of the tokenizer."""
-    width: Width = 768
+    width: limits.Width = 768
     """D, features of a token; divisible by the heads."""
-    depth: Depth = 12
+    depth: limits.Depth = 12
     """Transformer blocks."""
-    heads: Heads = 12
+    heads: limits.Heads = 12
     """Attention heads of a block."""
-    feed_forward: Width = 3072
+    feed_forward: limits.Width = 3072
     """Hidden width of a block's two linear layers."""
-    positions: TokenCount = 256
+    positions: limits.TokenCount = 256
     """Rows of the position table, less the class slot's; at least the tokens of the grid."""
-    grid: Grid = (16, 16)
+    grid: limits.Grid = (16, 16)
     """Rows and columns of tokens that the encoder was trained on."""
-    dropout: Dropout = 0.1
+    dropout: limits.Dropout = 0.1
     """Dropout rate on the embedding."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
         super().__post_init__()
-        check_heads(self.width, self.heads)
+        limits.check_heads(self.width, self.heads)
         if self.positions < self.grid[0] * self.grid[1]:
             raise InputError(
                 f"positions={self.positions} are fewer than {self.grid[0]}x{self.grid[1]} tokens; "
@@ -74,7 +64,7 @@ class EncoderSizes(Ranged, path="network"):
             heads=network.heads,
             feed_forward=network.feed_forward(network.width),
             positions=(network.position_rows or network.length + 1) - 1,
-            grid=token_grid(network.length, network.grid),
+            grid=limits.token_grid(network.length, network.grid),
             dropout=network.dropout,
         )
 
