@@ -10,6 +10,7 @@ from pathlib import Path
 from unmask.assets import shipped_folder, shipped_names
 from unmask.checkpoints.store import CONFIG
 from unmask.errors import InputError
+from unmask.files.damage import reason
 
 EXPORT = "model"  # the folder inside a run that holds what it made
 LONGEST_PART, LONGEST_PATH = 255, 4095  # bytes
@@ -101,6 +102,6 @@ def _fetched(fetch: Callable[[], str], what: str, otherwise: str = "") -> Path:
 
 def reason_of(error: Exception) -> str:
     """What a failure of the hub's client says, in one line, without numbers of requests."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    lines = map(str.strip, str(error).splitlines())
     telling = [line for line in lines if line and "Request ID" not in line]
-    return (telling or lines or [type(error).__name__])[0].rstrip(".") or type(error).__name__
+    return (telling[0] if telling else reason(error)).rstrip(".")

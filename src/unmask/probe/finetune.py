@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -40,11 +41,8 @@ def layer_decay_groups(
     for index, modules in enumerate(layers):
         found = [p for module in modules for p in module.parameters() if p.requires_grad]
         scale = layer_decay ** (len(layers) - 1 - index)
-        for decay, params in (
-            (0.0, [p for p in found if p.ndim == 1]),
-            (weight_decay, [p for p in found if p.ndim > 1]),
-        ):
-            if params:
+        for decay, flat in ((0.0, True), (weight_decay, False)):
+            if params := [p for p in found if (p.ndim == 1) is flat]:
                 groups.append({"params": params, "lr_scale": scale, "weight_decay": decay})
     return groups
 
@@ -86,17 +84,13 @@ def finetune(
     check_head(model, data.train)
     run = ClassifierRun(classifier, data, options, out)
     encoder.set_drop_path(options.drop_path)
+    groups = partial(layer_decay_groups, model, layer_decay=options.layer_decay)
     objective = ClassifierObjective(
         model,
         nn.Identity() if data.cache else run.encode,
         batch_size=options.batch_size,
         smoothing=options.smoothing,
-        optimizer=lambda settings: adamw(
-            layer_decay_groups(
-                model, layer_decay=options.layer_decay, weight_decay=settings.weight_decay
-            ),
-            settings,
-        ),
+        optimizer=lambda training: adamw(groups(weight_decay=training.weight_decay), training),
     )
     batches = MixedBatches(run.batches, mixing) if mixing.on else run.batches
     return run.train(objective, batches, run.encode, model=model, from_scratch=from_scratch)

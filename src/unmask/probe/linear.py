@@ -141,9 +141,7 @@ def probe(
         head,
         learnt,
         batch_size=options.batch_size,
-        optimizer=lambda settings: LARS(
-            head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        ),
+        optimizer=lambda told: LARS(head.parameters(), lr=told.lr, weight_decay=told.weight_decay),
     )
     model = None if pixels else TokenClassifier(encoder, head)
     return run.train(objective, run.batches, judged, model=model, from_scratch=from_scratch)

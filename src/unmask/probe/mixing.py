@@ -188,10 +188,8 @@ class MixedBatches(Dataset[list[tuple[Tensor, Tensor | None, MixPlan]]]):
         ]
 
     def _plan(self, images: Tensor, step: int, first: int) -> MixPlan:
-        groups, size = len(images) // self.mixing.group, (images.shape[2], images.shape[3])
-        streams = [
-            keyed_generator(self.images.seed, "mix", step, number)
-            for number in range(first, first + groups)
-        ]
+        numbers = range(first, first + len(images) // self.mixing.group)
+        size = images.shape[2], images.shape[3]
+        streams = (keyed_generator(self.images.seed, "mix", step, number) for number in numbers)
         plans = [draw_mixing(self.mixing, size, stream) for stream in streams]
         return MixPlan(*map(torch.cat, zip(*plans, strict=True)))
