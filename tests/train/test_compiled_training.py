@@ -20,6 +20,7 @@ from toy_system import TOY, toy_tokenizer, write_images
 from unmask.data.build_cache import CacheLayout, build_cache
 from unmask.data.cache import LatentCache
 from unmask.data.source import open_source
+from unmask.errors import InputError
 from unmask.recipes.recipe import Recipe
 from unmask.tokenizers.folder import load_tokenizer
 from unmask.train.generator import make_task
@@ -37,6 +38,25 @@ def recipe_of(name: str, **training: Any) -> Recipe:
             known.training, steps=STEPS, log_every=1, preview_images=0, save_every=STEPS, **training
         ),
     )
+
+
+def test_a_compiler_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: object, examples: object) -> None:
+        raise RuntimeError("no g++ here")
+
+    write_images(tmp_path / "images", 24)
+    source, folder = open_source(tmp_path / "images"), tmp_path / "cache"
+    build_cache(
+        toy_tokenizer(), source, out=folder, layout=CacheLayout(image_size=16), progress=False
+    )
+    cache, plain = LatentCache.open(folder), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda of: plain(of, backend=broken))
+    torch._dynamo.reset()
+    toy_accelerator()
+    with pytest.raises(InputError, match=r"torch\.compile failed \(BackendCompilerFailed: "):
+        make_task(recipe_of("codes"), toy_tokenizer()).train(
+            cache, out=tmp_path / "run", compiled=True
+        )
 
 
 @pytest.mark.parametrize(("name", "recompute"), [("codes", True), ("latents", False)])

@@ -94,14 +94,7 @@ class Compute:
                 f"compute=tf32 needs an NVIDIA GPU from Ampere on, and the weights are on "
                 f"{self.device}; give float32 or bf16"
             )
-        if not self.is_half:
-            return
-        possible = torch.amp.is_autocast_available(self.device.type)
-        with warnings.catch_warnings(record=True) as told:  # torch warns and computes in float32
-            warnings.simplefilter("always")
-            if possible:
-                torch.autocast(self.device.type, DTYPES[self.precision])
-        if told or not possible:
+        if self.is_half and not _has_autocast(self.device, DTYPES[self.precision]):
             raise InputError(
                 f"compute={self.precision} is not possible on {self.device} with torch "
                 f"{torch.__version__}; give float32"
@@ -140,17 +133,8 @@ class Compute:
         Raises:
             InputError: in place of what torch.compile raises, if it is missing something.
         """
-        try:
-            with self._arithmetic():
-                yield
-        except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            reason = " ".join(str(error).split("\n")[0].split())
-            raise InputError(
-                f"torch.compile failed ({type(error).__name__}: {reason[:200]}); it needs a C++ "
-                "compiler, and Triton on a GPU: install them, or leave out compile"
-            ) from error
+        with compiler_failures(), self._arithmetic():
+            yield
 
     def _arithmetic(self) -> AbstractContextManager:
         kind = self.device.type
@@ -159,6 +143,35 @@ class Compute:
         if _has_tf32(self.device):
             return _float32_products(tf32=self.precision == "tf32")
         return full_precision(kind)
+
+
+@contextmanager
+def compiler_failures() -> Iterator[None]:
+    """Say in one line what torch.compile misses.
+
+    Raises:
+        InputError: in place of what it raises.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise InputError(
+            f"torch.compile failed ({type(error).__name__}: {reason[:200]}); it needs a C++ "
+            "compiler, and Triton on a GPU: install them, or leave out compile"
+        ) from error
+
+
+def _has_autocast(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a device computes in a type of 16 bits; where not, torch warns and takes float32."""
+    if not torch.amp.is_autocast_available(device.type):
+        return False
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.autocast(device.type, dtype)
+    return not told
 
 
 def _native_bf16(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from unmask.draws import keyed_generator
 from unmask.errors import InputError
 from unmask.files.serial import MADE_FROM, to_dict
 from unmask.image_size import checked_size, size_text, size_words
-from unmask.machine.compute import Precision
+from unmask.machine.compute import Precision, compiler_failures
 from unmask.machine.processes import launched
 from unmask.memory import check_fits
 from unmask.networks.network import Network
@@ -191,20 +192,21 @@ class Task:
         pipeline.compute = compute
         if compiled:  # its forward alone: names of weights stay, and autocast is around it
             task.objective.forward = torch.compile(task.objective.forward)
-        return train(
-            task.objective_on(cache),
-            task.batches(cache),
-            settings=task.recipe.training,
-            out=out,
-            config=task._config(cache),
-            previews=[
-                *_previews(pipeline, cache, held_out),
-                *task._held_out_loss(pipeline, held_out),
-                _export(pipeline),
-            ],
-            num_workers=num_workers,
-            from_scratch=from_scratch,
-        )
+        with compiler_failures() if compiled else nullcontext():
+            return train(
+                task.objective_on(cache),
+                task.batches(cache),
+                settings=task.recipe.training,
+                out=out,
+                config=task._config(cache),
+                previews=[
+                    *_previews(pipeline, cache, held_out),
+                    *task._held_out_loss(pipeline, held_out),
+                    _export(pipeline),
+                ],
+                num_workers=num_workers,
+                from_scratch=from_scratch,
+            )
 
     def _held_out_loss(self, pipeline: Pipeline, images: ImageSource | None) -> list[Preview]:
         """The loss on held-out images of the same classes, as often as scores are taken.
