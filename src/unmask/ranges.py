@@ -63,7 +63,7 @@ class Between:
 
     def __str__(self) -> str:
         """The range as ``--help`` prints it: an interval, or its one limit."""
-        if not (self.lower and self.upper):
+        if not all((self.lower, self.upper)):
             return self.lower or self.upper or "finite"
         start, end = self.lower.split()[-1], self.upper.split()[-1]
         opening, closing = "[" if self.above is None else "(", "]" if self.below is None else ")"

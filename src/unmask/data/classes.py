@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ def join_classes(
 
 def _told(parts: Sequence[Sequence[Found]], where: str) -> tuple[list[str], list[int]]:
     """The names that occur, sorted, or the numbers; never both."""
-    given = {label for part in parts for label in part}
+    given = set(chain.from_iterable(parts))
     words = sorted(label for label in given if isinstance(label, str))
     numbers = [label for label in given if isinstance(label, int)]
     if words and numbers:

@@ -72,13 +72,18 @@ def _stray(kind: type[Reader], path: Path) -> bool:
     return bool(found) and not numbered and FolderImages.recognises(path)
 
 
+def _holds_images(path: Path) -> bool:
+    """Whether it is a folder of some kind of images."""
+    return path.is_dir() and any(kind.recognises(path) for kind in KINDS)
+
+
 def _near(path: Path) -> str:
     """What in a folder may be meant, a clause; empty if nothing is."""
     inside = sorted(path.iterdir())
     packed = [file.name for file in inside if file.name.lower().endswith(COMPRESSED)]
     if packed:
         return f", but {packed[0]}, which is compressed (unpack it to a .tar); known are"
-    below = [at for at in inside if at.is_dir() and any(k.recognises(at) for k in KINDS)]
+    below = [at for at in inside if _holds_images(at)]
     return f", but {below[0].name} in it does (give that); known are" if below else ""
 
 

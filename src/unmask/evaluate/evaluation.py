@@ -334,8 +334,8 @@ def _mean(rows: Sequence[Row]) -> Row:
     """The mean of repeated rows, with the deviation of each score (divided by K - 1)."""
     if len(rows) == 1:
         return rows[0]
-    columns = {score: [getattr(row, score) for row in rows] for score in SCORES}
-    known = {score: column for score, column in columns.items() if None not in column}
+    columns = ((score, [getattr(row, score) for row in rows]) for score in SCORES)
+    known = {score: column for score, column in columns if None not in column}
     means: dict[str, Any] = {score: statistics.fmean(column) for score, column in known.items()}
     spread = {score: statistics.stdev(column) for score, column in known.items()}
     return replace(rows[0], **means, spread=spread)

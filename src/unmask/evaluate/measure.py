@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -54,12 +55,13 @@ def measure(
 
 def limited(found: Iterable[Measured], limit: int | None) -> Iterator[Measured]:
     """The first ``limit`` images, the last batch cut; None means all."""
+    left = math.inf if limit is None else limit
     for batch in found:
-        if limit is not None and len(batch.pooled) >= limit:
+        if len(batch.pooled) >= left:
             held = {name: t for name, t in batch._asdict().items() if t is not None}
-            yield Measured(**{name: t[:limit] for name, t in held.items()})
+            yield Measured(**{name: t[: int(left)] for name, t in held.items()})
             return
-        limit = None if limit is None else limit - len(batch.pooled)
+        left -= len(batch.pooled)
         yield batch
 
 
