@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-HOMES = {
-    "Pipeline": "unmask.pipeline",
-    "generate": "unmask.generation",
-    "load": "unmask.pipeline",
-}
+HOMES = {"Pipeline": "unmask.pipeline", "generate": "unmask.generation", "load": "unmask.pipeline"}
 __all__ = ["Pipeline", "__version__", "generate", "load", "recipes"]
 _lend = lent(__name__, HOMES)  # keeps `import unmask` and `unmask --help` free of torch
 

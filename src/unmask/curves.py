@@ -103,12 +103,15 @@ def remaining_time(steps: int) -> Tensor:
 
 
 class TimeCurve(NamedTuple):
-    """A masked share as a function of the time left, gamma(t) of eMIGM (arXiv 2503.07197)."""
+    """A masked share as a function of the time left, gamma(t) of eMIGM (arXiv 2503.07197).
+
+    Args:
+        share: gamma(t), 1 at t = 1 (but 0.993 for "exp") and 0 at t = 0.
+        log_derivative: gamma'(t) / gamma(t), the weight of a token's loss.
+    """
 
     share: Callable[[Tensor], Tensor]
-    """gamma(t), 1 at t = 1 (but 0.993 for "exp") and 0 at t = 0."""
     log_derivative: Callable[[Tensor], Tensor]
-    """gamma'(t) / gamma(t), the weight of a token's loss."""
 
 
 STEEP = math.exp(5.0) - 1

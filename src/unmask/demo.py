@@ -51,34 +51,40 @@ class DemoOptions(Ranged):
 
 @dataclass(frozen=True)
 class Stage:
-    """Time and memory of one part of the demo."""
+    """Time and memory of one part of the demo.
+
+    Args:
+        peak_gb: Largest resident memory of the process so far, in GB.
+    """
 
     name: str
     seconds: float
     peak_gb: float
-    """Largest resident memory of the process so far, in GB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Everything the report shows."""
+    """Everything the report shows.
+
+    Args:
+        out: Folder of the demo's runs.
+        stages: Parts of the demo in their order.
+        scores: Scores of generated images and of both floors.
+        pipeline: The trained system.
+        samples: ``(classes x 10, C, H, W)`` uint8, ten a class.
+        film: ``(S, classes, C, H, W)`` float32 in [0, 1], one image a class, step by step.
+        originals: ``(20, C, H, W)`` uint8 held-out images.
+        reconstructions: ``(20, C, H, W)`` uint8, the originals through the tokenizer and back.
+    """
 
     out: Path
-    """Folder of the demo's runs."""
     stages: list[Stage]
-    """Parts of the demo in their order."""
     scores: Report
-    """Scores of generated images and of both floors."""
     pipeline: Pipeline
-    """The trained system."""
     samples: Tensor
-    """``(classes x 10, C, H, W)`` uint8, ten a class."""
     film: Tensor
-    """``(S, classes, C, H, W)`` float32 in [0, 1], one image a class, step by step."""
     originals: Tensor
-    """``(20, C, H, W)`` uint8 held-out images."""
     reconstructions: Tensor
-    """``(20, C, H, W)`` uint8, the originals through the tokenizer and back."""
 
     def line(self) -> str:
         """The result in one line."""

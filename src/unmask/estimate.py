@@ -30,14 +30,17 @@ SPARE = 0.1  # share of a GPU's memory that is left to the driver, buffers of ke
 
 
 class Gpu(NamedTuple):
-    """One kind of GPU, as its maker states it: dense matrix products, without sparsity."""
+    """One kind of GPU, as its maker states it: dense matrix products, without sparsity.
+
+    Args:
+        memory: Bytes.
+        bf16: FLOP a second in bfloat16 or float16 with float32 sums.
+        float32: FLOP a second in float32, without TF32.
+    """
 
     memory: float
-    """Bytes."""
     bf16: float
-    """FLOP a second in bfloat16 or float16 with float32 sums."""
     float32: float
-    """FLOP a second in float32, without TF32."""
 
 
 GPUS: Mapping[str, Gpu] = {
@@ -57,12 +60,15 @@ GPUS: Mapping[str, Gpu] = {
 
 
 class Activations(NamedTuple):
-    """Bytes that are kept between the forward and the backward pass of a micro-batch."""
+    """Bytes that are kept between the forward and the backward pass of a micro-batch.
+
+    Args:
+        fixed: Whatever its size: weights in the precision of the products.
+        each: For every image.
+    """
 
     fixed: float
-    """Whatever its size: weights in the precision of the products."""
     each: float
-    """For every image."""
 
     def of(self, images: int) -> float:
         """Bytes of a micro-batch."""
@@ -70,41 +76,50 @@ class Activations(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """A training pass forward and backward."""
+    """A training pass forward and backward.
+
+    Args:
+        activations: Bytes kept in between.
+        flop: Floating-point operations of one image: matrix products, convolutions and attention.
+    """
 
     activations: Activations
-    """Bytes kept in between."""
     flop: float
-    """Floating-point operations of one image: matrix products, convolutions and attention."""
 
 
 class Fit(NamedTuple):
-    """A way to cut the batch that fits."""
+    """A way to cut the batch that fits.
+
+    Args:
+        recompute: Whether activations must be computed twice (``training.recompute``).
+        accumulate: Micro-batches a step on each GPU.
+        images: Images of a micro-batch.
+        memory: Bytes a GPU.
+    """
 
     recompute: bool
-    """Whether activations must be computed twice (``training.recompute``)."""
     accumulate: int
-    """Micro-batches a step on each GPU."""
     images: int
-    """Images of a micro-batch."""
     memory: float
-    """Bytes a GPU."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts of one recipe; all are of the recipe's own batches, masks and precision."""
+    """Counts of one recipe; all are of the recipe's own batches, masks and precision.
+
+    Args:
+        recipe: What is trained.
+        parameters: Numbers in the network and its objective.
+        held: Bytes a GPU holds from the first step to the last, by what they are for.
+        kept: Pass that keeps its activations.
+        recomputed: Pass that computes each block's activations twice.
+    """
 
     recipe: Recipe
-    """What is trained."""
     parameters: int
-    """Numbers in the network and its objective."""
     held: dict[str, int]
-    """Bytes a GPU holds from the first step to the last, by what they are for."""
     kept: Pass
-    """Pass that keeps its activations."""
     recomputed: Pass
-    """Pass that computes each block's activations twice."""
 
     def on(self, gpus: int) -> dict[str, float]:
         """Bytes a GPU holds, with the buckets in which several exchange gradients."""

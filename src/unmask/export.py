@@ -31,14 +31,17 @@ FORMS: dict[str, Form] = {
 
 
 class Exported(NamedTuple):
-    """What an export wrote."""
+    """What an export wrote.
+
+    Args:
+        files: Paths inside the folder.
+        tensors: Tensors of the state dict, those beside the network's own included.
+        untold: Sizes that these files do not tell, which the project's code must be given.
+    """
 
     files: tuple[str, ...]
-    """Paths inside the folder."""
     tensors: int
-    """Tensors of the state dict, those beside the network's own included."""
     untold: dict[str, Any]
-    """Sizes that these files do not tell, which the project's code must be given."""
 
 
 def open_for(name: str | Path, to: str) -> Pipeline | ImageTokenizer:

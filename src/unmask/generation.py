@@ -60,27 +60,33 @@ class Options(TypedDict, total=False):
 
 
 class Tokens(NamedTuple):
-    """Finished images as tokens."""
+    """Finished images as tokens.
+
+    Args:
+        tokens: ``(B, L)`` int64 ids, or ``(B, L, C)`` latents.
+        class_labels: ``(B,)`` int64; None of an unconditional model.
+        seeds: Seed of each image.
+    """
 
     tokens: Tensor
-    """``(B, L)`` int64 ids, or ``(B, L, C)`` latents."""
     class_labels: Tensor | None
-    """``(B,)`` int64; None of an unconditional model."""
     seeds: list[int]
-    """Seed of each image."""
 
 
 class Images(NamedTuple):
-    """Finished images."""
+    """Finished images.
+
+    Args:
+        pixels: ``(B, C, H, W)`` float32 in [0, 1].
+        tokens: ``(B, L)`` int64 ids, or ``(B, L, C)`` latents.
+        class_labels: ``(B,)`` int64; None of an unconditional model.
+        seeds: Seed of each image.
+    """
 
     pixels: Tensor
-    """``(B, C, H, W)`` float32 in [0, 1]."""
     tokens: Tensor
-    """``(B, L)`` int64 ids, or ``(B, L, C)`` latents."""
     class_labels: Tensor | None
-    """``(B,)`` int64; None of an unconditional model."""
     seeds: list[int]
-    """Seed of each image."""
 
 
 def generate(

@@ -42,14 +42,18 @@ def _first(order: Tensor, count: Tensor) -> Tensor:
 
 
 class Masks(NamedTuple):
-    """What a group of training examples hides."""
+    """What a group of training examples hides.
+
+    Args:
+        masked: ``(B, L)`` bool, true where the token is hidden.
+        kept: ``(B, K)`` int64, the positions that the encoder sees; see
+            :class:`unmask.types.Canvas`.
+        weight: ``(B,)`` float32, what a token's loss counts beyond the mean; None means 1.
+    """
 
     masked: Tensor
-    """``(B, L)`` bool, true where the token is hidden."""
     kept: Tensor | None = None
-    """``(B, K)`` int64, the positions that the encoder sees; see :class:`unmask.types.Canvas`."""
     weight: Tensor | None = None
-    """``(B,)`` float32, what a token's loss counts beyond the mean; None means 1."""
 
 
 class Masking(Ranged, ABC, path="masking"):

@@ -24,16 +24,19 @@ POWER = 10**5  # whole limits from here on are written as powers where they are 
 
 @dataclass(frozen=True)
 class Between:
-    """Limits of a number, or of each number of a tuple, which must be finite in any case."""
+    """Limits of a number, or of each number of a tuple, which must be finite in any case.
+
+    Args:
+        at_least: Smallest value allowed; None for no lower limit.
+        at_most: Largest value allowed; None for no upper limit.
+        above: Lower limit that is not allowed itself; None for none.
+        below: Upper limit that is not allowed itself; None for none.
+    """
 
     at_least: float | None = None
-    """Smallest value allowed; None for no lower limit."""
     at_most: float | None = None
-    """Largest value allowed; None for no upper limit."""
     above: float | None = None
-    """Lower limit that is not allowed itself; None for none."""
     below: float | None = None
-    """Upper limit that is not allowed itself; None for none."""
 
     def too_low(self, value: float) -> bool:
         """Whether a number is below the range."""
@@ -90,12 +93,15 @@ class Between:
 
 @dataclass(frozen=True)
 class Length:
-    """Limits of how many letters a text has, or how many entries a tuple."""
+    """Limits of how many letters a text has, or how many entries a tuple.
+
+    Args:
+        at_least: Fewest letters or entries.
+        at_most: Most letters or entries.
+    """
 
     at_least: int
-    """Fewest letters or entries."""
     at_most: int
-    """Most letters or entries."""
 
     def __str__(self) -> str:
         """The range in words, without what is counted."""
@@ -105,32 +111,38 @@ class Length:
 
 @dataclass(frozen=True)
 class Form:
-    """One form that a field keeps of values that are equal."""
+    """One form that a field keeps of values that are equal.
+
+    Args:
+        of: Makes the form of a value within its range.
+    """
 
     of: Callable[[Any], Any]
-    """Makes the form of a value within its range."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What an annotation says about values, gathered from unions, tuples and marks."""
+    """What an annotation says about values, gathered from unions, tuples and marks.
+
+    Args:
+        kinds: Types among int, float and str that are allowed.
+        choices: Members of a Literal that are allowed.
+        none: True where None is allowed.
+        free: True where things are allowed that are not judged here: paths, flags, dataclasses.
+        between: Limits of a number.
+        length: Limits of a text, or of a tuple if there is one.
+        form: Form that the field keeps; None keeps what is given.
+        each: Declaration of a tuple's entries; None where no tuple is allowed.
+    """
 
     kinds: frozenset[type] = frozenset()
-    """Types among int, float and str that are allowed."""
     choices: tuple[Any, ...] = ()
-    """Members of a Literal that are allowed."""
     none: bool = False
-    """True where None is allowed."""
     free: bool = False
-    """True where things are allowed that are not judged here: paths, flags, dataclasses."""
     between: Between | None = None
-    """Limits of a number."""
     length: Length | None = None
-    """Limits of a text, or of a tuple if there is one."""
     form: Form | None = None
-    """Form that the field keeps; None keeps what is given."""
     each: Declared | None = None
-    """Declaration of a tuple's entries; None where no tuple is allowed."""
 
     @property
     def words(self) -> str:

@@ -99,14 +99,17 @@ def aligned(facts: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Values under titles, with the circumstances under which they hold."""
+    """Values under titles, with the circumstances under which they hold.
+
+    Args:
+        titles: Name of each column, with its unit.
+        rows: Values of each row, as many as titles; a cell of several lines is a tuple.
+        notes: Every choice that moves a value, a line each.
+    """
 
     titles: Sequence[str]
-    """Name of each column, with its unit."""
     rows: Sequence[Sequence[object]]
-    """Values of each row, as many as titles; a cell of several lines is a tuple."""
     notes: Sequence[str] = ()
-    """Every choice that moves a value, a line each."""
 
     def __str__(self) -> str:
         """Plain text for a terminal or a file, all but the first column to the right."""

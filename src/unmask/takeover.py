@@ -43,24 +43,27 @@ BASE, TOKENIZER = "base", "tokenizer"  # folders in the run
 
 @dataclass(frozen=True)
 class Takeover:
-    """A source's training, read and understood; :func:`find_training` makes one."""
+    """A source's training, read and understood; :func:`find_training` makes one.
+
+    Args:
+        recipe: What it trains and how, as far as its files tell.
+        named: The recipe that this began as, before the source's settings.
+        step: Optimiser steps done.
+        epoch: Steps of an epoch, where the source counts those; else None.
+        state: What was read.
+        moments: What the optimiser remembers.
+        project: Whose it is.
+        foreign: Raw weights by our names, and what lies beside them.
+    """
 
     recipe: Recipe
-    """What it trains and how, as far as its files tell."""
     named: Recipe
-    """The recipe that this began as, before the source's settings."""
     step: int
-    """Optimiser steps done."""
     epoch: int | None
-    """Steps of an epoch, where the source counts those; else None."""
     state: TrainingState
-    """What was read."""
     moments: Moments
-    """What the optimiser remembers."""
     project: Project
-    """Whose it is."""
     foreign: Foreign
-    """Raw weights by our names, and what lies beside them."""
 
     @property
     def notes(self) -> list[str]:

@@ -23,18 +23,21 @@ DEPTH = 16  # containers inside containers that are looked into
 
 
 class State(NamedTuple):
-    """The state dict of a file that is meant, and what else the file holds."""
+    """The state dict of a file that is meant, and what else the file holds.
+
+    Args:
+        tensors: Tensors by the names that the reader knows.
+        taken: Entries and prefix under which it stood, joined by dots; empty for a bare state dict.
+        averaged: True for averaged weights, as the name of their place tells.
+        aside: Other places in the file that hold tensors.
+        empty: Places called as averages are called that hold no tensors.
+    """
 
     tensors: Mapping[str, Tensor]
-    """Tensors by the names that the reader knows."""
     taken: str
-    """Entries and prefix under which it stood, joined by dots; empty for a bare state dict."""
     averaged: bool
-    """True for averaged weights, as the name of their place tells."""
     aside: tuple[str, ...]
-    """Other places in the file that hold tensors."""
     empty: tuple[str, ...]
-    """Places called as averages are called that hold no tensors."""
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,15 @@ CODES: dict[int, tuple[str, Any]] = {
 
 
 class Extension(NamedTuple):
-    """A value of a type that an application has defined."""
+    """A value of a type that an application has defined.
+
+    Args:
+        code: Number of the type, as the application chose it.
+        payload: Bytes of the value, a view of the data.
+    """
 
     code: int
-    """Number of the type, as the application chose it."""
     payload: memoryview
-    """Bytes of the value, a view of the data."""
 
 
 def unpack(data: memoryview) -> object:

@@ -46,16 +46,19 @@ class Rule:
     ``{i}`` and ``{j}`` in a pattern stand for numbers, ``{part}`` for the weight or bias of a
     layer, ``{rest}`` for the end of a key and ``*`` for anything that is not kept; both sides of a
     rule have the same places.
+
+    Args:
+        source: Patterns of the source's keys; several are merged by ``join``.
+        own: Our names; several get the same tensor (tied weights), none drops the key.
+        join: Function from the source's tensors to ours; by default the one tensor as it is.
+        split: Function from our tensor to the source's; None where the tensor alone does not tell
+            them.
     """
 
     source: tuple[str, ...]
-    """Patterns of the source's keys; several are merged by ``join``."""
     own: tuple[str, ...]
-    """Our names; several get the same tensor (tied weights), none drops the key."""
     join: Callable[[Sequence[Tensor]], Tensor] = operator.itemgetter(0)
-    """Function from the source's tensors to ours; by default the one tensor as it is."""
     split: Callable[[Tensor], list[Tensor]] | None = lambda tensor: [tensor]
-    """Function from our tensor to the source's; None where the tensor alone does not tell them."""
 
 
 Table = tuple[Rule, ...]

@@ -24,14 +24,17 @@ TIED = "tied "  # metadata: "tied <name>" -> the name under which the tensor is 
 
 
 class Saved(NamedTuple):
-    """A network's weights and configuration, and the folder they go to."""
+    """A network's weights and configuration, and the folder they go to.
+
+    Args:
+        folder: Folder to write, made when missing; a model in it is replaced, other files stay.
+        state: Tensors by our names; those that share memory are stored once.
+        config: Values that JSON can hold, enough to build the network again.
+    """
 
     folder: Path
-    """Folder to write, made when missing; a model in it is replaced, other files stay."""
     state: Mapping[str, Tensor]
-    """Tensors by our names; those that share memory are stored once."""
     config: Mapping[str, Any]
-    """Values that JSON can hold, enough to build the network again."""
 
 
 def save_together(*models: Saved, half: bool = False) -> None:

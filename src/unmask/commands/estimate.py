@@ -11,15 +11,7 @@ import tyro
 
 from unmask.commands.recipe_arguments import parse_with_recipe
 from unmask.errors import InputError
-from unmask.estimate import (
-    GPUS,
-    SPARE,
-    Estimate,
-    Pass,
-    encoding,
-    estimate,
-    sampling_flop,
-)
+from unmask.estimate import GPUS, SPARE, Estimate, Pass, encoding, estimate, sampling_flop
 from unmask.ranges import Between, Length, Ranged
 from unmask.recipes import RECIPES, get
 from unmask.recipes.recipe import Recipe

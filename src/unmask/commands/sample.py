@@ -21,14 +21,7 @@ from unmask.decode import Plan
 from unmask.divergence import divergence
 from unmask.files.lock import locked
 from unmask.film import unmasking
-from unmask.generation import (
-    Images,
-    Tokens,
-    check_request,
-    compute_of,
-    generate,
-    generate_tokens,
-)
+from unmask.generation import Images, Tokens, check_request, compute_of, generate, generate_tokens
 from unmask.image_size import height_width
 from unmask.machine.compute import Precision
 from unmask.machine.devices import resolve_device
@@ -155,12 +148,15 @@ def _asked(pipeline: Pipeline, arguments: Arguments) -> tuple[Plan, list[int]]:
 
 
 class Wanted(NamedTuple):
-    """Images that are asked for, by their number in the order in which they are written."""
+    """Images that are asked for, by their number in the order in which they are written.
+
+    Args:
+        labels: Class of each; None of an unconditional model.
+        seeds: Seed of each.
+    """
 
     labels: list[int] | None
-    """Class of each; None of an unconditional model."""
     seeds: list[int]
-    """Seed of each."""
 
 
 def _make(

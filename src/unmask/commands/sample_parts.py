@@ -119,11 +119,14 @@ class Arrays(Parts):
 
 @dataclass(frozen=True)
 class Pictures(Parts):
-    """A PNG file for each image."""
+    """A PNG file for each image.
+
+    Args:
+        names: Path of each image in the folder, by its number.
+    """
 
     folder: Path
     names: Sequence[str]
-    """Path of each image in the folder, by its number."""
 
     def missing(self, count: int) -> list[int]:
         """Numbers whose file is not there or, after a failure of the power, not whole."""

@@ -44,16 +44,19 @@ SETTINGS = ".samples.json"  # says what made the images of a folder
 
 @dataclass
 class Results:
-    """The folder of one call, whose images have numbers in the order in which they are written."""
+    """The folder of one call, whose images have numbers in the order in which they are written.
+
+    Args:
+        out: Folder of the results; need not exist.
+        format: What the images become.
+        film: Whether the unmasking of some images is shown as well.
+        before: Files that the folder held before the call.
+    """
 
     out: Path
-    """Folder of the results; need not exist."""
     format: Format
-    """What the images become."""
     film: bool
-    """Whether the unmasking of some images is shown as well."""
     before: list[str] = field(default_factory=list)
-    """Files that the folder held before the call."""
 
     def check(self) -> None:
         """Check the place of every file.

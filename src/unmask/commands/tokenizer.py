@@ -88,11 +88,7 @@ class Eval(Ranged):
 def train(words: Sequence[str]) -> None:
     """Train, and say what comes next."""
     arguments = parse_with_recipe(
-        Train,
-        words,
-        command="tokenizer train",
-        known=TOKENIZER_RECIPES,
-        find=get_tokenizer_recipe,
+        Train, words, command="tokenizer train", known=TOKENIZER_RECIPES, find=get_tokenizer_recipe
     )
     speaks = launched().is_main_process
     source = open_images(arguments.data, arguments.split, speaks=speaks, counted=False)

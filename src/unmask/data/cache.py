@@ -17,14 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.data.cache_records import (
-    UNKNOWN,
-    CacheIndex,
-    CachePlan,
-    Kind,
-    Shard,
-    read_record,
-)
+from unmask.data.cache_records import UNKNOWN, CacheIndex, CachePlan, Kind, Shard, read_record
 from unmask.data.mapped import MappedArray, disk_reads
 from unmask.data.open_files import OpenFiles
 from unmask.data.origin import read_origin

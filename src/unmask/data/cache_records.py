@@ -31,52 +31,61 @@ accept_sizes(RECORDS)
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """What a tokenizer makes of an image."""
+    """What a tokenizer makes of an image.
+
+    Args:
+        kind: What is stored: codes of a quantiser, or moments of an encoder of latents.
+        tokenizer: Identity of the tokenizer.
+        codes: Number V of codes, which lie in [0, V); 0 of moments.
+        channels: Numbers C per token; 0 of codes.
+        moment_channels: Stored numbers M per token: 2C (mean, log variance) or C (no randomness); 0
+            of codes.
+        scale: Factor from what is stored to the latents that are read.
+    """
 
     kind: Kind
-    """What is stored: codes of a quantiser, or moments of an encoder of latents."""
     tokenizer: str
-    """Identity of the tokenizer."""
     codes: int = 0
-    """Number V of codes, which lie in [0, V); 0 of moments."""
     channels: int = 0
-    """Numbers C per token; 0 of codes."""
     moment_channels: int = 0
-    """Stored numbers M per token: 2C (mean, log variance) or C (no randomness); 0 of codes."""
     scale: float = 1.0
-    """Factor from what is stored to the latents that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """What decides every number of a cache; known before the first image is encoded."""
+    """What decides every number of a cache; known before the first image is encoded.
+
+    Args:
+        format: Version of the layout; of 2, notes do not tell their plan or what was read for them.
+        encoding: What is stored of an image.
+        dtype: Number format of the shards: uint16 of codes.
+        source: Name of the data set and its side, as it was when the build began; it decides
+            nothing.
+        source_hash: Hash of the keys and labels of all images.
+        images: Images of the data set, readable or not.
+        split_rule: How train and val were told apart, in words; it decides nothing.
+        class_names: Names of the classes in label order; empty if unlabelled.
+        image_size: Size of the encoded images in pixels: a number for squares, or height and width.
+        grid: Rows and columns of tokens.
+        views: Encoded versions of each image: the crop and its mirror image (2), or the random
+            crops.
+        cut: What a view is: one of the crops without chance or its mirror image, or a random crop.
+        shard_size: Images a shard, before unreadable ones are left out.
+    """
 
     format: Literal[2, 3] = 3
-    """Version of the layout; of 2, notes do not tell their plan or what was read for them."""
     encoding: Encoding
-    """What is stored of an image."""
     dtype: Dtype
-    """Number format of the shards: uint16 of codes."""
     source: str
-    """Name of the data set and its side, as it was when the build began; it decides nothing."""
     source_hash: str
-    """Hash of the keys and labels of all images."""
     images: int
-    """Images of the data set, readable or not."""
     split_rule: str
-    """How train and val were told apart, in words; it decides nothing."""
     class_names: tuple[str, ...]
-    """Names of the classes in label order; empty if unlabelled."""
     image_size: ImageSize
-    """Size of the encoded images in pixels: a number for squares, or height and width."""
     grid: tuple[int, int]
-    """Rows and columns of tokens."""
     views: int
-    """Encoded versions of each image: the crop and its mirror image (2), or the random crops."""
     cut: Literal["center", "center-bilinear", "whole", "crops", "mirrored crops"] = "center"
-    """What a view is: one of the crops without chance or its mirror image, or a random crop."""
     shard_size: int
-    """Images a shard, before unreadable ones are left out."""
 
     @property
     def item(self) -> tuple[int, ...]:
@@ -105,26 +114,30 @@ class CachePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One finished file of codes or moments."""
+    """One finished file of codes or moments.
+
+    Args:
+        file: Name of the file in the folder.
+        rows: Images in it.
+        size: Bytes of the file.
+        digest: blake2b of the file.
+        labels: Label of each row; empty if unlabelled, and in the index, beside which is
+            labels.npy.
+        skipped: Key and reason of each image that could not be read.
+        plan: Digest of the plan that the shard belongs to; empty in layouts before 3.
+        tokenizer: Identity of the tokenizer that made the shard; empty in layouts before 3.
+        origin: Digest of the images' keys, labels and bytes; empty in layouts before 3.
+    """
 
     file: str
-    """Name of the file in the folder."""
     rows: int
-    """Images in it."""
     size: int
-    """Bytes of the file."""
     digest: str
-    """blake2b of the file."""
     labels: tuple[int, ...]
-    """Label of each row; empty if unlabelled, and in the index, beside which is labels.npy."""
     skipped: tuple[tuple[str, str], ...]
-    """Key and reason of each image that could not be read."""
     plan: str = ""
-    """Digest of the plan that the shard belongs to; empty in layouts before 3."""
     tokenizer: str = ""
-    """Identity of the tokenizer that made the shard; empty in layouts before 3."""
     origin: str = ""
-    """Digest of the images' keys, labels and bytes; empty in layouts before 3."""
 
     def beside(self, ending: str) -> str:
         """Name of the shard's note (.json) or of what its images were (.origin)."""
@@ -137,14 +150,17 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheIndex:
-    """The content of ``cache.json``."""
+    """The content of ``cache.json``.
+
+    Args:
+        plan: What the shards were made from.
+        shards: Finished files in the order of the rows.
+        labels_digest: blake2b of the file of labels; empty if unlabelled.
+    """
 
     plan: CachePlan
-    """What the shards were made from."""
     shards: tuple[Shard, ...]
-    """Finished files in the order of the rows."""
     labels_digest: str
-    """blake2b of the file of labels; empty if unlabelled."""
 
     @property
     def content(self) -> str:

@@ -96,14 +96,17 @@ def folder_classes(place: Path, folders: Sequence[str]) -> tuple[tuple[str, ...]
 
 
 class JoinedClasses(NamedTuple):
-    """Labels of a data set's parts, joined."""
+    """Labels of a data set's parts, joined.
+
+    Args:
+        names: Names of the classes in label order; empty if nothing is labelled.
+        labels: Labels of each part's images; None throughout in a part without labels.
+        notes: Sentences on classes without images and on labels that count as none.
+    """
 
     names: tuple[str, ...]
-    """Names of the classes in label order; empty if nothing is labelled."""
     labels: list[list[int | None]]
-    """Labels of each part's images; None throughout in a part without labels."""
     notes: list[str]
-    """Sentences on classes without images and on labels that count as none."""
 
 
 def join_classes(

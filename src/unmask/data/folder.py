@@ -21,12 +21,15 @@ from unmask.text import some
 
 @dataclass(frozen=True)
 class Part:
-    """One side of a split, or all of a data set without one."""
+    """One side of a split, or all of a data set without one.
+
+    Args:
+        folder: Folder below the data set; empty for the data set itself.
+        files: Sorted paths below that folder, with forward slashes.
+    """
 
     folder: str
-    """Folder below the data set; empty for the data set itself."""
     files: list[str]
-    """Sorted paths below that folder, with forward slashes."""
 
     @cached_property
     def places(self) -> list[str]:

@@ -26,14 +26,17 @@ from unmask.tokenizers.tokenizer import Tokenizer
 
 
 class ForeignFormat(NamedTuple):
-    """What made a project's files unless a tokenizer is given."""
+    """What made a project's files unless a tokenizer is given.
+
+    Args:
+        encoding: Encoding of the published tokenizer; the files do not say whose weights made them.
+        stride: Pixels along one side of a token's patch, in that tokenizer.
+        scaled: Factor by which the moments in the files were multiplied.
+    """
 
     encoding: Encoding
-    """Encoding of the published tokenizer; the files do not say whose weights made them."""
     stride: int
-    """Pixels along one side of a token's patch, in that tokenizer."""
     scaled: float = 1.0
-    """Factor by which the moments in the files were multiplied."""
 
 
 KL16 = Encoding(kind="moments", tokenizer="", channels=16, moment_channels=32, scale=0.2325)

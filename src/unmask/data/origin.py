@@ -26,16 +26,19 @@ MOST_BYTES = 1 << 30  # of the JSON of one shard; a million keys take a tenth
 
 
 class Origin(NamedTuple):
-    """The images of one shard, those that could not be read among them."""
+    """The images of one shard, those that could not be read among them.
+
+    Args:
+        keys: Names of the images, as the source calls them.
+        labels: Class of each image, None if unlabelled.
+        digests: Hash of each image's encoded bytes; empty where they could not be had.
+        stamps: What stands for size, time and place of each image's file when it was read.
+    """
 
     keys: list[str]
-    """Names of the images, as the source calls them."""
     labels: list[int | None]
-    """Class of each image, None if unlabelled."""
     digests: list[str]
-    """Hash of each image's encoded bytes; empty where they could not be had."""
     stamps: list[str]
-    """What stands for size, time and place of each image's file when it was read."""
 
     @property
     def digest(self) -> str:
@@ -92,18 +95,21 @@ def compare(origin: Origin, source: EncodedImages, rows: range) -> tuple[list[st
 
 
 class Difference(NamedTuple):
-    """How the images of a cache and those of a source differ."""
+    """How the images of a cache and those of a source differ.
+
+    Args:
+        added: Keys that the cache has not.
+        removed: Keys that the source has not.
+        relabelled: Keys of images of another class.
+        altered: Keys of images of other bytes.
+        other: What else differs, a clause.
+    """
 
     added: Sequence[str] = ()
-    """Keys that the cache has not."""
     removed: Sequence[str] = ()
-    """Keys that the source has not."""
     relabelled: Sequence[str] = ()
-    """Keys of images of another class."""
     altered: Sequence[str] = ()
-    """Keys of images of other bytes."""
     other: str = ""
-    """What else differs, a clause."""
 
     def __str__(self) -> str:
         """What differs, with the first few keys."""

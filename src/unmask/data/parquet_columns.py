@@ -20,16 +20,19 @@ LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")  # likewise
 
 
 class Columns(NamedTuple):
-    """What is read of a file."""
+    """What is read of a file.
+
+    Args:
+        image: Name of the column of images.
+        label: Name of the column of labels; None if there is none.
+        names: What the note says the classes are called, unchecked; None if it says nothing.
+        unused: Other columns.
+    """
 
     image: str
-    """Name of the column of images."""
     label: str | None
-    """Name of the column of labels; None if there is none."""
     names: object
-    """What the note says the classes are called, unchecked; None if it says nothing."""
     unused: tuple[str, ...]
-    """Other columns."""
 
 
 def choose_columns(schema: pa.Schema, file: Path) -> Columns:

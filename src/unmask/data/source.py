@@ -10,14 +10,7 @@ from unmask.data.folder import FolderImages
 from unmask.data.idx import IdxImages
 from unmask.data.parquet import ParquetImages
 from unmask.data.reader import ImageSource, Listed, Reader, ShardReader
-from unmask.data.split import (
-    TRAIN_NAMES,
-    VAL_NAMES,
-    Split,
-    check_split,
-    hash_rule,
-    hashed_rows,
-)
+from unmask.data.split import TRAIN_NAMES, VAL_NAMES, Split, check_split, hash_rule, hashed_rows
 from unmask.data.tar_index import COMPRESSED
 from unmask.data.walk import Walk
 from unmask.data.webdataset import TarImages

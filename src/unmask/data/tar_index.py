@@ -19,14 +19,17 @@ MOST_LINKS = 32  # from a link to a link to … a file
 
 
 class Entry(NamedTuple):
-    """A file of a tar."""
+    """A file of a tar.
+
+    Args:
+        name: Path in the tar, as it is written there.
+        start: Offset of its first byte in the tar.
+        size: Number of its bytes.
+    """
 
     name: str
-    """Path in the tar, as it is written there."""
     start: int
-    """Offset of its first byte in the tar."""
     size: int
-    """Number of its bytes."""
 
 
 def index_files(file: Path) -> tuple[list[Entry], list[str]]:

@@ -47,12 +47,16 @@ class Sample(NamedTuple):
 
 
 class TarContent(NamedTuple):
-    """What one tar holds."""
+    """What one tar holds.
+
+    Args:
+        samples: Images in the order of the tar.
+        unused: How many members there are of each kind that is not used, by a phrase that names the
+            kind.
+    """
 
     samples: tuple[Sample, ...]
-    """Images in the order of the tar."""
     unused: Counter[str]
-    """How many members there are of each kind that is not used, by a phrase that names the kind."""
 
     def note(self) -> object:
         """The content as lists, which JSON holds."""
@@ -146,10 +150,7 @@ def _read(file: Path) -> TarContent:
 
 
 def _pictures(
-    key: str,
-    group: list[tuple[_Name, Entry]],
-    labels: dict[tuple[str, str], Found],
-    file: Path,
+    key: str, group: list[tuple[_Name, Entry]], labels: dict[tuple[str, str], Found], file: Path
 ) -> list[Sample]:
     """The images of one key that are pictures, with their labels.
 

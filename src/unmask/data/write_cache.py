@@ -50,55 +50,65 @@ AHEAD = 2  # batches that are read while one is encoded
 
 
 class CacheRows(NamedTuple):
-    """What a cache is made of, row by row."""
+    """What a cache is made of, row by row.
+
+    Args:
+        plan: The cache that will be.
+        source: Keys, labels, bytes and stamps of the rows.
+        read: One row from its bytes, called in threads; raises ``UnreadableImageError`` when
+            damaged.
+        pack: What ``read`` gave of n rows to ``(n, views, *plan.item)`` on the CPU.
+        batch_size: Rows that are packed at a time.
+        any_shards: Whether shards that lie there may have another size than the plan's.
+    """
 
     plan: CachePlan
-    """The cache that will be."""
     source: EncodedImages
-    """Keys, labels, bytes and stamps of the rows."""
     read: Callable[[int, bytes], Tensor]
-    """One row from its bytes, called in threads; raises ``UnreadableImageError`` when damaged."""
     pack: Callable[[list[Tensor]], Tensor]
-    """What ``read`` gave of n rows to ``(n, views, *plan.item)`` on the CPU."""
     batch_size: int
-    """Rows that are packed at a time."""
     any_shards: bool = False
-    """Whether shards that lie there may have another size than the plan's."""
 
 
 class _Outcome(NamedTuple):
-    """What became of one row."""
+    """What became of one row.
+
+    Args:
+        value: What was read; None of a row that cannot be.
+        error: Why it cannot be read.
+        digest: Hash of its bytes; empty when they could not be had.
+        stamp: What stands for its file.
+    """
 
     value: Tensor | None
-    """What was read; None of a row that cannot be."""
     error: UnreadableImageError | None
-    """Why it cannot be read."""
     digest: str
-    """Hash of its bytes; empty when they could not be had."""
     stamp: str
-    """What stands for its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheReport:
-    """What one process did, or all that wrote together."""
+    """What one process did, or all that wrote together.
+
+    Args:
+        path: Folder of the cache.
+        complete: False while other processes still write their shards.
+        rows: Images in all shards finished so far.
+        written: Shards that were written.
+        kept: Shards that were finished before.
+        skipped: Key and reason of each image that could not be read.
+        seconds: Duration of this call.
+        notes: Sentences on what was there before.
+    """
 
     path: Path
-    """Folder of the cache."""
     complete: bool
-    """False while other processes still write their shards."""
     rows: int
-    """Images in all shards finished so far."""
     written: int
-    """Shards that were written."""
     kept: int
-    """Shards that were finished before."""
     skipped: list[tuple[str, str]]
-    """Key and reason of each image that could not be read."""
     seconds: float
-    """Duration of this call."""
     notes: list[str]
-    """Sentences on what was there before."""
 
 
 class Writing(TypedDict, total=False):
@@ -194,16 +204,19 @@ def _here(work: Callable[[], T]) -> T:
 
 
 class _Begun(NamedTuple):
-    """What there is to do."""
+    """What there is to do.
+
+    Args:
+        plan: The plan that counts: that of what lies there, if something does.
+        missing: Numbers of the shards that are still to be written.
+        kept: How many others are finished.
+        notes: Sentences on what was there before.
+    """
 
     plan: CachePlan
-    """The plan that counts: that of what lies there, if something does."""
     missing: list[int]
-    """Numbers of the shards that are still to be written."""
     kept: int
-    """How many others are finished."""
     notes: list[str]
-    """Sentences on what was there before."""
 
 
 def _begin(out: Path, rows: CacheRows, part: slice, rebuild: bool) -> _Begun:

@@ -114,24 +114,27 @@ class ClassifierTraining(Ranged):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedClassifier:
-    """A classifier with what must be said whenever it is used."""
+    """A classifier with what must be said whenever it is used.
+
+    Args:
+        network: Trained network, in evaluation mode.
+        name: Name of the classifier in reports.
+        channels: Channels of the images that it reads.
+        size: Height and width in pixels of the images that it reads.
+        classes: Number of classes.
+        accuracy: Share of held-out real images that it names rightly; NaN when unknown.
+        tested_on: Number of held-out real images behind the accuracy; 0 when unknown.
+        note: Training data, date and whatever else a reader needs.
+    """
 
     network: ConvClassifier
-    """Trained network, in evaluation mode."""
     name: str
-    """Name of the classifier in reports."""
     channels: int
-    """Channels of the images that it reads."""
     size: tuple[int, int]
-    """Height and width in pixels of the images that it reads."""
     classes: int
-    """Number of classes."""
     accuracy: float = math.nan
-    """Share of held-out real images that it names rightly; NaN when unknown."""
     tested_on: int = 0
-    """Number of held-out real images behind the accuracy; 0 when unknown."""
     note: str = ""
-    """Training data, date and whatever else a reader needs."""
 
     def logits(self, images: Tensor) -> Tensor:
         """Scores of a uint8 batch.

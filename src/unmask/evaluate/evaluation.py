@@ -284,12 +284,7 @@ def _described(
         inception=isinstance(extractor, Inception) and extractor.published,
         seeds=made.seeds,
         quantisation=made.quantisation,
-        notes=(
-            *_warnings(fitted, extractor),
-            *known.notes,
-            *made.notes,
-            *filter(None, skipped),
-        ),
+        notes=(*_warnings(fitted, extractor), *known.notes, *made.notes, *filter(None, skipped)),
     )
 
 

@@ -29,14 +29,17 @@ SPATIAL_BLOCK = 10  # of EfficientNet-lite0: the last one at a sixteenth of the 
 
 
 class Features(NamedTuple):
-    """Features and predictions of a batch."""
+    """Features and predictions of a batch.
+
+    Args:
+        pooled: ``(B, F)`` float32.
+        probs: ``(B, K)`` float32, rows sum to 1; None where the network names no classes.
+        spatial: ``(B, S)`` float32: a few channels of a middle layer with their places, for sfd.
+    """
 
     pooled: Tensor
-    """``(B, F)`` float32."""
     probs: Tensor | None = None
-    """``(B, K)`` float32, rows sum to 1; None where the network names no classes."""
     spatial: Tensor | None = None
-    """``(B, S)`` float32: a few channels of a middle layer with their places, for sfd."""
 
 
 class FeatureExtractor(Protocol):

@@ -28,22 +28,26 @@ ROUNDING = "255 v + 0.5, cut off, of v in [0, 1]"
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Images to judge, and what a report says of them."""
+    """Images to judge, and what a report says of them.
+
+    Args:
+        sets: Set of images; of several repeats, a set for each.
+        shape: Channels, height and width of the images.
+        identity: Text that is equal only for equal images.
+        tokenizer: Tokenizer of the system, for the reconstruction floor; None leaves that floor
+            out.
+        seeds: Seeds of the images, if known.
+        quantisation: How pixels became bytes, if known.
+        notes: More lines for the report.
+    """
 
     sets: Sequence[NumberedSet]
-    """Set of images; of several repeats, a set for each."""
     shape: tuple[int, int, int]
-    """Channels, height and width of the images."""
     identity: str = ""
-    """Text that is equal only for equal images."""
     tokenizer: ImageTokenizer | None = None
-    """Tokenizer of the system, for the reconstruction floor; None leaves that floor out."""
     seeds: str | None = None
-    """Seeds of the images, if known."""
     quantisation: str | None = None
-    """How pixels became bytes, if known."""
     notes: tuple[str, ...] = ()
-    """More lines for the report."""
 
     @classmethod
     def of_pipeline(cls, pipeline: Pipeline, options: EvaluationOptions, plan: Plan) -> Generated:

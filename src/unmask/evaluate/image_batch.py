@@ -12,12 +12,15 @@ from unmask.errors import InputError
 
 
 class ImageBatch(NamedTuple):
-    """Consecutive images of a set."""
+    """Consecutive images of a set.
+
+    Args:
+        images: ``(B, C, H, W)`` uint8.
+        labels: ``(B,)`` int64.
+    """
 
     images: Tensor
-    """``(B, C, H, W)`` uint8."""
     labels: Tensor | None = None
-    """``(B,)`` int64."""
 
 
 Batches = Iterable[Tensor | ImageBatch]

@@ -165,21 +165,25 @@ def resized_as_tensorflow(images: Tensor, size: int = SIZE) -> Tensor:
 
 
 class Taps(NamedTuple):
-    """Features at every depth that scores are taken at; float32."""
+    """Features at every depth that scores are taken at; float32.
+
+    Args:
+        first: ``(B, 64)``, averaged over the picture after the first pool.
+        second: ``(B, 192)``, after the second pool.
+        third: ``(B, 768)``, after the 17 x 17 blocks.
+        pooled: ``(B, 2048)``, what FID, precision and recall compare (``pool_3``).
+        spatial: ``(B, 2023)``, what sFID compares: 7 channels of ``mixed_6/conv``, rows, columns,
+            channels in this order.
+        logits_unbiased: ``(B, 1008)``, the last layer without its bias, as published inception
+            scores take it.
+    """
 
     first: Tensor
-    """``(B, 64)``, averaged over the picture after the first pool."""
     second: Tensor
-    """``(B, 192)``, after the second pool."""
     third: Tensor
-    """``(B, 768)``, after the 17 x 17 blocks."""
     pooled: Tensor
-    """``(B, 2048)``, what FID, precision and recall compare (``pool_3``)."""
     spatial: Tensor
-    """``(B, 2023)``, what sFID compares: 7 channels of ``mixed_6/conv``, rows, columns, channels
-    in this order."""
     logits_unbiased: Tensor
-    """``(B, 1008)``, the last layer without its bias, as published inception scores take it."""
 
 
 class InceptionV3(nn.Module):

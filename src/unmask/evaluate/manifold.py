@@ -23,12 +23,15 @@ DOUBTFUL = 64  # nearest points, by products in float64, that are compared by di
 
 
 class Centred(NamedTuple):
-    """Vectors about a centre, ready for products."""
+    """Vectors about a centre, ready for products.
+
+    Args:
+        rows: ``(N, F)`` float32 or float64.
+        squares: ``(N,)``, squared norms.
+    """
 
     rows: Tensor
-    """``(N, F)`` float32 or float64."""
     squares: Tensor
-    """``(N,)``, squared norms."""
 
     @classmethod
     def of(
@@ -211,12 +214,15 @@ class Manifold:
 
 
 class PrecisionRecall(NamedTuple):
-    """Improved precision and recall, both in [0, 1]."""
+    """Improved precision and recall, both in [0, 1].
+
+    Args:
+        precision: Share of generated images within the manifold of real ones.
+        recall: Share of real images within the manifold of generated ones.
+    """
 
     precision: float
-    """Share of generated images within the manifold of real ones."""
     recall: float
-    """Share of real images within the manifold of generated ones."""
 
 
 def manifold_overlap(real: Manifold, fake: Manifold) -> PrecisionRecall:

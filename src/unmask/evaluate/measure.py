@@ -18,16 +18,19 @@ from unmask.evaluate.scores import InceptionScore, RandomRows, correct
 
 
 class Measured(NamedTuple):
-    """Features, predictions and judgements of consecutive images; on the CPU."""
+    """Features, predictions and judgements of consecutive images; on the CPU.
+
+    Args:
+        pooled: ``(B, F)`` float32.
+        probs: ``(B, K)`` float32.
+        spatial: ``(B, S)`` float32.
+        correct: ``(B,)`` bool, whether the classifier names the label.
+    """
 
     pooled: Tensor
-    """``(B, F)`` float32."""
     probs: Tensor | None = None
-    """``(B, K)`` float32."""
     spatial: Tensor | None = None
-    """``(B, S)`` float32."""
     correct: Tensor | None = None
-    """``(B,)`` bool, whether the classifier names the label."""
 
 
 def measure(

@@ -28,20 +28,25 @@ def check_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> N
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedSet:
-    """Images at numbered positions, some of which may turn out unreadable."""
+    """Images at numbered positions, some of which may turn out unreadable.
+
+    Args:
+        name: Name of the set in reports and in the names of its files.
+        between: Batches of the images at positions ``[start, stop)``; start is a multiple of a
+            chunk.
+        positions: Number of positions; None where nobody knows it, and the set is read once, from
+            its start.
+        wanted: Images at most; None means all.
+        shape: Channels, height and width that every image must have; None checks nothing.
+        skipped: Unreadable images so far; ``between`` adds to it.
+    """
 
     name: str
-    """Name of the set in reports and in the names of its files."""
     between: Callable[[int, int], Iterable[Tensor | ImageBatch]]
-    """Batches of the images at positions ``[start, stop)``; start is a multiple of a chunk."""
     positions: int | None
-    """Number of positions; None where nobody knows it, and the set is read once, from its start."""
     wanted: int | None = None
-    """Images at most; None means all."""
     shape: tuple[int, ...] | None = None
-    """Channels, height and width that every image must have; None checks nothing."""
     skipped: list[str] = field(default_factory=list)
-    """Unreadable images so far; ``between`` adds to it."""
 
     @classmethod
     def of(cls, name: str, source: Batches | ImageSet) -> NumberedSet:

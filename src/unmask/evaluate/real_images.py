@@ -23,14 +23,17 @@ from unmask.tokenizers.image_tokenizer import ImageTokenizer
 
 
 class RealImages(NamedTuple):
-    """Both sides of a data set that generated images are compared with."""
+    """Both sides of a data set that generated images are compared with.
+
+    Args:
+        train: Images that a model may have seen: the real floor.
+        held_out: Images that it has not: the reference.
+        transform: Brings them to the size of the judged images.
+    """
 
     train: ImageSource
-    """Images that a model may have seen: the real floor."""
     held_out: ImageSource
-    """Images that it has not: the reference."""
     transform: Transform
-    """Brings them to the size of the judged images."""
 
     @property
     def still(self) -> Transform:
@@ -89,11 +92,7 @@ class RealImages(NamedTuple):
             return (reconstructed(tokenizer, options.place, batch) for batch in found)
 
         return NumberedSet(
-            name=name,
-            between=between,
-            positions=len(source),
-            wanted=options.count,
-            skipped=skipped,
+            name=name, between=between, positions=len(source), wanted=options.count, skipped=skipped
         )
 
 

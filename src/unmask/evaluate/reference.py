@@ -47,12 +47,15 @@ ARRAY_PARTS: list[Callable | tuple[Callable, str]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """A Gaussian fitted to features."""
+    """A Gaussian fitted to features.
+
+    Args:
+        mean: ``(F,)`` float64.
+        covariance: ``(F, F)`` float64, divided by N - 1.
+    """
 
     mean: Tensor
-    """``(F,)`` float64."""
     covariance: Tensor
-    """``(F, F)`` float64, divided by N - 1."""
 
     def __post_init__(self) -> None:
         """Reject shapes that do not fit, NaN and infinity."""
@@ -111,16 +114,20 @@ def _is_covariance(matrix: Tensor) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """Mean and covariance of the features of a set of images."""
+    """Mean and covariance of the features of a set of images.
+
+    Args:
+        source: Name of the file or set, for a report.
+        pooled: Gaussian of the pooled features, which fd compares (of Inception, FID).
+        spatial: Gaussian of the spatial features, which sfd compares (of Inception, sFID); None:
+            unknown.
+        images: Number of images measured; None where a file does not say.
+    """
 
     source: str
-    """Name of the file or set, for a report."""
     pooled: Moments
-    """Gaussian of the pooled features, which fd compares (of Inception, FID)."""
     spatial: Moments | None = None
-    """Gaussian of the spatial features, which sfd compares (of Inception, sFID); None: unknown."""
     images: int | None = None
-    """Number of images measured; None where a file does not say."""
 
     def fid(self, other: ReferenceStatistics) -> float:
         """Fréchet distance of the pooled features: FID if both are of the published weights."""
@@ -223,16 +230,19 @@ def _moments_of(
 
 
 class Reference(NamedTuple):
-    """Real images that every row is compared with, or their statistics."""
+    """Real images that every row is compared with, or their statistics.
+
+    Args:
+        statistics: Gaussians that fd and sfd compare with; None measures the images.
+        images: Real images that precision and recall compare with; None leaves both out.
+        source: Where images came from, if that is to be stated; FID needs a stated reference.
+        notes: Remarks on the reference for a report.
+    """
 
     statistics: ReferenceStatistics | None = None
-    """Gaussians that fd and sfd compare with; None measures the images."""
     images: ImageSet | Batches | None = None
-    """Real images that precision and recall compare with; None leaves both out."""
     source: str | None = None
-    """Where images came from, if that is to be stated; FID needs a stated reference."""
     notes: tuple[str, ...] = ()
-    """Remarks on the reference for a report."""
 
     @property
     def stated(self) -> str | None:

@@ -17,64 +17,76 @@ DIGITS = (3, 3, 3, 3, 3, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Scores of one set of images against the reference; None where one cannot be had."""
+    """Scores of one set of images against the reference; None where one cannot be had.
+
+    Args:
+        name: "generated", "reconstruction floor" or "real floor".
+        images: Number of images scored.
+        fd: Fréchet distance of features, squared feature units; lower is better.
+        sfd: Fréchet distance of spatial features; None where the network gives none.
+        inception_score: In [1, classes of the extractor], the mean over splits; higher is better.
+        inception_deviation: Standard deviation of the inception score over the splits of one set.
+        precision: Share of these images within the reference's manifold.
+        recall: Share of the reference within the manifold of these images.
+        class_accuracy: Share that the classifier names by their label; None without classifier or
+            labels.
+        spread: Standard deviation of each score over repeats with other seeds; the scores are means
+            then.
+    """
 
     name: str
-    """"generated", "reconstruction floor" or "real floor"."""
     images: int
-    """Number of images scored."""
     fd: float
-    """Fréchet distance of features, squared feature units; lower is better."""
     sfd: float | None = None
-    """Fréchet distance of spatial features; None where the network gives none."""
     inception_score: float | None = None
-    """In [1, classes of the extractor], the mean over splits; higher is better."""
     inception_deviation: float | None = None
-    """Standard deviation of the inception score over the splits of one set."""
     precision: float | None = None
-    """Share of these images within the reference's manifold."""
     recall: float | None = None
-    """Share of the reference within the manifold of these images."""
     class_accuracy: float | None = None
-    """Share that the classifier names by their label; None without classifier or labels."""
     spread: dict[str, float] | None = None
-    """Standard deviation of each score over repeats with other seeds; the scores are means then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What an evaluation found: rows of scores, and the circumstances under which they hold."""
+    """What an evaluation found: rows of scores, and the circumstances under which they hold.
+
+    Args:
+        rows: Generated images first, then the floors.
+        extractor: Short name of the feature network.
+        identity: Name, weights and resize of the feature network: only scores of equal identity
+            compare.
+        reference_images: Size of the set that every row is compared with.
+        image_shape: Channels, height, width of the images before the extractor resizes them.
+        manifold_images: At most how many images of a row and of the reference precision and recall
+            use.
+        repeats: The rows that the first one is the mean of, if it is.
+        classifier: Network that judged the classes, and its accuracy on real images; None without
+            one.
+        statistics: File that fd compares with; None means real images beside, which are no
+            published set.
+        inception: Whether the features are those of the published 2015 Inception network.
+        neighbours: Neighbour whose distance is a ball's radius in precision and recall.
+        inception_split: Images whose inception score is taken together.
+        seeds: Seeds of the generated images, if known.
+        quantisation: How generated pixels became bytes, if known.
+        notes: Remarks that a reader must know before comparing.
+    """
 
     rows: tuple[Row, ...]
-    """Generated images first, then the floors."""
     extractor: str
-    """Short name of the feature network."""
     identity: str
-    """Name, weights and resize of the feature network: only scores of equal identity compare."""
     reference_images: int
-    """Size of the set that every row is compared with."""
     image_shape: tuple[int, int, int]
-    """Channels, height, width of the images before the extractor resizes them."""
     manifold_images: tuple[int, int] = (50_000, 10_000)
-    """At most how many images of a row and of the reference precision and recall use."""
     repeats: tuple[Row, ...] = ()
-    """The rows that the first one is the mean of, if it is."""
     classifier: str | None = None
-    """Network that judged the classes, and its accuracy on real images; None without one."""
     statistics: str | None = None
-    """File that fd compares with; None means real images beside, which are no published set."""
     inception: bool = False
-    """Whether the features are those of the published 2015 Inception network."""
     neighbours: int = 3
-    """Neighbour whose distance is a ball's radius in precision and recall."""
     inception_split: int = 5000
-    """Images whose inception score is taken together."""
     seeds: str | None = None
-    """Seeds of the generated images, if known."""
     quantisation: str | None = None
-    """How generated pixels became bytes, if known."""
     notes: tuple[str, ...] = ()
-    """Remarks that a reader must know before comparing."""
 
     @property
     def not_fid(self) -> str:

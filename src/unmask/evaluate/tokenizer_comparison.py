@@ -85,18 +85,21 @@ class Comparison(Ranged):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRow:
-    """Scores of one tokenizer on the images of a comparison."""
+    """Scores of one tokenizer on the images of a comparison.
+
+    Args:
+        name: Name of the tokenizer, as it was given.
+        identity: Hash of the tokenizer's sizes and weights.
+        tokens: Tokens of an image, and what they are, as "16x16 of 1024 codes".
+        scores: Scores by title, see :data:`COLUMNS`; what does not apply is left out.
+        published: Scores that others report of these weights.
+    """
 
     name: str
-    """Name of the tokenizer, as it was given."""
     identity: str
-    """Hash of the tokenizer's sizes and weights."""
     tokens: str
-    """Tokens of an image, and what they are, as "16x16 of 1024 codes"."""
     scores: dict[str, float]
-    """Scores by title, see :data:`COLUMNS`; what does not apply is left out."""
     published: tuple[Result, ...] = ()
-    """Scores that others report of these weights."""
 
     def cell(self, title: str) -> str:
         """Text under a title: the score, and in brackets the published one."""
@@ -107,14 +110,18 @@ class TokenizerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerReport:
-    """What a comparison found: rows of scores, and the circumstances under which they hold."""
+    """What a comparison found: rows of scores, and the circumstances under which they hold.
+
+    Args:
+        rows: Scores of the tokenizers, in the order asked for.
+        notes: Every choice that moves a number, a line each.
+        pictures: ``(N, C, H, W)`` uint8 of the same images by title: originals, then each
+            tokenizer's.
+    """
 
     rows: tuple[TokenizerRow, ...]
-    """Scores of the tokenizers, in the order asked for."""
     notes: tuple[str, ...]
-    """Every choice that moves a number, a line each."""
     pictures: Mapping[str, Tensor]
-    """``(N, C, H, W)`` uint8 of the same images by title: originals, then each tokenizer's."""
 
     def table(self) -> Table:
         """A line a tokenizer; columns that nobody fills are left out."""
@@ -175,18 +182,21 @@ Networks = tuple[Sequence[FeatureExtractor], LPIPS | None]
 
 
 class _Found(NamedTuple):
-    """What one tokenizer made of one batch."""
+    """What one tokenizer made of one batch.
+
+    Args:
+        tokens: ``(B, L)`` codes or ``(B, L, C)`` latents.
+        values: ``(B,)`` by title.
+        features: Features by each extractor, of reconstructions and of the images.
+        seconds: To encode and to decode an image.
+        first: The first images, ``(N, C, H, W)`` uint8, and what they became.
+    """
 
     tokens: Tensor
-    """``(B, L)`` codes or ``(B, L, C)`` latents."""
     values: dict[str, Tensor]
-    """``(B,)`` by title."""
     features: list[tuple[Tensor, Tensor]]
-    """Features by each extractor, of reconstructions and of the images."""
     seconds: tuple[float, float]
-    """To encode and to decode an image."""
     first: list[Tensor]
-    """The first images, ``(N, C, H, W)`` uint8, and what they became."""
 
 
 class _Trial:

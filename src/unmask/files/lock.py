@@ -47,18 +47,21 @@ def _machine() -> str:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who uses a folder."""
+    """Who uses a folder.
+
+    Args:
+        host: Name of the machine.
+        pid: Number of the process on that machine.
+        since: Time at which it took the folder, by its machine's clock.
+        machine: Identity of the machine and of its start.
+        token: Random digits that tell two holders of one process apart.
+    """
 
     host: str = field(default_factory=socket.gethostname)
-    """Name of the machine."""
     pid: int = field(default_factory=os.getpid)
-    """Number of the process on that machine."""
     since: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-    """Time at which it took the folder, by its machine's clock."""
     machine: str = field(default_factory=_machine)
-    """Identity of the machine and of its start."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
-    """Random digits that tell two holders of one process apart."""
 
     def __str__(self) -> str:
         """The holder for a person."""

@@ -37,16 +37,19 @@ class Compute:
 
     Lower precisions are torch's autocast: sums along the trunk, norms and softmax stay float32, as
     where the published systems sample (MAR ``engine_mar.py``; maskgit-pytorch ``train.py``).
+
+    Args:
+        precision: Type of number that is multiplied; results are added up in float32.
+        device: Device of the weights.
+        by_weights: Whether the weights themselves are of that type, so that nothing has to be
+            converted.
+        compiled: Whether a compiler orders the operations, which rounds otherwise.
     """
 
     precision: Precision
-    """Type of number that is multiplied; results are added up in float32."""
     device: torch.device
-    """Device of the weights."""
     by_weights: bool = False
-    """Whether the weights themselves are of that type, so that nothing has to be converted."""
     compiled: bool = False
-    """Whether a compiler orders the operations, which rounds otherwise."""
 
     def __str__(self) -> str:
         """Words for reports and settings."""

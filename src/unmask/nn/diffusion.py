@@ -20,14 +20,7 @@ from unmask.draws import Draws, sent
 from unmask.errors import InputError
 from unmask.nn.block import Recomputable
 from unmask.nn.dpm_solver import dpm_solver_stages
-from unmask.nn.gaussian import (
-    STEPS,
-    Stage,
-    ddim_stages,
-    ddpm_stages,
-    loss_table,
-    variational_bits,
-)
+from unmask.nn.gaussian import STEPS, Stage, ddim_stages, ddpm_stages, loss_table, variational_bits
 from unmask.nn.guided import HeadDraw, guided
 from unmask.ranges import Between, Length
 from unmask.types import Drawn, Reading

@@ -31,20 +31,23 @@ class Stage(NamedTuple):
 
     With x the state at the start of the step and e_0, e_1, ... the noises predicted since then, the
     next state is ``state x + noises[0] e_0 + noises[1] e_1 + ...``.
+
+    Args:
+        time: Diffusion time that the network is told, in [0, 1000).
+        state: Factor of the state.
+        noises: Factors of the predicted noises, the oldest first.
+        ends: Whether a new step starts here; else the next state is only a point to look from.
+        spread: Fresh noise enters times ``spread exp(tilt v)``, v being the variance output; 0 for
+            none.
+        tilt: Exponent of the fresh noise's factor ``spread exp(tilt v)``.
     """
 
     time: float
-    """Diffusion time that the network is told, in [0, 1000)."""
     state: float
-    """Factor of the state."""
     noises: tuple[float, ...]
-    """Factors of the predicted noises, the oldest first."""
     ends: bool = True
-    """Whether a new step starts here; else the next state is only a point to look from."""
     spread: float = 0.0
-    """Fresh noise enters times ``spread exp(tilt v)``, v being the variance output; 0 for none."""
     tilt: float = 0.0
-    """Exponent of the fresh noise's factor ``spread exp(tilt v)``."""
 
 
 class Process(NamedTuple):
@@ -52,28 +55,31 @@ class Process(NamedTuple):
 
     Tables are ``(S,)`` float64. The posterior is the law of the state before step k, given the
     state after it and the clean latents.
+
+    Args:
+        times: ``(S,)`` int64, the steps kept: the network always hears the original number.
+        betas: Variance added by each step.
+        signal: Share of the clean variance left after step k, the product of 1 - beta.
+        signal_before: Share of the clean variance left before step k; 1 for the first.
+        posterior_variance: Variance of the posterior; 0 at k = 0, where it is certain.
+        posterior_log_variance: Logarithm of that variance, the value at k = 0 being that of k = 1.
+        posterior_clean: Factor of the clean latents in the posterior's mean.
+        posterior_state: Factor of the state after step k in the posterior's mean.
+        clean_state: Factor of the state in the predicted clean latents.
+        clean_noise: Factor of the predicted noise that is subtracted in the predicted clean
+            latents.
     """
 
     times: Tensor
-    """``(S,)`` int64, the steps kept: the network always hears the original number."""
     betas: Tensor
-    """Variance added by each step."""
     signal: Tensor
-    """Share of the clean variance left after step k, the product of 1 - beta."""
     signal_before: Tensor
-    """Share of the clean variance left before step k; 1 for the first."""
     posterior_variance: Tensor
-    """Variance of the posterior; 0 at k = 0, where it is certain."""
     posterior_log_variance: Tensor
-    """Logarithm of that variance, the value at k = 0 being that of k = 1."""
     posterior_clean: Tensor
-    """Factor of the clean latents in the posterior's mean."""
     posterior_state: Tensor
-    """Factor of the state after step k in the posterior's mean."""
     clean_state: Tensor
-    """Factor of the state in the predicted clean latents."""
     clean_noise: Tensor
-    """Factor of the predicted noise that is subtracted in the predicted clean latents."""
 
 
 def cosine_betas() -> Tensor:

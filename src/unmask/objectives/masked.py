@@ -20,18 +20,21 @@ class LocatedBatch(NamedTuple):
 
     The loader finds them while the batch is still in its own memory: asking a device for the
     number of masked tokens would make the host wait in every step.
+
+    Args:
+        batch: The examples.
+        where: ``(M,)`` int64, positions of the masked tokens in the flattened ``(B, L)``,
+            ascending.
+        read: ``(B, M / B)`` int64, those positions by row; None where rows hide unequally many.
+        times: ``(R, M)`` int64, diffusion steps, for heads that diffuse.
+        noise: ``(R, M, C)`` standard normal, for heads that diffuse.
     """
 
     batch: MaskedBatch
-    """The examples."""
     where: Tensor
-    """``(M,)`` int64, positions of the masked tokens in the flattened ``(B, L)``, ascending."""
     read: Tensor | None
-    """``(B, M / B)`` int64, those positions by row; None where rows hide unequally many."""
     times: Tensor | None = None
-    """``(R, M)`` int64, diffusion steps, for heads that diffuse."""
     noise: Tensor | None = None
-    """``(R, M, C)`` standard normal, for heads that diffuse."""
 
 
 def locate(

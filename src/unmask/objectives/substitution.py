@@ -23,16 +23,20 @@ from unmask.types import Canvas, MaskedBatch
 
 
 class SubstitutionBatch(NamedTuple):
-    """Masked examples, and which of their tokens are to be replaced."""
+    """Masked examples, and which of their tokens are to be replaced.
+
+    Args:
+        batch: The examples as they were; its weight counts replaced tokens.
+        where: ``(M,)`` int64, positions of the replaced tokens in the flattened ``(B, L)``,
+            ascending.
+        uniform: ``(M,)`` float32 in [0, 1), which decides what replaces each.
+        share: Float scalar: what an image counts in a mean over the images of the whole batch.
+    """
 
     batch: MaskedBatch
-    """The examples as they were; its weight counts replaced tokens."""
     where: Tensor
-    """``(M,)`` int64, positions of the replaced tokens in the flattened ``(B, L)``, ascending."""
     uniform: Tensor
-    """``(M,)`` float32 in [0, 1), which decides what replaces each."""
     share: Tensor
-    """Float scalar: what an image counts in a mean over the images of the whole batch."""
 
 
 class SubstitutionObjective(nn.Module):

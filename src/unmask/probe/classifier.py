@@ -43,14 +43,17 @@ MARKS = ("token_emb.word_embeddings.weight",)  # a tensor that every fine-tuned 
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A model to judge or to train further."""
+    """A model to judge or to train further.
+
+    Args:
+        name: Name or path that the user gave.
+        model: Codes to features and, with a head, to scores.
+        tokenizer: Images to codes, frozen.
+    """
 
     name: str
-    """Name or path that the user gave."""
     model: TokenClassifier
-    """Codes to features and, with a head, to scores."""
     tokenizer: ImageTokenizer
-    """Images to codes, frozen."""
 
 
 def open_classifier(name: str | Path, *, pool: Pool) -> Classifier:

@@ -65,12 +65,15 @@ class Mixing(Ranged, path="mixing"):
 
 
 class MixPlan(NamedTuple):
-    """How each group is mixed: its own pixels weigh ``keep``, and 0 inside the box."""
+    """How each group is mixed: its own pixels weigh ``keep``, and 0 inside the box.
+
+    Args:
+        keep: ``(G,)`` float32: lambda of mixup, 1 of cutmix.
+        box: ``(G, 4)`` int64: top, bottom, left, right; empty for mixup.
+    """
 
     keep: Tensor
-    """``(G,)`` float32: lambda of mixup, 1 of cutmix."""
     box: Tensor
-    """``(G, 4)`` int64: top, bottom, left, right; empty for mixup."""
 
 
 def draw_mixing(options: Mixing, size: tuple[int, int], generator: torch.Generator) -> MixPlan:

@@ -84,16 +84,19 @@ class ClassifierObjective(nn.Module):
 
 
 class Accuracy(NamedTuple):
-    """How often a classifier is right."""
+    """How often a classifier is right.
+
+    Args:
+        images: ``(K,)`` int64, images of each class.
+        right: ``(K,)`` int64, images of each class that are named rightly.
+        top1: Share of all images named rightly.
+        top5: Share of all images whose class is among the five likeliest.
+    """
 
     images: Tensor
-    """``(K,)`` int64, images of each class."""
     right: Tensor
-    """``(K,)`` int64, images of each class that are named rightly."""
     top1: float
-    """Share of all images named rightly."""
     top5: float
-    """Share of all images whose class is among the five likeliest."""
 
     def table(self, names: Sequence[str]) -> str:
         """One line a class: name, images, accuracy; tabs between."""
@@ -158,16 +161,19 @@ def accuracies(out: Path) -> list[dict[str, float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData:
-    """Images to learn from and images to judge on."""
+    """Images to learn from and images to judge on.
+
+    Args:
+        train: Labelled images.
+        held_out: Other images of the same classes.
+        cache: Codes of the training images; None tokenises these at every step.
+        workers: Processes that prepare batches; 0 prepares them in the process that trains.
+    """
 
     train: ImageSource
-    """Labelled images."""
     held_out: ImageSource
-    """Other images of the same classes."""
     cache: LatentCache | None = None
-    """Codes of the training images; None tokenises these at every step."""
     workers: int = 0
-    """Processes that prepare batches; 0 prepares them in the process that trains."""
 
 
 def fit_size(classifier: Classifier, options: FeatureOptions) -> ImageSize:

@@ -55,20 +55,25 @@ STEP_FOLDERS = ("ema_model", "unwrapped_model")
 
 
 class Foreign(NamedTuple):
-    """A translated checkpoint."""
+    """A translated checkpoint.
+
+    Args:
+        network: Sizes of the network; what its ``build()`` makes takes the state.
+        state: Tensors by our names, float32 unless asked for in float16, strictly filling the
+            network.
+        details: What was read, in words: ``kind``, ``file``, and where there are any ``taken``
+            (entries and prefixes inside the file), ``aside`` (other weights in it), ``empty``
+            (averages without weights), ``unknown`` (keys of no part) and ``config`` (file of
+            settings).
+        tokenizer: Tokenizer of the same file by its own keys; empty where there is none.
+        config: Content of the source's configuration, of the file ``details["config"]``.
+    """
 
     network: Network
-    """Sizes of the network; what its ``build()`` makes takes the state."""
     state: dict[str, Tensor]
-    """Tensors by our names, float32 unless asked for in float16, strictly filling the network."""
     details: dict[str, str]
-    """What was read, in words: ``kind``, ``file``, and where there are any ``taken`` (entries and
-    prefixes inside the file), ``aside`` (other weights in it), ``empty`` (averages without
-    weights), ``unknown`` (keys of no part) and ``config`` (file of settings)."""
     tokenizer: Mapping[str, Tensor] = MappingProxyType({})
-    """Tokenizer of the same file by its own keys; empty where there is none."""
     config: Mapping[str, Any] = MappingProxyType({})
-    """Content of the source's configuration, of the file ``details["config"]``."""
 
 
 def load_foreign(

@@ -40,29 +40,33 @@ class Stated(TypedDict, total=False):
 
 
 class Checkpoint(NamedTuple):
-    """A source's file as it was read, and what the caller knows beyond it."""
+    """A source's file as it was read, and what the caller knows beyond it.
+
+    Args:
+        state: Tensors of the network by the source's keys.
+        file: File of the tensors, named in errors.
+        told: Names of state dicts in the file: the one ``taken``, those left ``aside``, ``empty``
+            ones.
+        config: Content of the source's configuration; empty where there is none.
+        config_file: File of the configuration; None without one.
+        own: The tensors by our names.
+        heads: Attention heads that the caller states; None leaves them to the source.
+        decoder_heads: Attention heads of the decoder that the caller states; None means the
+            published number, or for MAR and eMIGM the encoder's where that is stated.
+        classes: N that the caller states, for files whose shapes do not tell it.
+        grid: (h, w) tokens that the caller states, since no file tells them; None means square.
+    """
 
     state: Tensors
-    """Tensors of the network by the source's keys."""
     file: Path
-    """File of the tensors, named in errors."""
     told: Mapping[str, str] = MappingProxyType({})
-    """Names of state dicts in the file: the one ``taken``, those left ``aside``, ``empty`` ones."""
     config: Mapping[str, Any] = MappingProxyType({})
-    """Content of the source's configuration; empty where there is none."""
     config_file: Path | None = None
-    """File of the configuration; None without one."""
     own: Tensors = MappingProxyType({})
-    """The tensors by our names."""
     heads: int | None = None
-    """Attention heads that the caller states; None leaves them to the source."""
     decoder_heads: int | None = None
-    """Attention heads of the decoder that the caller states; None means the published number, or
-    for MAR and eMIGM the encoder's where that is stated."""
     classes: int = 1000
-    """N that the caller states, for files whose shapes do not tell it."""
     grid: tuple[int, int] | None = None
-    """(h, w) tokens that the caller states, since no file tells them; None means square."""
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor by our name; InputError where it is missing."""
@@ -90,23 +94,27 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """How one project stores one kind of network, by default under our own names."""
+    """How one project stores one kind of network, by default under our own names.
+
+    Args:
+        name: Name of the project on the command line.
+        network: Class of our sizes that the project's code can build.
+        rules: Rules from the project's keys to our names, where those of all sizes are the same.
+        limits: From our sizes to the fields that the project fixes, with the value that each must
+            have.
+        more: Tensors that the project's files hold beside the network's own, by the project's keys.
+        files: From our sizes and a state dict by the project's keys to the files of one export, by
+            their path inside it; None where files of this form are read and not written.
+        untold: Fields that these files do not tell, which the project's code must be given.
+    """
 
     name: str
-    """Name of the project on the command line."""
     network: type
-    """Class of our sizes that the project's code can build."""
     rules: Table = (rename("{rest}", "{rest}"),)
-    """Rules from the project's keys to our names, where those of all sizes are the same."""
     limits: Callable[[Any], dict[str, Any]] = lambda config: {}
-    """From our sizes to the fields that the project fixes, with the value that each must have."""
     more: Callable[[Any, ImageTokenizer | None], dict[str, Tensor]] = lambda config, tokenizer: {}
-    """Tensors that the project's files hold beside the network's own, by the project's keys."""
     files: Callable[[Any, dict[str, Tensor]], dict[str, Any]] | None = None
-    """From our sizes and a state dict by the project's keys to the files of one export, by their
-    path inside it; None where files of this form are read and not written."""
     untold: tuple[str, ...] = ()
-    """Fields that these files do not tell, which the project's code must be given."""
 
     def table(self, config: Any) -> Table:
         """The rules from the project's keys to our names."""
@@ -144,22 +152,26 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True)
 class Project(Form):
-    """A source project's generators."""
+    """A source project's generators.
+
+    Args:
+        mark: A key that only its files have, or those of a project of the same keys.
+        fits: Test of a state dict with the mark: False if it cannot be this project's.
+        sizes: The network of a checkpoint.
+        parts: What a file holds beside the network.
+        settled: Our state dict as the project's own code would load it.
+        published: Names of published files, and where each is to be had.
+        recipes: Published systems of the project; a converted network takes the plan of the likest
+            one.
+    """
 
     mark: str
-    """A key that only its files have, or those of a project of the same keys."""
     fits: Callable[[Tensors], bool] = lambda state: True
-    """Test of a state dict with the mark: False if it cannot be this project's."""
     sizes: Callable[[Checkpoint], Network]
-    """The network of a checkpoint."""
     parts: Callable[[Tensors], Parts] = Parts
-    """What a file holds beside the network."""
     settled: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda own: own
-    """Our state dict as the project's own code would load it."""
     published: Mapping[str, str] = field(default_factory=dict)
-    """Names of published files, and where each is to be had."""
     recipes: tuple[Recipe, ...]
-    """Published systems of the project; a converted network takes the plan of the likest one."""
 
 
 def square(network: Network) -> dict[str, Any]:

@@ -30,32 +30,35 @@ ALLOWED: list[Named] = [argparse.Namespace, *(n for n in STAND_INS if n[1] != "a
 
 
 class TrainingState(NamedTuple):
-    """A source's training as it was read."""
+    """A source's training as it was read.
+
+    Args:
+        file: File of the optimiser, named in errors.
+        weights: Raw weights by the source's keys, in the order in which its modules hold them.
+        optimizer: State dict of its optimiser.
+        settings: Options of its script or content of its configuration; empty where they are lost.
+        settings_file: File of the settings; None without one.
+        averages: Averaged weights by the source's keys; None without an average.
+        average: What is stored of the average beside its weights, such as its decay.
+        sizes: Configuration of the network; empty where the settings hold it, or the shapes tell.
+        updates: Updates that the average has seen; None means one for each step.
+        scaler: State of the loss scaling; empty without float16.
+        steps: Optimiser steps done; None where the source counts epochs.
+        epochs: Whole epochs done; None where the source counts steps.
+    """
 
     file: Path
-    """File of the optimiser, named in errors."""
     weights: Tensors
-    """Raw weights by the source's keys, in the order in which its modules hold them."""
     optimizer: Mapping[str, Any]
-    """State dict of its optimiser."""
     settings: Mapping[str, Any]
-    """Options of its script or content of its configuration; empty where they are lost."""
     settings_file: Path | None
-    """File of the settings; None without one."""
     averages: Tensors | None = None
-    """Averaged weights by the source's keys; None without an average."""
     average: Mapping[str, Any] = {}
-    """What is stored of the average beside its weights, such as its decay."""
     sizes: Mapping[str, Any] = {}
-    """Configuration of the network; empty where the settings hold it, or the shapes tell."""
     updates: int | None = None
-    """Updates that the average has seen; None means one for each step."""
     scaler: Mapping[str, Any] = {}
-    """State of the loss scaling; empty without float16."""
     steps: int | None = None
-    """Optimiser steps done; None where the source counts epochs."""
     epochs: int | None = None
-    """Whole epochs done; None where the source counts steps."""
 
 
 def read_training(source: Path) -> TrainingState:
@@ -208,12 +211,15 @@ GROUPS: dict[str, Callable[[Tensors], list[list[str]]]] = {
 
 
 class Moments(NamedTuple):
-    """What AdamW remembers of the parameters that it has updated."""
+    """What AdamW remembers of the parameters that it has updated.
+
+    Args:
+        step: Updates, without those that a loss scaler left out.
+        averages: Both moments, float32, by their names in AdamW's state and the source's keys.
+    """
 
     step: int
-    """Updates, without those that a loss scaler left out."""
     averages: dict[str, dict[str, Tensor]]
-    """Both moments, float32, by their names in AdamW's state and the source's keys."""
 
 
 def moments(state: TrainingState, project: str) -> Moments:

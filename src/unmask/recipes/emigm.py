@@ -40,14 +40,17 @@ ROWS_512 = (
 
 
 class Latents(NamedTuple):
-    """What a system's tokens are."""
+    """What a system's tokens are.
+
+    Args:
+        title: Name in the list of recipes.
+        tokenizer: Name of the published autoencoder.
+        channels: Numbers a token.
+    """
 
     title: str
-    """Name in the list of recipes."""
     tokenizer: str
-    """Name of the published autoencoder."""
     channels: int
-    """Numbers a token."""
 
 
 KL16, DC_AE = Latents("KL-16", "kl16", 16), Latents("DC-AE", "dc-ae-f32c32-in-1.0", 32)

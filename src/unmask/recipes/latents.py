@@ -23,24 +23,27 @@ Interval = tuple[float, float]
 
 
 class Row(NamedTuple):
-    """One published system."""
+    """One published system.
+
+    Args:
+        size: Key of :data:`BODIES`.
+        head: Blocks and width of the diffusion head.
+        millions: Parameters, a tied vector counted once.
+        fid: FID of 50,000 images by two plans: MAR's guided and unguided, eMIGM's fast and slow.
+        inception: Inception scores by the same plans; None where none are published.
+        scale: Guidance scale.
+        intervals: Guided part of the time in either plan; None means all of it.
+        batch_size: Images a step of the training.
+    """
 
     size: str
-    """Key of :data:`BODIES`."""
     head: tuple[int, int]
-    """Blocks and width of the diffusion head."""
     millions: int
-    """Parameters, a tied vector counted once."""
     fid: tuple[float, float]
-    """FID of 50,000 images by two plans: MAR's guided and unguided, eMIGM's fast and slow."""
     inception: tuple[float, float] | None = None
-    """Inception scores by the same plans; None where none are published."""
     scale: float = 4.0
-    """Guidance scale."""
     intervals: tuple[Interval, Interval] | None = None
-    """Guided part of the time in either plan; None means all of it."""
     batch_size: int = 2048
-    """Images a step of the training."""
 
     def network(self, *, channels: int = 16, tied: bool = False) -> LatentNetwork:
         """The network on 16 x 16 tokens with ImageNet's classes."""

@@ -40,11 +40,7 @@ TRAINING = training(4096, lr=2.4e-3)
 
 def plan(steps: int, temperature: float) -> Plan:
     """Cosine counts, confidence with linearly falling noise."""
-    return Plan(
-        steps=steps,
-        counts=FixedCounts(least=1),
-        order=Confidence(temperature=temperature),
-    )
+    return Plan(steps=steps, counts=FixedCounts(least=1), order=Confidence(temperature=temperature))
 
 
 VIT_B = MageNetwork(

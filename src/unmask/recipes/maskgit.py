@@ -90,9 +90,7 @@ PYTORCH_FFHQ256 = Recipe(
 # The original, in JAX and in UnlockMGM's conversion ----------------------------------------------
 
 JAX_PLAN = Plan(
-    steps=16,
-    counts=FixedCounts(least=1, precision="float32"),
-    order=Confidence(temperature=4.5),
+    steps=16, counts=FixedCounts(least=1, precision="float32"), order=Confidence(temperature=4.5)
 )
 
 JAX_IMAGENET256 = Recipe(

@@ -86,19 +86,22 @@ class LevelConfig(ImageConfig):
 
 
 class Reconstruction(NamedTuple):
-    """Images after one pass through a tokenizer in training, with gradients."""
+    """Images after one pass through a tokenizer in training, with gradients.
+
+    Args:
+        images: ``(B, C, H, W)`` on the scale of [0, 1], not clamped.
+        penalties: Scalars that the bottleneck adds to the loss, each by the name of its weight.
+        figures: Scalars that are only logged, by name.
+        latents: Input of the bottleneck: ``(B, h, w, D)`` vectors to quantise, or ``(B, 2C, h, w)``
+            moments.
+        ids: ``(B, h, w)`` codes that were chosen; None where there is no codebook.
+    """
 
     images: Tensor
-    """``(B, C, H, W)`` on the scale of [0, 1], not clamped."""
     penalties: dict[str, Tensor]
-    """Scalars that the bottleneck adds to the loss, each by the name of its weight."""
     figures: dict[str, Tensor]
-    """Scalars that are only logged, by name."""
     latents: Tensor
-    """Input of the bottleneck: ``(B, h, w, D)`` vectors to quantise, or ``(B, 2C, h, w)``
-    moments."""
     ids: Tensor | None = None
-    """``(B, h, w)`` codes that were chosen; None where there is no codebook."""
 
 
 class ImageTokenizer(nn.Module):

@@ -19,12 +19,15 @@ LOGVAR = (-30.0, 20.0)  # the clamp of latent diffusion's autoencoder
 
 
 class Posterior(NamedTuple):
-    """Diagonal Gaussian predicted by the encoder."""
+    """Diagonal Gaussian predicted by the encoder.
+
+    Args:
+        mean: ``(B, C, h, w)`` means.
+        logvar: ``(B, C, h, w)`` logarithms of variances, clamped to [-30, 20].
+    """
 
     mean: Tensor
-    """``(B, C, h, w)`` means."""
     logvar: Tensor
-    """``(B, C, h, w)`` logarithms of variances, clamped to [-30, 20]."""
 
     @property
     def std(self) -> Tensor:

@@ -31,34 +31,37 @@ OWN_CODEBOOK, OWN_IDLE = "quantizer.codebook", "quantizer.idle"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one project names the parts of a tokenizer. ``{i}`` is a level, ``{j}`` a block."""
+    """How one project names the parts of a tokenizer. ``{i}`` is a level, ``{j}`` a block.
+
+    Args:
+        down: Pattern of a level of the encoder, finest first.
+        up: Pattern of a level of the decoder.
+        coarse_first: True where the decoder's level 0 is the lowest resolution, which runs first.
+        block: Pattern of a residual block inside a level.
+        attention: Pattern of an attention block inside a level; empty where no level has one.
+        halve: Name of the convolution that ends an encoder level; empty for pooling.
+        double: Name of the convolution that ends a decoder level.
+        shortcut: Name of the 1x1 convolution inside a residual block.
+        middle: Patterns of the blocks at the lowest resolution, and their places in our list.
+        norm_out: Name of the last normalisation.
+        dropped: Keys of training that are left aside.
+        marks: Keys that all its files have, and those of no layout before it.
+        codes: False for an autoencoder of latents, which has no codebook.
+    """
 
     down: str
-    """Pattern of a level of the encoder, finest first."""
     up: str
-    """Pattern of a level of the decoder."""
     coarse_first: bool
-    """True where the decoder's level 0 is the lowest resolution, which runs first."""
     block: str
-    """Pattern of a residual block inside a level."""
     attention: str = ""
-    """Pattern of an attention block inside a level; empty where no level has one."""
     halve: str = ""
-    """Name of the convolution that ends an encoder level; empty for pooling."""
     double: str
-    """Name of the convolution that ends a decoder level."""
     shortcut: str = "nin_shortcut"
-    """Name of the 1x1 convolution inside a residual block."""
     middle: tuple[tuple[str, str], ...]
-    """Patterns of the blocks at the lowest resolution, and their places in our list."""
     norm_out: str = "norm_out"
-    """Name of the last normalisation."""
     dropped: tuple[str, ...] = ()
-    """Keys of training that are left aside."""
     marks: tuple[str, ...]
-    """Keys that all its files have, and those of no layout before it."""
     codes: bool = True
-    """False for an autoencoder of latents, which has no codebook."""
 
 
 TAMING = Layout(
@@ -109,15 +112,10 @@ LAYOUTS: dict[str, Layout] = {
     ),
     # fun-research/TiTok's file and UnlockMGM's folders
     "maskgit-vqgan": replace(
-        POOLED,
-        middle=NUMBERED,
-        double="upsample_conv",
-        marks=("encoder.mid.0.norm1.weight",),
+        POOLED, middle=NUMBERED, double="upsample_conv", marks=("encoder.mid.0.norm1.weight",)
     ),
     "kl16": replace(
-        TAMING,
-        marks=(*TAMING.marks, "quant_conv.weight", "post_quant_conv.weight"),
-        codes=False,
+        TAMING, marks=(*TAMING.marks, "quant_conv.weight", "post_quant_conv.weight"), codes=False
     ),
 }
 """Every project's names; a file is of the first whose marks it has."""

@@ -27,18 +27,21 @@ from unmask.tokenizers.vqgan import KLVAE, VQGAN, MaskGITVQGAN
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One tokenizer as it is published."""
+    """One tokenizer as it is published.
+
+    Args:
+        network: Sizes, which the file must have.
+        file: Name under which it is looked for in the working directory.
+        url: Address to download it from.
+        hub: Repository and file on the Hugging Face hub; None where it is not there.
+        results: Published scores, with their sources.
+    """
 
     network: ImageConfig
-    """Sizes, which the file must have."""
     file: str
-    """Name under which it is looked for in the working directory."""
     url: str
-    """Address to download it from."""
     hub: tuple[str, str] | None = None
-    """Repository and file on the Hugging Face hub; None where it is not there."""
     results: tuple[Result, ...] = ()
-    """Published scores, with their sources."""
 
 
 def _on_hub(repository: str, inside: str, *, folder: str = "", **entry: Any) -> Published:

@@ -20,16 +20,19 @@ NEVER = 1 << 30  # steps that a code counts as idle before its first use
 
 
 class Quantized(NamedTuple):
-    """Latents after quantisation, and the losses of the bottleneck."""
+    """Latents after quantisation, and the losses of the bottleneck.
+
+    Args:
+        values: ``(..., D)`` the chosen codes; the gradient passes to the latents unchanged.
+        ids: ``(...)`` int64 in [0, V).
+        codebook_loss: Scalar: mean squared distance, moving the codes only.
+        commitment_loss: Scalar: the same number, moving the latents only.
+    """
 
     values: Tensor
-    """``(..., D)`` the chosen codes; the gradient passes to the latents unchanged."""
     ids: Tensor
-    """``(...)`` int64 in [0, V)."""
     codebook_loss: Tensor
-    """Scalar: mean squared distance, moving the codes only."""
     commitment_loss: Tensor
-    """Scalar: the same number, moving the latents only."""
 
 
 Codebook = Annotated[int, Between(2, 2**24)]
