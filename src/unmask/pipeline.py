@@ -88,6 +88,7 @@ class Pipeline:
 
     @model.setter
     def model(self, model: MaskedModel) -> None:
+        """Take a network, see the property."""
         wrapped: MaskedModel | None = getattr(model, "_orig_mod", None)
         if wrapped is not None:
             wrapped.compile_by(cast(Any, model).dynamo_ctx)

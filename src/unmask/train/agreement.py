@@ -20,12 +20,15 @@ from unmask.machine.processes import meeting
 
 
 class Wish(NamedTuple):
-    """What a process has a reason for; of several, the largest counts."""
+    """What a process has a reason for; of several, the largest counts.
+
+    Args:
+        stop: Number of the signal to stop for.
+        save: Whether a checkpoint is due by the main process's clock.
+    """
 
     stop: int = 0
-    """Number of the signal to stop for."""
     save: bool = False
-    """Whether a checkpoint is due by the main process's clock."""
 
 
 class Agreement:

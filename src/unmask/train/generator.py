@@ -131,20 +131,24 @@ def _grid_options(network: Network, grid: tuple[int, int]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A recipe with its network, ready to be trained; :func:`make_task` makes one."""
+    """A recipe with its network, ready to be trained; :func:`make_task` makes one.
+
+    Args:
+        recipe: What is trained and how.
+        tokenizer: Tokenizer of the data; it draws the previews and goes into the exported model.
+        model: Network with its initial weights.
+        objective: What is minimised; ``objective.averaged`` is the part of the network that learns.
+        base: What stands for the weights that the network started from; None where it started anew.
+        held_out: Cache of images that the loss is also taken on; None encodes those that are held
+            out.
+    """
 
     recipe: Recipe
-    """What is trained and how."""
     tokenizer: ImageTokenizer
-    """Tokenizer of the data; it draws the previews and goes into the exported model."""
     model: MaskedModel
-    """Network with its initial weights."""
     objective: nn.Module
-    """What is minimised; ``objective.averaged`` is the part of the network that learns."""
     base: str | None
-    """What stands for the weights that the network started from; None where it started anew."""
     held_out: LatentCache | None = None
-    """Cache of images that the loss is also taken on; None encodes those that are held out."""
 
     def objective_on(self, cache: AnyCache) -> nn.Module:
         """What the loop minimises: the objective, behind the tokenizer if it has to encode."""

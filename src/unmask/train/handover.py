@@ -34,6 +34,7 @@ def handed_over(nest: object) -> Any:
     state, sent = launched(), list[Tensor]()
 
     def form(tensor: Tensor) -> object:
+        """What travels in a tensor's place, which is noted to be sent."""
         if not tensor.ndim:
             return tensor.clone()  # of no file
         sent.append(tensor)
@@ -43,6 +44,7 @@ def handed_over(nest: object) -> Any:
     coming = iter(sent)
 
     def receive(form: _Form) -> Tensor:
+        """The next tensor, sent or received."""
         tensor = next(coming, None)
         if tensor is None:
             tensor = torch.empty(form.shape, dtype=form.dtype, device=state.device)

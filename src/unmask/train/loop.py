@@ -46,26 +46,29 @@ MicroBatches = Sequence[object]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What became of a run."""
+    """What became of a run.
+
+    Args:
+        step: Optimiser steps done, earlier tries included.
+        resumed_from: Steps that earlier tries had done.
+        first_loss: Loss of the run's first step.
+        last_loss: Loss of the run's last step; NaN if this call did none.
+        seconds: Wall time of this call.
+        images: Images seen by this call, over all processes.
+        peak_memory: Largest resident memory of this process, bytes.
+        checkpoint: The newest complete one.
+        asked: Optimiser steps of the whole run, as this call was told.
+    """
 
     step: int
-    """Optimiser steps done, earlier tries included."""
     resumed_from: int
-    """Steps that earlier tries had done."""
     first_loss: float
-    """Loss of the run's first step."""
     last_loss: float
-    """Loss of the run's last step; NaN if this call did none."""
     seconds: float
-    """Wall time of this call."""
     images: int
-    """Images seen by this call, over all processes."""
     peak_memory: int
-    """Largest resident memory of this process, bytes."""
     checkpoint: Path | None
-    """The newest complete one."""
     asked: int
-    """Optimiser steps of the whole run, as this call was told."""
 
     @property
     def line(self) -> str:

@@ -67,18 +67,21 @@ def micro_batches_of(training: Training, rank: int, world: int) -> list[slice]:
 
 
 class StepMasks(NamedTuple):
-    """What the n images of one process hide."""
+    """What the n images of one process hide.
+
+    Args:
+        masked: ``(n, L)`` bool.
+        weight: ``(n,)`` float32, what each hidden token of an image counts.
+        kept: Images that were drawn together, and the ``(k, K)`` positions that the encoder sees of
+            them; see :class:`unmask.types.Canvas`.
+        groups: Each of those groups' range of the batch, and the ``(G,)`` hidden tokens of its
+            images, those of other processes among them.
+    """
 
     masked: Tensor
-    """``(n, L)`` bool."""
     weight: Tensor
-    """``(n,)`` float32, what each hidden token of an image counts."""
     kept: list[tuple[slice, Tensor | None]]
-    """Images that were drawn together, and the ``(k, K)`` positions that the encoder sees of them;
-    see :class:`unmask.types.Canvas`."""
     groups: list[tuple[slice, Tensor]]
-    """Each of those groups' range of the batch, and the ``(G,)`` hidden tokens of its images, those
-    of other processes among them."""
 
     def pieces(self, part: slice) -> Iterator[tuple[slice, Tensor | None]]:
         """A part of the rows, cut where the encoder sees another number of tokens."""

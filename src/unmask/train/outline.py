@@ -25,16 +25,19 @@ PRECISIONS = {"no": "float32", "bf16": "float32 with bfloat16", "fp16": "float32
 
 
 class Examples(NamedTuple):
-    """What there is to learn from."""
+    """What there is to learn from.
+
+    Args:
+        images: Images that are trained on.
+        classes: Classes that they are labelled with; 0 without labels.
+        grid: Rows and columns of an image's tokens.
+        held_out: Images that are not trained on; None where only the cache is known.
+    """
 
     images: int
-    """Images that are trained on."""
     classes: int
-    """Classes that they are labelled with; 0 without labels."""
     grid: tuple[int, int]
-    """Rows and columns of an image's tokens."""
     held_out: int | None = None
-    """Images that are not trained on; None where only the cache is known."""
 
 
 def outline(objective: nn.Module, examples: Examples, training: Training, out: Path) -> list[str]:

@@ -33,14 +33,17 @@ class SameBatch(Dataset):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether a run learns one batch by heart."""
+    """Whether a run learns one batch by heart.
+
+    Args:
+        works: Whether the last loss is below ``WORKS_BELOW`` times the first.
+        line: Sentence for a person.
+        result: The run.
+    """
 
     works: bool
-    """Whether the last loss is below ``WORKS_BELOW`` times the first."""
     line: str
-    """Sentence for a person."""
     result: TrainResult
-    """The run."""
 
 
 def overfit_one_batch(

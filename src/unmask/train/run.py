@@ -51,23 +51,27 @@ Missing = Callable[[Path, int], bool]
 
 
 class Preview(NamedTuple):
-    """A look at what the weights can do, now and then; the training goes on as without it."""
+    """A look at what the weights can do, now and then; the training goes on as without it.
+
+    Args:
+        look: Function that looks; the figures that it returns go to the log.
+        every: Steps between two looks; there is always one at the end.
+        raw: Whether raw weights are looked at too where there are averaged ones.
+        shared: Whether all processes look, having shared the work; else the main one, while others
+            wait.
+        optional: Whether it may be left out: where it costs too much time (training.preview_share)
+            or memory, or where the training is to stop. The last one is left out for memory only.
+        missing: Tells a continued run whether its last look was taken; None means that it was.
+        place: Folder in the run folder that the look writes into; it is made before.
+    """
 
     look: Look
-    """Function that looks; the figures that it returns go to the log."""
     every: int = 0
-    """Steps between two looks; there is always one at the end."""
     raw: bool = True
-    """Whether raw weights are looked at too where there are averaged ones."""
     shared: bool = False
-    """Whether all processes look, having shared the work; else the main one, while others wait."""
     optional: bool = False
-    """Whether it may be left out: where it costs too much time (training.preview_share) or memory,
-    or where the training is to stop. The last one is left out for memory only."""
     missing: Missing | None = None
-    """Tells a continued run whether its last look was taken; None means that it was."""
     place: str = SAMPLES
-    """Folder in the run folder that the look writes into; it is made before."""
 
 
 class Objective(Protocol):
@@ -336,6 +340,7 @@ def _restored(run: Run, folder: Path) -> str:
     parts = dict[str, object]()
 
     def read() -> None:
+        """What the main process does of it."""
         checkpoint = read_checkpoint(folder)
         parts.update(run.parts(checkpoint))
         _report_threads(run.out, checkpoint.state.get("threads"))

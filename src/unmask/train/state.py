@@ -34,16 +34,19 @@ STEP_FOLDER = re.compile(r"step-(\d{7,})")
 
 
 class Checkpoint(NamedTuple):
-    """What is needed to continue a run."""
+    """What is needed to continue a run.
+
+    Args:
+        step: Optimiser steps done.
+        weights: State dicts by file stem: "model" and, with an average, "ema".
+        state: Optimiser, scaler, counters: tensors and plain values only.
+        config: The run's resolved configuration.
+    """
 
     step: int
-    """Optimiser steps done."""
     weights: dict[str, dict[str, Tensor]]
-    """State dicts by file stem: "model" and, with an average, "ema"."""
     state: dict[str, object]
-    """Optimiser, scaler, counters: tensors and plain values only."""
     config: dict[str, object]
-    """The run's resolved configuration."""
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
