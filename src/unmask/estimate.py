@@ -298,7 +298,7 @@ def _counted_once(
     return counted
 
 
-class Encoding(NamedTuple):
+class EncodedView(NamedTuple):
     """What a tokenizer makes of one view of an image."""
 
     bytes: int
@@ -307,7 +307,7 @@ class Encoding(NamedTuple):
     """Operations."""
 
 
-def encoding(recipe: Recipe, build: Callable[[], ImageTokenizer]) -> Encoding:
+def encoding(recipe: Recipe, build: Callable[[], ImageTokenizer]) -> EncodedView:
     """Count the encoding of the recipe's images.
 
     Args:
@@ -320,4 +320,4 @@ def encoding(recipe: Recipe, build: Callable[[], ImageTokenizer]) -> Encoding:
         stored = tokenizer.infer(torch.zeros(MORE, tokenizer.image_channels, *size))
     codes = not stored.is_floating_point()  # two bytes each in a cache
     each = stored.numel() * (2 if codes else stored.element_size()) // MORE
-    return Encoding(each, counter.get_total_flops() / MORE)
+    return EncodedView(each, counter.get_total_flops() / MORE)
