@@ -30,6 +30,7 @@ def test_what_is_handed_over_equals_what_was_there() -> None:
     back = handed_over({**plain, "w": torch.arange(6.0).view(2, 3).T, "n": torch.tensor(3)})
     assert {key: back[key] for key in plain} == plain
     assert torch.equal(back["w"], torch.arange(6.0).view(2, 3).T)
+    assert back["w"].stride() == (1, 3)  # as it lay in memory: sums round otherwise in another
     assert back["n"] == 3
 
 
@@ -37,6 +38,7 @@ def test_processes_without_a_shared_folder_go_on_as_one(tmp_path: Path) -> None:
     """The other one has no folder, then an older run of another length in it."""
     mine, one = [tmp_path / "node0", tmp_path / "node1"], tmp_path / "one"
     kinds = {"half": torch.ones(3).bfloat16(), "flag": torch.tensor([True]), "none": torch.empty(0)}
+    kinds["turned"] = torch.arange(6.0).view(2, 3).T
 
     def body(rank: int) -> None:
         assert go_on(mine[rank], 8) == 0
@@ -50,6 +52,7 @@ def test_processes_without_a_shared_folder_go_on_as_one(tmp_path: Path) -> None:
         got = handed_over(kinds if rank == 0 else None)
         assert all(torch.equal(got[name], value) for name, value in kinds.items())
         assert got["half"].dtype == torch.bfloat16
+        assert got["turned"].stride() == (1, 3)
 
     assert joined(2, body) == [0, 0]
     go_on(one, 16)

@@ -19,13 +19,15 @@ class _Form(NamedTuple):
 
     dtype: torch.dtype
     shape: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 def handed_over(nest: object) -> Any:
     """The main process's nest, the same in every process.
 
-    Tensors arrive as new ones on the process's device, whatever file they were mapped from; those
-    without dimensions, such as an optimiser's counts, stay where they were.
+    Tensors arrive as new ones on the process's device, whatever file they were mapped from, and in
+    the order in memory that they had: an optimiser rounds otherwise in another. Those without
+    dimensions, such as an optimiser's counts, stay where they were.
 
     Args:
         nest: tensors and plain values in mappings, lists and tuples; only the main process's
@@ -38,7 +40,8 @@ def handed_over(nest: object) -> Any:
         if not tensor.ndim:
             return tensor.clone()  # of no file
         sent.append(tensor)
-        return _Form(tensor.dtype, tuple(tensor.shape))
+        stride = torch.empty_like(tensor, device="meta").stride()  # of a tensor without gaps
+        return _Form(tensor.dtype, tuple(tensor.shape), stride)
 
     forms = by_main(lambda: mapped(nest, Tensor, form))
     coming = iter(sent)
@@ -47,11 +50,14 @@ def handed_over(nest: object) -> Any:
         """The next tensor, sent or received."""
         tensor = next(coming, None)
         if tensor is None:
-            tensor = torch.empty(form.shape, dtype=form.dtype, device=state.device)
+            tensor = torch.empty_strided(
+                form.shape, form.stride, dtype=form.dtype, device=state.device
+            )
         else:
-            tensor = torch.clone(tensor.to(state.device), memory_format=torch.contiguous_format)
-        if state.num_processes > 1 and math.prod(form.shape):
-            dist.broadcast(tensor.view(-1).view(torch.uint8), src=0)  # of any type on any backend
+            tensor = torch.clone(tensor.to(state.device))
+        if state.num_processes > 1 and (count := math.prod(form.shape)):
+            flat = tensor.as_strided((count,), (1,))
+            dist.broadcast(flat.view(torch.uint8), src=0)  # of any type on any backend
         return tensor
 
     return mapped(forms, _Form, receive)
