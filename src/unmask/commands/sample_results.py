@@ -29,6 +29,7 @@ from unmask.files.durable import (
 from unmask.files.folders import check_file, check_folder, claim, fates, visible
 from unmask.files.serial import to_dict
 from unmask.generation import compute_of
+from unmask.machine.processes import LATE
 from unmask.pictures import sheet, usual_zoom, write_gif, write_png
 from unmask.pipeline import Pipeline
 from unmask.tokenizers.tokenizer import weights_identity
@@ -38,7 +39,6 @@ Format = Literal["grid", "png", "folder", "npz", "tokens"]
 IMAGES = "images"  # the flat folder
 FILES = {"grid": "samples.png", "folder": IMAGES, "npz": "samples.npz", "tokens": "tokens.npz"}
 FILM = ("film.png", "film.gif")
-LATE = 60.0  # seconds that network file systems may take to show a file of another machine
 SETTINGS = ".samples.json"  # says what made the images of a folder
 
 
